@@ -1,0 +1,41 @@
+# Two commands: `make run` sets everything up and does the main comparison, `make test` sets up and tests.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The newest torch of the supported range; pinned so that a machine without a GPU may use a CPU build of it.
+TORCH ?= torch==2.13.0
+
+.PHONY: run test check gpu clean
+
+run: $(VENV)/.run-ready
+	$(BIN)/membench run iso_flop_8b
+
+test: $(VENV)/.dev-ready
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(VENV)/.dev-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# On a machine with an NVIDIA GPU whose Python has torch: no virtual environment, no network.
+gpu:
+	$(PYTHON) -m pytest -m gpu tests
+	$(PYTHON) -m membench run gpu_check --device cuda
+	$(PYTHON) -m membench doctor --device cuda
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run-ready: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev-ready: pyproject.toml $(VENV)/.run-ready
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -1,0 +1,45 @@
+"""From a spec to its torch module."""
+
+import torch
+
+from layers.dense import Dense
+from layers.external import External
+from layers.layer import Layer
+from layers.memory import Memory
+from layers.moe import MoE
+from layers.peer import Peer
+from layers.spec import AnySpec, DenseSpec, ExternalSpec, MemorySpec, MoESpec, PeerSpec
+from layers.value_table import ValueTable
+
+
+def build(
+    spec: AnySpec,
+    *,
+    ranks: int = 1,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    table: ValueTable | None = None,
+) -> Layer:
+    """The module of a spec, its weights drawn from ``seed``.
+
+    Args:
+        ranks: P; the module then holds and computes one rank's share (see ``Routing``).
+        table: the pool of a memory layer that shares one with others.
+
+    Raises:
+        ValueError: the layer cannot be split over ``ranks``, or ``table`` does not fit it.
+    """
+    generator = torch.Generator(device=device).manual_seed(seed)
+    if table is not None and not isinstance(spec, MemorySpec):
+        raise ValueError(f"only memory layers take a shared table, not {spec.kind}")
+    match spec:
+        case DenseSpec():
+            return Dense(spec, ranks, device=device, generator=generator)
+        case MoESpec():
+            return MoE(spec, ranks, device=device, generator=generator)
+        case MemorySpec():
+            return Memory(spec, ranks, table=table, device=device, generator=generator)
+        case PeerSpec():
+            return Peer(spec, ranks, device=device, generator=generator)
+        case ExternalSpec():
+            return External(spec, device=device, seed=seed)

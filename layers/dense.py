@@ -1,0 +1,31 @@
+"""The dense FFN as a layer."""
+
+import torch
+from torch import Tensor
+
+from layers.layer import Layer, Routing, torch_dtype
+from layers.kernels.swiglu import swiglu
+from layers.spec import DenseSpec
+from layers.swiglu import swiglu_parameters
+
+
+class Dense(Layer):
+    """SwiGLU; parameters ``gate_up`` (2f, d), gate first, and ``down`` (d, f). Whole on every rank."""
+
+    def __init__(
+        self,
+        spec: DenseSpec,
+        ranks: int = 1,
+        *,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(spec, ranks)
+        self.gate_up, self.down = swiglu_parameters(
+            spec.model_dim, spec.ffn_hidden, device=device, dtype=torch_dtype(spec.dtype), generator=generator
+        )
+
+    def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
+        """y (B, d) of x (B, d); there is nothing to route."""
+        del routing
+        return swiglu(x, self.gate_up, self.down)

@@ -1,0 +1,78 @@
+"""A layer of somebody else's behind the face of ours."""
+
+from importlib import import_module
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from layers.layer import Layer, Routing, torch_dtype
+from layers.spec import Cost, ExternalSpec, MemoryNeed, Mode, StageCost, has_backward
+
+
+class External(Layer):
+    """Wraps the module that a factory returns; it routes by itself and has no reference.
+
+    Raises:
+        ValueError: the factory is not found, or does not return a module.
+    """
+
+    spec: ExternalSpec
+
+    def __init__(self, spec: ExternalSpec, *, device: torch.device | str, seed: int) -> None:
+        super().__init__(spec)
+        factory = load_factory(spec.factory)
+        torch.manual_seed(seed)  # a factory draws its weights from the global generator
+        module = factory(model_dim=spec.model_dim, dtype=torch_dtype(spec.dtype), **spec.options)
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"{spec.factory} returned {type(module).__name__}, not a torch.nn.Module")
+        self.module = module.to(device=device, dtype=torch_dtype(spec.dtype))
+
+    def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
+        if routing is not None:
+            raise ValueError("a layer from outside routes by itself: use routing kind 'routed'")
+        return self.module(x)
+
+
+def load_factory(name: str):  # noqa: ANN201 - whatever callable somebody else wrote
+    """The callable that ``package.module:function`` names.
+
+    Raises:
+        ValueError: the module cannot be imported or has no such function.
+    """
+    module_name, _, function = name.partition(":")
+    try:
+        found = import_module(module_name)
+        for part in function.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name!r} cannot be loaded: {error}") from error
+    return found
+
+
+def counted_cost(layer: External, tokens: int, mode: Mode, device: torch.device | str) -> tuple[Cost, str]:
+    """The cost of a layer from outside and where it comes from.
+
+    A ``cost(tokens, mode)`` of the module is taken at its word (source ``"cost()"``). Else
+    params are counted, FLOPs come from torch's counter, which sees matrix products only, and
+    bytes are the weights and both ends, each once (source ``"counted"``).
+    """
+    if callable(own := getattr(layer.module, "cost", None)):
+        stated = own(tokens=tokens, mode=mode)
+        if not isinstance(stated, Cost):
+            raise ValueError(f"{layer.spec.factory}: cost() returned {type(stated).__name__}, not layers.spec.Cost")
+        return stated, "cost()"
+    params = sum(p.numel() for p in layer.parameters())
+    weight_bytes = sum(p.numel() * p.element_size() for p in layer.parameters())
+    x = torch.randn(tokens, layer.spec.model_dim, dtype=torch_dtype(layer.spec.dtype), device=device)
+    x.requires_grad_(has_backward(mode))
+    with FlopCounterMode(display=False) as counter:
+        y = layer(x)
+        if has_backward(mode):
+            y.sum().backward()
+    layer.zero_gradients()
+    flops = float(counter.get_total_flops())
+    passes = 3 if has_backward(mode) else 1
+    stage = StageCost("layer", flops, flops, passes * (weight_bytes + 2 * x.numel() * x.element_size()))
+    memory = MemoryNeed(weight_bytes, weight_bytes if has_backward(mode) else 0, 0, 2 * x.numel() * x.element_size())
+    return Cost(params, params, params, weight_bytes, (stage,), memory), "counted"

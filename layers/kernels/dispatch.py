@@ -1,0 +1,94 @@
+"""Which rows go to which expert, and which come back to which token.
+
+Letters: B tokens, K experts a token, E experts, C tokens an expert takes, R rows computed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """R rows sorted by expert, each a copy of a token.
+
+    Row r of expert e, ``ends[e-1] <= r < ends[e]``, is computed from token ``token[r]`` and weighed
+    by slot ``slot[r]``; token t sums the rows ``returned[starts[t]:starts[t+1]]``. A row that no
+    token gets back has no slot: it weighs nothing.
+    """
+
+    token: Tensor  # (R,) int64
+    ends: Tensor  # (E,) int32
+    slot: Tensor  # (R,) or, of the first rows only, (B·K,) int64
+    returned: Tensor  # (B·K,) or (E·C,) int64
+    starts: Tensor  # (B,) int64
+
+
+def by_expert(selected: Tensor, experts: int) -> Dispatch:
+    """Token choice: rows for selected (B, K), within an expert in the order of the tokens."""
+    tokens, k = selected.shape
+    sorted_experts, slot = selected.flatten().sort(stable=True)
+    returned = torch.empty_like(slot)
+    returned[slot] = torch.arange(len(slot), device=slot.device)
+    return Dispatch(
+        token=slot // k,
+        ends=ends(sorted_experts, experts),
+        slot=slot,
+        returned=returned,
+        starts=torch.arange(0, tokens * k, k, device=slot.device),
+    )
+
+
+def by_token(chosen: Tensor, tokens: int) -> Dispatch:
+    """Expert choice: rows for chosen (E, C), the tokens that each expert takes."""
+    experts, capacity = chosen.shape
+    token = chosen.flatten()
+    sorted_tokens, returned = token.sort(stable=True)
+    every = torch.arange(tokens, device=token.device)
+    return Dispatch(
+        token=token,
+        ends=torch.arange(capacity, experts * capacity + 1, capacity, device=token.device, dtype=torch.int32),
+        slot=torch.arange(len(token), device=token.device),
+        returned=returned,
+        starts=torch.searchsorted(sorted_tokens, every),
+    )
+
+
+def from_counts(counts: Tensor, tokens: int, k: int) -> Dispatch:
+    """Expert parallel: ``counts`` (E,) rows of all ranks' tokens, for which this rank's B·K slots stand in.
+
+    Row r is slot r mod B·K, and slot s gets row s back. Reads ``counts`` on the host to know R,
+    as an exchange between ranks must.
+
+    Raises:
+        ValueError: there are fewer rows than slots.
+    """
+    rows, slots = int(counts.sum()), tokens * k
+    if rows < slots:
+        raise ValueError(f"the counts sum to {rows} rows, fewer than the {slots} slots of {tokens} tokens")
+    own = torch.arange(slots, device=counts.device)
+    return Dispatch(
+        token=torch.arange(rows, device=counts.device) % slots // k,
+        ends=counts.cumsum(0, dtype=torch.int32),
+        slot=own,
+        returned=own,
+        starts=own[::k],
+    )
+
+
+def ends(sorted_experts: Tensor, experts: int) -> Tensor:
+    """(E,) int32: where each expert's rows end. A search, because a histogram on a GPU asks the host."""
+    every = torch.arange(experts, device=sorted_experts.device)
+    return torch.searchsorted(sorted_experts, every, right=True, out_int32=True)
+
+
+def row_weights(dispatch: Dispatch, weights: Tensor) -> Tensor:
+    """(R,): the weight of each row's slot, of all weights (B, K) or (E, C); nothing where it has none."""
+    own = weights.flatten().index_select(0, dispatch.slot)
+    return torch.nn.functional.pad(own, (0, len(dispatch.token) - len(own)))
+
+
+def combine(rows: Tensor, dispatch: Dispatch) -> Tensor:
+    """(B, d): each token's sum of its rows (R, d), gathered in a fixed order, so never by atomics."""
+    return torch.nn.functional.embedding_bag(dispatch.returned, rows, dispatch.starts, mode="sum")

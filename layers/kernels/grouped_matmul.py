@@ -1,0 +1,198 @@
+"""SwiGLU experts over rows sorted by expert: gather, three products an expert, weigh, combine.
+
+One autograd function, because most of what autograd would keep need not exist. The weight is
+applied to the hidden product, not to the result: then its gradient is a dot product of f
+numbers that the backward has at hand, and the results (R, d) are neither kept nor scaled.
+Kept are x and the pre-activation (R, 2f).
+
+Letters: B tokens, E experts, R rows, d model dim, f hidden width of an expert.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from layers.kernels.dispatch import Dispatch, combine
+from layers.kernels.swiglu import activate, activate_backward
+from layers.kernels.workers import for_each
+
+# Reading an expert's weights costs about as much as multiplying so many rows by them.
+_ROWS_WORTH_OF_WEIGHTS = 32
+
+
+@dataclass(slots=True)
+class _Operands:
+    """What forward and backward share. ``weight`` (R,) is in the dtype of x."""
+
+    x: Tensor  # (B, d)
+    gate_up: Tensor  # (E, 2f, d)
+    down: Tensor  # (E, d, f)
+    weight: Tensor  # (R,)
+    dispatch: Dispatch
+
+
+@dataclass(slots=True)
+class _Gradients:
+    """Of the gathered rows (R, d), of the experts' weights, and of the rows' weights (R,) in fp32."""
+
+    rows: Tensor
+    gate_up: Tensor
+    down: Tensor
+    weight: Tensor
+
+
+def experts(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, dispatch: Dispatch) -> Tensor:
+    """(B, d): each token's weighted sum over the experts that ``dispatch`` sends it to.
+
+    Args:
+        x: (B, d) tokens.
+        gate_up, down: (E, 2f, d), gate first, and (E, d, f).
+        weight: (R,) fp32, of the rows of ``dispatch``.
+    """
+    return _Experts.apply(x, gate_up, down, weight, dispatch)
+
+
+class _Experts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, dispatch: Dispatch
+    ) -> Tensor:
+        operands = _Operands(x, gate_up, down, weight.to(x.dtype), dispatch)
+        ctx.grouped = _has_grouped_products(gate_up)
+        pre, rows = _grouped_forward(operands) if ctx.grouped else _looped_forward(operands)
+        ctx.dispatch = dispatch
+        ctx.save_for_backward(x, gate_up, down, operands.weight, pre)
+        return combine(rows, dispatch)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, pre = ctx.saved_tensors
+        operands = _Operands(*tensors, ctx.dispatch)
+        backward = _grouped_backward if ctx.grouped else _looped_backward
+        of = backward(operands, pre, gradients[0].contiguous())
+        return combine(of.rows, ctx.dispatch), of.gate_up, of.down, of.weight, None
+
+
+def _has_grouped_products(gate_up: Tensor) -> bool:
+    """Whether one launch for all experts is to be had: bf16 on Hopper or later, rows of 16-byte multiples.
+
+    Elsewhere ``grouped_mm`` is a loop that asks the host for the row counts.
+    """
+    if gate_up.device.type != "cuda" or gate_up.dtype != torch.bfloat16:
+        return False
+    _, two_f, d = gate_up.shape
+    return torch.cuda.get_device_capability(gate_up.device) >= (9, 0) and d % 8 == 0 and two_f % 16 == 0
+
+
+def _grouped_forward(of: _Operands) -> tuple[Tensor, Tensor]:
+    pre = F.grouped_mm(of.x.index_select(0, of.dispatch.token), of.gate_up.mT, offs=of.dispatch.ends)
+    hidden = activate(pre, of.weight)
+    return pre, F.grouped_mm(hidden, of.down.mT, offs=of.dispatch.ends)
+
+
+def _grouped_backward(of: _Operands, pre: Tensor, y_gradient: Tensor) -> _Gradients:
+    token, ends = of.dispatch.token, of.dispatch.ends
+    gathered = y_gradient.index_select(0, token)
+    hidden, pre_gradient, weight_gradient = activate_backward(
+        pre, F.grouped_mm(gathered, of.down, offs=ends), of.weight
+    )
+    assert weight_gradient is not None
+    down_gradient = F.grouped_mm(gathered.t(), hidden, offs=ends)
+    gate_up_gradient = F.grouped_mm(pre_gradient.t(), of.x.index_select(0, token), offs=ends)
+    if torch.cuda.get_device_capability(token.device) >= (10, 0):
+        # Blackwell leaves the product of an empty group unwritten (pytorch issue 172439).
+        empty = torch.diff(ends, prepend=ends.new_zeros(1)) == 0
+        down_gradient.masked_fill_(empty[:, None, None], 0)
+        gate_up_gradient.masked_fill_(empty[:, None, None], 0)
+    return _Gradients(
+        rows=F.grouped_mm(pre_gradient, of.gate_up, offs=ends),
+        gate_up=gate_up_gradient,
+        down=down_gradient,
+        weight=weight_gradient,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The rows [start, stop) of one expert."""
+
+    expert: int
+    start: int
+    stop: int
+
+    @property
+    def cost(self) -> int:
+        return self.stop - self.start + _ROWS_WORTH_OF_WEIGHTS
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
+
+def _groups(dispatch: Dispatch) -> tuple[list[_Group], list[_Group], list[int]]:
+    """Experts worth all threads each, the others with the longest first, and those without rows.
+
+    An expert is worth all threads where, on one, it could be what the rest ends up waiting for.
+    """
+    ends = dispatch.ends.tolist()
+    every = [_Group(expert, start, stop) for expert, (start, stop) in enumerate(zip([0, *ends], ends, strict=False))]
+    groups = sorted((group for group in every if group.start < group.stop), key=lambda group: -group.cost)
+    if dispatch.token.device.type != "cpu":
+        return groups, [], [group.expert for group in every if group.start == group.stop]
+    share = sum(group.cost for group in groups) / (2 * torch.get_num_threads())
+    heavy = sum(group.cost > share for group in groups)
+    return groups[:heavy], groups[heavy:], [group.expert for group in every if group.start == group.stop]
+
+
+def _looped_forward(of: _Operands) -> tuple[Tensor, Tensor]:
+    """One expert at a time: its rows stay in a core's cache from product to product."""
+    token = of.dispatch.token
+    pre = of.x.new_empty(len(token), of.gate_up.shape[1])
+    rows = of.x.new_empty(len(token), of.x.shape[1])
+
+    def forward(group: _Group) -> None:
+        here = pre[group.rows]
+        torch.mm(of.x.index_select(0, token[group.rows]), of.gate_up[group.expert].t(), out=here)
+        hidden = activate(here, of.weight[group.rows])
+        torch.mm(hidden, of.down[group.expert].t(), out=rows[group.rows])
+
+    heavy, light, _ = _groups(of.dispatch)
+    for group in heavy:
+        forward(group)
+    for_each(forward, light)
+    return pre, rows
+
+
+def _looped_backward(of: _Operands, pre: Tensor, y_gradient: Tensor) -> _Gradients:
+    token = of.dispatch.token
+    result = _Gradients(
+        rows=of.x.new_empty(len(token), of.x.shape[1]),
+        gate_up=torch.empty_like(of.gate_up),
+        down=torch.empty_like(of.down),
+        weight=torch.empty_like(of.weight, dtype=torch.float32),
+    )
+
+    def backward(group: _Group) -> None:
+        expert, here = group.expert, token[group.rows]
+        gathered = y_gradient.index_select(0, here)
+        hidden_gradient = torch.mm(gathered, of.down[expert])
+        hidden, pre_gradient, weight_gradient = activate_backward(
+            pre[group.rows], hidden_gradient, of.weight[group.rows]
+        )
+        assert weight_gradient is not None
+        result.weight[group.rows] = weight_gradient
+        torch.mm(gathered.t(), hidden, out=result.down[expert])
+        torch.mm(pre_gradient, of.gate_up[expert], out=result.rows[group.rows])
+        torch.mm(pre_gradient.t(), of.x.index_select(0, here), out=result.gate_up[expert])
+
+    heavy, light, empty = _groups(of.dispatch)
+    for group in heavy:
+        backward(group)
+    for_each(backward, light)
+    for expert in empty:
+        result.gate_up[expert].zero_()
+        result.down[expert].zero_()
+    return result

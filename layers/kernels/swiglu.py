@@ -1,0 +1,67 @@
+"""SwiGLU, W_down(silu(x W_gate) * (x W_up)), with a backward written by hand (arXiv 2002.05202).
+
+Only x and the pre-activation are kept for the backward; the product is formed again, which
+costs an elementwise pass where autograd would keep three more (R, f) tensors.
+
+Letters: R rows, d model dim, f hidden.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from layers.kernels.matmul import linear, linear_gradients
+
+
+def activate(gate_up: Tensor, weight: Tensor | None = None) -> Tensor:
+    """(R, f): silu(gate) * up of gate_up (R, 2f), gate first, times the rows' weights (R,)."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    hidden = F.silu(gate).mul_(up)
+    return hidden if weight is None else hidden.mul_(weight[:, None])
+
+
+def activate_backward(
+    gate_up: Tensor, gradient: Tensor, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The backward of ``activate``: its result again, the gradient (R, 2f) of gate_up, that of weight (R,) in fp32.
+
+    ``gradient`` (R, f) is that of the weighted product, and is overwritten.
+    """
+    gate, up = gate_up.chunk(2, dim=-1)
+    silu = F.silu(gate)
+    hidden = silu * up
+    weight_gradient = None
+    if weight is not None:
+        weight_gradient = (gradient * hidden).sum(dim=-1, dtype=torch.float32)
+        hidden.mul_(weight[:, None])
+        gradient.mul_(weight[:, None])
+    result = torch.empty_like(gate_up)
+    gate_gradient, up_gradient = result.chunk(2, dim=-1)
+    torch.mul(gradient, silu, out=up_gradient)
+    torch.ops.aten.silu_backward.grad_input(gradient.mul_(up), gate, grad_input=gate_gradient)
+    return hidden, result, weight_gradient
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        pre = linear(x, gate_up)
+        ctx.save_for_backward(x, gate_up, down, pre)
+        return linear(activate(pre), down)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, gate_up, down, pre = ctx.saved_tensors
+        y_gradient = gradients[0].contiguous()
+        hidden, pre_gradient, _ = activate_backward(pre, linear(y_gradient, down.t()))
+        down_gradient = linear_gradients(y_gradient, hidden) if ctx.needs_input_grad[2] else None
+        gate_up_gradient = linear_gradients(pre_gradient, x) if ctx.needs_input_grad[1] else None
+        x_gradient = linear(pre_gradient, gate_up.t()) if ctx.needs_input_grad[0] else None
+        return x_gradient, gate_up_gradient, down_gradient
+
+
+def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """(R, d) of x (R, d), gate_up (2f, d) with the gate first, down (d, f)."""
+    return _SwiGLU.apply(x, gate_up, down)

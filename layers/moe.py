@@ -1,0 +1,142 @@
+"""Mixture of SwiGLU experts: who goes where, and what balances it. The experts are in ``kernels``.
+
+Letters: B tokens, d model dim, E experts, K experts a token, C tokens an expert takes under
+expert choice, P ranks.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from layers.initialize import fill_normal_
+from layers.kernels import dispatch as dispatching
+from layers.kernels.grouped_matmul import experts
+from layers.layer import Layer, RemoteAssignments, Routing, Selection, torch_dtype
+from layers.spec import MoESpec
+from layers.swiglu import SwiGLU, swiglu_parameters
+
+
+class MoE(Layer):
+    """Token choice or expert choice over E experts, of which this rank holds ceil(E/P).
+
+    Parameters: ``router`` (E, d), ``expert_gate_up`` (ceil(E/P), 2f, d), ``expert_down``
+    (ceil(E/P), d, f), and ``shared``, the experts that see every token.
+    Buffer: ``expert_bias`` (E,) under loss-free balancing (arXiv 2408.15664).
+    """
+
+    spec: MoESpec
+    expert_bias: Tensor | None
+
+    def __init__(
+        self,
+        spec: MoESpec,
+        ranks: int = 1,
+        *,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(spec, ranks)
+        dtype, d = torch_dtype(spec.dtype), spec.model_dim
+        self.router = nn.Parameter(torch.empty(spec.num_experts, d, device=device, dtype=dtype))
+        fill_normal_(self.router.data, 1 / math.sqrt(d), generator)
+        self.expert_gate_up, self.expert_down = swiglu_parameters(
+            d,
+            spec.expert_hidden,
+            device=device,
+            dtype=dtype,
+            generator=generator,
+            experts=(spec.experts_on_rank(ranks),),
+        )
+        self.shared = (
+            SwiGLU(d, spec.shared_hidden, device=device, dtype=dtype, generator=generator)
+            if spec.shared_hidden
+            else None
+        )
+        bias = torch.zeros(spec.num_experts, device=device) if spec.balancing == "bias" else None
+        self.register_buffer("expert_bias", bias)
+
+    def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
+        """y (B, d) of x (B, d); in training mode sets ``auxiliary_loss``."""
+        selection = self.select(x)
+        self.auxiliary_loss = selection.auxiliary_loss
+        dispatch = self._dispatch(selection.indices, x.shape[0], routing or Routing())
+        weight = dispatching.row_weights(dispatch, selection.weights)
+        y = experts(x, self.expert_gate_up, self.expert_down, weight, dispatch)
+        return y if self.shared is None else y + self.shared(x)
+
+    def select(self, x: Tensor) -> Selection:
+        """The router's choice for x (B, d): experts (B, K), or tokens (E, C) under expert choice; fp32 weights.
+
+        Of equal scores the lower index wins. The bias moves the choice, never the weights.
+        """
+        spec = self.spec
+        logits = x.float() @ self.router.float().t()
+        scores = torch.sigmoid(logits) if spec.router == "sigmoid" else torch.softmax(logits, dim=-1)
+        if spec.choice == "expert":
+            by_expert = scores.t()
+            chosen = top(by_expert.detach(), spec.capacity(x.shape[0]))
+            weights = by_expert.gather(1, chosen)
+        else:
+            ranked = scores.detach() if self.expert_bias is None else scores.detach() + self.expert_bias
+            chosen = top(ranked, spec.top_k)
+            weights = scores.gather(1, chosen)
+            if spec.renormalize:
+                weights = weights / weights.sum(dim=-1, keepdim=True)
+        loss = self._auxiliary_loss(logits, scores, chosen) if self.training else None
+        return Selection(chosen, weights, loss)
+
+    def _dispatch(self, chosen: Tensor, tokens: int, routing: Routing) -> dispatching.Dispatch:
+        if isinstance(routing.remote, RemoteAssignments):
+            return dispatching.from_counts(routing.remote.counts, tokens, self.spec.top_k)
+        if routing.selected is not None:
+            if routing.selected.shape != chosen.shape:
+                raise ValueError(f"selected is {tuple(routing.selected.shape)}, not {tuple(chosen.shape)}")
+            chosen = routing.selected.long()
+        if self.spec.choice == "expert":
+            return dispatching.by_token(chosen, tokens)
+        return dispatching.by_expert(chosen, self.spec.num_experts)
+
+    def _auxiliary_loss(self, logits: Tensor, scores: Tensor, chosen: Tensor) -> Tensor | None:
+        """Load-balancing loss (arXiv 2101.03961, eq. 4-6) and router z-loss (arXiv 2202.08906, eq. 5), where asked."""
+        spec, loss = self.spec, None
+        if spec.choice == "token" and spec.balancing == "loss":
+            share = self.load(chosen).to(scores.dtype) / chosen.numel()
+            mean = (scores / scores.sum(dim=-1, keepdim=True)).mean(dim=0)
+            loss = spec.balance_weight * spec.num_experts * (share * mean).sum()
+        if spec.z_loss_weight:
+            z_loss = spec.z_loss_weight * torch.logsumexp(logits, dim=-1).square().mean()
+            loss = z_loss if loss is None else loss + z_loss
+        return loss
+
+    def load(self, chosen: Tensor) -> Tensor:
+        """(E,) int64: the tokens that each expert gets of chosen (B, K) or (E, C)."""
+        if self.spec.choice == "expert":
+            return torch.full((chosen.shape[0],), chosen.shape[1], device=chosen.device)
+        ends = dispatching.ends(chosen.flatten().sort().values, self.spec.num_experts)
+        return torch.diff(ends, prepend=ends.new_zeros(1)).long()
+
+    def unrouted_tokens(self, chosen: Tensor, tokens: int) -> int:
+        """How many of so many tokens no expert took. Token choice leaves none out."""
+        if self.spec.choice == "token":
+            return 0
+        return tokens - len(chosen.unique())
+
+    @torch.no_grad()
+    def update_bias(self, counts: Tensor) -> None:
+        """Loss-free balancing: after a step, raise the bias of experts that got fewer than the mean of counts (E,).
+
+        By ``bias_rate`` times the sign of what they lack (arXiv 2408.15664, algorithm 1).
+        """
+        if self.expert_bias is None:
+            raise ValueError(f"balancing is {self.spec.balancing!r}: there is no bias to update")
+        lacking = counts.float().mean() - counts
+        self.expert_bias.add_(torch.sign(lacking), alpha=self.spec.bias_rate)
+
+
+def top(scores: Tensor, k: int) -> Tensor:
+    """(…, k) int64: where the k highest scores are, best first; of equal ones the lower index first.
+
+    ``torch.topk`` leaves ties undefined.
+    """
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]

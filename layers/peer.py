@@ -1,0 +1,58 @@
+"""PEER: product-key retrieval of experts with one hidden neuron (arXiv 2407.04153).
+
+Letters: B tokens, d model dim, P ranks, H heads, k experts a head, N experts.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from layers.layer import Routing, torch_dtype
+from layers.product_keys import RetrievalLayer
+from layers.spec import PeerSpec
+from layers.swiglu import SwiGLU
+from layers.value_table import ValueTable
+
+
+class Peer(RetrievalLayer):
+    """Expert i computes gelu(u_i · x) v_i, u the rows of ``down`` and v those of ``up``, both (N, d/P).
+
+    All k experts of every head are used, weighted by the softmax of their scores. Over P
+    ranks both tables are cut by columns, and u·x is a sum over ranks.
+    """
+
+    spec: PeerSpec
+
+    def __init__(
+        self,
+        spec: PeerSpec,
+        ranks: int = 1,
+        *,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(spec, ranks, device=device, generator=generator)
+        dtype, std = torch_dtype(spec.dtype), 1 / math.sqrt(spec.model_dim)
+        shape = (spec.num_keys, spec.model_dim // ranks)
+        self.down = ValueTable(*shape, dtype=dtype, device=device, std=std, generator=generator)
+        self.up = ValueTable(*shape, dtype=dtype, device=device, std=std, generator=generator)
+        if spec.companion_hidden:
+            self.companion = SwiGLU(
+                spec.model_dim, spec.companion_hidden, device=device, dtype=dtype, generator=generator
+            )
+
+    def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
+        lookups, weights, remote = self.reads(self.select(x), routing)
+        columns = x[:, : self.spec.model_dim // self.ranks]
+        if remote is not None and remote.columns is not None:
+            columns = torch.cat([columns, remote.columns])
+        hidden = self.down.dots(lookups, columns)
+        if remote is not None and remote.products is not None:
+            hidden = hidden + remote.products.flatten(1)
+        y = self.join_columns(self.up.bag(lookups, weights * functional.gelu(hidden)))
+        return y + self.companion(x) if self.spec.companion_hidden else y
+
+    def tables(self) -> tuple[ValueTable, ...]:
+        return (self.down, self.up)

@@ -1,0 +1,95 @@
+"""Product-key retrieval, shared by memory and peer (arXiv 1907.05242, section 3.1).
+
+A query's two halves are scored against n sub-keys each; the best k of the n² sums lie among
+119 pairs (at k = 32) of both halves' best k. Selection is exact, ties included: equal
+sums go to the lower row i·n + j.
+
+Letters: B tokens, d model dim, H heads, dk key dim, c = dk/2, n sub-keys a half, k rows a head.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from layers.initialize import fill_normal_
+from layers.kernels.key_scores import key_scores
+from layers.kernels.top_k import best_pairs
+from layers.kernels.weighted_bag import Lookups
+from layers.layer import Layer, RemoteLookups, Routing, Selection, torch_dtype
+from layers.spec import RetrievalSpec
+
+EPS = 1e-6
+
+
+class RetrievalLayer(Layer):
+    """The query projection, the keys and their norms; subclasses say what the rows are for."""
+
+    spec: RetrievalSpec
+
+    def __init__(
+        self, spec: RetrievalSpec, ranks: int, *, device: torch.device | str, generator: torch.Generator | None
+    ) -> None:
+        super().__init__(spec, ranks)
+        d, dk, half = spec.model_dim, spec.key_dim, spec.key_dim // 2
+        options = {"device": device, "dtype": torch_dtype(spec.dtype)}
+        self.query = nn.Parameter(torch.empty(spec.heads * dk, d, **options))
+        self.keys = nn.Parameter(torch.empty(spec.heads, 2, spec.sub_keys, half, **options))
+        # Queries of unit variance on keys of unit length: each half's scores have unit variance.
+        fill_normal_(self.query, 1 / math.sqrt(d), generator)
+        fill_normal_(self.keys, 1 / math.sqrt(half), generator)
+        if spec.query_norm:
+            self.query_norm_weight = nn.Parameter(torch.ones(dk, **options))
+            self.query_norm_bias = nn.Parameter(torch.zeros(dk, **options))
+        if spec.qk_norm:
+            self.query_scale = nn.Parameter(torch.ones(dk, **options))
+            self.key_scale = nn.Parameter(torch.full((dk,), 1 / math.sqrt(half), **options))
+
+    def half_scores(self, x: Tensor) -> Tensor:
+        """(H, 2, B, n) fp32 scores of both halves for x (B, d)."""
+        spec = self.spec
+        queries = functional.linear(x, self.query).float().view(-1, spec.heads, spec.key_dim)
+        if spec.query_norm:
+            weight, bias = self.query_norm_weight.float(), self.query_norm_bias.float()
+            queries = functional.layer_norm(queries, (spec.key_dim,), weight, bias, EPS)
+        halves = queries.view(-1, spec.heads, 2, spec.key_dim // 2)
+        if spec.qk_norm:
+            # (q∘s)·(k∘t) = (q∘s∘t)·k: both scales go to the queries, of which there are fewer.
+            scale = self.query_scale.float() * self.key_scale.float()
+            halves = functional.rms_norm(halves, halves.shape[-1:], eps=EPS) * scale.view(2, -1)
+        return key_scores(halves, self.keys, spec.qk_norm, EPS)
+
+    def select(self, x: Tensor) -> Selection:
+        """The best k rows of every head, best first, with the softmax of their scores."""
+        scores = self.half_scores(x)
+        with torch.no_grad():
+            halves = best_pairs(scores, self.spec.top_k)
+        sums = scores.gather(-1, halves).sum(dim=1)
+        rows = halves[:, 0] * self.spec.sub_keys + halves[:, 1]
+        return Selection(rows.transpose(0, 1).contiguous(), torch.softmax(sums, dim=-1).transpose(0, 1).contiguous())
+
+    def reads(self, selection: Selection, routing: Routing | None) -> tuple[Lookups, Tensor, RemoteLookups | None]:
+        """What this rank's table share reads: lookups (P·B, H·k), their weights, and what came from other ranks.
+
+        Raises:
+            ValueError: the routing does not fit a layer of so many ranks.
+        """
+        routing = routing or Routing()
+        remote = routing.remote
+        fits = isinstance(remote, RemoteLookups) if self.ranks > 1 else remote is None
+        if not fits:
+            raise ValueError(f"{self.ranks} ranks: a share of a table needs the others' RemoteLookups, a whole one none")
+        rows = selection.indices if routing.selected is None else routing.selected
+        weights = selection.weights
+        if not isinstance(remote, RemoteLookups):
+            return Lookups(rows.flatten(1)), weights.flatten(1), None
+        rows = torch.cat([rows, remote.indices])
+        weights = torch.cat([weights, remote.weights])
+        return Lookups(rows.flatten(1)), weights.flatten(1), remote
+
+    def join_columns(self, bags: Tensor) -> Tensor:
+        """(B, D) of bags (P·B, D/P): the other ranks' tokens stand in for the columns they would send."""
+        if self.ranks == 1:
+            return bags
+        return bags.view(self.ranks, -1, bags.shape[1]).transpose(0, 1).flatten(1)

@@ -1,0 +1,64 @@
+"""Typed configs and exact costs of every kind of layer. No torch: planning needs only this."""
+
+from typing import Annotated
+
+from pydantic import Discriminator, TypeAdapter
+
+from layers.spec.base import FreeDimension, Spec
+from layers.spec.cost import MODES, OPTIMIZERS, Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
+from layers.spec.dense import DenseSpec
+from layers.spec.expectation import ROUTINGS, RoutingKind
+from layers.spec.external import ExternalSpec
+from layers.spec.memory import MemoryPlusSpec, MemorySpec
+from layers.spec.moe import MoESpec
+from layers.spec.peer import PeerSpec
+from layers.spec.retrieval import RetrievalSpec
+
+AnySpec = DenseSpec | MoESpec | MemorySpec | MemoryPlusSpec | PeerSpec | ExternalSpec
+LayerSpec = Annotated[AnySpec, Discriminator("kind")]
+
+KINDS: dict[str, type[Spec]] = {
+    "dense": DenseSpec,
+    "moe": MoESpec,
+    "memory": MemorySpec,
+    "memory_plus": MemoryPlusSpec,
+    "peer": PeerSpec,
+}
+
+_ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(LayerSpec)
+
+
+def spec_from(values: dict[str, object]) -> AnySpec:
+    """The typed config of ``{"kind": …, …}``.
+
+    Raises:
+        pydantic.ValidationError: a key is unknown or a value makes no sense.
+    """
+    return _ADAPTER.validate_python(values)
+
+
+__all__ = [
+    "KINDS",
+    "MODES",
+    "OPTIMIZERS",
+    "ROUTINGS",
+    "AnySpec",
+    "Cost",
+    "DenseSpec",
+    "ExternalSpec",
+    "FreeDimension",
+    "LayerSpec",
+    "MemoryNeed",
+    "MemoryPlusSpec",
+    "MemorySpec",
+    "MoESpec",
+    "Mode",
+    "Optimizer",
+    "PeerSpec",
+    "RetrievalSpec",
+    "RoutingKind",
+    "Spec",
+    "StageCost",
+    "has_backward",
+    "spec_from",
+]

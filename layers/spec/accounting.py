@@ -1,0 +1,141 @@
+"""The few formulas that every kind's cost is made of.
+
+Letters: B tokens, d_in/d_out matrix widths, s bytes an element, P ranks.
+"""
+
+from layers.spec.cost import Mode, Optimizer, StageCost, has_backward
+from layers.spec.quantities import SCORE_BYTES
+
+
+def linear(
+    name: str, rows: float, d_in: int, d_out: int, item_bytes: int, mode: Mode, *, matrices: float = 1.0
+) -> StageCost:
+    """A matrix product (rows, d_in) x (d_in, d_out), each operand and result moved once.
+
+    Forward 2·rows·d_in·d_out FLOPs; backward twice that (dX and dW), reading dY, X and W
+    and writing dX and dW. ``matrices`` is how many such weight matrices the rows are
+    spread over (the active experts).
+    """
+    flops = 2.0 * rows * d_in * d_out
+    weights = matrices * d_in * d_out
+    elements = rows * (d_in + d_out) + weights
+    if has_backward(mode):
+        flops *= 3
+        elements += rows * (d_out + 2 * d_in) + 2 * weights
+    return StageCost(name, flops, flops, elements * item_bytes)
+
+
+def swiglu(
+    prefix: str, rows: float, model_dim: int, hidden: int, item_bytes: int, mode: Mode, *, matrices: float = 1.0
+) -> tuple[StageCost, StageCost]:
+    """SwiGLU, W_down(silu(x W_gate) * (x W_up)): 6·B·d·f forward, 12·B·d·f backward.
+
+    The product is taken to be formed as gate and up are written (a fused epilogue), so
+    forward moves x, three matrices, the product twice and y; a backward also saves and
+    reads gate and up, and moves each gradient once.
+    """
+    d, f = model_dim, hidden
+    flops_up, flops_down = 4.0 * rows * d * f, 2.0 * rows * f * d
+    up = rows * (d + f) + matrices * 2 * d * f
+    down = rows * (f + d) + matrices * f * d
+    if has_backward(mode):
+        flops_up, flops_down = 3 * flops_up, 3 * flops_down
+        # saved gate, up (2f); read back with dH (3f); dgate, dup written and read (4f); x, dx (2d); W, dW
+        up += rows * (9 * f + 2 * d) + matrices * 4 * d * f
+        # dY (d), h (f) read; dH (f) written; W, dW
+        down += rows * (d + 2 * f) + matrices * 2 * d * f
+    return (
+        StageCost(f"{prefix}up", flops_up, flops_up, up * item_bytes),
+        StageCost(f"{prefix}down", flops_down, flops_down, down * item_bytes),
+    )
+
+
+def dram_row_bytes(lookups: float, unique_rows: float, row_bytes: float, cache_bytes: float) -> float:
+    """Row bytes expected from DRAM: unique rows once, repeats unless a cache holds them.
+
+    A repeat is served by a cache of C bytes with the chance C / (U·row), the hit rate of a
+    fully associative cache under equally likely rows. Skew only raises the hit rate.
+    """
+    working_set = unique_rows * row_bytes
+    if working_set <= 0:
+        return 0.0
+    miss = max(0.0, 1.0 - cache_bytes / working_set)
+    return working_set + max(0.0, lookups - unique_rows) * row_bytes * miss
+
+
+def row_reads(
+    name: str,
+    *,
+    lookups: float,
+    unique_rows: float,
+    row_elements: float,
+    tables: int,
+    bag_elements: float,
+    item_bytes: int,
+    cache_bytes: float,
+    mode: Mode,
+) -> StageCost:
+    """Weighted bags over table rows: 2·L·D FLOPs a table, 4·L·D more backward (dV and d(score)).
+
+    Forward reads L indices and weights and the rows, and writes the bags. Backward gathers
+    dY once a lookup, reads the unique rows again for d(score), and writes their gradients.
+    """
+    row_bytes = row_elements * item_bytes
+    flops = 2.0 * lookups * row_elements * tables
+    stream = lookups * (4 + SCORE_BYTES) + bag_elements * item_bytes
+    unique, issued = unique_rows * row_bytes * tables, lookups * row_bytes * tables
+    dram = dram_row_bytes(lookups, unique_rows, row_bytes, cache_bytes) * tables
+    if has_backward(mode):
+        flops *= 3
+        bags = bag_elements / row_elements if row_elements else 0.0
+        stream += lookups * (4 + 2 * SCORE_BYTES) + unique_rows * row_bytes * tables
+        unique += (unique_rows + bags) * row_bytes * tables
+        issued += (unique_rows + lookups) * row_bytes * tables
+        dram += unique_rows * row_bytes * tables
+        dram += dram_row_bytes(lookups, bags, row_bytes, cache_bytes) * tables
+    return StageCost(name, flops, flops, stream, unique, issued, dram)
+
+
+def optimizer_state_bytes(dense_params: float, table_params: float, table_rows: float, optimizer: Optimizer) -> float:
+    """Moments held: AdamW two fp32 a parameter; row-wise Adagrad one fp32 a row of a table."""
+    if optimizer == "sgd":
+        return 0.0
+    if optimizer == "adamw":
+        return 8.0 * (dense_params + table_params)
+    return 8.0 * dense_params + 4.0 * table_rows
+
+
+def update(
+    dense_params: float,
+    table_params: float,
+    touched_rows: float,
+    row_elements: float,
+    item_bytes: int,
+    optimizer: Optimizer,
+) -> StageCost:
+    """The optimizer's traffic: AdamW reads w, g, m, v and writes w, m, v (22 bytes a bf16 parameter).
+
+    Row-wise Adagrad and SGD read and write only the touched rows of a table; AdamW on a
+    table is dense by definition, its moments decay everywhere.
+    """
+    adamw = 3 * item_bytes + 16
+    sgd = 3 * item_bytes
+    rows = touched_rows * (3 * row_elements * item_bytes)
+    stream, row_bytes = {
+        "adamw": (adamw * (dense_params + table_params), 0.0),
+        "row_adagrad": (adamw * dense_params, rows + 8 * touched_rows),
+        "sgd": (sgd * dense_params, rows),
+    }[optimizer]
+    return StageCost("update", 0.0, 0.0, stream, row_bytes, row_bytes, row_bytes)
+
+
+def ring_bytes(payload_bytes: float, ranks: int) -> float:
+    """What one rank sends in a reduce-scatter or all-gather of a whole payload: (P-1)/P of it."""
+    return payload_bytes * (ranks - 1) / ranks
+
+
+def replica_gradients(dense_params: float, item_bytes: int, ranks: int, mode: Mode) -> dict[str, float]:
+    """All-reduce of the gradients of what every rank holds whole: 2(P-1)/P of their bytes."""
+    if ranks == 1 or not has_backward(mode) or dense_params == 0:
+        return {}
+    return {"all_reduce_gradients": 2 * ring_bytes(dense_params * item_bytes, ranks)}

@@ -1,0 +1,117 @@
+"""What a layer costs, by stage: pure arithmetic, no torch.
+
+A multiply-add is two FLOPs. Bias, norm and elementwise work is omitted from FLOPs.
+Three byte counts are kept apart because they answer different questions:
+
+* ``bytes_min``: every tensor once, a table's U unique rows once;
+* ``bytes_issued``: what the kernels ask for, every one of the L lookups;
+* ``bytes_dram_expected``: the lookups that the caches cannot be expected to serve.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Mode = Literal["forward", "forward_backward", "train_step", "prefill", "decode"]
+Optimizer = Literal["sgd", "adamw", "row_adagrad"]
+
+MODES: tuple[Mode, ...] = ("forward", "forward_backward", "train_step", "prefill", "decode")
+OPTIMIZERS: tuple[Optimizer, ...] = ("sgd", "adamw", "row_adagrad")
+
+
+def has_backward(mode: Mode) -> bool:
+    """Whether a mode computes gradients."""
+    return mode in ("forward_backward", "train_step")
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """One stage of a layer, in one mode.
+
+    ``stream_bytes`` are read or written in order; the ``row_bytes_*`` are reads of
+    table rows at random addresses, which a device serves at another rate.
+    """
+
+    name: str
+    flops: float = 0.0
+    flops_executed: float = 0.0
+    stream_bytes: float = 0.0
+    row_bytes_unique: float = 0.0
+    row_bytes_issued: float = 0.0
+    row_bytes_dram_expected: float = 0.0
+
+    @property
+    def bytes_min(self) -> float:
+        return self.stream_bytes + self.row_bytes_unique
+
+    @property
+    def bytes_issued(self) -> float:
+        return self.stream_bytes + self.row_bytes_issued
+
+    @property
+    def bytes_dram_expected(self) -> float:
+        return self.stream_bytes + self.row_bytes_dram_expected
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes one rank must hold, by part."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The exact cost of one step of one rank.
+
+    ``params`` and ``stored_bytes`` are the whole layer's; ``rank_params`` what one of P
+    ranks holds; everything else is one rank's work on its own tokens.
+    ``communication_bytes`` names what one rank sends, by collective.
+    ``is_expectation`` is true where U or the active experts were not given but expected.
+    """
+
+    params: int
+    active_params: int
+    rank_params: int
+    stored_bytes: int
+    stages: tuple[StageCost, ...]
+    memory: MemoryNeed
+    communication_bytes: dict[str, float] = field(default_factory=dict)
+    lookups: int = 0
+    unique_rows: float | None = None
+    active_experts: float | None = None
+    is_expectation: bool = False
+
+    @property
+    def flops(self) -> float:
+        return sum(stage.flops for stage in self.stages)
+
+    @property
+    def flops_executed(self) -> float:
+        return sum(stage.flops_executed for stage in self.stages)
+
+    @property
+    def bytes_min(self) -> float:
+        return sum(stage.bytes_min for stage in self.stages)
+
+    @property
+    def bytes_issued(self) -> float:
+        return sum(stage.bytes_issued for stage in self.stages)
+
+    @property
+    def bytes_dram_expected(self) -> float:
+        return sum(stage.bytes_dram_expected for stage in self.stages)
+
+    @property
+    def row_bytes_dram_expected(self) -> float:
+        return sum(stage.row_bytes_dram_expected for stage in self.stages)
+
+    @property
+    def communication_total_bytes(self) -> float:
+        return sum(self.communication_bytes.values())

@@ -1,0 +1,68 @@
+"""What routing is expected to touch before anything has run: unique rows, active experts, rank loads.
+
+Pure arithmetic; a plan uses it. A measured record replaces it by exact counts.
+"""
+
+import math
+import random
+from functools import lru_cache
+from typing import Literal
+
+RoutingKind = Literal["uniform", "zipf", "routed", "trace"]
+ROUTINGS: tuple[RoutingKind, ...] = ("uniform", "zipf", "routed", "trace")
+
+_EXACT_RANKS = 1024  # popularity ranks summed one by one; the tail in geometric buckets
+_BUCKETS_PER_E = 64
+
+
+def _zipf_buckets(count: int, exponent: float) -> list[tuple[float, float]]:
+    """(how many items, probability of each) with p_i ~ i^-exponent, summing to one."""
+    head = min(count, _EXACT_RANKS)
+    buckets = [(1.0, i**-exponent) for i in range(1, head + 1)]
+    low = head + 0.5
+    while low < count + 0.5:
+        high = min(low * math.exp(1 / _BUCKETS_PER_E), count + 0.5)
+        buckets.append((high - low, math.sqrt(low * high) ** -exponent))
+        low = high
+    total = sum(items * mass for items, mass in buckets)
+    return [(items, mass / total) for items, mass in buckets]
+
+
+@lru_cache(maxsize=256)
+def expected_unique(count: int, draws: float, per_draw: int, exponent: float = 0.0) -> float:
+    """Expected distinct items of ``count`` after ``draws`` draws of ``per_draw`` distinct items each.
+
+    Equally likely items (exponent 0): count·(1 - (1 - k/count)^draws), exact for subsets
+    drawn at random. Zipf: the sum over items of 1 - (1 - p)^(draws·k), p ~ rank^-exponent;
+    that the k of one draw are distinct is neglected.
+    """
+    if draws <= 0 or count <= 0:
+        return 0.0
+    if exponent == 0.0:
+        if per_draw >= count:
+            return float(count)
+        return -count * math.expm1(draws * math.log1p(-per_draw / count))
+    lookups = draws * per_draw
+    unique = 0.0
+    for items, p in _zipf_buckets(count, exponent):
+        unique += items * (1.0 if p >= 1 else -math.expm1(lookups * math.log1p(-p)))
+    return min(unique, float(count), lookups)
+
+
+@lru_cache(maxsize=256)
+def expected_rank_share(num_experts: int, ranks: int, top_k: int, exponent: float = 0.0) -> float:
+    """The share of all assignments that the most loaded rank is expected to receive.
+
+    Ranks hold ceil(E/P) experts. Equally likely experts: that many of E. Zipf: the busiest
+    rank under one fixed random placement of experts, with an expert's chance of being
+    among a token's top K taken as min(1, K·p).
+    """
+    per_rank = -(-num_experts // ranks)
+    if exponent == 0.0 or ranks == 1:
+        return per_rank / num_experts
+    mass = [i**-exponent for i in range(1, num_experts + 1)]
+    total = sum(mass)
+    chosen = [min(1.0, top_k * m / total) for m in mass]
+    random.Random(num_experts).shuffle(chosen)
+    loads = [sum(chosen[r * per_rank : (r + 1) * per_rank]) for r in range(ranks)]
+    return max(loads) / sum(chosen)

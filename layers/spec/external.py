@@ -1,0 +1,34 @@
+"""A layer of somebody else's: a factory named ``package.module:function`` or an entry point.
+
+The factory is called as ``factory(model_dim=…, dtype=torch.dtype, **options)`` and returns a
+module that maps (B, d) to (B, d). Its cost is not known before it is built: it comes from a
+``cost()`` of the module or, failing that, is counted from its parameters and torch's FLOP counter.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from layers.spec.base import Spec
+
+
+class ExternalSpec(Spec):
+    """A layer from outside, found at run time."""
+
+    kind: Literal["external"] = "external"
+    factory: str = Field(description="package.module:function")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
+
+    @field_validator("factory")
+    @classmethod
+    def _check_factory(cls, value: str) -> str:
+        module, colon, function = value.partition(":")
+        parts = [*module.split("."), *function.split(".")]
+        if not colon or not all(part.isidentifier() for part in parts):
+            raise ValueError(f"{value!r} names no factory: write package.module:function")
+        return value
+
+    def split_error(self, ranks: int) -> str | None:
+        if ranks > 1:
+            return "a layer from outside is not split over ranks"
+        return None

@@ -1,0 +1,172 @@
+"""Memory layers: product-key lookup into a table of value rows (arXiv 1907.05242, 2412.09764).
+
+``memory`` is the plain layer; ``memory_plus`` adds a SiLU gate with its two projections and
+normalised queries and keys, and usually shares its pool between several layers.
+"""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from layers.spec import accounting
+from layers.spec.base import WIDTH_MULTIPLE, FreeDimension
+from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, has_backward
+from layers.spec.dense import swiglu_activation_bytes, swiglu_params
+from layers.spec.quantities import INDEX_BYTES, SCORE_BYTES
+from layers.spec.retrieval import RetrievalSpec
+
+_KEYS = (FreeDimension(name="num_keys", square=True, minimum=4),)
+_COMPANION = (FreeDimension(name="companion_hidden", step=WIDTH_MULTIPLE, minimum=0),)
+
+
+class MemorySpec(RetrievalSpec):
+    """Top-k of N keys in each of H heads, the chosen value rows summed with softmax weights."""
+
+    FREE: ClassVar = {
+        "params": _KEYS,
+        "stored_bytes": _KEYS,
+        "flops_per_token": _COMPANION,
+        "moved_bytes": _COMPANION,
+    }
+
+    kind: Literal["memory"] = "memory"
+    heads: PositiveInt = Field(default=4, le=2**12, description="H")
+    top_k: PositiveInt = Field(default=32, description="k, rows a head reads")
+    value_dim: PositiveInt | None = Field(default=None, le=2**20, description="D, width of a value row; d if left out")
+    companion_hidden: NonNegativeInt = Field(default=0, description="hidden width of a dense FFN added beside")
+    shared_by: PositiveInt = Field(default=1, description="layers that share this pool of values")
+
+    @property
+    def row_elements(self) -> int:
+        """D, the width of a value row."""
+        return self.value_dim if self.value_dim is not None else self.model_dim
+
+    @property
+    def gated(self) -> bool:
+        return False
+
+    @property
+    def projected(self) -> bool:
+        """Whether an output matrix brings D back to d."""
+        return self.gated or self.row_elements != self.model_dim
+
+    @property
+    def table_params(self) -> int:
+        return self.num_keys * self.row_elements
+
+    @property
+    def layer_params(self) -> int:
+        """Everything but the table: what every rank holds whole."""
+        projections = int(self.projected) + int(self.gated)
+        return (
+            self.retrieval_params
+            + projections * self.model_dim * self.row_elements
+            + swiglu_params(self.model_dim, self.companion_hidden)
+        )
+
+    def split_error(self, ranks: int) -> str | None:
+        if self.row_elements % ranks:
+            return f"value rows of {self.row_elements} columns cannot be cut into {ranks} equal column shards"
+        return None
+
+    def cost(
+        self,
+        tokens: int,
+        *,
+        mode: Mode = "forward",
+        optimizer: Optimizer | None = None,
+        unique_rows: float | None = None,
+        active_experts: float | None = None,
+        assignments: float | None = None,
+        ranks: int = 1,
+        zipf_exponent: float = 0.0,
+        cache_bytes: float = 0.0,
+    ) -> Cost:
+        """Column-sharded over ranks: projections and scores on b tokens, the bag on P·b tokens by D/P columns."""
+        del active_experts, assignments
+        if error := self.split_error(ranks):
+            raise ValueError(error)
+        d, width, s = self.model_dim, self.row_elements, self.item_bytes
+        columns = width // ranks
+        group = ranks * tokens
+        lookups = group * self.lookups_per_token
+        rows = self.expected_rows(group, zipf_exponent) if unique_rows is None else unique_rows
+        stages = self.retrieval_stages(tokens, mode)
+        stages.append(
+            accounting.row_reads(
+                "bag",
+                lookups=lookups,
+                unique_rows=rows,
+                row_elements=columns,
+                tables=1,
+                bag_elements=group * columns,
+                item_bytes=s,
+                cache_bytes=cache_bytes,
+                mode=mode,
+            )
+        )
+        if self.gated:
+            stages.append(accounting.linear("gate", tokens, d, width, s, mode))
+        if self.projected:
+            stages.append(accounting.linear("output", tokens, width, d, s, mode))
+        if self.companion_hidden:
+            stages += accounting.swiglu("companion_", tokens, d, self.companion_hidden, s, mode)
+        table_share = self.num_keys * columns
+        if mode == "train_step" and optimizer:
+            stages.append(accounting.update(self.layer_params, table_share, rows, columns, s, optimizer))
+        params = self.layer_params + self.table_params
+        backward = has_backward(mode)
+        return Cost(
+            params=params,
+            active_params=self.layer_params + self.lookups_per_token * width,
+            rank_params=self.layer_params + table_share,
+            stored_bytes=params * s,
+            stages=tuple(stages),
+            memory=MemoryNeed(
+                weights=(self.layer_params + table_share) * s,
+                gradients=(self.layer_params + rows * columns) * s if backward else 0,
+                optimizer=accounting.optimizer_state_bytes(self.layer_params, table_share, self.num_keys, optimizer)
+                if optimizer
+                else 0,
+                activations=self.retrieval_activation_bytes(tokens, mode)
+                + lookups * (INDEX_BYTES + 2 * SCORE_BYTES) * (2 if backward else 1)
+                + group * columns * s * 2
+                + tokens * (d + 3 * width) * s
+                + swiglu_activation_bytes(tokens, d, self.companion_hidden, s, mode),
+            ),
+            communication_bytes=self._communication(tokens, ranks, mode),
+            lookups=lookups,
+            unique_rows=rows,
+            is_expectation=unique_rows is None,
+        )
+
+    def _communication(self, tokens: int, ranks: int, mode: Mode) -> dict[str, float]:
+        """Indices and weights gathered, column slices exchanged; backward the slices' and weights' gradients."""
+        if ranks == 1:
+            return {}
+        lookups, s = tokens * self.lookups_per_token, self.item_bytes
+        communication = {
+            "all_gather_lookups": (ranks - 1) * lookups * (INDEX_BYTES + SCORE_BYTES),
+            "all_to_all_columns": accounting.ring_bytes(tokens * self.row_elements * s, ranks),
+        }
+        if has_backward(mode):
+            communication["all_to_all_columns"] *= 2
+            communication["reduce_scatter_weights"] = (ranks - 1) * lookups * SCORE_BYTES
+        return {**communication, **accounting.replica_gradients(self.layer_params, s, ranks, mode)}
+
+
+class MemoryPlusSpec(MemorySpec):
+    """Memory with the gate (y * silu(x W1)) W2 (arXiv 2412.09764, eq. 2) and qk-norm."""
+
+    kind: Literal["memory_plus"] = "memory_plus"  # pyright: ignore[reportIncompatibleVariableOverride]
+    qk_norm: bool = True
+
+    @property
+    def gated(self) -> bool:
+        return True
+
+    @model_validator(mode="after")
+    def _check_norms(self) -> Self:
+        if self.qk_norm and self.query_norm:
+            raise ValueError("query_norm and qk_norm both normalise the query: switch one off")
+        return self

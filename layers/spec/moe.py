@@ -1,0 +1,164 @@
+"""Mixture of SwiGLU experts.
+
+Token choice: each token goes to its top K of E experts (Shazeer 2017, arXiv 1701.06538;
+softmax scores as in Switch, arXiv 2101.03961, sigmoid scores as in DeepSeek-V3, arXiv
+2412.19437). Expert choice: each expert takes its top C tokens (arXiv 2202.09368), which
+looks at later tokens and is labelled non-causal.
+"""
+
+import math
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from layers.spec import accounting
+from layers.spec.base import WIDTH_MULTIPLE, FreeDimension, Spec
+from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, has_backward
+from layers.spec.dense import swiglu_activation_bytes, swiglu_params
+from layers.spec.expectation import expected_rank_share, expected_unique
+
+_EXPERTS = (FreeDimension(name="num_experts"),)
+_WIDTHS = (
+    FreeDimension(name="expert_hidden", step=WIDTH_MULTIPLE, minimum=WIDTH_MULTIPLE, coarse=True),
+    FreeDimension(name="shared_hidden", step=WIDTH_MULTIPLE, minimum=0),
+)
+
+
+class MoESpec(Spec):
+    """E experts of hidden width f_e, of which each token uses K; shared experts see every token."""
+
+    FREE: ClassVar = {
+        "params": _EXPERTS,
+        "stored_bytes": _EXPERTS,
+        "flops_per_token": _WIDTHS,
+        "moved_bytes": _WIDTHS,
+    }
+
+    kind: Literal["moe"] = "moe"
+    num_experts: PositiveInt = Field(le=2**20, description="E")
+    expert_hidden: PositiveInt = Field(le=2**24, description="f_e, hidden width of one expert")
+    top_k: PositiveInt = Field(default=8, description="K, experts a token uses (its average under expert choice)")
+    shared_hidden: NonNegativeInt = Field(default=0, description="hidden width of the experts every token uses")
+    choice: Literal["token", "expert"] = Field(default="token", description="who chooses")
+    router: Literal["softmax", "sigmoid"] = Field(default="softmax", description="scores of the router")
+    renormalize: bool = Field(default=True, description="divide the chosen scores by their sum")
+    balancing: Literal["none", "loss", "bias"] = Field(
+        default="loss", description="load-balancing loss, loss-free bias (arXiv 2408.15664), or none"
+    )
+    balance_weight: NonNegativeFloat = Field(default=0.01, description="weight of the load-balancing loss")
+    z_loss_weight: NonNegativeFloat = Field(default=0.0, description="weight of the router z-loss (ST-MoE)")
+    bias_rate: PositiveFloat = Field(default=0.001, description="step of the loss-free bias")
+    capacity_factor: PositiveFloat = Field(default=1.0, description="expert choice: tokens an expert takes, over K·B/E")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k {self.top_k} is above num_experts {self.num_experts}")
+        if self.choice == "expert" and self.balancing == "bias":
+            raise ValueError("balancing 'bias' is for choice 'token': under expert choice loads are equal already")
+        return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ("non-causal",) if self.choice == "expert" else ()
+
+    def capacity(self, tokens: int) -> int:
+        """C = ceil(c·K·B/E) tokens an expert takes under expert choice, at most B."""
+        return min(tokens, math.ceil(self.capacity_factor * self.top_k * tokens / self.num_experts))
+
+    @property
+    def router_params(self) -> int:
+        return self.model_dim * self.num_experts
+
+    @property
+    def expert_params(self) -> int:
+        """Parameters of one expert."""
+        return swiglu_params(self.model_dim, self.expert_hidden)
+
+    def experts_on_rank(self, ranks: int) -> int:
+        """ceil(E/P): what the fullest rank holds."""
+        return -(-self.num_experts // ranks)
+
+    def split_error(self, ranks: int) -> str | None:
+        if ranks > self.num_experts:
+            return f"{self.num_experts} experts cannot be shared by {ranks} ranks"
+        if ranks > 1 and self.choice == "expert":
+            return "expert choice ranks all tokens of the group and is not split over ranks"
+        return None
+
+    def cost(
+        self,
+        tokens: int,
+        *,
+        mode: Mode = "forward",
+        optimizer: Optimizer | None = None,
+        unique_rows: float | None = None,
+        active_experts: float | None = None,
+        assignments: float | None = None,
+        ranks: int = 1,
+        zipf_exponent: float = 0.0,
+        cache_bytes: float = 0.0,
+    ) -> Cost:
+        """Expert parallel over ranks: E/P experts each, the rest whole on every rank."""
+        del unique_rows, cache_bytes
+        if error := self.split_error(ranks):
+            raise ValueError(error)
+        d, experts, s = self.model_dim, self.num_experts, self.item_bytes
+        held = self.experts_on_rank(ranks)
+        expected = active_experts is None or assignments is None
+        if self.choice == "expert":
+            local_slots = assignments = float(experts * self.capacity(tokens))
+            active_experts, expected = float(experts), False
+        else:
+            local_slots = float(tokens * self.top_k)
+            if assignments is None:
+                share = expected_rank_share(experts, ranks, self.top_k, zipf_exponent)
+                assignments = share * ranks * tokens * self.top_k
+            if active_experts is None:
+                active = expected_unique(experts, ranks * tokens, self.top_k, zipf_exponent)
+                active_experts = min(active * held / experts, assignments)
+
+        router = accounting.linear("router", tokens, d, experts, s, mode)
+        up, down = accounting.swiglu("experts_", assignments, d, self.expert_hidden, s, mode, matrices=active_experts)
+        combine = _combine(local_slots, tokens, d, s, mode)
+        stages = [router, up, down, combine]
+        replicated = self.router_params + swiglu_params(d, self.shared_hidden)
+        if self.shared_hidden:
+            stages += accounting.swiglu("shared_", tokens, d, self.shared_hidden, s, mode)
+        rank_params = replicated + held * self.expert_params
+        if mode == "train_step" and optimizer:
+            stages.append(accounting.update(rank_params, 0, 0, 0, s, optimizer))
+        params = replicated + experts * self.expert_params
+        backward = has_backward(mode)
+        communication = accounting.replica_gradients(replicated, s, ranks, mode)
+        if ranks > 1:
+            exchange = accounting.ring_bytes(tokens * self.top_k * d * s, ranks)
+            communication["all_to_all_tokens"] = exchange * (4 if backward else 2)
+        return Cost(
+            params=params,
+            active_params=replicated + self.top_k * self.expert_params,
+            rank_params=rank_params,
+            stored_bytes=params * s,
+            stages=tuple(stages),
+            memory=MemoryNeed(
+                weights=rank_params * s,
+                gradients=rank_params * s if backward else 0,
+                optimizer=accounting.optimizer_state_bytes(rank_params, 0, 0, optimizer) if optimizer else 0,
+                activations=swiglu_activation_bytes(assignments, d, self.expert_hidden, s, mode)
+                + swiglu_activation_bytes(tokens, d, self.shared_hidden, s, mode)
+                + tokens * experts * 4,
+            ),
+            communication_bytes=communication,
+            active_experts=active_experts,
+            is_expectation=expected,
+        )
+
+
+def _combine(slots: float, tokens: int, model_dim: int, item_bytes: int, mode: Mode) -> accounting.StageCost:
+    """The weighted sum of a token's expert outputs: 2·d FLOPs a slot, twice that backward."""
+    flops = 2.0 * slots * model_dim
+    elements = (slots + tokens) * model_dim
+    if has_backward(mode):
+        flops *= 3
+        elements += (2 * slots + tokens) * model_dim  # dY once, outputs read, their gradients written
+    return accounting.StageCost("combine", flops, flops, elements * item_bytes + slots * 8)

@@ -1,0 +1,99 @@
+"""Product-key retrieval, as memory and peer share it (arXiv 1907.05242, section 3.1).
+
+A query of dk numbers is cut in halves; each half is compared with n sub-keys of its head,
+and the best k of the n² sums are among the k x k pairs of both halves' best k. Only pairs
+with (i+1)(j+1) <= k can be among them, which is what ``num_candidates`` counts.
+"""
+
+import math
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+
+from layers.spec import accounting
+from layers.spec.base import Spec
+from layers.spec.cost import Mode, StageCost, has_backward
+from layers.spec.expectation import expected_unique
+from layers.spec.quantities import INDEX_BYTES, SCORE_BYTES, parse_num_keys
+
+NumKeys = Annotated[int, BeforeValidator(parse_num_keys)]
+
+
+class RetrievalSpec(Spec):
+    """Per-head product keys over N = n² rows."""
+
+    num_keys: NumKeys = Field(description="N = n², rows of the table")
+    heads: PositiveInt
+    top_k: PositiveInt
+    key_dim: PositiveInt = Field(le=2**20, description="dk of one head, both halves")
+    query_norm: bool = Field(default=False, description="LayerNorm on each head's query")
+    qk_norm: bool = Field(default=False, description="RMSNorm on query and key halves")
+
+    @model_validator(mode="after")
+    def _check_retrieval(self) -> Self:
+        if self.key_dim % 2:
+            raise ValueError(f"key_dim {self.key_dim} is odd: it is cut into two halves")
+        if self.top_k > self.sub_keys:
+            raise ValueError(
+                f"top_k {self.top_k} is above sub_keys {self.sub_keys} (num_keys {self.num_keys} = {self.sub_keys}²): "
+                "each half offers at most sub_keys candidates"
+            )
+        return self
+
+    @property
+    def sub_keys(self) -> int:
+        """n, keys per half: the square root of N."""
+        return math.isqrt(self.num_keys)
+
+    @property
+    def lookups_per_token(self) -> int:
+        """H·k, rows a token reads."""
+        return self.heads * self.top_k
+
+    @property
+    def retrieval_params(self) -> int:
+        """d·H·dk of the query projection, H·n·dk of the keys, 2·dk of a norm."""
+        norm = 2 * self.key_dim * (int(self.query_norm) + int(self.qk_norm))
+        return self.model_dim * self.heads * self.key_dim + self.heads * self.sub_keys * self.key_dim + norm
+
+    def expected_rows(self, tokens: int, zipf_exponent: float) -> float:
+        """Expected distinct rows read by so many tokens."""
+        return expected_unique(self.num_keys, tokens * self.heads, self.top_k, zipf_exponent)
+
+    def retrieval_stages(self, tokens: int, mode: Mode) -> list[StageCost]:
+        """Query projection, key scores (2·B·H·n·dk FLOPs, dense backward), top-k."""
+        query = accounting.linear(
+            "query", tokens, self.model_dim, self.heads * self.key_dim, self.item_bytes, mode
+        )
+        per_half = tokens * self.heads * self.sub_keys
+        flops = 2.0 * per_half * self.key_dim
+        queries = tokens * self.heads * self.key_dim * self.item_bytes
+        keys = self.heads * self.sub_keys * self.key_dim * self.item_bytes
+        score_bytes = 2 * per_half * SCORE_BYTES
+        lookups = tokens * self.lookups_per_token
+        scores_moved = queries + keys + score_bytes
+        top_k_moved = score_bytes + lookups * (INDEX_BYTES + SCORE_BYTES)
+        if has_backward(mode):
+            flops *= 3
+            scores_moved += 2 * queries + 2 * keys + score_bytes
+            top_k_moved += score_bytes + lookups * (INDEX_BYTES + 2 * SCORE_BYTES)
+        return [
+            query,
+            StageCost("scores", flops, flops, scores_moved),
+            StageCost("top_k", 0.0, 0.0, top_k_moved),
+        ]
+
+    def retrieval_activation_bytes(self, tokens: int, mode: Mode) -> float:
+        """Queries and both halves' fp32 scores; a backward holds their gradients too."""
+        queries = tokens * self.heads * self.key_dim * (self.item_bytes + 4)
+        scores = 2 * tokens * self.heads * self.sub_keys * SCORE_BYTES
+        return (queries + scores) * (2 if has_backward(mode) else 1)
+
+
+def candidate_pairs(top_k: int) -> list[tuple[int, int]]:
+    """The pairs (i, j) of sorted halves that can be among the best k: (i+1)(j+1) <= k.
+
+    A pair (i, j) is beaten by every (i', j') with i' <= i and j' <= j, of which there are
+    (i+1)(j+1) - 1. 119 of 1024 pairs at k = 32.
+    """
+    return [(i, j) for i in range(top_k) for j in range(top_k // (i + 1))]

@@ -1,0 +1,51 @@
+"""The SwiGLU module: shared experts, or a companion beside a sparse layer."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from layers.initialize import fill_normal_
+from layers.kernels.swiglu import swiglu
+
+
+def swiglu_parameters(
+    model_dim: int,
+    hidden: int,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    generator: torch.Generator | None,
+    experts: tuple[int, ...] = (),
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """gate_up (*experts, 2f, d), gate first, and down (*experts, d, f); normal, of variance 1 / fan-in."""
+    gate_up = torch.empty(*experts, 2 * hidden, model_dim, device=device, dtype=dtype)
+    down = torch.empty(*experts, model_dim, hidden, device=device, dtype=dtype)
+    fill_normal_(gate_up, 1 / math.sqrt(model_dim), generator)
+    fill_normal_(down, 1 / math.sqrt(hidden), generator)
+    return nn.Parameter(gate_up), nn.Parameter(down)
+
+
+class SwiGLU(nn.Module):
+    """W_down(silu(x W_gate) * (x W_up)), arXiv 2002.05202.
+
+    Letters: B tokens, d model dim, f hidden. ``gate_up`` is (2f, d), gate first; ``down`` (d, f).
+    """
+
+    def __init__(
+        self,
+        model_dim: int,
+        hidden: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.gate_up, self.down = swiglu_parameters(
+            model_dim, hidden, device=device, dtype=dtype, generator=generator
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y (B, d) of x (B, d)."""
+        return swiglu(x, self.gate_up, self.down)

@@ -1,0 +1,49 @@
+"""A Case: one fully resolved measurement, and what decides whether two of them are the same."""
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from layers.spec import LayerSpec, Mode, Optimizer, RoutingKind
+
+# Part of every case id: raise it when a number measured before would no longer be comparable
+# (CHANGELOG.md says what changed).
+METHOD_VERSION = 1
+
+
+class RoutingConfig(BaseModel):
+    """Where the lookups or assignments of every sparse arm come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: RoutingKind = "routed"
+    zipf_exponent: NonNegativeFloat = Field(default=1.0, le=4.0, description="used by kind zipf")
+    trace: str | None = Field(default=None, description="used by kind trace: an .npy file of recorded indices")
+
+
+class Case(BaseModel):
+    """One arm at one size in one mode: what one process measures and one record reports."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    arm: str
+    level: Literal["layer"] = "layer"
+    mode: Mode
+    layer: LayerSpec
+    tokens: PositiveInt = Field(description="b, tokens of one rank")
+    ranks: PositiveInt = Field(default=1, description="P: one rank's share of a P-way parallel layer is measured")
+    optimizer: Optimizer | None = Field(default=None, description="only in mode train_step")
+    routing: RoutingConfig = RoutingConfig()
+    seed: NonNegativeInt = 0
+
+    @property
+    def id(self) -> str:
+        """Hash of the resolved config and the method's version; equal ids are comparable."""
+        config = {**self.model_dump(mode="json"), "method_version": METHOD_VERSION}
+        return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def build_key(self) -> str:
+        """Cases with equal keys share one build of the layer (all modes and token counts)."""
+        config = self.model_dump(mode="json", include={"arm", "layer", "ranks", "seed"})
+        return json.dumps(config, sort_keys=True)

@@ -1,0 +1,33 @@
+"""``membench list``: what there is to run and to compare."""
+
+from membench.cli.options import AsJson
+
+
+def list_command(as_json: AsJson = False) -> None:
+    """List the shipped scenarios with their questions, and the kinds of layer."""
+    from layers.spec import KINDS
+    from membench.arms import entry_point_layers
+    from membench.records import strict_json
+    from membench.scenario_files import list_scenarios
+    from membench.tables.render import Column, Table, print_tables
+
+    scenarios = list_scenarios()
+    kinds = {name: (spec.__doc__ or "").splitlines()[0] for name, spec in KINDS.items()}
+    plugins = entry_point_layers()
+    if as_json:
+        content = {
+            "scenarios": [{"name": name, "question": question} for name, question in scenarios],
+            "layers": [{"kind": name, "summary": summary} for name, summary in kinds.items()],
+            "layers_from_outside": [{"name": name, "factory": factory} for name, factory in plugins.items()],
+        }
+        print(strict_json(content))
+        return
+    left = [Column("scenario", right=False), Column("question", right=False)]
+    layers = [[name, summary] for name, summary in kinds.items()]
+    layers += [[name, f"from outside: {factory}"] for name, factory in plugins.items()]
+    print_tables(
+        [
+            Table("Scenarios: membench run NAME", "", left, [list(row) for row in scenarios]),
+            Table("Layers", "", [Column("layer", right=False), Column("what it is", right=False)], layers),
+        ]
+    )

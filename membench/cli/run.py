@@ -1,0 +1,68 @@
+"""``membench run``: measure scenarios."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from membench.cli.options import AsJson, Device, Output, Overrides, Scenarios
+
+EXIT_NOTHING_MEASURED = 5
+EXIT_INTERRUPTED = 130
+
+
+class Format(StrEnum):
+    """How the table is written."""
+
+    RICH = "rich"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+
+
+def run(
+    scenarios: Scenarios,
+    overrides: Overrides = None,
+    device: Device = "auto",
+    output: Output = Path("results"),
+    resume: Annotated[bool, typer.Option("--resume", help="Measure only what an interrupted run lacks.")] = False,
+    table: Annotated[Format, typer.Option("--format", help="How the table is written.")] = Format.RICH,
+    as_json: AsJson = False,
+) -> None:
+    """Measure scenarios: plan, check against the reference, time, write one result file each.
+
+    Exit codes: 0 measured, 2 bad input, 5 nothing was measured, 130 interrupted (what was finished is kept).
+    """
+    from membench.cli.device_option import checked_device
+    from membench.records import strict_json
+    from membench.scenario import load_scenario
+    from membench.session import run_scenario
+    from membench.tables.render import print_tables, to_csv, to_markdown
+    from membench.tables.results import result_tables
+
+    checked_device(device)
+    loaded = [load_scenario(name, overrides or ()) for name in scenarios]
+    finished = []
+    for scenario in loaded:
+        done = run_scenario(scenario, device, output, resume=resume)
+        finished.append(done)
+        if not as_json:
+            tables = result_tables(done.result)
+            if table is Format.RICH:
+                print_tables(tables)
+            else:
+                render = to_markdown if table is Format.MARKDOWN else to_csv
+                print("\n".join(render(each) for each in tables))
+            print(f"result file: {done.path}")
+        if done.interrupted:
+            break
+    if as_json:
+        print(
+            strict_json(
+                {"results": [{"path": str(d.path), "result": d.result.model_dump(mode="json")} for d in finished]}
+            )
+        )
+    if any(done.interrupted for done in finished):
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if not any(done.measured for done in finished):
+        raise typer.Exit(EXIT_NOTHING_MEASURED)

@@ -1,0 +1,15 @@
+"""``membench schema``: the JSON Schema of a result file."""
+
+from typing import Annotated
+
+import typer
+
+
+def schema(
+    as_json: Annotated[bool, typer.Option("--json", help="The same: a schema is always JSON.")] = False,
+) -> None:
+    """Print the JSON Schema of a result file."""
+    del as_json
+    from membench.records import result_schema, strict_json
+
+    print(strict_json(result_schema()))

@@ -1,0 +1,184 @@
+"""What this machine is: cores, caches, memory, GPUs, clocks, versions. Unknown is None.
+
+``python -m membench.device`` prints the whole of it as JSON; the runner asks in a process of
+its own, so that neither a plan nor a table has to import torch.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_CACHE = Path("/sys/devices/system/cpu/cpu0/cache")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def read_text(path: str | Path) -> str | None:
+    """A small file of the system, stripped; None where it cannot be read."""
+    with suppress(OSError, UnicodeDecodeError):
+        return Path(path).read_text().strip()
+    return None
+
+
+def meminfo_bytes(key: str) -> int | None:
+    """A line of /proc/meminfo, in bytes; None where there is none."""
+    match = re.search(rf"^{key}:\s+(\d+) kB", read_text("/proc/meminfo") or "", re.MULTILINE)
+    return int(match.group(1)) * 1024 if match else None
+
+
+def available_memory_bytes() -> int | None:
+    """Host memory that a new process could take: what is free, or less where a cgroup caps it."""
+    available = meminfo_bytes("MemAvailable")
+    limit = read_text("/sys/fs/cgroup/memory.max")
+    used = read_text("/sys/fs/cgroup/memory.current")
+    if limit and used and limit.isdigit() and used.isdigit():
+        room = int(limit) - int(used)
+        return room if available is None else min(room, available)
+    return available
+
+
+def last_level_cache_bytes() -> int | None:
+    """The largest cache of the first core, as the kernel states it."""
+    sizes = []
+    for index in _CACHE.glob("index*/size"):
+        match = re.fullmatch(r"(\d+)([KMG])", read_text(index) or "")
+        if match:
+            sizes.append(int(match.group(1)) * _UNITS[match.group(2)])
+    return max(sizes, default=None)
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    match = re.search(r"^model name\s*:\s*(.+)$", read_text("/proc/cpuinfo") or "", re.MULTILINE)
+    return match.group(1) if match else platform.processor() or platform.machine()
+
+
+def usable_cores() -> list[int]:
+    """The cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def cpu_clock_mhz() -> float | None:
+    """Mean clock of all cores now, where the kernel tells."""
+    clocks = re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", read_text("/proc/cpuinfo") or "", re.MULTILINE)
+    return sum(map(float, clocks)) / len(clocks) if clocks else None
+
+
+def package_versions() -> dict[str, str | None]:
+    """Versions of what a number depends on."""
+    found: dict[str, str | None] = {}
+    for name in ("membench", "torch", "triton", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _cpu() -> dict[str, Any]:
+    flags = re.search(r"^flags\s*:\s*(.+)$", read_text("/proc/cpuinfo") or "", re.MULTILINE)
+    known = set(flags.group(1).split()) if flags else set()
+    return {
+        "type": "cpu",
+        "name": cpu_name(),
+        "cores": len(usable_cores()),
+        "memory_bytes": meminfo_bytes("MemTotal"),
+        "cache_bytes": last_level_cache_bytes(),
+        "vector_extensions": sorted(known & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "sve", "asimd"}),
+    }
+
+
+def _cuda() -> list[dict[str, Any]]:
+    import torch
+
+    devices = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        devices.append(
+            {
+                "type": "cuda",
+                "name": properties.name,
+                "cores": properties.multi_processor_count,
+                "memory_bytes": properties.total_memory,
+                "available_bytes": torch.cuda.mem_get_info(index)[0],
+                "cache_bytes": properties.L2_cache_size,
+                "capability": f"{properties.major}.{properties.minor}",
+            }
+        )
+    return devices
+
+
+def fingerprint(device: dict[str, Any]) -> str:
+    """Equal for machines whose timings may be compared: name, cores, memory in GiB, cache."""
+    memory_gib = round((device.get("memory_bytes") or 0) / 2**30)
+    identity = [device["type"], device["name"], device["cores"], memory_gib, device.get("cache_bytes")]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+
+
+def describe(kind: str = "auto") -> dict[str, Any]:
+    """The environment of a run on ``kind`` (auto, cpu, cuda), as a result file keeps it.
+
+    Raises:
+        ValueError: cuda was asked for and torch sees none.
+    """
+    import torch
+
+    gpus = _cuda() if kind != "cpu" and torch.cuda.is_available() else []
+    if kind == "cuda" and not gpus:
+        built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
+        raise ValueError(f"--device cuda: {built}; use --device cpu, or install a CUDA build of torch")
+    device = gpus[0] if gpus else _cpu()
+    return {
+        "device": device,
+        "fingerprint": fingerprint(device),
+        "num_devices": len(gpus) or 1,
+        "host": {**_cpu(), "os": platform.platform(), "huge_pages": _huge_pages()},
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "cuda": torch.version.cuda,
+        "nvml": _nvml() if gpus else None,
+        "virtual": "hypervisor" in (read_text("/proc/cpuinfo") or ""),
+    }
+
+
+def _huge_pages() -> str | None:
+    setting = read_text("/sys/kernel/mm/transparent_hugepage/enabled")
+    match = re.search(r"\[(\w+)\]", setting or "")
+    return match.group(1) if match else None
+
+
+def _nvml() -> dict[str, Any] | None:
+    """Driver, limits and modes of the first GPU, from NVML."""
+    import pynvml
+
+    with suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        facts: dict[str, Any] = {"driver": pynvml.nvmlSystemGetDriverVersion()}
+        for name, ask in {
+            "uuid": lambda: pynvml.nvmlDeviceGetUUID(gpu),
+            "power_limit_w": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000,
+            "max_sm_clock_mhz": lambda: pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+            "ecc": lambda: bool(pynvml.nvmlDeviceGetEccMode(gpu)[0]),
+            "mig": lambda: bool(pynvml.nvmlDeviceGetMigMode(gpu)[0]),
+        }.items():
+            facts[name] = None
+            with suppress(pynvml.NVMLError):
+                facts[name] = ask()
+        return facts
+    return None
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(describe(sys.argv[1] if len(sys.argv) > 1 else "auto")))
+    except ValueError as problem:
+        sys.exit(str(problem))

@@ -1,0 +1,105 @@
+"""Bad input as one line: the file, the key, the value and what would be right."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+_MAX_VALUE_CHARS = 60
+_MAX_LINE_CHARS = 600
+
+
+class UsageError(ValueError):
+    """What the user gave cannot be used. ``str`` is one line; the command line exits with code 2.
+
+    Args:
+        problem: what is wrong with the value and what would be right.
+        key: the dotted key as the user wrote it (``arms.memory.num_keys``).
+        source: the file, or the option, that holds the key.
+    """
+
+    def __init__(self, problem: str, *, key: str = "", source: str = "") -> None:
+        line = " ".join(": ".join(part for part in (source, key, problem) if part).split())
+        super().__init__(line if len(line) <= _MAX_LINE_CHARS else line[: _MAX_LINE_CHARS - 1] + "…")
+        self.problem, self.key, self.source = problem, key, source
+
+
+@contextmanager
+def blaming(source: str) -> Iterator[None]:
+    """Names ``source`` in every UsageError raised inside that does not name one yet."""
+    try:
+        yield
+    except UsageError as error:
+        if error.source:
+            raise
+        raise UsageError(error.problem, key=error.key, source=source) from None
+
+
+def shown(value: object) -> str:
+    """A value as an error message quotes it: its repr, cut when long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python converts
+        text = "a number too long to print"
+    return text if len(text) <= _MAX_VALUE_CHARS else text[: _MAX_VALUE_CHARS - 1] + "…"
+
+
+def suggestion(word: object, known: Iterable[str]) -> str:
+    """``did you mean 'tokens'?`` where one of ``known`` is near, else the known words."""
+    words = sorted(known)
+    near = difflib.get_close_matches(str(word), words, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known are {', '.join(words)}" if words else "none is known here"
+
+
+def usage_error(error: ValidationError, model: type[BaseModel], key: str = "") -> UsageError:
+    """The first problem of a pydantic error as a UsageError; the others are counted.
+
+    Args:
+        error: what validating ``model`` raised.
+        model: looked up for the known keys where one is unknown.
+        key: dotted key of the part that was validated.
+    """
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    location, kind = first["loc"], first["type"]
+    if kind == "extra_forbidden":
+        problem = f"unknown key; {suggestion(location[-1], _known_keys(model, location[:-1]))}"
+    elif kind == "missing":
+        problem = "is missing"
+    elif kind in ("model_type", "dict_type", "model_attributes_type"):
+        problem = f"should be a mapping of keys to values, not {shown(first['input'])}"
+    else:
+        problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        if kind != "value_error":
+            problem = f"{problem}, not {shown(first['input'])}"
+    if len(problems) > 1:
+        problem = f"{problem} (and {len(problems) - 1} more)"
+    return UsageError(problem, key=_dotted(key, location))
+
+
+def _dotted(prefix: str, location: Sequence[int | str]) -> str:
+    key = prefix
+    for part in location:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    return key
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """The keys of the model that sits at ``location`` inside ``model``."""
+    current: Any = model
+    for part in location:
+        current = _model_in(current.model_fields[part].annotation) if part in current.model_fields else None
+        if current is None:
+            return []
+    return list(current.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model in ``Model``, ``Model | None`` or ``list[Model]``."""
+    if isinstance(annotation, type) and get_origin(annotation) is None and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)

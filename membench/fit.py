@@ -1,0 +1,140 @@
+"""What happens when a layer does not fit: one P for the whole scenario, or one smaller scale, or a reason.
+
+``rank`` measures one rank's share of a P-way parallel layer; ``shrink`` scales the
+parameters of the whole comparison; ``skip`` leaves out what does not fit and says so.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from layers.spec import Cost, ExternalSpec, Mode, Optimizer
+from membench.comparison import SolvedArm, planned_zipf_exponent
+from membench.errors import UsageError
+from membench.scenario import Point
+from membench.sections import MAX_RANKS, Fit
+
+# Beside the layer: the interpreter with torch loaded, and what checking against the
+# reference may hold at once.
+PROCESS_BYTES = 1.2e9
+CHECK_BYTES = 2.0e9
+_SMALLEST_SCALE = 2.0**-20
+
+
+@dataclass(frozen=True)
+class Work:
+    """One arm of one point in one mode, before P is known."""
+
+    point: Point
+    arm: SolvedArm
+    mode: Mode
+    optimizer: Optimizer | None = None
+
+    def cost(self, ranks: int, cache_bytes: float = 0.0) -> Cost:
+        """One rank's cost; ``split_error`` of the layer must be None."""
+        workload = self.point.workload
+        return self.arm.spec.cost(
+            workload.tokens,
+            mode=self.mode,
+            optimizer=self.optimizer,
+            ranks=ranks,
+            zipf_exponent=planned_zipf_exponent(workload),
+            cache_bytes=cache_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The outcome: P and why, the scale of the parameters, the works at that scale."""
+
+    ranks: int
+    ranks_reason: str
+    scale: float
+    works: list[Work]
+
+
+def need_bytes(cost: Cost) -> float:
+    """Bytes a process needs to measure one case: the layer's and the process's own."""
+    return cost.memory.total + PROCESS_BYTES + CHECK_BYTES
+
+
+def refusal(work: Work, ranks: int, available_bytes: float | None) -> str | None:
+    """Why a work cannot run as one of ``ranks`` ranks, or None. Unknown memory refuses nothing."""
+    if error := work.arm.spec.split_error(ranks):
+        return f"P = {ranks}: {error}"
+    if available_bytes is None or isinstance(work.arm.spec, ExternalSpec):
+        return None
+    need = need_bytes(work.cost(ranks))
+    if need <= available_bytes:
+        return None
+    return f"needs {need / 1e9:.1f} GB at P = {ranks}, has {available_bytes / 1e9:.1f} GB"
+
+
+def fit(
+    settings: Fit,
+    works: list[Work],
+    available_bytes: float | None,
+    shrunk: Callable[[float], list[Work]],
+    devices: int = 1,
+) -> Fitted:
+    """Chooses P and the scale by the scenario's policy.
+
+    Args:
+        settings: the scenario's ``fit:``.
+        works: everything that is to be measured.
+        available_bytes: what one device may hold; None if unknown.
+        shrunk: the same works with their parameters scaled.
+        devices: devices of the named hardware; more than one are the P ranks.
+
+    Raises:
+        UsageError: no P, or no scale, makes everything fit.
+    """
+    if settings.policy == "rank" and settings.ranks == "auto" and devices == 1:
+        ranks = _least_ranks(works, available_bytes)
+        return Fitted(ranks, "least power of two that fits everything", 1.0, works)
+    ranks, reason = _stated_ranks(settings, devices)
+    if settings.policy == "shrink":
+        return _shrunk_to_fit(works, ranks, reason, available_bytes, shrunk)
+    return Fitted(ranks, reason, 1.0, works)
+
+
+def _stated_ranks(settings: Fit, devices: int) -> tuple[int, str]:
+    if devices > 1:
+        return devices, "as many as the named devices"
+    if settings.ranks == "auto":
+        return 1, f"policy {settings.policy} splits nothing"
+    return int(settings.ranks), "pinned by the scenario"
+
+
+def _least_ranks(works: list[Work], available_bytes: float | None) -> int:
+    """The least power of two at which nothing is refused."""
+    fewest: list[str] | None = None
+    ranks = 1
+    while ranks <= MAX_RANKS:
+        refused = [f"{work.arm.name} {reason}" for work in works if (reason := refusal(work, ranks, available_bytes))]
+        if not refused:
+            return ranks
+        if fewest is None or len(refused) < len(fewest):
+            fewest = refused
+        ranks *= 2
+    raise UsageError(
+        f"no number of ranks makes everything fit ({fewest[0] if fewest else ''}): allow more memory, "
+        "pin fit.ranks, or use fit.policy skip",
+        key="fit.ranks",
+    )
+
+
+def _shrunk_to_fit(
+    works: list[Work],
+    ranks: int,
+    reason: str,
+    available_bytes: float | None,
+    shrunk: Callable[[float], list[Work]],
+) -> Fitted:
+    """Halves the parameters until nothing is refused."""
+    scale = 1.0
+    while refused := [f"{work.arm.name} {why}" for work in works if (why := refusal(work, ranks, available_bytes))]:
+        scale /= 2
+        if scale < _SMALLEST_SCALE:
+            raise UsageError(f"no scale of the parameters makes everything fit: {refused[0]}", key="fit.policy")
+        works = shrunk(scale)
+    return Fitted(ranks, reason, scale, works)

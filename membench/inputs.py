@@ -1,0 +1,132 @@
+"""The inputs of a case: a pool of token batches with their routing, rotated past the caches.
+
+Letters: b tokens of this rank, P ranks, d model dim, H heads, k rows a head, K experts a token.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layers.layer import Layer, RemoteAssignments, RemoteLookups, Routing, torch_dtype
+from layers.routing import busiest_rank, draw_experts, draw_lookups
+from layers.spec import MemorySpec, MoESpec, PeerSpec
+from membench.case import Case, RoutingConfig
+
+_POOL_CACHES = 4  # inputs rotate past this many times the last-level cache
+_MAX_POOL = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One batch x (b, d) and how its tokens are routed (None: by the layer alone)."""
+
+    x: Tensor
+    routing: Routing | None
+
+
+def pool_size(case: Case, cache_bytes: int) -> int:
+    """How many inputs it takes until their own bytes (tokens, rows they read) pass 4x the cache."""
+    own = case.tokens * case.layer.model_dim * case.layer.item_bytes
+    if isinstance(case.layer, (MemorySpec, PeerSpec)):
+        cost = case.layer.cost(case.tokens, ranks=case.ranks)
+        own += sum(stage.row_bytes_unique for stage in cost.stages)
+    return max(2, min(_MAX_POOL, math.ceil(_POOL_CACHES * cache_bytes / own)))
+
+
+def make_inputs(layer: Layer, case: Case, count: int, device: str) -> list[Input]:
+    """``count`` inputs drawn from the case's seed.
+
+    Raises:
+        ValueError: the case's routing cannot be imposed on this layer, or its trace does not fit.
+    """
+    generator = torch.Generator(device=device).manual_seed(case.seed + 1)
+    return [_make_input(layer, case, index, device, generator) for index in range(count)]
+
+
+def _tokens(count: int, case: Case, device: str, generator: torch.Generator) -> Tensor:
+    x = torch.randn(count, case.layer.model_dim, device=device, generator=generator)
+    return x.to(torch_dtype(case.layer.dtype))
+
+
+def _make_input(layer: Layer, case: Case, index: int, device: str, generator: torch.Generator) -> Input:
+    x = _tokens(case.tokens, case, device, generator)
+    spec = case.layer
+    if isinstance(spec, (MemorySpec, PeerSpec)):
+        return Input(x, _lookup_routing(layer, spec, case, index, device, generator))
+    if isinstance(spec, MoESpec):
+        return Input(x, _expert_routing(layer, spec, case, x, index, device, generator))
+    return Input(x, None)
+
+
+def _lookup_routing(
+    layer: Layer, spec: MemorySpec | PeerSpec, case: Case, index: int, device: str, generator: torch.Generator
+) -> Routing | None:
+    others = (case.ranks - 1) * case.tokens
+    group = case.tokens + others
+    imposed: Tensor | None = None
+    if case.routing.kind == "trace":
+        imposed = _from_trace(case.routing, (group, spec.heads, spec.top_k), spec.num_keys, index).to(device)
+    elif case.routing.kind != "routed":
+        exponent = case.routing.zipf_exponent
+        imposed = draw_lookups(
+            case.routing.kind, spec.num_keys, spec.heads, spec.top_k, group, exponent, generator, device
+        )
+    selected = None if imposed is None else imposed[: case.tokens]
+    if not others:
+        return None if selected is None else Routing(selected=selected)
+    x_others = _tokens(others, case, device, generator)
+    chosen = [layer.select(part) for part in x_others.split(case.tokens)]
+    indices = torch.cat([c.indices for c in chosen if c]) if imposed is None else imposed[case.tokens :]
+    weights = torch.cat([c.weights for c in chosen if c])
+    if isinstance(spec, MemorySpec):
+        return Routing(selected, RemoteLookups(indices, weights))
+    columns = spec.model_dim // case.ranks
+    # u·x of unit-variance tokens has unit variance, of which the other ranks hold (P-1)/P
+    share = math.sqrt((case.ranks - 1) / case.ranks)
+    products = share * torch.randn(group, spec.heads, spec.top_k, device=device, generator=generator)
+    return Routing(selected, RemoteLookups(indices, weights, x_others[:, :columns].contiguous(), products))
+
+
+def _expert_routing(
+    layer: Layer, spec: MoESpec, case: Case, x: Tensor, index: int, device: str, generator: torch.Generator
+) -> Routing | None:
+    kind = case.routing.kind
+    if spec.choice == "expert":
+        if kind != "routed":
+            raise ValueError(f"routing kind {kind!r} cannot be imposed on expert choice: each expert picks its tokens")
+        return None
+    group = case.ranks * case.tokens
+    experts: Tensor | None = None
+    if kind == "trace":
+        experts = _from_trace(case.routing, (group, spec.top_k), spec.num_experts, index).to(device)
+    elif kind != "routed":
+        exponent = case.routing.zipf_exponent
+        experts = draw_experts(kind, spec.num_experts, spec.top_k, group, exponent, generator, device)
+    if case.ranks == 1:
+        return None if experts is None else Routing(selected=experts)
+    if experts is None:
+        x_others = _tokens(group - case.tokens, case, device, generator)
+        chosen = [layer.select(part) for part in (x, *x_others.split(case.tokens))]
+        experts = torch.cat([c.indices for c in chosen if c])
+    counts = busiest_rank(experts, spec.num_experts, case.ranks)
+    return Routing(remote=RemoteAssignments(counts))
+
+
+def _from_trace(routing: RoutingConfig, shape: tuple[int, ...], limit: int, index: int) -> Tensor:
+    """Recorded indices (T, …) for batch number ``index``, repeated when they run out."""
+    if routing.trace is None:
+        raise ValueError("routing.kind 'trace' needs routing.trace: an .npy file of recorded indices")
+    try:
+        recorded = np.load(routing.trace, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"routing.trace {routing.trace}: not a readable .npy file ({error})") from error
+    if recorded.ndim != len(shape) or recorded.shape[1:] != shape[1:] or recorded.dtype.kind not in "iu":
+        wanted = " x ".join(["T", *map(str, shape[1:])])
+        raise ValueError(f"routing.trace {routing.trace}: wants integers {wanted}, has {recorded.dtype} {recorded.shape}")
+    if not len(recorded) or recorded.min() < 0 or recorded.max() >= limit:
+        raise ValueError(f"routing.trace {routing.trace}: indices must lie in 0 … {limit - 1}")
+    rows = (np.arange(shape[0]) + index * shape[0]) % len(recorded)
+    return torch.from_numpy(recorded[rows].astype(np.int64))

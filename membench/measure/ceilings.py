@@ -1,0 +1,85 @@
+"""What this device can do at best, measured: streaming, random rows, matrix products.
+
+A utilization is achieved over these, because a datasheet's figure is reached by nobody.
+Each is the fastest of several plain ways, so that a layer is not flattered by a weak one.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from membench.measure.time import Clock, Sampling, sample
+
+_QUICK = Sampling(min_samples=7, floor_samples=3, max_seconds=0.4, warmup_seconds=0.05)
+_HOST_BUFFER_BYTES = 256 * 2**20
+_MATMUL_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
+_ROW_READ_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """Bytes and FLOPs a second; None where not measured."""
+
+    copy_bytes_per_s: float | None = None
+    read_bytes_per_s: float | None = None
+    random_row_bytes_per_s: float | None = None
+    random_row_bytes: int | None = None
+    matmul_flops_per_s: float | None = None
+    matmul_dtype: str | None = None
+
+    @property
+    def stream_bytes_per_s(self) -> float | None:
+        """The faster of copying (read plus written) and reading."""
+        return max((b for b in (self.copy_bytes_per_s, self.read_bytes_per_s) if b), default=None)
+
+    def as_json(self) -> dict[str, float | int | str | None]:
+        return asdict(self)
+
+
+def _best_seconds(clock: Clock, ways: list[Callable[[int], object]]) -> float:
+    return min(min(sample(clock, way, _QUICK).seconds) for way in ways)
+
+
+def stream_ceilings(clock: Clock, cache_bytes: int) -> tuple[float, float]:
+    """(copied bytes/s, read plus written; read bytes/s) over a buffer past four times the cache."""
+    size = max(_HOST_BUFFER_BYTES, 4 * cache_bytes) // 4
+    source = torch.ones(size, dtype=torch.float32, device=clock.device)
+    target = torch.empty_like(source)
+    copy_s = _best_seconds(clock, [lambda _: target.copy_(source)])
+    read_s = _best_seconds(clock, [lambda _: torch.sum(source), lambda _: torch.dot(source, source)])
+    return 2 * source.nbytes / copy_s, source.nbytes / read_s
+
+
+def matmul_ceiling(clock: Clock, dtype: torch.dtype) -> float:
+    """FLOPs/s of square products of random numbers, the best of several sizes and layouts."""
+    best = 0.0
+    for n in _MATMUL_SIZES[clock.device]:
+        a, b = (torch.randn(n, n, device=clock.device).to(dtype) for _ in range(2))
+        ways = [lambda _, a=a, b=b: a @ b, lambda _, a=a, b=b: F.linear(a, b)]
+        best = max(best, 2 * n**3 / _best_seconds(clock, ways))
+    return best
+
+
+def random_row_ceiling(clock: Clock, table: Tensor) -> float:
+    """Bytes/s of reading random rows of the very table a layer reads: same row bytes, dtype, pages.
+
+    Plain readers: bags of summed rows in two lengths (no row is written), and a gather
+    (which writes as much as it reads; only what it reads counts).
+    """
+    rows, columns = table.shape
+    row_bytes = columns * table.element_size()
+    count = max(1024, _ROW_READ_BYTES // row_bytes) // 128 * 128
+    # 32 sets of fresh rows, so that no set finds its rows in the cache
+    indices = torch.randint(rows, (32, count), device=table.device)
+
+    def bag(length: int) -> Callable[[int], object]:
+        offsets = torch.arange(0, count, length, device=table.device)
+        return lambda i: F.embedding_bag(indices[i % 32], table, offsets, mode="sum")
+
+    def gather(i: int) -> object:
+        return table.index_select(0, indices[i % 32])
+
+    return count * row_bytes / _best_seconds(clock, [bag(32), bag(128), gather])

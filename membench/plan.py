@@ -1,0 +1,253 @@
+"""Scenario -> Plan: every case with its counts, its fit and what a roofline predicts. Nothing is measured."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from layers.spec import Cost, DenseSpec, ExternalSpec, Optimizer
+from membench.case import Case, RoutingConfig
+from membench.comparison import SolvedArm, solve_point, solve_shrunk
+from membench.datasheet import Entry, Hardware
+from membench.device import available_memory_bytes
+from membench.errors import blaming
+from membench.fit import Work, fit, refusal
+from membench.scenario import Scenario
+
+
+class PlannedCase(BaseModel):
+    """A case with what is known before it is measured.
+
+    ``point`` has the swept keys' values, less those that change nothing for this arm.
+    Counts are one rank's, of one step; they are null for a layer from outside until it is
+    built. ``skipped`` says why a case will not run. ``predicted_ms`` and
+    ``communication_ms`` are null where the hardware or the link is unknown.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    case: Case
+    point: dict[str, Any]
+    skipped: str | None = None
+    labels: list[str] = []
+    notes: list[str] = []
+    companion: bool = False
+    asked: dict[str, float] = {}
+    achieved: dict[str, float] = {}
+
+    params: int | None = None
+    rank_params: int | None = None
+    active_params: int | None = None
+    stored_bytes: int | None = None
+    flops: float | None = None
+    flops_executed: float | None = None
+    bytes_min: float | None = None
+    bytes_issued: float | None = None
+    bytes_dram_expected: float | None = None
+    lookups: int | None = None
+    unique_rows: float | None = None
+    active_experts: float | None = None
+    is_expectation: bool = False
+    memory_bytes: dict[str, float] | None = None
+    communication_bytes: dict[str, float] | None = None
+    communication_ms: float | None = None
+    predicted_ms: float | None = None
+
+
+class Plan(BaseModel):
+    """What a run of a scenario would do."""
+
+    model_config = ConfigDict(frozen=True)
+
+    scenario: str
+    description: str = ""
+    hardware: str | None = None
+    available_bytes: float | None = None
+    ranks: int
+    ranks_reason: str
+    scale: float = 1.0
+    link_gb_s: float | None = None
+    cases: list[PlannedCase]
+
+    @property
+    def runnable(self) -> list[PlannedCase]:
+        """The cases that are not skipped."""
+        return [planned for planned in self.cases if planned.skipped is None]
+
+
+def make_plan(
+    scenario: Scenario,
+    *,
+    hardware: Hardware | None = None,
+    available_bytes: int | None = None,
+    cache_bytes: int = 0,
+) -> Plan:
+    """The plan of a scenario on the named hardware, or on this machine.
+
+    Args:
+        scenario: as loaded.
+        hardware: named devices; several are the ranks of the parallel layer.
+        available_bytes: what the device has; else the named hardware's, else this host's,
+            else (device cuda) unknown. The scenario's ``fit.memory`` caps all but the
+            named hardware's.
+        cache_bytes: last-level cache; else the named hardware's, else taken as none.
+
+    Raises:
+        UsageError: budgets cannot be met, or nothing fits in the way the scenario asks.
+    """
+    with blaming(scenario.source):
+        available = _available_bytes(scenario, hardware, available_bytes)
+        ranks_hint = scenario.fit.ranks if isinstance(scenario.fit.ranks, int) else 1
+        solved = [solve_point(point, ranks_hint) for point in scenario.points]
+
+        def shrunk(scale: float) -> list[Work]:
+            arms = [
+                solve_shrunk(point, whole, scale, ranks_hint)
+                for point, whole in zip(scenario.points, solved, strict=True)
+            ]
+            return list(_works(scenario, arms))
+
+        devices = hardware.count if hardware else 1
+        fitted = fit(scenario.fit, list(_works(scenario, solved)), available, shrunk, devices)
+    link_gb_s = _link_gb_s(scenario, hardware)
+    planner = _Planner(
+        ranks=fitted.ranks,
+        available_bytes=available,
+        entry=hardware.entry if hardware else None,
+        link_gb_s=link_gb_s,
+        cache_bytes=cache_bytes or (hardware.entry.cache_bytes if hardware else None) or 0,
+    )
+    return Plan(
+        scenario=scenario.name,
+        description=scenario.description,
+        hardware=hardware.name if hardware else None,
+        available_bytes=available,
+        ranks=fitted.ranks,
+        ranks_reason=fitted.ranks_reason,
+        scale=fitted.scale,
+        link_gb_s=link_gb_s,
+        cases=planner.plan(fitted.works),
+    )
+
+
+def _available_bytes(scenario: Scenario, hardware: Hardware | None, available_bytes: int | None) -> float | None:
+    known: float | None = available_bytes
+    if known is None and hardware is not None:
+        return hardware.entry.memory_bytes
+    if known is None and scenario.device != "cuda":
+        known = available_memory_bytes()
+    limits = [limit for limit in (known, scenario.fit.memory_limit_bytes) if limit is not None]
+    return min(limits, default=None)
+
+
+def _link_gb_s(scenario: Scenario, hardware: Hardware | None) -> float | None:
+    """The named group's own link; else the scenario's; else the datasheet's of one device."""
+    published = hardware.entry.link_bytes_per_s / 1e9 if hardware else None
+    if hardware and hardware.count > 1:
+        return published
+    return scenario.fit.link_gb_s if scenario.fit.link_gb_s is not None else published
+
+
+def _works(scenario: Scenario, solved: list[dict[str, SolvedArm]]) -> Iterator[Work]:
+    """Every arm of every point in every mode, less what the scenario excludes."""
+    for point, arms in zip(scenario.points, solved, strict=True):
+        for arm in arms.values():
+            for mode in point.workload.modes:
+                steps: list[Optimizer | None] = [*point.workload.optimizers] if mode == "train_step" else [None]
+                for optimizer in steps:
+                    if not scenario.excludes(point, arm=arm.name, mode=mode, optimizer=optimizer):
+                        yield Work(point, arm, mode, optimizer)
+
+
+def _routing(work: Work) -> RoutingConfig:
+    """The workload's routing less what has no effect, so that equal measurements get equal ids."""
+    if isinstance(work.arm.spec, DenseSpec):
+        return RoutingConfig()
+    routing = work.point.workload.routing
+    unused = {name: None for name in ("trace",) if routing.kind != "trace"}
+    if routing.kind != "zipf":
+        return routing.model_copy(update={**unused, "zipf_exponent": RoutingConfig().zipf_exponent})
+    return routing.model_copy(update=unused)
+
+
+def predicted_ms(cost: Cost, dtype: str, entry: Entry | None) -> float | None:
+    """The roofline's time: each stage takes the longer of its FLOPs and its expected DRAM bytes.
+
+    None where the hardware, or its rate for this dtype, is unknown.
+    """
+    if entry is None or (flops_per_s := entry.flops_per_s.get(dtype)) is None:
+        return None
+    seconds = (
+        max(stage.flops / flops_per_s, stage.bytes_dram_expected / entry.memory_bytes_per_s) for stage in cost.stages
+    )
+    return 1e3 * sum(seconds)
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """What is the same for every case of a plan."""
+
+    ranks: int
+    available_bytes: float | None
+    entry: Entry | None
+    link_gb_s: float | None
+    cache_bytes: int
+
+    def plan(self, works: list[Work]) -> list[PlannedCase]:
+        """A planned case for each work; one that several points have is planned once, without what tells them apart."""
+        planned: dict[str, PlannedCase] = {}
+        first_arm: dict[tuple[int, str], str] = {}
+        for work in works:
+            twin = first_arm.setdefault((id(work.point), work.arm.spec.model_dump_json()), work.arm.name)
+            case = self.case(work)
+            if earlier := planned.get(case.id):
+                same = {key: value for key, value in earlier.point.items() if work.point.values[key] == value}
+                planned[case.id] = earlier.model_copy(update={"point": same})
+            else:
+                planned[case.id] = self.planned(work, case, twin)
+        return list(planned.values())
+
+    def case(self, work: Work) -> Case:
+        return Case(
+            arm=work.arm.name,
+            mode=work.mode,
+            layer=work.arm.spec,  # type: ignore[arg-type]
+            tokens=work.point.workload.tokens,
+            ranks=self.ranks,
+            optimizer=work.optimizer,
+            routing=_routing(work),
+            seed=work.point.workload.seed,
+        )
+
+    def planned(self, work: Work, case: Case, twin: str) -> PlannedCase:
+        spec = work.arm.spec
+        skipped = refusal(work, self.ranks, self.available_bytes)
+        if twin != work.arm.name:
+            skipped = f"the same layer as arm {twin} here"
+        known = {} if isinstance(spec, ExternalSpec) or spec.split_error(self.ranks) else self.counts(work)
+        return PlannedCase(
+            case=case,
+            point=work.point.values,
+            skipped=skipped,
+            labels=list(work.arm.labels),
+            notes=list(work.arm.notes),
+            companion=bool(getattr(spec, "companion_hidden", 0)),
+            asked=work.arm.asked,
+            achieved=work.arm.achieved,
+            **known,
+        )
+
+    def counts(self, work: Work) -> dict[str, Any]:
+        """The cost of one rank, and what it predicts."""
+        cost = work.cost(self.ranks, self.cache_bytes)
+        same_names = PlannedCase.model_fields.keys() & {field.name for field in fields(Cost)}
+        derived = ("flops", "flops_executed", "bytes_min", "bytes_issued", "bytes_dram_expected")
+        sent = cost.communication_total_bytes
+        communication_ms = 0.0 if sent == 0 else sent / self.link_gb_s / 1e6 if self.link_gb_s else None
+        return {
+            **{name: getattr(cost, name) for name in (*same_names, *derived)},
+            "memory_bytes": asdict(cost.memory),
+            "communication_ms": communication_ms,
+            "predicted_ms": predicted_ms(cost, work.arm.spec.dtype, self.entry),
+        }

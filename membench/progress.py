@@ -1,0 +1,51 @@
+"""Progress on standard error: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class RunProgress:
+    """Counts finished cases and says what is being done. A context manager."""
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        self._console = Console(stderr=True)
+        self._total, self._done, self._begin = total, done, time.monotonic()
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task("", total=total, completed=done)
+
+    def __enter__(self) -> "RunProgress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def doing(self, what: str) -> None:
+        """What is under way; shown on a terminal only."""
+        if self._bar:
+            self._bar.update(self._task, description=what)
+
+    def finished(self, line: str) -> None:
+        """One more case is done; its line stays."""
+        self._done += 1
+        if self._bar:
+            self._bar.advance(self._task)
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            elapsed_s = time.monotonic() - self._begin
+            print(f"[{self._done}/{self._total} {elapsed_s:.0f} s] {line}", file=sys.stderr, flush=True)
+
+    def note(self, line: str) -> None:
+        """A line beside the progress."""
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,159 @@
+"""The result schema: what a run leaves behind, how it is written, read and migrated.
+
+Strict JSON: no NaN, unknown is null. A file is written whole or not at all.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from membench.case import Case
+from membench.errors import UsageError
+
+SCHEMA_VERSION = 1
+Status = Literal["ok", "oom", "timeout", "error", "skipped"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Round(_Strict):
+    """One fresh process's measurement of a case."""
+
+    number: int
+    started: str = Field(description="UTC, ISO 8601")
+    status: Status
+    reason: str | None = None
+    samples_s: list[float] = Field(default_factory=list, description="raw seconds a call, in order")
+    hot_samples_s: list[float] | None = Field(default=None, description="CUDA: the same with a warm L2")
+    sampling: dict[str, Any] = Field(default_factory=dict, description="calls a sample, what stopped it, warm-up")
+    ceilings: dict[str, Any] = Field(default_factory=dict, description="measured in the same process")
+    clocks: list[dict[str, Any]] = Field(default_factory=list, description="before and after")
+    implementation: dict[str, Any] = Field(default_factory=dict)
+    reference: dict[str, Any] | None = Field(default=None, description="errors against float64; null: unchecked")
+    traffic: dict[str, Any] = Field(default_factory=dict)
+    cost: dict[str, Any] = Field(default_factory=dict)
+    memory: dict[str, int | None] = Field(default_factory=dict)
+    energy: dict[str, Any] = Field(default_factory=dict)
+    threads: int | None = None
+    huge_pages: bool | None = None
+    inputs: int | None = None
+    seconds: dict[str, float] = Field(default_factory=dict, description="where this process's time went")
+
+
+class Record(_Strict):
+    """Everything known of one case."""
+
+    id: str
+    case: Case
+    status: Status
+    reason: str | None = None
+    labels: list[str] = Field(default_factory=list)
+    asked: dict[str, float] = Field(default_factory=dict, description="budgets")
+    achieved: dict[str, float] = Field(default_factory=dict)
+    planned: dict[str, Any] = Field(default_factory=dict, description="expected counts, memory need, predicted time")
+    rounds: list[Round] = Field(default_factory=list)
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+    flags: list[str] = Field(default_factory=list, description="what a reader should distrust")
+
+
+class Run(_Strict):
+    """What made a result file."""
+
+    scenario: str
+    description: str
+    scenario_text: str
+    scenario_hash: str
+    source: str
+    overrides: list[str]
+    command: str
+    started: str
+    finished: str | None = None
+    interrupted: bool = False
+    membench_version: str
+    method_version: int
+    git_sha: str | None = None
+    git_dirty: bool | None = None
+    device: str
+    ranks: int
+    ranks_reason: str
+    rounds: int
+    link_gb_s: float | None = None
+
+
+class ResultFile(_Strict):
+    """One run."""
+
+    schema_version: int = SCHEMA_VERSION
+    run: Run
+    environment: dict[str, Any]
+    cases: list[Record]
+
+
+def strict_json(value: Any) -> str:
+    """JSON text that any parser accepts; NaN and infinity are refused, not written."""
+    return json.dumps(value, allow_nan=False, indent=1)
+
+
+def write_result(result: ResultFile, path: Path) -> None:
+    """Write whole or not at all: a temporary file beside it, synced, then renamed.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; ``path`` is untouched.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(strict_json(result.model_dump(mode="json")) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_result(path: str | Path) -> ResultFile:
+    """A result file.
+
+    Raises:
+        UsageError: it is missing, no strict JSON, or of another schema; the message says which.
+    """
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({_plain(error)})") from error
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: no strict JSON ({error}); a result file of membench run is wanted") from error
+    if not isinstance(content, dict) or not isinstance(content.get("schema_version"), int):
+        raise UsageError(f"{path}: schema_version is missing; a result file of membench run is wanted")
+    if content["schema_version"] != SCHEMA_VERSION:
+        found = content["schema_version"]
+        raise UsageError(f"{path}: schema_version {found} is not supported; this membench reads {SCHEMA_VERSION}")
+    try:
+        return ResultFile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{path}: {where}: {first['msg']} ({error.error_count()} faults in all)") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _plain(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "not text"
+
+
+def result_schema() -> dict[str, Any]:
+    """The JSON Schema of a result file."""
+    return ResultFile.model_json_schema()

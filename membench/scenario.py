@@ -1,0 +1,177 @@
+"""A scenario: one question, as a YAML file, read into types.
+
+``Scenario`` has exactly the file's keys. Its ``points`` are the combinations of its axes,
+each with its arms checked against their kind's config; what an arm leaves open is solved
+later, by ``membench.budget``.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, PrivateAttr, ValidationError
+
+from layers.spec.quantities import DTypeName
+from membench.arms import Arm, arm_from
+from membench.axes import SWEPT_SECTIONS, Axes, axes_from, put_at, without_axis
+from membench.errors import UsageError, blaming, usage_error
+from membench.scenario_files import find_scenario, list_scenarios
+from membench.sections import Fit, Limits, Measure, Workload
+from membench.targets import Budgets, Strict
+from membench.yaml_reader import parse_mapping, parse_value, read_text
+
+__all__ = ["Point", "Scenario", "list_scenarios", "load_scenario", "parse_scenario"]
+
+ScenarioName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of the axes: what every arm is given and asked there.
+
+    ``values`` are the swept keys' values; ``tree`` is the scenario's plain data with them.
+    """
+
+    values: dict[str, Any]
+    tree: dict[str, Any]
+    budgets: Budgets
+    arms: dict[str, Arm]
+    workload: Workload
+
+
+class Scenario(Strict):
+    """A scenario as its file states it; the swept sections before any axis is applied."""
+
+    schema_version: Literal[1] = Field(description="this version reads 1")
+    name: ScenarioName
+    description: str = ""
+    level: Literal["layer"] = "layer"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    model_dim: PositiveInt | None = Field(default=None, le=2**20, description="d of arms that state none")
+    dtype: DTypeName | None = Field(default=None, description="of arms that state none")
+    budgets: Budgets = Field(default=Budgets(), description="of arms that state none")
+    arms: dict[str, Any] = Field(min_length=1)
+    workload: Workload = Workload()
+    axes: dict[str, Any] = {}
+    fit: Fit = Fit()
+    measure: Measure = Measure()
+    limits: Limits = Limits()
+
+    _points: tuple[Point, ...] = PrivateAttr(default=())
+    _axes: Axes = PrivateAttr(default=Axes())
+    _text: str = PrivateAttr(default="")
+    _source: str = PrivateAttr(default="")
+    _overrides: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Every combination of the axes, in order; one where there are none."""
+        return self._points
+
+    @property
+    def text(self) -> str:
+        """The file's text, before any override."""
+        return self._text
+
+    @property
+    def source(self) -> str:
+        """The file's path."""
+        return self._source
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The ``--set`` arguments, as given."""
+        return self._overrides
+
+    def excludes(self, point: Point, **case: Any) -> bool:
+        """Whether the exclusions leave out this case (arm, mode, optimizer) of a point."""
+        return self._axes.excludes(point.tree, case)
+
+
+def load_scenario(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Scenario:
+    """The scenario of a file, or a shipped one by name, with ``key=value`` overrides.
+
+    Raises:
+        UsageError: one line that names the file, the key and what would be right.
+    """
+    path = find_scenario(name_or_path)
+    return parse_scenario(read_text(path), str(path), overrides)
+
+
+def parse_scenario(text: str, source: str, overrides: list[str] | tuple[str, ...] = ()) -> Scenario:
+    """The scenario of a YAML text; ``source`` is what errors call it.
+
+    Raises:
+        UsageError: see ``load_scenario``.
+    """
+    tree = parse_mapping(text, source)
+    for override in overrides:
+        _override(tree, override)
+    with blaming(source):
+        scenario = _validated(tree)
+        axes = axes_from(scenario.axes)
+        _check_size(scenario, axes)
+        scenario._points = tuple(_point(tree, values, scenario) for values in axes.points())
+    scenario._axes, scenario._text, scenario._source = axes, text, source
+    scenario._overrides = tuple(overrides)
+    return scenario
+
+
+def _validated(tree: dict[str, Any]) -> Scenario:
+    try:
+        return Scenario.model_validate(tree)
+    except ValidationError as error:
+        raise usage_error(error, Scenario) from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Applies one ``--set key=value``; a key that an axis sweeps is swept no more."""
+    key, equals, text = override.partition("=")
+    key, source = key.strip(), f"--set {override}"
+    if not equals or not key or not text.strip():
+        raise UsageError("write key=value, as in --set workload.tokens=64", source=source)
+    value = parse_value(text, source)
+    with blaming(source):
+        if key.startswith("axes."):
+            put_axis = tree.setdefault("axes", {})
+            if not isinstance(put_axis, dict):
+                raise UsageError("should map keys to values", key="axes")
+            put_axis[key.removeprefix("axes.")] = value
+            return
+        put_at(tree, key, value)
+    if "axes" in tree and key != "axes":
+        tree["axes"] = without_axis(tree["axes"], key)
+
+
+def _check_size(scenario: Scenario, axes: Axes) -> None:
+    """Refuses too many cases before any is made."""
+    steps = sum(len(scenario.workload.optimizers) if mode == "train_step" else 1 for mode in scenario.workload.modes)
+    cases = axes.num_points * len(scenario.arms) * steps
+    if cases > scenario.limits.max_cases:
+        raise UsageError(
+            f"{axes.num_points} points x {len(scenario.arms)} arms x {steps} modes are {cases} cases, above "
+            f"{scenario.limits.max_cases}: sweep less, or raise limits.max_cases",
+            key="limits.max_cases",
+        )
+
+
+def _point(tree: dict[str, Any], values: dict[str, Any], base: Scenario) -> Point:
+    if values:
+        tree = {**tree, **copy.deepcopy({key: tree[key] for key in SWEPT_SECTIONS if key in tree})}
+        for key, value in values.items():
+            put_at(tree, key, value)
+        base = _validated(tree)
+    defaults = {key: value for key in ("model_dim", "dtype") if (value := getattr(base, key)) is not None}
+    arms = {name: arm_from(name, raw, defaults) for name, raw in base.arms.items()}
+    for owner, budgets in [("", base.budgets), *((f"arms.{name}.", arm.budgets) for name, arm in arms.items())]:
+        _check_references(budgets, f"{owner}budgets", arms)
+    return Point(values, tree, base.budgets, arms, base.workload)
+
+
+def _check_references(budgets: Budgets | None, key: str, arms: dict[str, Arm]) -> None:
+    for name, amount in budgets.amounts().items() if budgets else ():
+        if isinstance(amount, str) and amount not in arms:
+            raise UsageError(
+                f"{amount!r} is neither a quantity such as 352.3M nor an arm; the arms are {', '.join(sorted(arms))}",
+                key=f"{key}.{name}",
+            )

@@ -1,0 +1,50 @@
+"""Where scenarios are: a path, or the name of one that is shipped."""
+
+from pathlib import Path
+
+from membench.errors import UsageError, suggestion
+from membench.yaml_reader import read_text
+
+_PACKAGE = Path(__file__).parent
+SUFFIXES = (".yaml", ".yml")
+
+
+def shipped_directory() -> Path:
+    """The scenarios inside the installed package, else those of the source tree."""
+    inside = _PACKAGE / "scenarios"
+    return inside if inside.is_dir() else _PACKAGE.parent / "scenarios"
+
+
+def list_scenarios() -> list[tuple[str, str]]:
+    """Each shipped scenario's name and the question that its header comment asks."""
+    return [(path.stem, _question(path)) for path in sorted(shipped_directory().glob("*.yaml"))]
+
+
+def find_scenario(name_or_path: str) -> Path:
+    """The file of a shipped scenario's name, or the path that was given.
+
+    Raises:
+        UsageError: a bare word that names neither a shipped scenario nor a file.
+    """
+    path = Path(name_or_path)
+    bare = path.name == name_or_path and path.suffix not in SUFFIXES
+    if not bare:
+        return path
+    shipped = shipped_directory() / f"{name_or_path}.yaml"
+    if shipped.is_file():
+        return shipped
+    if path.exists():
+        return path
+    names = [name.stem for name in shipped_directory().glob("*.yaml")]
+    raise UsageError(f"no scenario has this name; {suggestion(name_or_path, names)}", source=repr(name_or_path))
+
+
+def _question(path: Path) -> str:
+    """The first paragraph of the comment that opens the file."""
+    lines = []
+    for line in read_text(path).splitlines():
+        comment = line.removeprefix("#").strip()
+        if not line.startswith("#") or not comment:
+            break
+        lines.append(comment)
+    return " ".join(lines)

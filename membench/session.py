@@ -1,0 +1,153 @@
+"""One scenario from file to result file: plan, journal, measure, write. What ``membench run`` does."""
+
+import hashlib
+import shlex
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from membench import __version__
+from membench.case import METHOD_VERSION, Case
+from membench.datasheet import Hardware, lookup
+from membench.device import available_memory_bytes
+from membench.errors import UsageError
+from membench.journal import SUFFIX, Journal, newest_journal
+from membench.plan import Plan, make_plan
+from membench.progress import RunProgress
+from membench.provenance import git_state, probe_environment, result_stem, utc_now
+from membench.records import ResultFile, Round, Run, strict_json, write_result
+from membench.runner import Runner, assemble, result_path
+from membench.scenario import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a run left: the result, and the file it is in (None where none could be written)."""
+
+    result: ResultFile
+    path: Path | None
+    interrupted: bool
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything was measured at all."""
+        return any(record.status == "ok" for record in self.result.cases)
+
+
+def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool) -> Finished:
+    """Measure a scenario; every finished round is on disk at once.
+
+    Raises:
+        UsageError: the device, the output folder or the plan cannot be used.
+    """
+    environment = probe_environment(device if device != "auto" else scenario.device)
+    plan = plan_here(scenario, environment)
+    run = _describe(scenario, plan, environment)
+    journal = _open_journal(output, scenario, run, environment, resume=resume)
+    runnable = len(plan.runnable) * scenario.measure.rounds
+    have = sum(journal.has(p.case.id, n) for p in plan.runnable for n in range(scenario.measure.rounds))
+    interrupted = False
+    with RunProgress(runnable, have) as progress:
+        progress.note(_announcement(plan, environment, scenario, runnable - have))
+
+        def finished(case: Case, found: Round) -> None:
+            progress.finished(_line(case, found, scenario.measure.rounds))
+
+        runner = Runner(plan, scenario.measure, environment["device"]["type"], journal, progress.doing, finished)
+        try:
+            runner.run()
+        except KeyboardInterrupt:
+            interrupted = True
+    run = run.model_copy(update={"finished": utc_now(), "interrupted": interrupted})
+    result = assemble(plan, run, environment, journal)
+    return Finished(result, _write(result, journal, interrupted=interrupted), interrupted)
+
+
+def plan_here(scenario: Scenario, environment: dict[str, Any]) -> Plan:
+    """The plan of a scenario on the device that was found."""
+    device = environment["device"]
+    cuda = device["type"] == "cuda"
+    sheet = lookup(device["name"]) if cuda else None
+    return make_plan(
+        scenario,
+        hardware=Hardware(sheet) if sheet else None,
+        available_bytes=device["available_bytes"] if cuda else available_memory_bytes(),
+        cache_bytes=device["cache_bytes"] or 0,
+    )
+
+
+def _describe(scenario: Scenario, plan: Plan, environment: dict[str, Any]) -> Run:
+    sha, dirty = git_state()
+    return Run(
+        scenario=scenario.name,
+        description=scenario.description,
+        scenario_text=scenario.text,
+        scenario_hash=hashlib.sha256(scenario.text.encode()).hexdigest()[:16],
+        source=scenario.source,
+        overrides=list(scenario.overrides),
+        command=shlex.join(["membench", *sys.argv[1:]]),
+        started=utc_now(),
+        membench_version=__version__,
+        method_version=METHOD_VERSION,
+        git_sha=sha,
+        git_dirty=dirty,
+        device=environment["device"]["type"],
+        ranks=plan.ranks,
+        ranks_reason=plan.ranks_reason,
+        rounds=scenario.measure.rounds,
+        link_gb_s=plan.link_gb_s,
+    )
+
+
+def _open_journal(
+    output: Path, scenario: Scenario, run: Run, environment: dict[str, Any], *, resume: bool
+) -> Journal:
+    if resume:
+        found = newest_journal(output, scenario.name)
+        if found is None:
+            raise UsageError(f"--resume: {output} holds no interrupted run of {scenario.name}")
+        journal, before, then = Journal.read(found)
+        if then["fingerprint"] != environment["fingerprint"]:
+            raise UsageError(f"--resume: {found.name} was measured on {then['device']['name']}, not on this device")
+        if before.method_version != METHOD_VERSION:
+            raise UsageError(f"--resume: {found.name} was measured by another version of the method; start anew")
+        return journal
+    stem = result_stem(scenario.name, environment["device"], run.started, run.git_sha)
+    return Journal.create(output / f"{stem}{SUFFIX}", run, environment)
+
+
+def _write(result: ResultFile, journal: Journal, *, interrupted: bool) -> Path | None:
+    """The result file; in the temporary folder if its own cannot be written, on standard error if none can."""
+    stem = journal.path.name.removesuffix(SUFFIX)
+    for folder in (journal.path.parent, Path(tempfile.gettempdir())):
+        path = result_path(folder, stem)
+        try:
+            write_result(result, path)
+        except OSError as error:
+            print(f"membench: {path} cannot be written ({error.strerror})", file=sys.stderr)
+            continue
+        if not interrupted:
+            journal.remove()
+        return path
+    print(strict_json(result.model_dump(mode="json")), file=sys.stderr)
+    return None
+
+
+def _announcement(plan: Plan, environment: dict[str, Any], scenario: Scenario, left: int) -> str:
+    device = environment["device"]
+    ranks = f", one rank of P = {plan.ranks} ({plan.ranks_reason})" if plan.ranks > 1 else ""
+    skipped = len(plan.cases) - len(plan.runnable)
+    also = f", {skipped} skipped" if skipped else ""
+    rounds = scenario.measure.rounds
+    return f"{plan.scenario} on {device['name']}{ranks}: {left} measurements in {rounds} round(s){also}"
+
+
+def _line(case: Case, found: Round, rounds: int) -> str:
+    name = f"{case.arm} {case.mode}" + (f" {case.optimizer}" if case.optimizer else "") + f" x{case.tokens}"
+    number = f" round {found.number + 1}/{rounds}" if rounds > 1 else ""
+    if found.status != "ok":
+        return f"{name}{number}: {found.status}: {found.reason}"
+    return f"{name}{number}: {1e3 * statistics.median(found.samples_s):.3g} ms ({len(found.samples_s)} samples)"

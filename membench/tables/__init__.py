@@ -1,0 +1,1 @@
+"""Plans and records as tables. Touches no device."""

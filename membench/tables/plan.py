@@ -1,0 +1,154 @@
+"""A plan as two tables: what the arms are, and what each case would need and take."""
+
+from typing import Any
+
+from layers.spec.quantities import format_quantity
+from membench.plan import Plan, PlannedCase
+from membench.tables.render import Column, Table, plain
+
+_ARM_DIMENSIONS = (
+    "ffn_hidden",
+    "num_keys",
+    "heads",
+    "key_dim",
+    "num_experts",
+    "expert_hidden",
+    "top_k",
+    "shared_hidden",
+    "companion_hidden",
+)
+
+
+def plan_tables(plan: Plan) -> list[Table]:
+    """The arms with their budgets, then the cases with memory and predicted time."""
+    return [_arms_table(plan), _cases_table(plan)]
+
+
+def _arms_table(plan: Plan) -> Table:
+    columns = [
+        Column("arm", right=False),
+        *_point_columns(plan),
+        Column("dimensions", right=False),
+        Column("params", format_quantity),
+        Column("params asked", format_quantity),
+        Column("active params", format_quantity),
+        Column("FLOPs/token", format_quantity),
+        Column("FLOPs asked", format_quantity),
+        Column("notes", right=False),
+    ]
+    rows: dict[str, list[Any]] = {}
+    for planned in plan.cases:
+        layer = planned.case.layer
+        rows.setdefault(
+            f"{planned.case.arm} {layer.model_dump_json()}",
+            [
+                planned.case.arm,
+                *_point_values(plan, planned),
+                _dimensions(layer.model_dump()),
+                planned.achieved.get("params"),
+                planned.asked.get("params"),
+                planned.active_params,
+                planned.achieved.get("flops_per_token"),
+                planned.asked.get("flops_per_token"),
+                "; ".join([*planned.labels, *planned.notes, *_other_budgets(planned)]),
+            ],
+        )
+    shrunk = "" if plan.scale == 1 else f" Parameters scaled by {plan.scale:g} to fit."
+    return Table(
+        f"{plan.scenario}: {plan.description}".removesuffix(": "), shrunk.strip(), columns, list(rows.values())
+    )
+
+
+def _cases_table(plan: Plan) -> Table:
+    columns = [
+        Column("arm", right=False),
+        Column("mode", right=False),
+        *_point_columns(plan),
+        Column("tokens"),
+        Column("GFLOP", _giga),
+        Column("DRAM GB", _giga),
+        Column("weights GB", _giga),
+        Column("gradients GB", _giga),
+        Column("optimizer GB", _giga),
+        Column("activations GB", _giga),
+        Column("compute ms", _milliseconds),
+        Column("communication ms", _milliseconds),
+        Column("sum ms", _milliseconds),
+        Column("runs", right=False),
+    ]
+    return Table("Cases, one rank of each", _caption(plan), columns, [_case_row(plan, each) for each in plan.cases])
+
+
+def _case_row(plan: Plan, planned: PlannedCase) -> list[Any]:
+    case, memory = planned.case, planned.memory_bytes or {}
+    compute_ms, communication_ms = planned.predicted_ms, planned.communication_ms
+    total_ms = None if compute_ms is None or communication_ms is None else compute_ms + communication_ms
+    return [
+        case.arm,
+        case.mode if case.optimizer is None else f"{case.mode} {case.optimizer}",
+        *_point_values(plan, planned),
+        case.tokens,
+        planned.flops,
+        planned.bytes_dram_expected,
+        *(memory.get(part) for part in ("weights", "gradients", "optimizer", "activations")),
+        compute_ms,
+        communication_ms,
+        total_ms,
+        "yes" if planned.skipped is None else f"no: {planned.skipped}",
+    ]
+
+
+def _caption(plan: Plan) -> str:
+    link = "unknown" if plan.link_gb_s is None else f"{plan.link_gb_s:g} GB/s a rank"
+    memory = "unknown" if plan.available_bytes is None else f"{plan.available_bytes / 1e9:.1f} GB"
+    hardware = plan.hardware or "this machine, whose peaks are measured by a run"
+    return (
+        f"P = {plan.ranks} ranks ({plan.ranks_reason}), memory of one {memory}, link {link}. "
+        f"Hardware: {hardware}. Rows read and experts used are expectations; time is a roofline's."
+    )
+
+
+def _point_columns(plan: Plan) -> list[Column]:
+    return [Column(key, right=False) for key in _swept(plan)]
+
+
+def _point_values(plan: Plan, planned: PlannedCase) -> list[Any]:
+    return [_swept_value(planned.point.get(key)) for key in _swept(plan)]
+
+
+def _swept(plan: Plan) -> list[str]:
+    """The swept keys that no other column shows."""
+    keys = dict.fromkeys(key for planned in plan.cases for key in planned.point)
+    return [key for key in keys if key != "workload.tokens"]
+
+
+def _swept_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items())
+    return plain(value)
+
+
+def _dimensions(layer: dict[str, Any]) -> str:
+    """The dimensions that make the size of a layer; a key count as the square it is."""
+    parts = [layer["kind"]]
+    for name in _ARM_DIMENSIONS:
+        if value := layer.get(name):
+            parts.append(f"{name} {round(value**0.5)}²" if name == "num_keys" else f"{name} {value}")
+    return ", ".join(parts)
+
+
+def _other_budgets(planned: PlannedCase) -> list[str]:
+    """Budgets that have no column, asked and achieved."""
+    return [
+        f"{name} {format_quantity(planned.achieved[name])} (asked {format_quantity(asked)})"
+        for name, asked in planned.asked.items()
+        if name not in ("params", "flops_per_token")
+    ]
+
+
+def _giga(value: float | None) -> str:
+    return "-" if value is None else "0" if value == 0 else f"{value / 1e9:.3g}"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else "0" if value == 0 else f"{value:.3g}"

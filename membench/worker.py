@@ -1,0 +1,142 @@
+"""A process of its own: builds one layer, measures its cases, says what happened line by line.
+
+Reads a job (JSON) from standard input and writes one JSON event a line to standard output:
+``{"event": "progress" | "ceilings" | "built" | "case" | "done", …}``. Whatever else prints,
+prints to standard error. The parent may kill it at any time; nothing is lost but its case.
+"""
+
+import json
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from pydantic import BaseModel
+
+from membench.case import Case
+from membench.device import last_level_cache_bytes, usable_cores
+
+
+class Job(BaseModel):
+    """What one process is asked to measure: cases that share one build."""
+
+    device: str
+    threads: int | None = None
+    cases: list[Case]
+    min_samples: int
+    floor_samples: int
+    max_seconds: float
+    warmup_seconds: float
+    implementations: list[str]
+
+
+class Events:
+    """Writes events to the parent; standard output now means standard error."""
+
+    def __init__(self) -> None:
+        self._stream: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+
+    def send(self, event: str, **facts: Any) -> None:
+        self._stream.write(json.dumps({"event": event, **facts}, allow_nan=False) + "\n")
+
+
+def prepare_process(threads: int | None) -> int:
+    """Pin threads to cores, and be the one the kernel kills when memory runs out. Returns the threads."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    cores = usable_cores()
+    count = min(threads or len(cores), len(cores))
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, set(cores[:count]))
+    import torch
+
+    torch.set_num_threads(count)
+    return count
+
+
+def run(job: Job, events: Events) -> None:
+    """Measure every case of the job."""
+    threads = prepare_process(job.threads)
+    import torch
+
+    from layers.build import build
+    from layers.layer import torch_dtype
+    from membench.measure.ceilings import Ceilings, matmul_ceiling, random_row_ceiling, stream_ceilings
+    from membench.measure.time import Clock, Sampling
+    from membench.measurement import CaseMeasurement
+
+    if job.device == "cuda":
+        cache_bytes = torch.cuda.get_device_properties(0).L2_cache_size
+    else:
+        cache_bytes = last_level_cache_bytes() or 0
+    clock, first = Clock(job.device), job.cases[0]
+    begin = time.perf_counter()
+    events.send("progress", doing="ceilings")
+    copied, read = stream_ceilings(clock, cache_bytes)
+    flops = matmul_ceiling(clock, torch_dtype(first.layer.dtype))
+    after_ceilings = time.perf_counter()
+    events.send("progress", doing="building")
+    layer = build(first.layer, ranks=first.ranks, device=job.device, seed=first.seed)
+    built = time.perf_counter()
+    tables = layer.tables()
+    rows = random_row_ceiling(clock, tables[0].weight) if tables else None
+    ceilings = Ceilings(
+        copy_bytes_per_s=copied,
+        read_bytes_per_s=read,
+        random_row_bytes_per_s=rows,
+        random_row_bytes=tables[0].weight.shape[1] * tables[0].weight.element_size() if tables else None,
+        matmul_flops_per_s=flops,
+        matmul_dtype=first.layer.dtype,
+    )
+    events.send(
+        "built",
+        ceilings=ceilings.as_json(),
+        threads=threads,
+        huge_pages=tables[0].huge_pages if tables else None,
+        seconds={
+            "ceilings": after_ceilings - begin + time.perf_counter() - built,
+            "build": built - after_ceilings,
+        },
+    )
+    measurement = CaseMeasurement(
+        layer, clock, cache_bytes, lambda doing: events.send("progress", doing=doing)
+    )
+    sampling = Sampling(job.min_samples, job.floor_samples, job.max_seconds, job.warmup_seconds)
+    for case in job.cases:
+        events.send("case_started", id=case.id)
+        try:
+            found = measurement.run(case, sampling, job.implementations)
+            events.send("case", id=case.id, status="ok", reason=None, found=found)
+        except (RuntimeError, ValueError, MemoryError) as error:
+            status, reason = classify(error)
+            events.send("case", id=case.id, status=status, reason=reason, found=None)
+    events.send("done")
+
+
+def classify(error: BaseException) -> tuple[str, str]:
+    """(status, reason) of a failed case: ``oom`` for memory, else ``error``; the reason is one line."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    low_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if low_memory or "can't allocate memory" in text or "out of memory" in text.lower():
+        return "oom", text
+    return "error", f"{type(error).__name__}: {text}" if not text.startswith("wrong answer") else text
+
+
+def main() -> int:
+    """Entry point: the job on standard input."""
+    events = Events()
+    job = Job.model_validate_json(sys.stdin.read())
+    try:
+        run(job, events)
+    except (RuntimeError, ValueError, MemoryError, OSError) as error:
+        status, reason = classify(error)
+        events.send("failed", status=status, reason=reason)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""One worker process, watched: its events as they come, and an end when it hangs."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+_LAST_WORDS = 400  # characters of standard error kept as a reason
+
+# glibc's malloc keeps freed blocks, on huge pages, instead of returning them, as the CUDA allocator
+# does: else every backward pays page faults for gradients that the last one had already paid for.
+_ALLOCATOR = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**40}:glibc.malloc.hugetlb=1"}
+
+
+class WorkerDied(RuntimeError):
+    """The process ended without saying that it was done."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+class WorkerProcess:
+    """``python -m membench.worker`` on one job. A context manager: leaving it ends the process."""
+
+    def __init__(self, job_json: str, threads: int | None) -> None:
+        environment = {**os.environ, **_ALLOCATOR, "OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}
+        if threads:
+            environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self._errors = tempfile.TemporaryFile(mode="w+", errors="replace")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "membench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(job_json)
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it died at once; events() says why
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def events(self, timeout_seconds: float) -> Iterator[dict[str, Any]]:
+        """Events until ``done``.
+
+        Raises:
+            WorkerDied: it was killed (status ``oom`` where the kernel did it), failed, or no
+                event came for ``timeout_seconds`` (status ``timeout``).
+        """
+        while True:
+            try:
+                line = self._lines.get(timeout=timeout_seconds)
+            except queue.Empty:
+                self.kill()
+                raise WorkerDied("timeout", f"no progress for {timeout_seconds:g} s; the process was ended") from None
+            if line is None:
+                raise self._death()
+            event = json.loads(line)
+            if event["event"] == "failed":
+                raise WorkerDied(event["status"], event["reason"])
+            yield event
+            if event["event"] == "done":
+                return
+
+    def _death(self) -> WorkerDied:
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return WorkerDied("oom", "the process was killed from outside, most likely for memory")
+        self._errors.seek(0)
+        words = [line for line in self._errors.read()[-_LAST_WORDS:].splitlines() if line.strip()]
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return WorkerDied("error", f"the process ended with {how}" + (f": {words[-1].strip()}" if words else ""))
+
+    def kill(self) -> None:
+        """End the process and whatever it started."""
+        if self._process.poll() is None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self._process.wait()
+
+    def __enter__(self) -> "WorkerProcess":
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        self.kill()
+        self._errors.close()
