@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 from layers.spec import spec_from
 
 if TYPE_CHECKING:
-    from layers.build import build
+    from layers.factory import build
     from layers.layer import Layer, Routing, Selection
     from layers.value_table import RowGradient, ValueTable
-    from layers.verify import Verification, verify
+    from layers.verification import Verification, verify
 
 _LAZY = {
-    "build": "layers.build",
+    "build": "layers.factory",
     "Layer": "layers.layer",
     "Routing": "layers.layer",
     "Selection": "layers.layer",
     "RowGradient": "layers.value_table",
     "ValueTable": "layers.value_table",
-    "Verification": "layers.verify",
-    "verify": "layers.verify",
+    "Verification": "layers.verification",
+    "verify": "layers.verification",
 }
 
 __all__ = [

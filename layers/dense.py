@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from layers.layer import Layer, Routing, torch_dtype
 from layers.kernels.swiglu import swiglu
+from layers.layer import Layer, Routing, torch_dtype
 from layers.spec import DenseSpec
 from layers.swiglu import swiglu_parameters
 

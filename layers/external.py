@@ -1,6 +1,8 @@
 """A layer of somebody else's behind the face of ours."""
 
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ class External(Layer):
         return self.module(x)
 
 
-def load_factory(name: str):  # noqa: ANN201 - whatever callable somebody else wrote
+def load_factory(name: str) -> Callable[..., Any]:
     """The callable that ``package.module:function`` names.
 
     Raises:
@@ -42,7 +44,7 @@ def load_factory(name: str):  # noqa: ANN201 - whatever callable somebody else w
     """
     module_name, _, function = name.partition(":")
     try:
-        found = import_module(module_name)
+        found: Any = import_module(module_name)
         for part in function.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:

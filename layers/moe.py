@@ -135,8 +135,13 @@ class MoE(Layer):
 
 
 def top(scores: Tensor, k: int) -> Tensor:
-    """(…, k) int64: where the k highest scores are, best first; of equal ones the lower index first.
+    """(…, k) int64: where the k highest of fp32 scores are, best first; of equal ones the lower index first.
 
-    ``torch.topk`` leaves ties undefined.
+    ``torch.topk`` leaves ties undefined and a stable sort takes three times as long, so topk gets
+    keys without ties: the score's bits, ordered as integers, above the negated index.
     """
-    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    bits = (scores + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0, its equal
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of negative floats the larger bits are the smaller
+    last = scores.shape[-1] - 1
+    tie_break = torch.arange(last, -1, -1, device=scores.device)
+    return ((ordered.long() << 32) | tie_break).topk(k, dim=-1).indices

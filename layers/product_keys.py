@@ -58,7 +58,7 @@ class RetrievalLayer(Layer):
             # (q∘s)·(k∘t) = (q∘s∘t)·k: both scales go to the queries, of which there are fewer.
             scale = self.query_scale.float() * self.key_scale.float()
             halves = functional.rms_norm(halves, halves.shape[-1:], eps=EPS) * scale.view(2, -1)
-        return key_scores(halves, self.keys, spec.qk_norm, EPS)
+        return key_scores(halves, self.keys, normalized=spec.qk_norm, eps=EPS)
 
     def select(self, x: Tensor) -> Selection:
         """The best k rows of every head, best first, with the softmax of their scores."""
@@ -79,7 +79,7 @@ class RetrievalLayer(Layer):
         remote = routing.remote
         fits = isinstance(remote, RemoteLookups) if self.ranks > 1 else remote is None
         if not fits:
-            raise ValueError(f"{self.ranks} ranks: a share of a table needs the others' RemoteLookups, a whole one none")
+            raise ValueError(f"{self.ranks} ranks: a share of a table needs the others' RemoteLookups, a whole none")
         rows = selection.indices if routing.selected is None else routing.selected
         weights = selection.weights
         if not isinstance(remote, RemoteLookups):

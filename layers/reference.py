@@ -112,9 +112,7 @@ def half_scores(spec: RetrievalSpec, w: Weights, x: Tensor) -> tuple[Tensor, Ten
     if spec.qk_norm:
         halves = rms_norm(halves, w["query_scale"].view(2, dk // 2))
         keys = rms_norm(keys, w["key_scale"].view(2, 1, dk // 2))
-    scores = [
-        torch.stack([halves[:, head, half] @ keys[head, half].T for head in range(H)], dim=1) for half in (0, 1)
-    ]
+    scores = [torch.stack([halves[:, head, half] @ keys[head, half].T for head in range(H)], dim=1) for half in (0, 1)]
     return scores[0], scores[1]
 
 

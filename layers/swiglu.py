@@ -42,9 +42,7 @@ class SwiGLU(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.gate_up, self.down = swiglu_parameters(
-            model_dim, hidden, device=device, dtype=dtype, generator=generator
-        )
+        self.gate_up, self.down = swiglu_parameters(model_dim, hidden, device=device, dtype=dtype, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """y (B, d) of x (B, d)."""

@@ -3,6 +3,7 @@
 Letters: N rows, D columns, B tokens, L lookups a token, U distinct rows read.
 """
 
+import contextlib
 import mmap
 import re
 import sys
@@ -99,7 +100,7 @@ class _Bag(torch.autograd.Function):
         dy = dy.contiguous()
         ctx.table.accumulate(RowGradient(runs.rows, row_gradient(runs, weights, dy)))
         wanted = ctx.needs_input_grad[2]
-        return None, None, row_dots(ctx.table.weight, ctx.lookups.rows, dy) if wanted else None, None
+        return None, None, row_dots(ctx.table.weight, ctx.lookups, dy) if wanted else None, None
 
 
 class _Dots(torch.autograd.Function):
@@ -107,7 +108,7 @@ class _Dots(torch.autograd.Function):
     def forward(ctx: Any, table: ValueTable, lookups: Lookups, tokens: Tensor, anchor: Tensor) -> Tensor:
         ctx.table, ctx.lookups = table, lookups
         ctx.save_for_backward(tokens)
-        return row_dots(table.weight, lookups.rows, tokens)
+        return row_dots(table.weight, lookups, tokens)
 
     @staticmethod
     @once_differentiable
@@ -125,23 +126,22 @@ def _allocate(num_rows: int, columns: int, dtype: torch.dtype, device: torch.dev
     if sys.platform != "linux" or device.type != "cpu" or num_bytes < HUGE_PAGE_BYTES:
         return torch.empty(num_rows, columns, dtype=dtype, device=device)
     memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
+    with contextlib.suppress(OSError):  # a kernel without transparent huge pages: the mapping serves all the same
         memory.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:  # a kernel without transparent huge pages; the mapping serves all the same
-        pass
     return torch.frombuffer(memory, dtype=dtype).view(num_rows, columns)
 
 
 def _on_huge_pages(tensor: Tensor) -> bool:
-    """Whether most of a touched tensor lies on huge pages, by the kernel's own account."""
+    """Whether most of a touched tensor's mapping lies on huge pages, by the kernel's own account."""
     try:
         account = Path("/proc/self/smaps").read_text()
     except OSError:
         return False
-    start, num_bytes = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+    start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
     mappings = re.finditer(r"^([0-9a-f]+)-([0-9a-f]+) .*?^AnonHugePages: +(\d+) kB", account, re.MULTILINE | re.DOTALL)
-    held = sum(
-        int(kib) * 1024 for low, high, kib in (m.groups() for m in mappings)
-        if int(low, 16) < start + num_bytes and int(high, 16) > start
-    )
-    return held > num_bytes // 2
+    mapped = huge = 0
+    for low, high, kib in (mapping.groups() for mapping in mappings):
+        if int(low, 16) < end and int(high, 16) > start:
+            mapped += int(high, 16) - int(low, 16)
+            huge += int(kib) * 1024
+    return 2 * huge > mapped

@@ -57,7 +57,7 @@ def arm_from(name: str, raw: Any, defaults: dict[str, Any]) -> Arm:
     try:
         probe = with_placeholders(kind, given)
     except ValidationError as error:
-        raise usage_error(error, kind, key) from None
+        raise usage_error(error, kind, key, hidden=("kind", "factory")) from None
     return Arm(name, kind, {field: getattr(probe, field) for field in given}, budgets)
 
 
@@ -80,6 +80,6 @@ def _kind_of(layer: Any, key: str) -> tuple[type[Spec], dict[str, str]]:
 
 def _budgets_from(raw: Any, key: str) -> Budgets:
     try:
-        return Budgets.model_validate(raw)
+        return Budgets.model_validate(raw, strict=True)
     except ValidationError as error:
         raise usage_error(error, Budgets, key) from None

@@ -120,16 +120,21 @@ def _check_missing(kind: type[Spec], given: dict[str, Any], solved: set[str]) ->
 def _choose(spec: Spec, ask: Ask, dimensions: list[FreeDimension]) -> Spec:
     """``spec`` with these dimensions chosen for one ask, the others as they are.
 
-    A coarse dimension is rounded down where a later one can take the remainder.
+    A coarse dimension is rounded down and a later one takes the remainder, unless rounded
+    up and without a remainder it is as near.
     """
-    for index, dimension in enumerate(dimensions):
-        rest = {later.name: later.minimum for later in dimensions[index + 1 :]}
-        spec = spec.model_copy(update=rest)
-        below, above = _neighbours(spec, dimension, ask)
-        misses = [abs(ask.achieved(_with(spec, dimension, value)) - ask.value) for value in (below, above)]
-        round_up = misses[1] < misses[0] and not (dimension.coarse and rest)
-        spec = _with(spec, dimension, above if round_up else below)
-    return spec
+    if not dimensions:
+        return spec
+
+    def miss(candidate: Spec) -> float:
+        return abs(ask.achieved(candidate) - ask.value)
+
+    first, rest = dimensions[0], dimensions[1:]
+    spec = spec.model_copy(update={later.name: later.minimum for later in rest})
+    below, above = (_with(spec, first, value) for value in _neighbours(spec, first, ask))
+    if first.coarse and rest:
+        return min(above, _choose(below, ask, rest), key=miss)
+    return _choose(min(below, above, key=miss), ask, rest)
 
 
 def _neighbours(spec: Spec, dimension: FreeDimension, ask: Ask) -> tuple[int, int]:

@@ -97,7 +97,7 @@ class _Solver:
             given, latency_ms = self.given_for_latency(arm, given, budgets)
             spec = solve(arm.kind, given, asks)
         except BudgetError as error:
-            raise _blamed(arm, error) from None
+            raise self.blamed(arm, error) from None
         sizes = {name: quantity(spec, name) for name in ("flops_per_token", "params")}
         labels = spec.labels
         if isinstance(spec, MoESpec) and "num_experts" not in arm.given:
@@ -153,11 +153,12 @@ class _Solver:
         )
         return {**given, name: value}, {"latency_ms": latency_ms}
 
-
-def _blamed(arm: Arm, error: BudgetError) -> UsageError:
-    """The error with the key that states the budget: the arm's own, or the scenario's."""
-    if not error.budget:
-        return UsageError(str(error), key=f"arms.{arm.name}")
-    if arm.budgets is None:
-        return UsageError(f"arm {arm.name}: {error}", key=f"budgets.{error.budget}")
-    return UsageError(str(error), key=f"arms.{arm.name}.budgets.{error.budget}")
+    def blamed(self, arm: Arm, error: BudgetError) -> UsageError:
+        """The error with the key that states the budget: the arm's own, or the scenario's."""
+        if self.scale != 1.0:
+            return UsageError(f"arm {arm.name} cannot shrink to {self.scale:g}: {error}", key="fit.policy")
+        if not error.budget:
+            return UsageError(str(error), key=f"arms.{arm.name}")
+        if arm.budgets is None:
+            return UsageError(f"arm {arm.name}: {error}", key=f"budgets.{error.budget}")
+        return UsageError(str(error), key=f"arms.{arm.name}.budgets.{error.budget}")

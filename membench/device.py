@@ -33,12 +33,16 @@ def meminfo_bytes(key: str) -> int | None:
 
 
 def available_memory_bytes() -> int | None:
-    """Host memory that a new process could take: what is free, or less where a cgroup caps it."""
+    """Host memory that a new process could take: what is free, or less where a cgroup caps it.
+
+    The cgroup counts the page cache as used; its inactive part would be given up.
+    """
     available = meminfo_bytes("MemAvailable")
     limit = read_text("/sys/fs/cgroup/memory.max")
     used = read_text("/sys/fs/cgroup/memory.current")
     if limit and used and limit.isdigit() and used.isdigit():
-        room = int(limit) - int(used)
+        cached = re.search(r"^inactive_file (\d+)$", read_text("/sys/fs/cgroup/memory.stat") or "", re.MULTILINE)
+        room = int(limit) - int(used) + (int(cached.group(1)) if cached else 0)
         return room if available is None else min(room, available)
     return available
 

@@ -1,7 +1,7 @@
 """Bad input as one line: the file, the key, the value and what would be right."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args, get_origin
 
@@ -9,6 +9,15 @@ from pydantic import BaseModel, ValidationError
 
 _MAX_VALUE_CHARS = 60
 _MAX_LINE_CHARS = 600
+
+_PLAIN_PROBLEMS = {
+    "missing": "is missing",
+    "model_type": "should be a mapping of keys to values, not {value}",
+    "model_attributes_type": "should be a mapping of keys to values, not {value}",
+    "dict_type": "should be a mapping of keys to values, not {value}",
+    "too_short": "should not be empty",
+    "string_pattern_mismatch": "should be made of letters, digits, _, . and -, not {value}",
+}
 
 
 class UsageError(ValueError):
@@ -55,27 +64,30 @@ def suggestion(word: object, known: Iterable[str]) -> str:
     return f"known are {', '.join(words)}" if words else "none is known here"
 
 
-def usage_error(error: ValidationError, model: type[BaseModel], key: str = "") -> UsageError:
-    """The first problem of a pydantic error as a UsageError; the others are counted.
+def usage_error(
+    error: ValidationError, model: type[BaseModel], key: str = "", hidden: Collection[str] = ()
+) -> UsageError:
+    """The most telling problem of a pydantic error as a UsageError; the others are counted.
 
     Args:
         error: what validating ``model`` raised.
         model: looked up for the known keys where one is unknown.
         key: dotted key of the part that was validated.
+        hidden: fields of ``model`` that are no keys of a scenario.
     """
-    problems = error.errors(include_url=False)
+    # An unknown key first: a key that is missing is often the same key misspelt.
+    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
-    location, kind = first["loc"], first["type"]
+    location, kind, value = first["loc"], first["type"], shown(first["input"])
     if kind == "extra_forbidden":
-        problem = f"unknown key; {suggestion(location[-1], _known_keys(model, location[:-1]))}"
-    elif kind == "missing":
-        problem = "is missing"
-    elif kind in ("model_type", "dict_type", "model_attributes_type"):
-        problem = f"should be a mapping of keys to values, not {shown(first['input'])}"
+        known = [name for name in _known_keys(model, location[:-1]) if name not in hidden]
+        problem = f"unknown key; {suggestion(location[-1], known)}"
+    elif kind == "value_error":
+        problem = first["msg"].removeprefix("Value error, ")
+    elif kind in _PLAIN_PROBLEMS:
+        problem = _PLAIN_PROBLEMS[kind].format(value=value)
     else:
-        problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        if kind != "value_error":
-            problem = f"{problem}, not {shown(first['input'])}"
+        problem = f"{first['msg'].removeprefix('Input ')}, not {value}"
     if len(problems) > 1:
         problem = f"{problem} (and {len(problems) - 1} more)"
     return UsageError(problem, key=_dotted(key, location))

@@ -88,7 +88,15 @@ def fit(
     Raises:
         UsageError: no P, or no scale, makes everything fit.
     """
-    if settings.policy == "rank" and settings.ranks == "auto" and devices == 1:
+    splits = settings.policy == "rank" and settings.ranks == "auto" and devices == 1
+    alone = PROCESS_BYTES + CHECK_BYTES
+    if available_bytes is not None and available_bytes < alone and (splits or settings.policy == "shrink"):
+        raise UsageError(
+            f"{available_bytes / 1e9:.1f} GB are available, and a process takes {alone / 1e9:.1f} GB beside the layer: "
+            "free or allow more",
+            key="fit.memory",
+        )
+    if splits:
         ranks = _least_ranks(works, available_bytes)
         return Fitted(ranks, "least power of two that fits everything", 1.0, works)
     ranks, reason = _stated_ranks(settings, devices)
@@ -107,17 +115,19 @@ def _stated_ranks(settings: Fit, devices: int) -> tuple[int, str]:
 
 def _least_ranks(works: list[Work], available_bytes: float | None) -> int:
     """The least power of two at which nothing is refused."""
-    fewest: list[str] | None = None
+    reasons: list[str] = []
+    blocker: list[Work] = []  # what was refused last is asked first
     ranks = 1
     while ranks <= MAX_RANKS:
-        refused = [f"{work.arm.name} {reason}" for work in works if (reason := refusal(work, ranks, available_bytes))]
-        if not refused:
+        refusals = ((work, refusal(work, ranks, available_bytes)) for work in [*blocker, *works])
+        refused = next(((work, reason) for work, reason in refusals if reason), None)
+        if refused is None:
             return ranks
-        if fewest is None or len(refused) < len(fewest):
-            fewest = refused
+        blocker = [refused[0]]
+        reasons.append(f"{refused[0].arm.name} {refused[1]}")
         ranks *= 2
     raise UsageError(
-        f"no number of ranks makes everything fit ({fewest[0] if fewest else ''}): allow more memory, "
+        f"no number of ranks makes everything fit ({reasons[0]}; {reasons[-1]}): allow more memory, "
         "pin fit.ranks, or use fit.policy skip",
         key="fit.ranks",
     )

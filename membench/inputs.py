@@ -125,7 +125,9 @@ def _from_trace(routing: RoutingConfig, shape: tuple[int, ...], limit: int, inde
         raise ValueError(f"routing.trace {routing.trace}: not a readable .npy file ({error})") from error
     if recorded.ndim != len(shape) or recorded.shape[1:] != shape[1:] or recorded.dtype.kind not in "iu":
         wanted = " x ".join(["T", *map(str, shape[1:])])
-        raise ValueError(f"routing.trace {routing.trace}: wants integers {wanted}, has {recorded.dtype} {recorded.shape}")
+        raise ValueError(
+            f"routing.trace {routing.trace}: wants integers {wanted}, has {recorded.dtype} {recorded.shape}"
+        )
     if not len(recorded) or recorded.min() < 0 or recorded.max() >= limit:
         raise ValueError(f"routing.trace {routing.trace}: indices must lie in 0 … {limit - 1}")
     rows = (np.arange(shape[0]) + index * shape[0]) % len(recorded)

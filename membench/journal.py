@@ -52,7 +52,11 @@ class Journal:
         """
         journal = cls(path)
         try:
-            lines = path.read_text(errors="replace").splitlines()
+            text = path.read_text(errors="replace")
+            if text and not text.endswith("\n"):
+                with path.open("a") as stream:
+                    stream.write("\n")  # so that the next round does not join the line that was cut
+            lines = text.splitlines()
             head = json.loads(lines[0])
             run, environment = Run.model_validate(head["run"]), head["environment"]
         except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
@@ -86,7 +90,7 @@ class Journal:
 
     def _append(self, entry: dict[str, Any]) -> None:
         try:
-            with open(self.path, "a") as stream:
+            with self.path.open("a") as stream:
                 stream.write(json.dumps(entry, allow_nan=False) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())

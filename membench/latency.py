@@ -19,6 +19,7 @@ from membench.errors import UsageError
 from membench.targets import Latency
 
 _BUDGET = "latency_ms"
+_ROUNDING = 1e-9  # of logarithms taken and undone
 
 
 def latency_dimension(kind: type[Spec], taken: set[str]) -> FreeDimension:
@@ -62,7 +63,7 @@ def dimension_for_latency(
             _BUDGET, f"{len(points)} measured sizes of {dimension.name} match this arm ({where}); measure at least 2"
         )
     (least, least_ms), (most, most_ms) = points[0], points[-1]
-    if not least_ms <= budget.value <= most_ms:
+    if not least_ms * (1 - _ROUNDING) <= budget.value <= most_ms * (1 + _ROUNDING):
         raise BudgetError(
             _BUDGET,
             f"asked {budget.value:g} ms, measured is {least_ms:.4g} to {most_ms:.4g} ms ({dimension.name} {least:g} "

@@ -1,7 +1,11 @@
 """The ``layers`` package under membench's name: ``from membench.layers import build``."""
 
-from layers import __all__ as _names
-from layers import __getattr__, spec_from
+from typing import Any
 
-__all__ = [*_names]  # pyright: ignore[reportUnsupportedDunderAll]
-_ = (spec_from, __getattr__)
+import layers as _layers
+
+__all__ = _layers.__all__  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(_layers, name)

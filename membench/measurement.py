@@ -12,7 +12,7 @@ from torch import Tensor
 from layers.layer import Layer
 from layers.optim import LayerOptimizer
 from layers.spec import Cost, ExternalSpec, Mode, has_backward
-from layers.verify import Verification, verify
+from layers.verification import Verification, verify
 from membench.case import Case
 from membench.implementations import Call, implementation
 from membench.inputs import Input, make_inputs, pool_size
@@ -201,7 +201,10 @@ class CaseMeasurement:
                 tried[name] = {"latency_ms": 1e3 * seconds if len(names) > 1 else None, "error": None}
             except (RuntimeError, ValueError) as error:
                 failure = error
-                tried[name] = {"latency_ms": None, "error": (str(error).strip() or type(error).__name__).splitlines()[0]}
+                tried[name] = {
+                    "latency_ms": None,
+                    "error": (str(error).strip() or type(error).__name__).splitlines()[0],
+                }
         if not usable:
             assert failure is not None
             raise failure
@@ -228,9 +231,7 @@ class CaseMeasurement:
             )
         return {"source": source, **cost_json(cost)}
 
-    def _memory(
-        self, case: Case, step: Step, first: Input, optimizer: LayerOptimizer | None
-    ) -> dict[str, int | None]:
+    def _memory(self, case: Case, step: Step, first: Input, optimizer: LayerOptimizer | None) -> dict[str, int | None]:
         device = self.clock.device
         self.layer.zero_gradients()
         saved = 0
@@ -303,4 +304,3 @@ def _reference(found: Verification | None) -> dict[str, Any] | None:
         "selection_shortfall": found.selection_shortfall,
         "tolerance": found.tolerance,
     }
-

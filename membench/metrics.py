@@ -11,6 +11,10 @@ from membench.case import Case
 from membench.records import Record, Round
 
 FLAG_ABOVE = 1.05  # a utilization above this says the ceiling or the count is wrong
+_ABOVE_ONE = {
+    "mfu": "the machine was slower while its matmul ceiling was measured",
+    "mbu": "caches served what was counted as memory traffic",
+}
 
 
 def quantile(values: list[float], q: float) -> float:
@@ -111,10 +115,10 @@ def _worst_error(r: Round) -> float | None:
 def flags_of(record: Record) -> list[str]:
     """What a reader should distrust: utilizations above one, unsteady or unchecked measurements."""
     flags = []
-    for name in ("mfu", "mbu"):
+    for name, why in _ABOVE_ONE.items():
         value = record.metrics.get(name)
         if value is not None and value > FLAG_ABOVE:
-            flags.append(f"{name} {value:.2f} is above {FLAG_ABOVE}: caches served what was counted as memory traffic")
+            flags.append(f"{name} {value:.2f} is above {FLAG_ABOVE}: {why}")
     done = [r for r in record.rounds if r.status == "ok"]
     if any(not r.sampling.get("steady", True) for r in done):
         flags.append("not steady after warm-up")

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-
 from membench.errors import UsageError
 
 _PROBE_SECONDS = 300

@@ -112,8 +112,8 @@ def write_result(result: ResultFile, path: Path) -> None:
             stream.write(strict_json(result.model_dump(mode="json")) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -9,7 +9,7 @@ import copy
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, PrivateAttr, ValidationError
+from pydantic import BeforeValidator, Field, PositiveInt, PrivateAttr, ValidationError
 
 from layers.spec.quantities import DTypeName
 from membench.arms import Arm, arm_from
@@ -23,6 +23,13 @@ from membench.yaml_reader import parse_mapping, parse_value, read_text
 __all__ = ["Point", "Scenario", "list_scenarios", "load_scenario", "parse_scenario"]
 
 ScenarioName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+def _whole_number(value: Any) -> Any:
+    """Refuses true and 1.0, which Python calls equal to 1."""
+    if type(value) is not int:
+        raise ValueError(f"should be 1, not {value!r}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Point:
 class Scenario(Strict):
     """A scenario as its file states it; the swept sections before any axis is applied."""
 
-    schema_version: Literal[1] = Field(description="this version reads 1")
+    schema_version: Annotated[Literal[1], BeforeValidator(_whole_number)] = Field(description="this version reads 1")
     name: ScenarioName
     description: str = ""
     level: Literal["layer"] = "layer"
@@ -119,7 +126,7 @@ def parse_scenario(text: str, source: str, overrides: list[str] | tuple[str, ...
 
 def _validated(tree: dict[str, Any]) -> Scenario:
     try:
-        return Scenario.model_validate(tree)
+        return Scenario.model_validate(tree, strict=True)
     except ValidationError as error:
         raise usage_error(error, Scenario) from None
 
@@ -133,10 +140,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
     value = parse_value(text, source)
     with blaming(source):
         if key.startswith("axes."):
-            put_axis = tree.setdefault("axes", {})
-            if not isinstance(put_axis, dict):
+            axes = tree.setdefault("axes", {})
+            if not isinstance(axes, dict):
                 raise UsageError("should map keys to values", key="axes")
-            put_axis[key.removeprefix("axes.")] = value
+            axes[key.removeprefix("axes.")] = value
             return
         put_at(tree, key, value)
     if "axes" in tree and key != "axes":

@@ -1,5 +1,6 @@
 """Where scenarios are: a path, or the name of one that is shipped."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from membench.errors import UsageError, suggestion
@@ -30,13 +31,13 @@ def find_scenario(name_or_path: str) -> Path:
     bare = path.name == name_or_path and path.suffix not in SUFFIXES
     if not bare:
         return path
-    shipped = shipped_directory() / f"{name_or_path}.yaml"
-    if shipped.is_file():
-        return shipped
-    if path.exists():
-        return path
-    names = [name.stem for name in shipped_directory().glob("*.yaml")]
-    raise UsageError(f"no scenario has this name; {suggestion(name_or_path, names)}", source=repr(name_or_path))
+    shipped = {file.stem: file for file in shipped_directory().glob("*.yaml")}
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    with suppress(OSError):  # a name too long for the file system is no file
+        if path.exists():
+            return path
+    raise UsageError(f"no scenario has this name; {suggestion(name_or_path, shipped)}", source=repr(name_or_path))
 
 
 def _question(path: Path) -> str:

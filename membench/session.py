@@ -85,7 +85,7 @@ def _describe(scenario: Scenario, plan: Plan, environment: dict[str, Any]) -> Ru
         scenario=scenario.name,
         description=scenario.description,
         scenario_text=scenario.text,
-        scenario_hash=hashlib.sha256(scenario.text.encode()).hexdigest()[:16],
+        scenario_hash=hashlib.sha256("\n".join([scenario.text, *scenario.overrides]).encode()).hexdigest()[:16],
         source=scenario.source,
         overrides=list(scenario.overrides),
         command=shlex.join(["membench", *sys.argv[1:]]),
@@ -102,9 +102,7 @@ def _describe(scenario: Scenario, plan: Plan, environment: dict[str, Any]) -> Ru
     )
 
 
-def _open_journal(
-    output: Path, scenario: Scenario, run: Run, environment: dict[str, Any], *, resume: bool
-) -> Journal:
+def _open_journal(output: Path, scenario: Scenario, run: Run, environment: dict[str, Any], *, resume: bool) -> Journal:
     if resume:
         found = newest_journal(output, scenario.name)
         if found is None:

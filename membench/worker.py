@@ -62,7 +62,7 @@ def run(job: Job, events: Events) -> None:
     threads = prepare_process(job.threads)
     import torch
 
-    from layers.build import build
+    from layers.factory import build
     from layers.layer import torch_dtype
     from membench.measure.ceilings import Ceilings, matmul_ceiling, random_row_ceiling, stream_ceilings
     from membench.measure.time import Clock, Sampling
@@ -101,16 +101,14 @@ def run(job: Job, events: Events) -> None:
             "build": built - after_ceilings,
         },
     )
-    measurement = CaseMeasurement(
-        layer, clock, cache_bytes, lambda doing: events.send("progress", doing=doing)
-    )
+    measurement = CaseMeasurement(layer, clock, cache_bytes, lambda doing: events.send("progress", doing=doing))
     sampling = Sampling(job.min_samples, job.floor_samples, job.max_seconds, job.warmup_seconds)
     for case in job.cases:
         events.send("case_started", id=case.id)
         try:
             found = measurement.run(case, sampling, job.implementations)
             events.send("case", id=case.id, status="ok", reason=None, found=found)
-        except (RuntimeError, ValueError, MemoryError) as error:
+        except Exception as error:  # whatever a layer from outside raises is its record's reason
             status, reason = classify(error)
             events.send("case", id=case.id, status=status, reason=reason, found=None)
     events.send("done")
@@ -131,7 +129,7 @@ def main() -> int:
     job = Job.model_validate_json(sys.stdin.read())
     try:
         run(job, events)
-    except (RuntimeError, ValueError, MemoryError, OSError) as error:
+    except Exception as error:
         status, reason = classify(error)
         events.send("failed", status=status, reason=reason)
         return 1

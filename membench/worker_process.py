@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 _LAST_WORDS = 400  # characters of standard error kept as a reason
@@ -33,7 +34,7 @@ class WorkerProcess:
         environment = {**os.environ, **_ALLOCATOR, "OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}
         if threads:
             environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        self._errors = tempfile.TemporaryFile(mode="w+", errors="replace")
+        self._errors = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(
             [sys.executable, "-m", "membench.worker"],
             stdin=subprocess.PIPE,
@@ -44,11 +45,9 @@ class WorkerProcess:
             start_new_session=True,
         )
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it died at once; events() says why
             self._process.stdin.write(job_json)
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass  # it died at once; events() says why
         self._lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -92,10 +91,8 @@ class WorkerProcess:
     def kill(self) -> None:
         """End the process and whatever it started."""
         if self._process.poll() is None:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self._process.wait()
 
     def __enter__(self) -> "WorkerProcess":

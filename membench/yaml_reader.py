@@ -74,29 +74,33 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
 
 def parse_value(text: str, source: str) -> Any:
     """Any YAML value, as dicts, lists and plain values; see ``parse_mapping``."""
-    builder = _Builder(source)
+    builder = _Builder(source, has_lines="\n" in text)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             builder.take(event)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        raise UsageError(f"is no YAML: {getattr(error, 'problem', None) or error}", source=where) from None
+        problem = f"is no YAML: {getattr(error, 'problem', None) or error}"
+        raise UsageError(problem, source=builder.place(mark)) from None
     return None if builder.result is _MISSING else builder.result
 
 
 class _Builder:
     """Turns parse events into data, with the open collections on a stack of its own."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, source: str, has_lines: bool) -> None:
+        self.source, self.has_lines = source, has_lines
         self.result: Any = _MISSING
         self.stack: list[dict[str, Any] | list[Any]] = []
         self.keys: list[Any] = []  # per open collection: the key that waits for its value
         self.nodes = 0
 
+    def place(self, mark: Any) -> str:
+        """The source, and the line where there are several."""
+        return f"{self.source}:{mark.line + 1}" if mark and self.has_lines else self.source
+
     def fail(self, event: Any, problem: str) -> UsageError:
-        return UsageError(problem, source=f"{self.source}:{event.start_mark.line + 1}")
+        return UsageError(problem, source=self.place(event.start_mark))
 
     def take(self, event: Any) -> None:
         if isinstance(event, (yaml.AliasEvent, yaml.NodeEvent)) and event.anchor is not None:

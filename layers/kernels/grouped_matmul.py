@@ -21,6 +21,7 @@ from layers.kernels.workers import for_each
 
 # Reading an expert's weights costs about as much as multiplying so many rows by them.
 _ROWS_WORTH_OF_WEIGHTS = 32
+_BUNDLES_PER_THREAD = 4
 
 
 @dataclass(slots=True)
@@ -57,9 +58,7 @@ def experts(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, dispatch: 
 
 class _Experts(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, dispatch: Dispatch
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, dispatch: Dispatch) -> Tensor:
         operands = _Operands(x, gate_up, down, weight.to(x.dtype), dispatch)
         ctx.grouped = _has_grouped_products(gate_up)
         pre, rows = _grouped_forward(operands) if ctx.grouped else _looped_forward(operands)
@@ -116,54 +115,73 @@ def _grouped_backward(of: _Operands, pre: Tensor, y_gradient: Tensor) -> _Gradie
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    """The rows [start, stop) of one expert."""
+class _Bundle:
+    """Neighbouring experts with rows, done by one thread: ``groups`` of (expert, start, stop)."""
 
-    expert: int
-    start: int
-    stop: int
-
-    @property
-    def cost(self) -> int:
-        return self.stop - self.start + _ROWS_WORTH_OF_WEIGHTS
+    groups: list[tuple[int, int, int]]
 
     @property
     def rows(self) -> slice:
-        return slice(self.start, self.stop)
+        return slice(self.groups[0][1], self.groups[-1][2])
+
+    def local(self) -> list[tuple[int, slice]]:
+        """Each expert with its rows, counted from the bundle's first."""
+        first = self.groups[0][1]
+        return [(expert, slice(start - first, stop - first)) for expert, start, stop in self.groups]
 
 
-def _groups(dispatch: Dispatch) -> tuple[list[_Group], list[_Group], list[int]]:
-    """Experts worth all threads each, the others with the longest first, and those without rows.
+def _bundles(dispatch: Dispatch) -> tuple[list[_Bundle], list[_Bundle], list[int]]:
+    """Experts worth all threads each; bundles of others, each worth one thread; experts without rows.
 
-    An expert is worth all threads where, on one, it could be what the rest ends up waiting for.
+    Bundles keep the interpreter out of the way: what is elementwise is one operator a bundle.
+    Some a thread even out, and their rows still fit a core's cache.
     """
     ends = dispatch.ends.tolist()
-    every = [_Group(expert, start, stop) for expert, (start, stop) in enumerate(zip([0, *ends], ends, strict=False))]
-    groups = sorted((group for group in every if group.start < group.stop), key=lambda group: -group.cost)
+    groups = [(expert, start, stop) for expert, (start, stop) in enumerate(zip([0, *ends], ends, strict=False))]
+    empty = [expert for expert, start, stop in groups if start == stop]
+    groups = [group for group in groups if group[1] < group[2]]
     if dispatch.token.device.type != "cpu":
-        return groups, [], [group.expert for group in every if group.start == group.stop]
-    share = sum(group.cost for group in groups) / (2 * torch.get_num_threads())
-    heavy = sum(group.cost > share for group in groups)
-    return groups[:heavy], groups[heavy:], [group.expert for group in every if group.start == group.stop]
+        return [_Bundle([group]) for group in groups], [], empty
+    threads = torch.get_num_threads()
+    share = sum(map(_cost, groups)) / threads
+    heavy, light, filled = [], [], share
+    for group in groups:
+        if _cost(group) > share / 2:  # on one thread it could be what all others wait for
+            heavy.append(_Bundle([group]))
+            filled = share  # rows of a bundle are neighbours, so the next one begins another
+            continue
+        if filled + _cost(group) > share / _BUNDLES_PER_THREAD:
+            light.append(_Bundle([]))
+            filled = 0
+        light[-1].groups.append(group)
+        filled += _cost(group)
+    return heavy, light, empty
+
+
+def _cost(group: tuple[int, int, int]) -> int:
+    _, start, stop = group
+    return stop - start + _ROWS_WORTH_OF_WEIGHTS
 
 
 def _looped_forward(of: _Operands) -> tuple[Tensor, Tensor]:
-    """One expert at a time: its rows stay in a core's cache from product to product."""
+    """Expert by expert, a bundle at a time: its rows stay in a core's cache from product to product."""
     token = of.dispatch.token
     pre = of.x.new_empty(len(token), of.gate_up.shape[1])
-    rows = of.x.new_empty(len(token), of.x.shape[1])
+    results = of.x.new_empty(len(token), of.x.shape[1])
 
-    def forward(group: _Group) -> None:
-        here = pre[group.rows]
-        torch.mm(of.x.index_select(0, token[group.rows]), of.gate_up[group.expert].t(), out=here)
-        hidden = activate(here, of.weight[group.rows])
-        torch.mm(hidden, of.down[group.expert].t(), out=rows[group.rows])
+    def forward(bundle: _Bundle) -> None:
+        x, here = of.x.index_select(0, token[bundle.rows]), pre[bundle.rows]
+        for expert, rows in bundle.local():
+            torch.mm(x[rows], of.gate_up[expert].t(), out=here[rows])
+        hidden, result = activate(here, of.weight[bundle.rows]), results[bundle.rows]
+        for expert, rows in bundle.local():
+            torch.mm(hidden[rows], of.down[expert].t(), out=result[rows])
 
-    heavy, light, _ = _groups(of.dispatch)
-    for group in heavy:
-        forward(group)
+    heavy, light, _ = _bundles(of.dispatch)
+    for bundle in heavy:
+        forward(bundle)
     for_each(forward, light)
-    return pre, rows
+    return pre, results
 
 
 def _looped_backward(of: _Operands, pre: Tensor, y_gradient: Tensor) -> _Gradients:
@@ -175,22 +193,25 @@ def _looped_backward(of: _Operands, pre: Tensor, y_gradient: Tensor) -> _Gradien
         weight=torch.empty_like(of.weight, dtype=torch.float32),
     )
 
-    def backward(group: _Group) -> None:
-        expert, here = group.expert, token[group.rows]
-        gathered = y_gradient.index_select(0, here)
-        hidden_gradient = torch.mm(gathered, of.down[expert])
+    def backward(bundle: _Bundle) -> None:
+        here, local = token[bundle.rows], bundle.local()
+        x, upstream, x_gradient = of.x.index_select(0, here), y_gradient.index_select(0, here), result.rows[bundle.rows]
+        hidden_gradient = torch.empty(len(here), of.down.shape[2], dtype=x.dtype, device=x.device)
+        for expert, rows in local:
+            torch.mm(upstream[rows], of.down[expert], out=hidden_gradient[rows])
         hidden, pre_gradient, weight_gradient = activate_backward(
-            pre[group.rows], hidden_gradient, of.weight[group.rows]
+            pre[bundle.rows], hidden_gradient, of.weight[bundle.rows]
         )
         assert weight_gradient is not None
-        result.weight[group.rows] = weight_gradient
-        torch.mm(gathered.t(), hidden, out=result.down[expert])
-        torch.mm(pre_gradient, of.gate_up[expert], out=result.rows[group.rows])
-        torch.mm(pre_gradient.t(), of.x.index_select(0, here), out=result.gate_up[expert])
+        result.weight[bundle.rows] = weight_gradient
+        for expert, rows in local:
+            torch.mm(upstream[rows].t(), hidden[rows], out=result.down[expert])
+            torch.mm(pre_gradient[rows], of.gate_up[expert], out=x_gradient[rows])
+            torch.mm(pre_gradient[rows].t(), x[rows], out=result.gate_up[expert])
 
-    heavy, light, empty = _groups(of.dispatch)
-    for group in heavy:
-        backward(group)
+    heavy, light, empty = _bundles(of.dispatch)
+    for bundle in heavy:
+        backward(bundle)
     for_each(backward, light)
     for expert in empty:
         result.gate_up[expert].zero_()

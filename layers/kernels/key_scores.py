@@ -1,8 +1,8 @@
 """Scores of queries against product keys, in fp32 whatever the keys' dtype.
 
 Scores rounded to 16 bits would tie by the dozen. Products of 16-bit numbers are exact in
-fp32, so widening the keys, one head's half at a time, gives what an fp32-accumulating
-16-bit matrix product would.
+fp32, so widening the keys gives what an fp32-accumulating 16-bit matrix product would; it is
+done a head's half at a time, in a buffer that stays in the cache.
 
 Letters: B tokens, H heads, n sub-keys a half, c = dk/2 columns of a half.
 """
@@ -14,70 +14,59 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> Tensor:
+def key_scores(queries: Tensor, keys: Tensor, *, normalized: bool, eps: float) -> Tensor:
     """(H, 2, B, n) fp32 scores of queries (B, H, 2, c), fp32, and keys (H, 2, n, c).
 
     Args:
-        normalized: divide each sub-key by its root mean square first.
+        normalized: divide each sub-key by its root mean square, sqrt(mean k² + eps).
     """
     return _KeyScores.apply(queries, keys, normalized, eps)
 
 
 class _KeyScores(torch.autograd.Function):
-    """Written out so that neither widened nor normalized keys are kept for the backward pass."""
+    """Written out so that neither widened nor normalized keys are formed whole, or kept.
+
+    With r = 1/rms(k) a normalized score is s = r·(q·k): r multiplies scores, not keys. Its
+    gradient by k is r·q - k·(r²/c)·s; summed over tokens the second part needs only the sum
+    of ds·s.
+    """
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> Tensor:
-        ctx.save_for_backward(queries, keys)
-        ctx.normalized, ctx.eps = normalized, eps
-        heads, _, count, _ = keys.shape
-        scores = torch.empty(heads, 2, queries.shape[0], count, dtype=torch.float32, device=keys.device)
-        widened = _Widened(keys)
+        heads, _, count, columns = keys.shape
+        fp32: dict[str, Any] = {"dtype": torch.float32, "device": keys.device}
+        scores = torch.empty(heads, 2, queries.shape[0], count, **fp32)
+        inverse_rms = torch.empty(heads, 2, 1, count, **fp32) if normalized else None
+        buffer = None if keys.dtype == torch.float32 else torch.empty(count, columns, **fp32)
         for head in range(heads):
             for half in (0, 1):
-                key = widened(head, half)
-                if normalized:
-                    key = key * _inverse_rms(key, eps)
+                key = keys[head, half] if buffer is None else buffer.copy_(keys[head, half])
                 torch.mm(queries[:, head, half], key.T, out=scores[head, half])
+                if inverse_rms is not None:
+                    mean_square = torch.linalg.vector_norm(key, dim=-1).square() / columns
+                    inverse_rms[head, half, 0] = torch.rsqrt(mean_square + eps)
+        if inverse_rms is not None:
+            scores *= inverse_rms
+        ctx.save_for_backward(queries, keys, scores if normalized else None, inverse_rms)
         return scores
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (dscores,), (queries, keys) = upstream, ctx.saved_tensors
-        dqueries = torch.empty_like(queries) if ctx.needs_input_grad[0] else None
-        dkeys = torch.empty_like(keys) if ctx.needs_input_grad[1] else None
-        widened = _Widened(keys)
-        for head in range(keys.shape[0]):
-            for half in (0, 1):
-                dscore, key = dscores[head, half], widened(head, half)
-                inverse = _inverse_rms(key, ctx.eps) if ctx.normalized else None
-                if inverse is not None:
-                    key = key * inverse
-                if dqueries is not None:
-                    dqueries[:, head, half] = dscore @ key
-                if dkeys is not None:
-                    dkey = dscore.T @ queries[:, head, half]
-                    if inverse is not None:  # of k/rms(k): what lies along k is taken out again
-                        dkey = inverse * (dkey - key * (dkey * key).mean(dim=-1, keepdim=True))
-                    dkeys[head, half] = dkey
+        (dscores,), (queries, keys, scores, inverse_rms) = upstream, ctx.saved_tensors
+        along_key = None
+        if inverse_rms is not None:
+            along_key = (dscores * scores).sum(dim=2) * inverse_rms[:, :, 0].square() / keys.shape[-1]  # (H, 2, n)
+            dscores = dscores * inverse_rms
+        # bfloat16 has the range of fp32, so gradients may be rounded to it before they are multiplied.
+        key = keys if keys.dtype == torch.bfloat16 else keys.float()
+        dscores = dscores.to(key.dtype)
+        dqueries = dkeys = None
+        if ctx.needs_input_grad[0]:
+            dqueries = (dscores @ key).permute(2, 0, 1, 3).float()
+        if ctx.needs_input_grad[1]:
+            dkeys = dscores.transpose(-1, -2) @ queries.permute(1, 2, 0, 3).to(key.dtype)
+            if along_key is not None:
+                dkeys.addcmul_(key, along_key[..., None].to(key.dtype), value=-1)
+            dkeys = dkeys.to(keys.dtype)
         return dqueries, dkeys, None, None
-
-
-class _Widened:
-    """One half's keys (n, c) in fp32; 16-bit ones in a buffer that the next call overwrites."""
-
-    def __init__(self, keys: Tensor) -> None:
-        self.keys = keys
-        wide = keys.dtype == torch.float32
-        self.buffer = None if wide else torch.empty(keys.shape[2:], dtype=torch.float32, device=keys.device)
-
-    def __call__(self, head: int, half: int) -> Tensor:
-        key = self.keys[head, half]
-        return key if self.buffer is None else self.buffer.copy_(key)
-
-
-def _inverse_rms(key: Tensor, eps: float) -> Tensor:
-    """(n, 1): one over the root mean square of each sub-key."""
-    mean_square = torch.linalg.vector_norm(key, dim=-1, keepdim=True).square() / key.shape[1]
-    return torch.rsqrt(mean_square + eps)

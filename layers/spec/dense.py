@@ -14,7 +14,7 @@ _HIDDEN = (FreeDimension(name="ffn_hidden", step=WIDTH_MULTIPLE, minimum=WIDTH_M
 class DenseSpec(Spec):
     """A dense FFN of hidden width f."""
 
-    FREE: ClassVar = {budget: _HIDDEN for budget in ("flops_per_token", "params", "stored_bytes", "moved_bytes")}
+    FREE: ClassVar = dict.fromkeys(("flops_per_token", "params", "stored_bytes", "moved_bytes"), _HIDDEN)
 
     kind: Literal["dense"] = "dense"
     ffn_hidden: PositiveInt = Field(le=2**24, description="f, hidden width")

@@ -34,7 +34,6 @@ class MemorySpec(RetrievalSpec):
     top_k: PositiveInt = Field(default=32, description="k, rows a head reads")
     value_dim: PositiveInt | None = Field(default=None, le=2**20, description="D, width of a value row; d if left out")
     companion_hidden: NonNegativeInt = Field(default=0, description="hidden width of a dense FFN added beside")
-    shared_by: PositiveInt = Field(default=1, description="layers that share this pool of values")
 
     @property
     def row_elements(self) -> int:

@@ -4,6 +4,7 @@ Expert i computes act(u_i · x) v_i; a head's k experts are weighted by the soft
 retrieval scores. All k experts of every head are used.
 """
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -71,19 +72,20 @@ class PeerSpec(RetrievalSpec):
         lookups = group * self.lookups_per_token
         rows = self.expected_rows(group, zipf_exponent) if unique_rows is None else unique_rows
         stages = self.retrieval_stages(tokens, mode)
-        stages.append(
-            accounting.row_reads(
-                "experts",
-                lookups=lookups,
-                unique_rows=rows,
-                row_elements=columns,
-                tables=TABLES,
-                bag_elements=group * columns,
-                item_bytes=s,
-                cache_bytes=cache_bytes,
-                mode=mode,
-            )
+        backward = has_backward(mode)
+        experts = accounting.row_reads(
+            "experts",
+            lookups=lookups,
+            unique_rows=rows,
+            row_elements=columns,
+            tables=TABLES,
+            bag_elements=group * columns,
+            item_bytes=s,
+            cache_bytes=cache_bytes,
+            mode=mode,
         )
+        tokens_moved = group * columns * s * (2 if backward else 1)  # x read; backward dx written
+        stages.append(replace(experts, stream_bytes=experts.stream_bytes + tokens_moved))
         if self.companion_hidden:
             stages += accounting.swiglu("companion_", tokens, d, self.companion_hidden, s, mode)
         table_share = TABLES * self.num_keys * columns
@@ -91,7 +93,6 @@ class PeerSpec(RetrievalSpec):
         if mode == "train_step" and optimizer:
             stages.append(accounting.update(self.layer_params, table_share, touched, columns, s, optimizer))
         params = self.layer_params + self.table_params
-        backward = has_backward(mode)
         state_rows = TABLES * self.num_keys
         return Cost(
             params=params,

@@ -64,20 +64,9 @@ def parse_num_keys(value: object) -> int:
     if root * root != count:
         low, high = root * root, (root + 1) ** 2
         raise ValueError(
-            f"{value!r} keys is no square: N = sub_keys², the nearest are "
-            f"{root}² = {low} and {root + 1}² = {high}"
+            f"{value!r} keys is no square: N = sub_keys², the nearest are {root}² = {low} and {root + 1}² = {high}"
         )
     return count
-
-
-def format_keys(count: int) -> str:
-    """A key count with its binary suffix when that is exact, else with four digits."""
-    for suffix in ("G", "M", "K"):
-        factor = _BINARY[suffix]
-        if count >= factor:
-            scaled = count / factor
-            return f"{int(scaled)}{suffix}" if count % factor == 0 else f"{scaled:.4g}{suffix}"
-    return str(count)
 
 
 def format_quantity(value: float | None, digits: int = 3) -> str:

@@ -62,9 +62,7 @@ class RetrievalSpec(Spec):
 
     def retrieval_stages(self, tokens: int, mode: Mode) -> list[StageCost]:
         """Query projection, key scores (2·B·H·n·dk FLOPs, dense backward), top-k."""
-        query = accounting.linear(
-            "query", tokens, self.model_dim, self.heads * self.key_dim, self.item_bytes, mode
-        )
+        query = accounting.linear("query", tokens, self.model_dim, self.heads * self.key_dim, self.item_bytes, mode)
         per_half = tokens * self.heads * self.sub_keys
         flops = 2.0 * per_half * self.key_dim
         queries = tokens * self.heads * self.key_dim * self.item_bytes

@@ -1,50 +1,52 @@
 """``membench plan``: what a run would do. Nothing is measured and torch is not imported."""
 
-import json
 from typing import Annotated
 
 import typer
 
-from membench.datasheet import Hardware, local_gpu, parse_hardware
-from membench.device import last_level_cache_bytes
-from membench.plan import Plan, make_plan
-from membench.scenario import load_scenario
-from membench.tables.plan import plan_tables
-from membench.tables.render import print_tables
+from membench.cli.options import AsJson, Device, Overrides, Scenarios
 
-Scenarios = Annotated[list[str], typer.Argument(metavar="SCENARIO…", help="A YAML file, or a shipped scenario's name.")]
 HardwareName = Annotated[
-    str | None, typer.Option("--hardware", help="Plan for hardware you do not have: h100, or h100x8 for 8 ranks.")
+    str | None,
+    typer.Option("--hardware", metavar="NAME", help="Plan for hardware you do not have: h100, or h100x8 for 8 ranks."),
 ]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set workload.tokens=64.")
-]
-Device = Annotated[str | None, typer.Option("--device", help="Override the device: auto, cpu or cuda.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 def plan(
     scenarios: Scenarios,
     hardware: HardwareName = None,
     overrides: Overrides = None,
-    device: Device = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Show every case's exact counts, memory, fit and predicted time; measure nothing."""
+    """Show every case's exact counts, memory, fit and predicted time; measure nothing.
+
+    Without --hardware it is this machine's GPU, where its driver names a known one and --device
+    is not cpu, or this host.
+    """
+    import json
+
+    from membench.cli.device_option import checked_device
+    from membench.datasheet import Hardware, local_gpu, parse_hardware
+    from membench.device import last_level_cache_bytes
+    from membench.plan import make_plan
+    from membench.scenario import load_scenario
+    from membench.tables.plan import plan_tables
+    from membench.tables.render import print_tables
+
     named = parse_hardware(hardware) if hardware is not None else None
-    changes = [*(overrides or []), *([f"device={device}"] if device is not None else [])]
-    plans = [_plan(scenario, changes, named) for scenario in scenarios]
+    changes = [*(overrides or ()), *([f"device={checked_device(device)}"] if device != "auto" else [])]
+    plans = []
+    for name in scenarios:
+        scenario = load_scenario(name, changes)
+        local = local_gpu() if named is None and scenario.device != "cpu" else None
+        if local:
+            plans.append(make_plan(scenario, hardware=Hardware(local), available_bytes=int(local.memory_bytes)))
+        else:
+            cache_bytes = last_level_cache_bytes() if named is None and scenario.device != "cuda" else None
+            plans.append(make_plan(scenario, hardware=named, cache_bytes=cache_bytes or 0))
     if as_json:
         typer.echo(json.dumps({"plans": [each.model_dump(mode="json") for each in plans]}, allow_nan=False))
         return
     for each in plans:
         print_tables(plan_tables(each))
-
-
-def _plan(name_or_path: str, changes: list[str], hardware: Hardware | None) -> Plan:
-    """The plan on the named hardware, else on this machine's GPU where the driver names a known one."""
-    scenario = load_scenario(name_or_path, changes)
-    if hardware is None and scenario.device != "cpu" and (entry := local_gpu()):
-        return make_plan(scenario, hardware=Hardware(entry), available_bytes=int(entry.memory_bytes))
-    local = hardware is None and scenario.device != "cuda"
-    return make_plan(scenario, hardware=hardware, cache_bytes=(last_level_cache_bytes() or 0) if local else 0)

@@ -3,6 +3,7 @@
 import resource
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,8 +66,7 @@ def reset_peak(device: str) -> None:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):
-        with open("/proc/self/clear_refs", "w") as control:
-            control.write("5")
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_bytes(device: str) -> dict[str, int | None]:

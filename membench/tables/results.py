@@ -28,7 +28,9 @@ def _groups(records: list[Record]) -> dict[str, list[Record]]:
     for record in records:
         # dense layers are not routed: they belong beside every routing of the others
         for routing in [_routing(record)] if _routing(record) else sorted(sparse) or [""]:
-            groups[f"{_step(record)}, {record.case.tokens} tokens a rank{routing and ', routing ' + routing}"].append(record)
+            groups[f"{_step(record)}, {record.case.tokens} tokens a rank{routing and ', routing ' + routing}"].append(
+                record
+            )
     return dict(groups)
 
 

@@ -181,9 +181,7 @@ class _Reference:
             return expert_of_row[slots]
         return chosen if routing.selected is None else routing.selected[self.sample].long()
 
-    def _retrieval(
-        self, layer: Layer, spec: MemorySpec | PeerSpec, selection: Selection, routing: Routing
-    ) -> Tensor:
+    def _retrieval(self, layer: Layer, spec: MemorySpec | PeerSpec, selection: Selection, routing: Routing) -> Tensor:
         self.w = self._leaves(layer)
         tokens = layer.spec and routing.remote
         chosen = selection.indices[self.sample].long()
@@ -203,9 +201,11 @@ class _Reference:
             self.partial[name] = touched
         local, *others = [torch.searchsorted(touched, group) for group in groups]
         if isinstance(spec, MemorySpec):
-            parts = [] if remote is None else [
-                (rows, remote.weights[at].double()) for rows, at in zip(others, offsets, strict=True)
-            ]
+            parts = (
+                []
+                if remote is None
+                else [(rows, remote.weights[at].double()) for rows, at in zip(others, offsets, strict=True)]
+            )
             return reference.memory(spec, self.w, self.x, chosen, local, parts)
         if remote is None:
             return reference.peer(spec, self.w, self.x, chosen, local)
@@ -276,12 +276,9 @@ class _Reference:
         scale = values.square().mean().sqrt().item() or 1.0
         return (best - values).clamp(min=0).max().item() / scale
 
-    def _router_choice(
-        self, layer: Layer, spec: MoESpec, x: Tensor, selection: Selection
-    ) -> tuple[Tensor, Tensor]:
+    def _router_choice(self, layer: Layer, spec: MoESpec, x: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:
         if spec.choice == "expert":  # every expert looks at all tokens
             return reference.router_scores(spec, self.w, x.double()).T, selection.indices.long()
         scores = reference.router_scores(spec, self.w, self.x)
         bias = getattr(layer, "expert_bias", None)
         return scores if bias is None else scores + bias.double(), selection.indices[self.sample].long()
-

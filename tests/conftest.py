@@ -1,0 +1,37 @@
+"""What tests share: small scenarios, seeds that a failure names."""
+
+import os
+import secrets
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def seed(request):
+    """A fresh seed, printed when the test fails; MEMBENCH_TEST_SEED repeats one."""
+    value = int(os.environ.get("MEMBENCH_TEST_SEED") or secrets.randbelow(2**31))
+    request.node.add_report_section("call", "seed", f"MEMBENCH_TEST_SEED={value}")
+    return value
+
+
+@pytest.fixture
+def scenario_file(tmp_path):
+    """Writes a scenario's YAML and returns its path."""
+
+    def write(text: str, name: str = "small.yaml") -> str:
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def outside_layers(monkeypatch):
+    """Makes ``outside_layers:…`` factories importable in worker processes too."""
+    paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.syspath_prepend(str(HERE))
