@@ -1,10 +1,11 @@
 """How many times longer a MoE takes than the dense layer of the same FLOPs, on this CPU or GPU.
 
-    THP_MEM_ALLOC_ENABLE=1 python -m benchmarks.moe_vs_dense
+    THP_MEM_ALLOC_ENABLE=1 OMP_WAIT_POLICY=passive python -m benchmarks.moe_vs_dense
 
 Both are timed in turn within a round, so that what else the machine does hits both alike; the
 ratio is the median of the rounds' ratios. Gradients are fresh memory each time, as after
-``zero_grad(set_to_none=True)``. ``THP_MEM_ALLOC_ENABLE=1`` gives torch huge pages.
+``zero_grad(set_to_none=True)``. ``THP_MEM_ALLOC_ENABLE=1`` gives torch huge pages; with
+``OMP_WAIT_POLICY=passive`` OpenMP's idle threads leave the cores to the experts'.
 """
 
 import argparse
@@ -83,7 +84,7 @@ def main() -> None:
         samples: dict[str, list[float]] = {name: [] for name in layers}
         for measured in range(-3, options.rounds):
             for name, layer in layers.items():
-                taken = seconds(lambda layer=layer: step(layer, x, dy), options.device)
+                taken = seconds(lambda step=step, layer=layer: step(layer, x, dy), options.device)
                 if measured >= 0:
                     samples[name].append(taken)
         result[step.__name__] = {

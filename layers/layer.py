@@ -47,9 +47,10 @@ class RemoteLookups:
 class RemoteAssignments:
     """How many tokens each expert of this rank receives, from all ranks: (ceil(E/P),) int64.
 
-    The received rows stand in for other ranks' tokens: row i is slot i mod B·K of this
-    rank's own (token, expert) slots, and slot s gets the result of row s back. The most
-    loaded rank receives at least B·K rows, so every slot has one.
+    The received rows, sorted by expert, stand in for other ranks' tokens: row i is a copy of
+    this rank's token i mod B, and token t gets rows t, B + t, …, (K-1)·B + t back, weighed by
+    its first to K-th weight. So the K results of a token come from K different experts, unless
+    one expert gets more than B rows. The most loaded rank receives at least B·K rows.
     """
 
     counts: Tensor

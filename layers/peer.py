@@ -45,12 +45,13 @@ class Peer(RetrievalLayer):
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         lookups, weights, remote = self.reads(self.select(x), routing)
-        columns = x[:, : self.spec.model_dim // self.ranks]
-        if remote is not None and remote.columns is not None:
-            columns = torch.cat([columns, remote.columns])
-        hidden = self.down.dots(lookups, columns)
-        if remote is not None and remote.products is not None:
-            hidden = hidden + remote.products.flatten(1)
+        if remote is None:
+            hidden = self.down.dots(lookups, x)
+        elif remote.columns is None or remote.products is None:
+            raise ValueError("peer needs the columns and products of RemoteLookups too")
+        else:
+            columns = torch.cat([x[:, : self.spec.model_dim // self.ranks], remote.columns])
+            hidden = self.down.dots(lookups, columns) + remote.products.flatten(1)
         y = self.join_columns(self.up.bag(lookups, weights * functional.gelu(hidden)))
         return y + self.companion(x) if self.spec.companion_hidden else y
 

@@ -76,16 +76,13 @@ class RetrievalLayer(Layer):
             ValueError: the routing does not fit a layer of so many ranks.
         """
         routing = routing or Routing()
-        remote = routing.remote
-        fits = isinstance(remote, RemoteLookups) if self.ranks > 1 else remote is None
-        if not fits:
-            raise ValueError(f"{self.ranks} ranks: a share of a table needs the others' RemoteLookups, a whole none")
         rows = selection.indices if routing.selected is None else routing.selected
-        weights = selection.weights
-        if not isinstance(remote, RemoteLookups):
-            return Lookups(rows.flatten(1)), weights.flatten(1), None
-        rows = torch.cat([rows, remote.indices])
-        weights = torch.cat([weights, remote.weights])
+        weights, remote = selection.weights, None
+        if isinstance(routing.remote, RemoteLookups):
+            remote = routing.remote
+            rows, weights = torch.cat([rows, remote.indices]), torch.cat([weights, remote.weights])
+        if (remote is None) != (self.ranks == 1) or remote is not routing.remote:
+            raise ValueError(f"{self.ranks} ranks: a share of a table needs the others' RemoteLookups, a whole none")
         return Lookups(rows.flatten(1)), weights.flatten(1), remote
 
     def join_columns(self, bags: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layers.layer import Layer, RemoteAssignments, RemoteLookups, Routing, torch_dtype
 from layers.routing import busiest_rank, draw_experts, draw_lookups
-from layers.spec import MemorySpec, MoESpec, PeerSpec
+from layers.spec import ExternalSpec, MemorySpec, MoESpec, PeerSpec
 from membench.case import Case, RoutingConfig
 
 _POOL_CACHES = 4  # inputs rotate past this many times the last-level cache
@@ -28,12 +28,16 @@ class Input:
 
 
 def pool_size(case: Case, cache_bytes: int) -> int:
-    """How many inputs it takes until their own bytes (tokens, rows they read) pass 4x the cache."""
-    own = case.tokens * case.layer.model_dim * case.layer.item_bytes
-    if isinstance(case.layer, (MemorySpec, PeerSpec)):
-        cost = case.layer.cost(case.tokens, ranks=case.ranks)
-        own += sum(stage.row_bytes_unique for stage in cost.stages)
-    return max(2, min(_MAX_POOL, math.ceil(_POOL_CACHES * cache_bytes / own)))
+    """How many inputs it takes until the bytes of their forward passes go past 4x the cache.
+
+    By the time an input comes round again the cache has been filled four times by others,
+    with the layer's own weights where those are large.
+    """
+    if isinstance(case.layer, ExternalSpec):
+        touched = float(case.tokens * case.layer.model_dim * case.layer.item_bytes)
+    else:
+        touched = case.layer.cost(case.tokens, ranks=case.ranks).bytes_min
+    return max(2, min(_MAX_POOL, math.ceil(_POOL_CACHES * cache_bytes / touched)))
 
 
 def make_inputs(layer: Layer, case: Case, count: int, device: str) -> list[Input]:

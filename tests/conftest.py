@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# Threads that wait give their core away: tests share the cores with each other. Before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 HERE = Path(__file__).parent
 
 

@@ -24,7 +24,8 @@ SMALL = {"model_dim": 64, "num_keys": 64**2, "heads": 2, "top_k": 8, "key_dim": 
 
 def random_spec(rng, kind, dtype):
     dimensions = random_dimensions(rng, "qk_norm" if kind == "memory_plus" else "query_norm")
-    dimensions["value_dim"] = rng.choice([None, None, 1, 7, 40])
+    # one number summed over all tokens may cancel to nothing, and only its rounding be left
+    dimensions["value_dim"] = rng.choice([None, None, 7, 40, 1 if dimensions["num_keys"] >= 25 else 40])
     return KINDS[kind](**dimensions, dtype=dtype)
 
 
@@ -62,7 +63,32 @@ def test_rank_share_and_imposed_routing(kind, ranks, imposed, dtype, seed):
     layer = Memory(spec, ranks)
     assert sum(p.numel() for p in layer.parameters()) == spec.cost(16, ranks=ranks).rank_params
     x = tokens_for(spec, 16, getattr(torch, dtype))
-    assert_right(layer, x, random_routing(spec, 16, ranks, x.dtype, imposed=imposed))
+    routing = random_routing(spec, 16, ranks, x.dtype, imposed=imposed)
+    assert_flops(layer, x, routing)
+    assert_right(layer, x, routing)
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 130])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value_dim": 1},
+        {"value_dim": 1000},
+        {"model_dim": 7},
+        {"key_dim": 2},
+        {"top_k": 1},
+        {"num_keys": 8**2},
+        {"num_keys": 1, "top_k": 1},
+        {"heads": 16, "num_keys": 16**2},
+    ],
+    ids=str,
+)
+def test_awkward_sizes(change, tokens, seed):
+    torch.manual_seed(seed)
+    layer = Memory(MemorySpec(**(SMALL | change)))
+    x = tokens_for(layer.spec, tokens)
+    assert_selection_exact(layer, x)
+    assert_right(layer, x)
 
 
 def test_all_lookups_on_one_row(seed):

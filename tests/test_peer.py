@@ -1,6 +1,7 @@
 """PEER layers against their specs and the float64 reference."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from retrieval_checks import (
     tokens_for,
 )
 
+from layers.layer import Routing
 from layers.peer import Peer
 from layers.spec import PeerSpec
 
@@ -48,7 +50,17 @@ def test_rank_share_and_imposed_routing(ranks, imposed, dtype, seed):
     layer = Peer(spec, ranks)
     assert sum(p.numel() for p in layer.parameters()) == spec.cost(16, ranks=ranks).rank_params
     x = tokens_for(spec, 16, getattr(torch, dtype))
-    assert_right(layer, x, random_routing(spec, 16, ranks, x.dtype, imposed=imposed))
+    routing = random_routing(spec, 16, ranks, x.dtype, imposed=imposed)
+    assert_flops(layer, x, routing)
+    assert_right(layer, x, routing)
+
+
+def test_other_ranks_columns_are_needed():
+    spec = PeerSpec(**SMALL)
+    x = tokens_for(spec, 4)
+    lookups = random_routing(spec, 4, 2, x.dtype, imposed=False).remote
+    with pytest.raises(ValueError, match="columns and products"):
+        Peer(spec, 2)(x, Routing(remote=replace(lookups, columns=None)))
 
 
 def test_tables_train_alone_when_all_else_is_frozen():

@@ -97,18 +97,18 @@ def test_failures_are_recorded_and_the_run_goes_on(scenario_file, tmp_path):
         f"  {name}: {{layer: 'outside_layers:{name}', budgets: {{}}}}\n"
         for name in ("good", "raises", "hangs", "killed", "greedy", "no_module", "missing")
     )
-    text = SMALL % (arms, "forward, forward_backward", 1)
-    path = scenario_file(text.replace("warmup_seconds: 0.02", "warmup_seconds: 0.02, timeout_seconds: 8"))
+    text = SMALL % (arms, "forward, decode", 1)
+    path = scenario_file(text.replace("warmup_seconds: 0.02", "warmup_seconds: 0.02, timeout_seconds: 15"))
     out = tmp_path / "out"
     done = run("run", path, "--output", str(out), "--device", "cpu")
     assert done.returncode == 0, done.stderr
     found = {(r.case.arm, r.case.mode): r for r in one_result(out).cases}
     assert found["good", "forward"].status == "ok"
-    assert found["good", "forward_backward"].status == "ok"
+    assert found["good", "decode"].status == "ok"
     assert any("unchecked" in flag for flag in found["good", "forward"].flags)
     assert found["good", "forward"].rounds[0].cost["params"] == 64 * 64
-    assert found["good", "forward_backward"].rounds[0].cost["flops"] == 3 * 2 * 16 * 64 * 64
-    for mode in ("forward", "forward_backward"):
+    assert found["good", "decode"].rounds[0].cost["flops"] == 2 * 16 * 64 * 64
+    for mode in ("forward", "decode"):
         assert found["raises", mode].status == "error"
         assert "lost" in found["raises", mode].reason
         assert found["hangs", mode].status == "timeout"

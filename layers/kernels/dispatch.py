@@ -33,7 +33,7 @@ def by_expert(selected: Tensor, experts: int) -> Dispatch:
     returned[slot] = torch.arange(len(slot), device=slot.device)
     return Dispatch(
         token=slot // k,
-        ends=ends(sorted_experts, experts),
+        ends=_ends(sorted_experts, experts),
         slot=slot,
         returned=returned,
         starts=torch.arange(0, tokens * k, k, device=slot.device),
@@ -56,10 +56,10 @@ def by_token(chosen: Tensor, tokens: int) -> Dispatch:
 
 
 def from_counts(counts: Tensor, tokens: int, k: int) -> Dispatch:
-    """Expert parallel: ``counts`` (E,) rows of all ranks' tokens, for which this rank's B·K slots stand in.
+    """Expert parallel: ``counts`` (E,) rows of all ranks' tokens, for which this rank's tokens stand in.
 
-    Row r is slot r mod B·K, and slot s gets row s back. Reads ``counts`` on the host to know R,
-    as an exchange between ranks must.
+    Row r is token r mod B; token t gets rows t, B + t, …, (K-1)·B + t back, which spreads its K
+    slots over the experts. Reads ``counts`` on the host to know R, as an exchange between ranks must.
 
     Raises:
         ValueError: there are fewer rows than slots.
@@ -69,15 +69,15 @@ def from_counts(counts: Tensor, tokens: int, k: int) -> Dispatch:
         raise ValueError(f"the counts sum to {rows} rows, fewer than the {slots} slots of {tokens} tokens")
     own = torch.arange(slots, device=counts.device)
     return Dispatch(
-        token=torch.arange(rows, device=counts.device) % slots // k,
+        token=torch.arange(rows, device=counts.device) % tokens,
         ends=counts.cumsum(0, dtype=torch.int32),
-        slot=own,
-        returned=own,
+        slot=own.view(tokens, k).t().flatten(),
+        returned=own.view(k, tokens).t().flatten(),
         starts=own[::k],
     )
 
 
-def ends(sorted_experts: Tensor, experts: int) -> Tensor:
+def _ends(sorted_experts: Tensor, experts: int) -> Tensor:
     """(E,) int32: where each expert's rows end. A search, because a histogram on a GPU asks the host."""
     every = torch.arange(experts, device=sorted_experts.device)
     return torch.searchsorted(sorted_experts, every, right=True, out_int32=True)
@@ -89,6 +89,11 @@ def row_weights(dispatch: Dispatch, weights: Tensor) -> Tensor:
     return torch.nn.functional.pad(own, (0, len(dispatch.token) - len(own)))
 
 
-def combine(rows: Tensor, dispatch: Dispatch) -> Tensor:
-    """(B, d): each token's sum of its rows (R, d), gathered in a fixed order, so never by atomics."""
-    return torch.nn.functional.embedding_bag(dispatch.returned, rows, dispatch.starts, mode="sum")
+def combine(rows: Tensor, dispatch: Dispatch, weight: Tensor | None = None) -> Tensor:
+    """(B, d): each token's sum of its rows (R, d), each times its ``weight`` (R,).
+
+    A gather in a fixed order, so the same twice, as atomics would not be.
+    """
+    returned = dispatch.returned
+    scale = None if weight is None else weight.index_select(0, returned)
+    return torch.nn.functional.embedding_bag(returned, rows, dispatch.starts, mode="sum", per_sample_weights=scale)

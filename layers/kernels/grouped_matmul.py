@@ -1,9 +1,8 @@
 """SwiGLU experts over rows sorted by expert: gather, three products an expert, weigh, combine.
 
-One autograd function, because most of what autograd would keep need not exist. The weight is
-applied to the hidden product, not to the result: then its gradient is a dot product of f
-numbers that the backward has at hand, and the results (R, d) are neither kept nor scaled.
-Kept are x and the pre-activation (R, 2f).
+One autograd function, because most of what autograd would keep need not exist. The gradient of
+a row's weight is y' · (W_down h) = (W_down^T y') · h: f products of what the backward has at
+hand anyway, so the results (R, d) are not kept, only x and the pre-activation (R, 2f).
 
 Letters: B tokens, E experts, R rows, d model dim, f hidden width of an expert.
 """
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from layers.kernels.dispatch import Dispatch, combine
+from layers.kernels.matmul import linear_gradients, linear_into
 from layers.kernels.swiglu import activate, activate_backward
 from layers.kernels.workers import for_each
 
@@ -64,12 +64,12 @@ class _Experts(torch.autograd.Function):
         pre, rows = _grouped_forward(operands) if ctx.grouped else _looped_forward(operands)
         ctx.dispatch = dispatch
         ctx.save_for_backward(x, gate_up, down, operands.weight, pre)
-        return combine(rows, dispatch)
+        return combine(rows, dispatch, operands.weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, pre = ctx.saved_tensors
-        operands = _Operands(*tensors, ctx.dispatch)
+        x, gate_up, down, weight, pre = ctx.saved_tensors
+        operands = _Operands(x, gate_up, down, weight, ctx.dispatch)
         backward = _grouped_backward if ctx.grouped else _looped_backward
         of = backward(operands, pre, gradients[0].contiguous())
         return combine(of.rows, ctx.dispatch), of.gate_up, of.down, of.weight, None
@@ -88,8 +88,7 @@ def _has_grouped_products(gate_up: Tensor) -> bool:
 
 def _grouped_forward(of: _Operands) -> tuple[Tensor, Tensor]:
     pre = F.grouped_mm(of.x.index_select(0, of.dispatch.token), of.gate_up.mT, offs=of.dispatch.ends)
-    hidden = activate(pre, of.weight)
-    return pre, F.grouped_mm(hidden, of.down.mT, offs=of.dispatch.ends)
+    return pre, F.grouped_mm(activate(pre), of.down.mT, offs=of.dispatch.ends)
 
 
 def _grouped_backward(of: _Operands, pre: Tensor, y_gradient: Tensor) -> _Gradients:
@@ -172,10 +171,10 @@ def _looped_forward(of: _Operands) -> tuple[Tensor, Tensor]:
     def forward(bundle: _Bundle) -> None:
         x, here = of.x.index_select(0, token[bundle.rows]), pre[bundle.rows]
         for expert, rows in bundle.local():
-            torch.mm(x[rows], of.gate_up[expert].t(), out=here[rows])
-        hidden, result = activate(here, of.weight[bundle.rows]), results[bundle.rows]
+            linear_into(here[rows], x[rows], of.gate_up[expert])
+        hidden, result = activate(here), results[bundle.rows]
         for expert, rows in bundle.local():
-            torch.mm(hidden[rows], of.down[expert].t(), out=result[rows])
+            linear_into(result[rows], hidden[rows], of.down[expert])
 
     heavy, light, _ = _bundles(of.dispatch)
     for bundle in heavy:
@@ -198,16 +197,16 @@ def _looped_backward(of: _Operands, pre: Tensor, y_gradient: Tensor) -> _Gradien
         x, upstream, x_gradient = of.x.index_select(0, here), y_gradient.index_select(0, here), result.rows[bundle.rows]
         hidden_gradient = torch.empty(len(here), of.down.shape[2], dtype=x.dtype, device=x.device)
         for expert, rows in local:
-            torch.mm(upstream[rows], of.down[expert], out=hidden_gradient[rows])
+            linear_into(hidden_gradient[rows], upstream[rows], of.down[expert].t())
         hidden, pre_gradient, weight_gradient = activate_backward(
             pre[bundle.rows], hidden_gradient, of.weight[bundle.rows]
         )
         assert weight_gradient is not None
         result.weight[bundle.rows] = weight_gradient
         for expert, rows in local:
-            torch.mm(upstream[rows].t(), hidden[rows], out=result.down[expert])
-            torch.mm(pre_gradient[rows], of.gate_up[expert], out=x_gradient[rows])
-            torch.mm(pre_gradient[rows].t(), x[rows], out=result.gate_up[expert])
+            linear_gradients(upstream[rows], hidden[rows], out=result.down[expert])
+            linear_into(x_gradient[rows], pre_gradient[rows], of.gate_up[expert].t())
+            linear_gradients(pre_gradient[rows], x[rows], out=result.gate_up[expert])
 
     heavy, light, empty = _bundles(of.dispatch)
     for bundle in heavy:

@@ -15,19 +15,18 @@ from torch.nn import functional as F
 from layers.kernels.matmul import linear, linear_gradients
 
 
-def activate(gate_up: Tensor, weight: Tensor | None = None) -> Tensor:
-    """(R, f): silu(gate) * up of gate_up (R, 2f), gate first, times the rows' weights (R,)."""
+def activate(gate_up: Tensor) -> Tensor:
+    """(R, f): silu(gate) * up of gate_up (R, 2f), gate first."""
     gate, up = gate_up.chunk(2, dim=-1)
-    hidden = F.silu(gate).mul_(up)
-    return hidden if weight is None else hidden.mul_(weight[:, None])
+    return F.silu(gate).mul_(up)
 
 
 def activate_backward(
     gate_up: Tensor, gradient: Tensor, weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The backward of ``activate``: its result again, the gradient (R, 2f) of gate_up, that of weight (R,) in fp32.
+    """The backward of weight (R,) times ``activate``: that product again, the gradients of gate_up and, fp32, weight.
 
-    ``gradient`` (R, f) is that of the weighted product, and is overwritten.
+    ``gradient`` (R, f) is that of the product, and is overwritten.
     """
     gate, up = gate_up.chunk(2, dim=-1)
     silu = F.silu(gate)

@@ -34,8 +34,8 @@ def long_top_k(values: Tensor, top_k: int) -> Tensor:
     """(…, k) indices of the best of long lists (…, m), equal values by the lower index.
 
     The best k lie in the k neighbourhoods with the largest maxima: whatever lies in another
-    is preceded by k maxima. That holds for ties too, as neighbourhoods are contiguous. Lists
-    of sqrt(m·k) are then searched instead of one of m.
+    is preceded by k maxima. That holds for ties too, as neighbourhoods are contiguous. Two
+    lists of some sqrt(m·k) are then searched instead of one of m.
     """
     size = _neighbourhood(values.shape[-1], top_k)
     if size == 1:
@@ -51,9 +51,11 @@ def long_top_k(values: Tensor, top_k: int) -> Tensor:
 
 
 def _neighbourhood(length: int, top_k: int) -> int:
-    """The power of two s that divides m and makes m/s + k·s, what is searched, least; 1 for short lists."""
-    sizes = [2**e for e in range(8) if length % 2**e == 0 and length // 2**e >= top_k]
-    return min(sizes or [1], key=lambda s: length / s + top_k * s if s > 1 else length)
+    """The largest power of two up to sqrt(2m/k) that divides m; 1 for lists too short to gain by it."""
+    size = 1
+    while length >= 16 * top_k and length % (2 * size) == 0 and top_k * (2 * size) ** 2 <= 2 * length:
+        size *= 2
+    return size
 
 
 def best_pairs(scores: Tensor, top_k: int) -> Tensor:

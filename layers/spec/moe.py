@@ -41,7 +41,10 @@ class MoESpec(Spec):
     shared_hidden: NonNegativeInt = Field(default=0, description="hidden width of the experts every token uses")
     choice: Literal["token", "expert"] = Field(default="token", description="who chooses")
     router: Literal["softmax", "sigmoid"] = Field(default="softmax", description="scores of the router")
-    renormalize: bool = Field(default=True, description="divide the chosen scores by their sum")
+    renormalize: bool = Field(
+        default_factory=lambda known: known.get("top_k", 8) > 1,
+        description="divide the chosen scores by their sum; by default where K > 1",
+    )
     balancing: Literal["none", "loss", "bias"] = Field(
         default="loss", description="load-balancing loss, loss-free bias (arXiv 2408.15664), or none"
     )
@@ -54,6 +57,8 @@ class MoESpec(Spec):
     def _check(self) -> Self:
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k {self.top_k} is above num_experts {self.num_experts}")
+        if self.renormalize and self.top_k == 1 and self.choice == "token":
+            raise ValueError("renormalize with top_k 1 makes every weight 1: the router would learn nothing")
         if self.choice == "expert" and self.balancing == "bias":
             raise ValueError("balancing 'bias' is for choice 'token': under expert choice loads are equal already")
         return self

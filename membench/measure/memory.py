@@ -1,5 +1,7 @@
 """Memory by kind: exact bytes of weights, gradients, optimizer state and saved activations; peaks."""
 
+import ctypes
+import gc
 import resource
 import sys
 from contextlib import suppress
@@ -59,6 +61,14 @@ class SavedForBackward:
     @property
     def bytes(self) -> int:
         return sum(self._kept.values())
+
+
+def release_freed_memory() -> None:
+    """Give back what malloc keeps of freed memory, so that the check does not count as the layer's peak."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def reset_peak(device: str) -> None:

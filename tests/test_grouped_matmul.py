@@ -1,0 +1,158 @@
+"""Experts over sorted rows, the dispatches that sort them, and the threads that share them."""
+
+import random
+import threading
+
+import pytest
+import torch
+from against_reference import assert_close, poisoned_memory
+
+from layers import reference
+from layers.kernels import dispatch as dispatching
+from layers.kernels.grouped_matmul import experts
+from layers.kernels.workers import for_each
+
+COUNTS = {
+    "even": [5] * 12,
+    "empty first, middle and last": [0, 9, 0, 0, 4, 0],
+    "all to one": [0, 0, 40, 0],
+    "one heavy among light": [1, 2, 60, 3, 0, 1, 2, 1, 4],
+    "one row": [0, 1],
+    "one expert": [33],
+    "many with a row each": [1] * 50,
+}
+
+
+@pytest.fixture
+def rng(seed):
+    torch.manual_seed(seed)
+    return random.Random(seed)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def operands(counts, d, f, dtype, device="cpu"):
+    """Rows that each stand for one token, in a shuffled order; weights; the dispatch."""
+    rows = sum(counts)
+    selected = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))[torch.randperm(rows), None]
+    tensors = [
+        torch.randn(rows, d),
+        torch.randn(len(counts), 2 * f, d) / d**0.5,
+        torch.randn(len(counts), d, f) / f**0.5,
+        torch.rand(rows, 1),
+    ]
+    x, gate_up, down = (tensor.to(device, dtype).requires_grad_() for tensor in tensors[:3])
+    weights = tensors[3].to(device).requires_grad_()
+    return x, gate_up, down, weights, selected.to(device)
+
+
+def check(counts, d, f, dtype, device="cpu"):
+    rows = sum(counts)
+    x, gate_up, down, weights, selected = operands(counts, d, f, dtype, device)
+    dy = torch.randn(x.shape).to(device, dtype)
+    with poisoned_memory():
+        dispatch = dispatching.by_expert(selected, len(counts))
+        y = experts(x, gate_up, down, dispatching.row_weights(dispatch, weights), dispatch)
+        y.backward(dy)
+    leaves = [tensor.detach().double().requires_grad_() for tensor in (x, gate_up, down, weights)]
+    x64, gate_up64, down64, weights64 = leaves
+    expected = torch.stack(
+        [
+            reference.swiglu(x64[t : t + 1], gate_up64[e], down64[e])[0] * weights64[t]
+            for t, e in enumerate(selected[:, 0].tolist())
+        ]
+    )
+    expected.backward(dy.double())
+    name = str(dtype).removeprefix("torch.")
+    assert_close("y", y, expected, name)
+    actual = {"dx": x, "dgate_up": gate_up, "ddown": down, "dweights": weights}
+    for (label, tensor), wanted in zip(actual.items(), leaves, strict=True):
+        if label == "dweights" and rows < 8 and dtype != torch.float32:
+            continue  # dot products: a few may all be differences of nearly equal 16-bit numbers
+        assert_close(label, tensor.grad, wanted.grad, name)
+    for expert, count in enumerate(counts):
+        if count == 0:
+            assert not gate_up.grad[expert].any() and not down.grad[expert].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", COUNTS)
+def test_experts(case, dtype, threads, rng):
+    least = 1 if dtype == torch.float32 else 16
+    check(COUNTS[case], rng.randint(least, 70), rng.randint(least, 70), dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(64, 128), (40, 24), (37, 19)])
+@pytest.mark.parametrize("case", COUNTS)
+def test_experts_on_a_gpu(case, sizes, dtype, rng):
+    check(COUNTS[case], *sizes, dtype, device="cuda")
+
+
+def test_in_inference_mode(rng):
+    x, gate_up, down, weights, selected = operands(COUNTS["even"], 16, 24, torch.float32)
+    dispatch = dispatching.by_expert(selected, 12)
+    row_weights = dispatching.row_weights(dispatch, weights)
+    expected = experts(x, gate_up, down, row_weights, dispatch)
+    with torch.inference_mode():
+        assert torch.equal(experts(x, gate_up, down, row_weights, dispatch), expected)
+
+
+def test_dispatch_by_expert_is_a_stable_sort(rng):
+    selected = torch.stack([torch.randperm(9)[:4] for _ in range(20)])
+    dispatch = dispatching.by_expert(selected, 9)
+    flat = selected.flatten().tolist()
+    order = sorted(range(80), key=lambda slot: flat[slot])
+    assert dispatch.slot.tolist() == order
+    assert dispatch.token.tolist() == [slot // 4 for slot in order]
+    assert dispatch.ends.tolist() == [sum(e <= expert for e in flat) for expert in range(9)]
+    assert dispatch.slot[dispatch.returned].tolist() == list(range(80))
+
+
+def test_combine_sums_what_each_token_gets_back(rng):
+    chosen = torch.stack([torch.randperm(10)[:3] for _ in range(6)])  # some tokens may be taken by nobody
+    dispatch = dispatching.by_token(chosen, 10)
+    rows = torch.randn(18, 5)
+    expected = torch.zeros(10, 5).index_add(0, chosen.flatten(), rows)
+    torch.testing.assert_close(dispatching.combine(rows, dispatch), expected)
+    weight = torch.rand(18)
+    torch.testing.assert_close(
+        dispatching.combine(rows, dispatch, weight), dispatching.combine(rows * weight[:, None], dispatch)
+    )
+
+
+def test_rows_without_a_slot_weigh_nothing():
+    dispatch = dispatching.from_counts(torch.tensor([3, 0, 4]), tokens=2, k=2)
+    assert dispatch.token.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert dispatch.ends.tolist() == [3, 3, 7]
+    weights = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
+    assert torch.equal(dispatching.row_weights(dispatch, weights), torch.tensor([0.1, 0.3, 0.2, 0.4, 0, 0, 0]))
+    assert dispatch.slot[dispatch.returned].tolist() == [0, 1, 2, 3]
+
+
+def test_for_each_calls_once_an_item_on_single_threaded_workers(threads):
+    seen, inside = [], set()
+
+    def note(item):
+        seen.append(item)
+        inside.add((torch.get_num_threads(), torch.is_grad_enabled(), threading.current_thread().name))
+
+    for_each(note, list(range(100)))
+    assert sorted(seen) == list(range(100))
+    assert {(count, grad) for count, grad, _ in inside} == {(1, False)}
+    assert torch.get_num_threads() == threads
+
+
+def test_for_each_hands_on_an_error(threads):
+    def fail(item):
+        raise ValueError(f"item {item}")
+
+    with pytest.raises(ValueError, match="item"):
+        for_each(fail, [1, 2, 3])

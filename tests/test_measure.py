@@ -1,0 +1,197 @@
+"""The instrument, on steps whose time is known."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from layers import build, spec_from
+from membench.case import Case
+from membench.inputs import make_inputs, pool_size
+from membench.measure import ceilings, memory
+from membench.measure.energy import EnergyCounter
+from membench.measure.time import Clock, Sampling, sample, warm_up
+from membench.measure.traffic import count_traffic
+from membench.measurement import make_step
+
+
+def sleeper(seconds):
+    return lambda _: time.sleep(seconds)
+
+
+def test_a_known_time_is_measured():
+    found = sample(Clock("cpu"), sleeper(0.004), Sampling(12, 5, 5, 0.02))
+    assert len(found.seconds) == 12
+    assert found.stopped_by == "samples"
+    assert 0.004 <= found.median_s < 0.006
+    assert found.calls_per_sample == 1
+
+
+def test_short_calls_are_bundled():
+    found = sample(Clock("cpu"), lambda _: None, Sampling(5, 5, 5, 0.01))
+    assert found.calls_per_sample > 100
+    assert found.median_s < 1e-5
+
+
+def test_time_stops_but_not_below_the_floor():
+    found = sample(Clock("cpu"), sleeper(0.01), Sampling(1000, 4, 0.001, 0.0))
+    assert found.stopped_by == "time"
+    assert len(found.seconds) == 4
+
+
+def test_warm_up_waits_for_a_slow_start():
+    calls = iter([0.02, 0.02, 0.02, 0.01, 0.005] + [0.002] * 1000)
+    made, steady, fastest_s = warm_up(Clock("cpu"), lambda _: time.sleep(next(calls)), 0.0)
+    assert made >= 4
+    assert steady or fastest_s < 0.02
+
+
+def test_inputs_are_visited_in_turn():
+    seen = []
+    sample(Clock("cpu"), seen.append, Sampling(3, 3, 1, 0.0))
+    assert seen == list(range(len(seen)))
+
+
+def a_case(kind, tokens=16, ranks=1, routing=None, mode="forward", **layer):
+    spec = spec_from({"kind": kind, "model_dim": 32, "dtype": "float32", **layer})
+    return Case(arm=kind, mode=mode, layer=spec, tokens=tokens, ranks=ranks, routing=routing or {})
+
+
+MEMORY = {"num_keys": 1024, "heads": 2, "top_k": 4, "key_dim": 8}
+MOE = {"num_experts": 8, "expert_hidden": 16, "top_k": 2}
+
+
+def test_pool_passes_four_times_the_cache():
+    case = a_case("memory", **MEMORY)
+    touched = case.layer.cost(16).bytes_min
+    count = pool_size(case, cache_bytes=10 * int(touched))
+    assert count * touched >= 40 * int(touched)
+    assert pool_size(case, 0) == 2
+    assert pool_size(case, 2**40) == 256
+
+
+def test_inputs_are_seeded_and_differ():
+    case = a_case("memory", routing={"kind": "uniform"}, **MEMORY)
+    layer = build(case.layer)
+    first, second = make_inputs(layer, case, 2, "cpu")
+    again = make_inputs(layer, case, 2, "cpu")
+    assert torch.equal(first.x, again[0].x)
+    assert torch.equal(first.routing.selected, again[0].routing.selected)
+    assert not torch.equal(first.x, second.x)
+    assert first.x.abs().min() > 0
+
+
+def test_traffic_is_counted_exactly():
+    case = a_case("memory", routing={"kind": "uniform"}, **MEMORY)
+    layer = build(case.layer)
+    inputs = make_inputs(layer, case, 3, "cpu")
+    found = count_traffic(layer, inputs)
+    assert found.lookups == 16 * 2 * 4
+    distinct = [len(set(i.routing.selected.flatten().tolist())) for i in inputs]
+    assert found.unique_rows == sum(distinct) / 3
+    assert found.unique_per_lookup == pytest.approx(found.unique_rows / found.lookups)
+
+
+def test_expert_traffic_of_one_rank():
+    case = a_case("moe", ranks=4, routing={"kind": "zipf", "zipf_exponent": 1.5}, **MOE)
+    layer = build(case.layer, ranks=4)
+    inputs = make_inputs(layer, case, 2, "cpu")
+    found = count_traffic(layer, inputs)
+    assert found.assignments >= 16 * 2  # the most loaded rank has at least the mean
+    assert found.active_experts <= 2
+    assert found.dropped_tokens == 0
+
+
+def test_expert_choice_counts_dropped_tokens():
+    case = a_case("moe", choice="expert", capacity_factor=0.5, **MOE)
+    layer = build(case.layer)
+    inputs = make_inputs(layer, case, 1, "cpu")
+    chosen = set(layer.select(inputs[0].x).indices.flatten().tolist())
+    assert count_traffic(layer, inputs).dropped_tokens == 16 - len(chosen)
+
+
+def test_a_trace_is_replayed_and_checked(tmp_path):
+    import numpy as np
+
+    path = tmp_path / "trace.npy"
+    trace = np.random.default_rng(0).integers(0, 1024, (40, 2, 4))
+    np.save(path, trace)
+    case = a_case("memory", routing={"kind": "trace", "trace": str(path)}, **MEMORY)
+    layer = build(case.layer)
+    inputs = make_inputs(layer, case, 3, "cpu")
+    assert torch.equal(inputs[1].routing.selected, torch.from_numpy(trace[16:32]))
+    assert torch.equal(inputs[2].routing.selected[8:], torch.from_numpy(trace[:8]))
+    np.save(path, trace + 1024)
+    with pytest.raises(ValueError, match="must lie in 0"):
+        make_inputs(layer, case, 1, "cpu")
+    np.save(path, trace[:, :1])
+    with pytest.raises(ValueError, match="wants integers T x 2 x 4"):
+        make_inputs(layer, case, 1, "cpu")
+    path.write_text("no array")
+    with pytest.raises(ValueError, match="not a readable"):
+        make_inputs(layer, case, 1, "cpu")
+
+
+def test_expert_choice_refuses_imposed_routing():
+    case = a_case("moe", choice="expert", routing={"kind": "uniform"}, **MOE)
+    with pytest.raises(ValueError, match="expert choice"):
+        make_inputs(build(case.layer), case, 1, "cpu")
+
+
+def test_forward_backward_leaves_every_gradient():
+    case = a_case("memory_plus", mode="forward_backward", companion_hidden=16, **MEMORY)
+    layer = build(case.layer).train()
+    inputs = make_inputs(layer, case, 2, "cpu")
+    step = make_step("forward_backward", layer, layer, inputs, torch.randn(16, 32), None)
+    step(0)
+    table = layer.table
+    assert table.gradient is not None
+    assert table.weight.grad is None
+    assert all(p.grad is not None for p in layer.parameters() if p is not table.weight)
+    dense = sum(4 * p.numel() for p in layer.parameters() if p is not table.weight)
+    rows = table.gradient.rows.nbytes + table.gradient.values.nbytes
+    assert memory.gradient_bytes(layer) == dense + rows
+
+
+def test_saved_activations_of_a_product_are_its_operands():
+    layer = torch.nn.Linear(64, 32, bias=False)
+    wrapped = SimpleNamespace(parameters=layer.parameters)
+    x = torch.randn(128, 64, requires_grad=True)
+    with memory.SavedForBackward(wrapped) as saved:
+        layer(x)
+    assert saved.bytes == x.nbytes
+
+
+def test_ceilings_are_plausible():
+    clock = Clock("cpu")
+    copied, read = ceilings.stream_ceilings(clock, 2**20)
+    rows = ceilings.random_row_ceiling(clock, torch.randn(2**18, 64))
+    flops = ceilings.matmul_ceiling(clock, torch.float32)
+    assert 1e8 < rows < 1e12
+    assert 1e8 < copied < 1e13
+    assert 1e8 < read < 1e13
+    assert 1e9 < flops < 1e14
+
+
+def test_energy_is_unknown_without_a_counter(monkeypatch, tmp_path):
+    monkeypatch.setattr("membench.measure.energy._RAPL", tmp_path)
+    counter = EnergyCounter("cpu")
+    assert counter.source is None
+    assert counter.spent_j([], []) is None
+
+
+def test_energy_counts_and_unwraps(monkeypatch, tmp_path):
+    domain = tmp_path / "intel-rapl:0"
+    (tmp_path / "intel-rapl:0:0").mkdir(parents=True)
+    domain.mkdir()
+    (domain / "max_energy_range_uj").write_text("5000000")
+    (domain / "energy_uj").write_text("4000000")
+    monkeypatch.setattr("membench.measure.energy._RAPL", tmp_path)
+    counter = EnergyCounter("cpu")
+    before = counter.read()
+    assert before == [4.0]
+    (domain / "energy_uj").write_text("4500000")
+    assert counter.spent_j(before, counter.read()) == pytest.approx(0.5)
+    (domain / "energy_uj").write_text("1000000")
+    assert counter.spent_j(before, counter.read()) == pytest.approx(2.0)
