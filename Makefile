@@ -22,7 +22,7 @@ check: $(VENV)/.dev-ready
 # On a machine with an NVIDIA GPU whose Python has torch: no virtual environment, no network.
 gpu:
 	$(PYTHON) -m pytest -m gpu tests
-	$(PYTHON) -m membench run gpu_check --device cuda
+	$(PYTHON) -m membench run quickstart iso_flop_8b --device cuda --set measure.max_seconds=1
 	$(PYTHON) -m membench doctor --device cuda
 
 $(VENV)/bin/python:

@@ -1,0 +1,249 @@
+"""The float64 reference of a built layer on a few of its tokens, with leaves for just what those touch.
+
+Letters: B tokens, T of them sampled, P ranks, E experts, K experts a token, H heads, k rows a head.
+"""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from layers import reference
+from layers.layer import Layer, RemoteAssignments, RemoteLookups, Routing, Selection
+from layers.spec import DenseSpec, MemorySpec, MoESpec, PeerSpec, RetrievalSpec
+from layers.value_table import ValueTable
+
+_ZERO = 1e-9  # float64 rounds seven orders below this
+_EXPERT_PARAMETERS = ("expert_gate_up", "expert_down")
+
+
+def relative_rms(actual: Tensor, expected: Tensor | None, scale: float = 0.0) -> float:
+    """RMS of the difference over RMS of what was expected (None: zeros).
+
+    A gradient that is zero by arithmetic (of a softmax over one score, say) leaves only
+    rounding to compare: where the expected RMS is below 1e-9 of ``scale``, the error is relative to
+    ``scale``, and absolute where that is zero too.
+    """
+    if expected is None:
+        expected = torch.zeros((), dtype=torch.float64, device=actual.device).expand(actual.shape)
+    difference = norm = 0.0
+    rows = max(1, 2**22 // max(1, actual[0].numel())) if actual.dim() else 1
+    for part, wanted in zip(actual.split(rows), expected.split(rows), strict=True):
+        difference += (part.double() - wanted).square().sum().item()
+        norm += wanted.double().square().sum().item()
+    count = max(1, actual.numel())
+    wanted_rms = (norm / count) ** 0.5
+    return (difference / count) ** 0.5 / ((wanted_rms if wanted_rms > _ZERO * scale else scale) or 1.0)
+
+
+def sampled_reference(
+    layer: Layer, x: Tensor, sample: Tensor, selection: Selection | None, routing: Routing | None
+) -> "SampledReference":
+    """The reference of any layer that has one, on the tokens x[sample].
+
+    Args:
+        x: (B, d) all tokens.
+        sample: (T,) ascending indices of the compared ones.
+        selection: the layer's own choice for x.
+
+    Raises:
+        ValueError: this kind of layer has no reference.
+    """
+    if isinstance(layer.spec, DenseSpec):
+        return SampledReference(layer, x, sample)
+    assert selection is not None
+    if isinstance(layer.spec, MoESpec):
+        return _SampledExperts(layer, x, sample, selection, routing or Routing())
+    if isinstance(layer.spec, RetrievalSpec):
+        return _SampledRows(layer, x, sample, selection, routing or Routing())
+    raise ValueError(f"no reference for a layer of kind {type(layer.spec).__name__}")
+
+
+class SampledReference:
+    """Of a dense layer, and what the others share. ``y`` (T, d) is the output; ``x`` and ``w`` are leaves."""
+
+    def __init__(self, layer: Layer, x: Tensor, sample: Tensor) -> None:
+        self.layer, self.sample = layer, sample
+        self.x = _leaf(x[sample])
+        self.w = self._leaves()
+        self.y = self._output()
+
+    def _leaves(self) -> dict[str, Tensor]:
+        """Every parameter of which all is touched."""
+        partial = {id(table.weight) for table in self.layer.tables()}
+        named = self.layer.named_parameters()
+        return {name: _leaf(p) for name, p in named if id(p) not in partial and name not in _EXPERT_PARAMETERS}
+
+    def _output(self) -> Tensor:
+        assert isinstance(self.layer.spec, DenseSpec)
+        return reference.dense(self.layer.spec, self.w, self.x)
+
+    def gradient_errors(self) -> dict[str, float]:
+        """Relative RMS error of each parameter's gradient, by name, after ``y`` went backward."""
+        self.scale = max(_rms(leaf.grad) for leaf in self.w.values())
+        tables = {id(table.weight): table for table in self.layer.tables()}
+        return {
+            name: self._table_error(tables[id(parameter)], name)
+            if id(parameter) in tables
+            else self._parameter_error(parameter, name)
+            for name, parameter in self.layer.named_parameters()
+        }
+
+    def _parameter_error(self, parameter: Tensor, name: str) -> float:
+        assert parameter.grad is not None, f"{name} got no gradient"
+        return relative_rms(parameter.grad, self.w[name].grad, self.scale)
+
+    def _table_error(self, table: ValueTable, name: str) -> float:
+        raise ValueError(f"{name}: a layer without lookups has no table")
+
+    @torch.no_grad()
+    def selection_shortfall(self, x: Tensor) -> float | None:
+        """How far the worst chosen score lies below the k-th best, over the scores' RMS; inf on a repeat."""
+        del x
+
+
+class _SampledExperts(SampledReference):
+    """A mixture: leaves for the experts that compute a sampled token."""
+
+    def __init__(self, layer: Layer, x: Tensor, sample: Tensor, selection: Selection, routing: Routing) -> None:
+        assert isinstance(layer.spec, MoESpec)
+        self.spec, self.selection, self.routing, self.batch = layer.spec, selection, routing, len(x)
+        super().__init__(layer, x, sample)
+
+    def _output(self) -> Tensor:
+        if self.spec.choice == "expert":
+            chosen = self._sampled_tokens_of_experts()
+            weights = self._with_experts([e for e, tokens in enumerate(chosen) if len(tokens)])
+            return reference.moe_expert_choice(self.spec, weights, self.x, chosen)
+        computed_by = self._computed_by()
+        weights = self._with_experts(computed_by.unique().tolist())
+        return reference.moe_token_choice(
+            self.spec, weights, self.x, self.selection.indices[self.sample].long(), computed_by
+        )
+
+    def _sampled_tokens_of_experts(self) -> list[Tensor]:
+        """Per expert, the positions within the sample of the sampled tokens that it takes."""
+        position = torch.full((self.batch,), -1, device=self.sample.device)
+        position[self.sample] = torch.arange(len(self.sample), device=self.sample.device)
+        return [row[row >= 0] for row in position[self.selection.indices]]
+
+    def _computed_by(self) -> Tensor:
+        """(T, K) the experts, by index on this rank, that compute each sampled token."""
+        remote = self.routing.remote
+        if isinstance(remote, RemoteAssignments):
+            experts = torch.arange(len(remote.counts), device=remote.counts.device)
+            expert_of_row = torch.repeat_interleave(experts, remote.counts)
+            slots = torch.arange(self.spec.top_k, device=self.sample.device)
+            return expert_of_row[self.sample[:, None] + self.batch * slots]
+        chosen = self.selection.indices if self.routing.selected is None else self.routing.selected
+        return chosen[self.sample].long()
+
+    def _with_experts(self, touched: Collection[int]) -> dict[str, object]:
+        """The weights by name; of the experts' a mapping from expert to leaf."""
+        self.touched = set(touched)
+        parameters = dict(self.layer.named_parameters())
+        slices = {name: {e: _leaf(parameters[name][e]) for e in self.touched} for name in _EXPERT_PARAMETERS}
+        weights: dict[str, object] = {**self.w, **slices}
+        self.w |= {f"{name}[{e}]": leaf for name, leaves in slices.items() for e, leaf in leaves.items()}
+        return weights
+
+    def _parameter_error(self, parameter: Tensor, name: str) -> float:
+        if name not in _EXPERT_PARAMETERS:
+            return super()._parameter_error(parameter, name)
+        gradient = parameter.grad
+        assert gradient is not None, f"{name} got no gradient"
+        if any(bool(gradient[e].count_nonzero()) for e in range(len(gradient)) if e not in self.touched):
+            return float("inf")
+        return max(relative_rms(gradient[e], self.w[f"{name}[{e}]"].grad, self.scale) for e in self.touched)
+
+    @torch.no_grad()
+    def selection_shortfall(self, x: Tensor) -> float | None:
+        if self.spec.choice == "expert":  # every expert looks at all tokens
+            scores, chosen = reference.router_scores(self.spec, self.w, x.double()).T, self.selection.indices.long()
+        else:
+            scores = reference.router_scores(self.spec, self.w, self.x)
+            bias = getattr(self.layer, "expert_bias", None)
+            scores = scores if bias is None else scores + bias.double()
+            chosen = self.selection.indices[self.sample].long()
+        best = scores.topk(chosen.shape[-1], dim=-1).values[..., -1:]
+        return _shortfall(chosen, scores.gather(-1, chosen), best)
+
+
+class _SampledRows(SampledReference):
+    """Memory and peer: leaves for the table rows that a sampled token's output depends on."""
+
+    def __init__(self, layer: Layer, x: Tensor, sample: Tensor, selection: Selection, routing: Routing) -> None:
+        assert isinstance(layer.spec, (MemorySpec, PeerSpec))
+        self.spec, self.batch = layer.spec, len(x)
+        self.chosen = selection.indices[sample].long()
+        self.rows = self.chosen if routing.selected is None else routing.selected[sample].long()
+        self.remote = routing.remote if isinstance(routing.remote, RemoteLookups) else None
+        super().__init__(layer, x, sample)
+
+    def _output(self) -> Tensor:
+        remote = self.remote
+        # rank r's columns of token t stand for the lookups of that rank's token t
+        places = [self.sample + rank * self.batch for rank in range(self.layer.ranks - 1)]
+        groups = [self.rows, *(remote.indices[at].long() for at in places if remote is not None)]
+        self.touched = torch.cat([group.flatten() for group in groups]).unique()
+        names = {id(parameter): name for name, parameter in self.layer.named_parameters()}
+        for table in self.layer.tables():
+            self.w[names[id(table.weight)].removesuffix(".weight")] = _leaf(table.weight[self.touched])
+        local, *others = [torch.searchsorted(self.touched, group) for group in groups]
+        if isinstance(self.spec, MemorySpec):
+            parts = [
+                (rows, remote.weights[at].double())
+                for rows, at in zip(others, places, strict=True)
+                if remote is not None
+            ]
+            return reference.memory(self.spec, self.w, self.x, self.chosen, local, parts)
+        assert isinstance(self.spec, PeerSpec)
+        if remote is None:
+            return reference.peer(self.spec, self.w, self.x, self.chosen, local)
+        assert remote.columns is not None and remote.products is not None
+        peers = [
+            (rows, remote.weights[at].double(), remote.columns[at].double())
+            for rows, at in zip(others, places, strict=True)
+        ]
+        ranks = range(self.layer.ranks)
+        products = [remote.products[self.sample + rank * self.batch].double() for rank in ranks]
+        return reference.peer(self.spec, self.w, self.x, self.chosen, local, peers, products)
+
+    def _table_error(self, table: ValueTable, name: str) -> float:
+        gradient = table.gradient
+        assert gradient is not None, f"{name} got no row gradient"
+        at = torch.searchsorted(gradient.rows, self.touched)
+        if bool((gradient.rows[at.clamp(max=len(gradient.rows) - 1)] != self.touched).any()):
+            return float("inf")
+        others = torch.ones(len(gradient.rows), dtype=torch.bool, device=at.device)
+        others[at] = False
+        if bool(gradient.values[others].count_nonzero()):
+            return float("inf")
+        return relative_rms(gradient.values[at], self.w[name.removesuffix(".weight")].grad, self.scale)
+
+    @torch.no_grad()
+    def selection_shortfall(self, x: Tensor) -> float | None:
+        del x
+        first, second = reference.half_scores(self.spec, self.w, self.x)
+        # the k best sums lie in the k x k grid of both halves' best k
+        k, n = self.spec.top_k, self.spec.sub_keys
+        grid = first.topk(k).values[..., :, None] + second.topk(k).values[..., None, :]
+        best = grid.flatten(-2).topk(k).values[..., -1:]
+        values = first.gather(-1, self.chosen // n) + second.gather(-1, self.chosen % n)
+        return _shortfall(self.chosen, values, best)
+
+
+def _shortfall(chosen: Tensor, values: Tensor, best: Tensor) -> float:
+    ordered = chosen.sort(dim=-1).values
+    if bool((ordered[..., 1:] == ordered[..., :-1]).any()):
+        return float("inf")
+    scale = values.square().mean().sqrt().item() or 1.0
+    return (best - values).clamp(min=0).max().item() / scale
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().double().requires_grad_(True)
+
+
+def _rms(gradient: Tensor | None) -> float:
+    return 0.0 if gradient is None else gradient.square().mean().sqrt().item()

@@ -1,0 +1,86 @@
+"""What only a CUDA device can show. ``make gpu`` runs these; elsewhere they are deselected."""
+
+import pytest
+import torch
+
+from layers import build, spec_from, verify
+from membench.case import Case
+from membench.inputs import make_inputs
+from membench.measure import ceilings
+from membench.measure.time import Clock, Sampling
+from membench.measurement import CaseMeasurement
+
+pytestmark = pytest.mark.gpu
+
+KINDS = {
+    "dense": {"ffn_hidden": 160},
+    "moe": {"num_experts": 12, "expert_hidden": 48, "top_k": 3, "shared_hidden": 24},
+    "memory": {"num_keys": 4096, "heads": 2, "top_k": 7, "key_dim": 32},
+    "memory_plus": {"num_keys": 4096, "heads": 2, "top_k": 7, "key_dim": 32, "value_dim": 96},
+    "peer": {"num_keys": 4096, "heads": 2, "top_k": 7, "key_dim": 32},
+}
+
+
+def a_case(kind, *, model_dim, tokens, dtype, ranks=1, mode="forward_backward", routing="routed"):
+    spec = spec_from({"kind": kind, "model_dim": model_dim, "dtype": dtype, **KINDS[kind]})
+    case = {"arm": kind, "mode": mode, "layer": spec, "tokens": tokens, "ranks": ranks, "routing": {"kind": routing}}
+    return Case(**case)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tokens", [1, 33, 512])
+@pytest.mark.parametrize("model_dim", [96, 100, 1000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_against_the_reference(kind, model_dim, tokens, dtype, seed):
+    case = a_case(kind, model_dim=model_dim, tokens=tokens, dtype=dtype)
+    layer = build(case.layer, device="cuda", seed=seed)
+    (first, _) = make_inputs(layer, case, 2, "cuda")
+    found = verify(layer, first.x, first.routing, seed=seed)
+    assert found.failure is None, found
+
+
+@pytest.mark.parametrize("kind", ["moe", "memory", "memory_plus", "peer"])
+@pytest.mark.parametrize("routing", ["routed", "zipf"])
+def test_one_rank_of_four(kind, routing, seed):
+    case = a_case(kind, model_dim=128, tokens=16, dtype="bfloat16", ranks=4, routing=routing)
+    layer = build(case.layer, ranks=4, device="cuda", seed=seed)
+    (first,) = make_inputs(layer, case, 1, "cuda")
+    found = verify(layer, first.x, first.routing, seed=seed)
+    assert found.failure is None, found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_bits_twice(kind):
+    case = a_case(kind, model_dim=128, tokens=64, dtype="bfloat16")
+    results = []
+    for _ in range(2):
+        layer = build(case.layer, device="cuda", seed=0)
+        (first,) = make_inputs(layer, case, 1, "cuda")
+        x = first.x.requires_grad_()
+        layer(x).square().sum().backward()
+        rows = [table.gradient.values for table in layer.tables()]
+        results.append([x.grad, *rows, *(p.grad for p in layer.parameters() if p.grad is not None)])
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["forward", "forward_backward", "train_step", "decode"])
+def test_every_mode_is_measured(kind, mode):
+    case = a_case(kind, model_dim=128, tokens=64, dtype="bfloat16", mode=mode)
+    if mode == "train_step":
+        case = case.model_copy(update={"optimizer": "row_adagrad"})
+    measurement = CaseMeasurement(build(case.layer, device="cuda"), Clock("cuda"), 2**20, lambda doing: None)
+    implementations = ["eager", "cuda_graph"] if mode in ("forward", "decode") else ["eager"]
+    found = measurement.run(case, Sampling(5, 3, 1.0, 0.05), implementations)
+    assert min(found["samples_s"]) > 0
+    assert found["hot_samples_s"]
+    assert found["memory"]["peak_allocated_bytes"] > found["memory"]["weights_bytes"]
+
+
+def test_ceilings_are_those_of_a_gpu():
+    clock = Clock("cuda")
+    copied, read = ceilings.stream_ceilings(clock, torch.cuda.get_device_properties(0).L2_cache_size)
+    assert copied > 1e11
+    assert read > 1e11
+    assert ceilings.matmul_ceiling(clock, torch.bfloat16) > 1e13
