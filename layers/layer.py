@@ -97,9 +97,14 @@ class Layer(nn.Module):
         """The value tables this layer reads, with their row gradients."""
         return ()
 
+    def balance(self, *, frozen: bool = False) -> None:
+        """What a router changes after a training step besides its weights; ``frozen``: changes nothing."""
+        del frozen
+
     def zero_gradients(self) -> None:
-        """Forget all gradients, of parameters and of table rows."""
+        """Forget all gradients, of parameters and of table rows, and the last auxiliary loss with its graph."""
         self.zero_grad(set_to_none=True)
+        self.auxiliary_loss = None
         for table in self.tables():
             table.gradient = None
 

@@ -55,11 +55,14 @@ class MoE(Layer):
         )
         bias = torch.zeros(spec.num_experts, device=device) if spec.balancing == "bias" else None
         self.register_buffer("expert_bias", bias)
+        self._last_load: Tensor | None = None
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         """y (B, d) of x (B, d); in training mode sets ``auxiliary_loss``."""
         selection = self.select(x)
         self.auxiliary_loss = selection.auxiliary_loss
+        if self.expert_bias is not None and self.training:
+            self._last_load = self.load(selection.indices)
         dispatch = self._dispatch(selection.indices, x.shape[0], routing or Routing())
         weight = dispatching.row_weights(dispatch, selection.weights)
         y = experts(x, self.expert_gate_up, self.expert_down, weight, dispatch)
@@ -122,16 +125,20 @@ class MoE(Layer):
             return 0
         return tokens - len(chosen.unique())
 
+    def balance(self, *, frozen: bool = False) -> None:
+        if self._last_load is not None:
+            self.update_bias(self._last_load, rate=0.0 if frozen else self.spec.bias_rate)
+
     @torch.no_grad()
-    def update_bias(self, counts: Tensor) -> None:
+    def update_bias(self, counts: Tensor, rate: float) -> None:
         """Loss-free balancing: after a step, raise the bias of experts that got fewer than the mean of counts (E,).
 
-        By ``bias_rate`` times the sign of what they lack (arXiv 2408.15664, algorithm 1).
+        By ``rate`` times the sign of what they lack (arXiv 2408.15664, algorithm 1).
         """
         if self.expert_bias is None:
             raise ValueError(f"balancing is {self.spec.balancing!r}: there is no bias to update")
         lacking = counts.float().mean() - counts
-        self.expert_bias.add_(torch.sign(lacking), alpha=self.spec.bias_rate)
+        self.expert_bias.add_(torch.sign(lacking), alpha=rate)
 
 
 def top(scores: Tensor, k: int) -> Tensor:

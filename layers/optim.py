@@ -59,10 +59,12 @@ class LayerOptimizer:
     """What ``optimizer`` means for a whole layer: ``step()`` updates matrices and tables.
 
     ``adamw``: AdamW everywhere. ``row_adagrad``: AdamW, tables by row-wise Adagrad.
-    ``sgd``: plain SGD, tables by touched rows.
+    ``sgd``: plain SGD, tables by touched rows. A learning rate of 0 does all the work and
+    leaves the weights as they are.
     """
 
     def __init__(self, layer: Layer, optimizer: Optimizer, learning_rate: float = 1e-3) -> None:
+        self._layer, self._frozen = layer, learning_rate == 0.0
         tables = layer.tables()
         table_weights = {id(table.weight) for table in tables}
         matrices = [p for p in layer.parameters() if id(p) not in table_weights]
@@ -83,6 +85,12 @@ class LayerOptimizer:
             self._matrices.step()
         for table in self._tables:
             table.step()
+        self._layer.balance(frozen=self._frozen)
+
+    @property
+    def dense_table_gradient_bytes(self) -> int:
+        """What AdamW on tables spreads row gradients into, for the length of a step."""
+        return sum(table.parameter.nbytes for table in self._tables if isinstance(table, DenseTableAdamW))
 
     def state_tensors(self) -> list[Tensor]:
         """Every tensor of optimizer state, to be counted."""

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from layers.spec.expectation import rank_bounds
+
 DrawnRouting = Literal["uniform", "zipf"]
 
 _EXACT_RANKS = 1024  # popularity ranks with their own probability; the tail by the integral of its density
@@ -130,8 +132,9 @@ def draw_experts(
 def busiest_rank(experts: Tensor, num_experts: int, ranks: int) -> Tensor:
     """(ceil(E/P),) int64: how many tokens each expert of the most loaded rank gets; experts (P·B, K).
 
-    Rank r holds the experts from r·ceil(E/P) on; where P does not divide E the last holds fewer.
+    A rank holds floor(E/P) or ceil(E/P) neighbouring experts; one that holds fewer is padded with 0.
     """
-    held = -(-num_experts // ranks)
-    counts = torch.bincount(experts.flatten(), minlength=ranks * held).view(ranks, held)
-    return counts[counts.sum(dim=1).argmax()]
+    bounds = rank_bounds(num_experts, ranks)
+    counts = torch.bincount(experts.flatten(), minlength=num_experts).split(torch.tensor(bounds).diff().tolist())
+    busiest = max(counts, key=lambda of_rank: int(of_rank.sum()))
+    return torch.nn.functional.pad(busiest, (0, -(-num_experts // ranks) - len(busiest)))

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_CACHE = Path("/sys/devices/system/cpu/cpu0/cache")
+_CPUS = Path("/sys/devices/system/cpu")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -48,13 +48,16 @@ def available_memory_bytes() -> int | None:
 
 
 def last_level_cache_bytes() -> int | None:
-    """The largest cache of the first core, as the kernel states it."""
-    sizes = []
-    for index in _CACHE.glob("index*/size"):
-        match = re.fullmatch(r"(\d+)([KMG])", read_text(index) or "")
-        if match:
-            sizes.append(int(match.group(1)) * _UNITS[match.group(2)])
-    return max(sizes, default=None)
+    """The last-level caches of all usable cores together, as the kernel states them."""
+    caches: dict[tuple[int, str], int] = {}  # (level, who shares it) -> bytes
+    for core in usable_cores():
+        for index in (_CPUS / f"cpu{core}" / "cache").glob("index*"):
+            size = re.fullmatch(r"(\d+)([KMG])", read_text(index / "size") or "")
+            level, shared_by = read_text(index / "level"), read_text(index / "shared_cpu_list")
+            if size and level and shared_by:
+                caches[int(level), shared_by] = int(size.group(1)) * _UNITS[size.group(2)]
+    last = max((level for level, _ in caches), default=None)
+    return sum(size for (level, _), size in caches.items() if level == last) or None
 
 
 def cpu_name() -> str:
@@ -160,25 +163,21 @@ def _huge_pages() -> str | None:
 
 
 def _nvml() -> dict[str, Any] | None:
-    """Driver, limits and modes of the first GPU, from NVML."""
-    import pynvml
+    """Driver, limits and modes of the GPU in use, from NVML."""
+    from membench.measure import nvml
 
-    with suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
-        facts: dict[str, Any] = {"driver": pynvml.nvmlSystemGetDriverVersion()}
-        for name, ask in {
-            "uuid": lambda: pynvml.nvmlDeviceGetUUID(gpu),
-            "power_limit_w": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000,
-            "max_sm_clock_mhz": lambda: pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM),
-            "ecc": lambda: bool(pynvml.nvmlDeviceGetEccMode(gpu)[0]),
-            "mig": lambda: bool(pynvml.nvmlDeviceGetMigMode(gpu)[0]),
-        }.items():
-            facts[name] = None
-            with suppress(pynvml.NVMLError):
-                facts[name] = ask()
-        return facts
-    return None
+    gpu = nvml.handle()
+    if gpu is None:
+        return None
+    pynvml = nvml.pynvml
+    return {
+        "driver": nvml.ask(pynvml.nvmlSystemGetDriverVersion),
+        "uuid": nvml.ask(pynvml.nvmlDeviceGetUUID, gpu),
+        "power_limit_w": nvml.ask(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000),
+        "max_sm_clock_mhz": nvml.ask(pynvml.nvmlDeviceGetMaxClockInfo, gpu, pynvml.NVML_CLOCK_SM),
+        "ecc": nvml.ask(lambda: bool(pynvml.nvmlDeviceGetEccMode(gpu)[0])),
+        "mig": nvml.ask(lambda: bool(pynvml.nvmlDeviceGetMigMode(gpu)[0])),
+    }
 
 
 if __name__ == "__main__":

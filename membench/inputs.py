@@ -28,16 +28,21 @@ class Input:
 
 
 def pool_size(case: Case, cache_bytes: int) -> int:
-    """How many inputs it takes until the bytes of their forward passes go past 4x the cache.
+    """How many inputs it takes until a round of them touches 4x the cache.
 
-    By the time an input comes round again the cache has been filled four times by others,
-    with the layer's own weights where those are large.
+    A round touches the weights that all inputs share once, and of each input its tokens and
+    the table rows that only it reads. A layer whose shared weights are larger than that
+    needs no more than two inputs.
     """
-    if isinstance(case.layer, ExternalSpec):
-        touched = float(case.tokens * case.layer.model_dim * case.layer.item_bytes)
-    else:
-        touched = case.layer.cost(case.tokens, ranks=case.ranks).bytes_min
-    return max(2, min(_MAX_POOL, math.ceil(_POOL_CACHES * cache_bytes / touched)))
+    spec, tokens = case.layer, case.tokens
+    own = float(tokens * spec.model_dim * spec.item_bytes)
+    shared = 0.0
+    if not isinstance(spec, ExternalSpec):
+        cost = spec.cost(tokens, ranks=case.ranks)
+        own += sum(stage.row_bytes_unique for stage in cost.stages)
+        tables = spec.table_params // case.ranks if isinstance(spec, (MemorySpec, PeerSpec)) else 0
+        shared = float((cost.rank_params - tables) * spec.item_bytes)
+    return max(2, min(_MAX_POOL, math.ceil((_POOL_CACHES * cache_bytes - shared) / own)))
 
 
 def make_inputs(layer: Layer, case: Case, count: int, device: str) -> list[Input]:

@@ -111,14 +111,17 @@ class CaseMeasurement:
         self.progress("inputs")
         with watch.on("inputs"):
             inputs, traffic = self._pool(case)
-        optimizer = LayerOptimizer(self.layer, case.optimizer) if case.optimizer else None
-        upstream = torch.randn_like(inputs[0].x)
+        # A learning rate of 0: what is timed must be the layer that was checked and whose traffic was counted.
+        optimizer = LayerOptimizer(self.layer, case.optimizer, learning_rate=0.0) if case.optimizer else None
+        generator = torch.Generator().manual_seed(case.seed + 2)
+        upstream = torch.randn(inputs[0].x.shape, generator=generator).to(inputs[0].x)
         name, call, tried = self._choose(case, inputs, upstream, optimizer, implementations, watch)
         step = make_step(case.mode, call, self.layer, inputs, upstream, optimizer)
         self.progress("sampling")
         clocks = [read_clocks(device)]
         with watch.on("sample"):
-            samples = sample(self.clock, step, sampling, cold=True if device == "cuda" else None)
+            samples = sample(self.clock, step, sampling)
+            self.progress("sampling")
             hot = sample(self.clock, step, sampling, cold=False) if device == "cuda" else None
         clocks.append(read_clocks(device))
         with watch.on("memory"):
@@ -150,6 +153,11 @@ class CaseMeasurement:
                 self._inputs[key] = inputs, count_traffic(self.layer, inputs)
         return self._inputs[key]
 
+    def _pool_bytes(self) -> int:
+        """Device memory of the inputs at hand, but for the one in use."""
+        inputs = next(iter(self._inputs.values()))[0]
+        return sum(item.x.nbytes for item in inputs[1:])
+
     def _check_key(self, case: Case, name: str) -> tuple[str, str, bool]:
         pool = case.model_copy(update={"mode": "forward", "optimizer": None}).id
         return pool, name, has_backward(case.mode)
@@ -171,7 +179,6 @@ class CaseMeasurement:
             seed=case.seed,
             call=call,
         )
-        release_freed_memory()
         if found.failure:
             raise WrongAnswer(f"wrong answer ({name}): {found.failure}; not timed")
         self._verified[key] = found
@@ -188,7 +195,7 @@ class CaseMeasurement:
         """The fastest implementation that is right; one that fails is recorded, not fatal, if another works."""
         usable: dict[str, tuple[Call, float]] = {}
         tried: dict[str, Any] = {}
-        failure: Exception | None = None
+        failures: list[Exception] = []
         for name in names:
             try:
                 with watch.on("check"):
@@ -205,14 +212,14 @@ class CaseMeasurement:
                 usable[name] = call, seconds
                 tried[name] = {"latency_ms": 1e3 * seconds if len(names) > 1 else None, "error": None}
             except (RuntimeError, ValueError) as error:
-                failure = error
+                failures.append(error)
+                self.layer.zero_gradients()
                 tried[name] = {
                     "latency_ms": None,
                     "error": (str(error).strip() or type(error).__name__).splitlines()[0],
                 }
         if not usable:
-            assert failure is not None
-            raise failure
+            raise failures[0]
         best = min(usable, key=lambda name: usable[name][1])
         return best, usable[best][0], tried
 
@@ -245,15 +252,18 @@ class CaseMeasurement:
                 y = self.layer(first.x.detach().requires_grad_(True), first.routing)
             saved = keeper.bytes
             del y
+            self.layer.zero_gradients()
+        release_freed_memory()
         reset_peak(device)
         step(0)
         self.clock.synchronize()
+        dense_gradients = optimizer.dense_table_gradient_bytes if optimizer else 0
         sizes: dict[str, int | None] = {
             "weights_bytes": weights_bytes(self.layer),
-            "gradient_bytes": gradient_bytes(self.layer) if has_backward(case.mode) else 0,
+            "gradient_bytes": gradient_bytes(self.layer) + dense_gradients if has_backward(case.mode) else 0,
             "optimizer_bytes": tensor_bytes(optimizer.state_tensors()) if optimizer else 0,
             "saved_activation_bytes": saved,
-            **peak_bytes(device),
+            **peak_bytes(device, besides=self.clock.own_bytes + self._pool_bytes()),
         }
         self.layer.zero_gradients()
         return sizes

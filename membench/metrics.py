@@ -77,13 +77,13 @@ def metrics_of(
     latency_ms = 1e3 * latency_s
     return {
         "latency_ms_p50": latency_ms,
-        "latency_ms_p90": 1e3 * quantile(pooled, 0.9),
-        "latency_ms_p99": 1e3 * quantile(pooled, 0.99),
+        "latency_ms_p90": _tail_ms(pooled, 0.9),
+        "latency_ms_p99": _tail_ms(pooled, 0.99),
         "latency_ms_iqr": 1e3 * (quantile(pooled, 0.75) - quantile(pooled, 0.25)),
         "latency_ms_hot_p50": 1e3 * statistics.median(hot) if hot else None,
         "communication_ms_predicted": communication_ms,
         "step_ms": latency_ms + communication_ms if communication_ms is not None else None,
-        "tokens_per_s": case.tokens / latency_s,
+        "tokens_per_s": case.tokens / (latency_s + (communication_ms or 0.0) / 1e3),
         "flops_per_s": cost["flops"] / latency_s,
         "dram_bytes_per_s": cost["bytes_dram_expected"] / latency_s,
         "mfu": _median_of_rounds(done, _mfu),
@@ -102,6 +102,11 @@ def metrics_of(
         "saved_activation_bytes": memory.get("saved_activation_bytes"),
         "reference_error": _median_of_rounds(done, _worst_error),
     }
+
+
+def _tail_ms(seconds: list[float], q: float) -> float | None:
+    """A tail quantile; None with fewer than 1 / (1 - q) samples, where it would be the largest of them."""
+    return 1e3 * quantile(seconds, q) if len(seconds) * (1 - q) >= 0.999 else None
 
 
 def _peak(rounds: list[Round], name: str) -> float | None:

@@ -13,7 +13,7 @@ from membench.measure import ceilings, memory
 from membench.measure.energy import EnergyCounter
 from membench.measure.time import Clock, Sampling, sample, warm_up
 from membench.measure.traffic import count_traffic
-from membench.measurement import make_step
+from membench.measurement import CaseMeasurement, make_step
 
 
 def sleeper(seconds):
@@ -62,13 +62,28 @@ MEMORY = {"num_keys": 1024, "heads": 2, "top_k": 4, "key_dim": 8}
 MOE = {"num_experts": 8, "expert_hidden": 16, "top_k": 2}
 
 
-def test_pool_passes_four_times_the_cache():
-    case = a_case("memory", **MEMORY)
-    touched = case.layer.cost(16).bytes_min
-    count = pool_size(case, cache_bytes=10 * int(touched))
-    assert count * touched >= 40 * int(touched)
+def test_a_round_of_inputs_passes_four_times_the_cache():
+    case, cache_bytes = a_case("memory", **MEMORY), 50_000
+    count = pool_size(case, cache_bytes)
+    tokens = 16 * 32 * 4
+    rows = case.layer.expected_rows(16, 0.0) * 32 * 4
+    shared = 4 * case.layer.layer_params
+    assert shared + count * (tokens + rows) >= 4 * cache_bytes > shared + (count - 1) * (tokens + rows)
     assert pool_size(case, 0) == 2
     assert pool_size(case, 2**40) == 256
+
+
+def test_a_train_step_leaves_the_weights_alone():
+    for optimizer in ("adamw", "row_adagrad", "sgd"):
+        case = a_case("memory", mode="train_step", **MEMORY).model_copy(update={"optimizer": optimizer})
+        layer = build(case.layer)
+        before = [p.clone() for p in layer.parameters()]
+        measurement = CaseMeasurement(layer, Clock("cpu"), 2**16, lambda doing: None)
+        found = measurement.run(case, Sampling(3, 3, 0.1, 0.0), ["eager"])
+        assert min(found["samples_s"]) > 0
+        assert all(torch.equal(p, old) for p, old in zip(layer.parameters(), before, strict=True))
+        stated = case.layer.cost(16, mode="train_step", optimizer=optimizer).memory
+        assert found["memory"]["optimizer_bytes"] == stated.optimizer
 
 
 def test_inputs_are_seeded_and_differ():

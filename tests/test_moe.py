@@ -225,10 +225,10 @@ def test_loss_free_balancing_evens_the_load(rng):
 
     before = spread()
     for _ in range(300):
-        layer.update_bias(layer.load(layer.select(x).indices))
+        layer.update_bias(layer.load(layer.select(x).indices), layer.spec.bias_rate)
     assert spread() < before / 3
     with pytest.raises(ValueError, match="no bias to update"):
-        MoE(MoESpec(**SMALL)).update_bias(torch.zeros(8))
+        MoE(MoESpec(**SMALL)).update_bias(torch.zeros(8), 0.1)
 
 
 def test_load_and_unrouted_tokens(rng):

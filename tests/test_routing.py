@@ -82,6 +82,7 @@ def test_busiest_rank(num_experts, ranks, seed):
     torch.manual_seed(seed)
     experts = torch.randint(num_experts, (40, 2))
     held = -(-num_experts // ranks)
-    loads = [sum(int((experts == e).sum()) for e in range(r * held, (r + 1) * held)) for r in range(ranks)]
+    bounds = [r * num_experts // ranks for r in range(ranks + 1)]
+    loads = [sum(int((experts == e).sum()) for e in range(*bounds[r : r + 2])) for r in range(ranks)]
     counts = busiest_rank(experts, num_experts, ranks)
     assert counts.shape == (held,) and counts.sum() == max(loads)

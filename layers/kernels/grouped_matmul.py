@@ -21,7 +21,7 @@ from layers.kernels.workers import for_each
 
 # Reading an expert's weights costs about as much as multiplying so many rows by them.
 _ROWS_WORTH_OF_WEIGHTS = 32
-_BUNDLES_PER_THREAD = 4
+_BUNDLES_PER_THREAD = 4  # 2 to 32 take the same time
 
 
 @dataclass(slots=True)

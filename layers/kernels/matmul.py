@@ -42,6 +42,8 @@ def linear_gradients(y_gradient: Tensor, x: Tensor, out: Tensor | None = None) -
 
 
 def _by_onednn(x: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # inductor picks its own, and cannot lower this operator
+        return False
     return x.device.type == "cpu" and x.dtype == torch.float32 and _onednn_is_faster()
 
 

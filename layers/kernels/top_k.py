@@ -3,6 +3,8 @@
 Letters: B tokens, H heads, n sub-keys a half, k wanted, C candidate pairs, m any length.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,15 +21,21 @@ def ordered_top_k(values: Tensor, top_k: int, order: Tensor | None = None) -> Te
     Args:
         order: (…, m) distinct integers; the index itself if None.
     """
+    if values.device.type != "cpu":  # asking whether there is a tie would make the host wait for the device
+        return _stable_top_k(values, top_k, order)
     found, indices = values.topk(min(top_k + 1, values.shape[-1]), dim=-1)
     tied = (found[..., 1:] == found[..., :-1]).any(dim=-1)
     indices = indices[..., :top_k].contiguous()
     if tied.any():
-        by_order = None if order is None else order[tied].argsort(dim=-1)
-        again = values[tied] if by_order is None else values[tied].gather(-1, by_order)
-        best = again.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
-        indices[tied] = best if by_order is None else by_order.gather(-1, best)
+        indices[tied] = _stable_top_k(values[tied], top_k, None if order is None else order[tied])
     return indices
+
+
+def _stable_top_k(values: Tensor, top_k: int, order: Tensor | None) -> Tensor:
+    by_order = None if order is None else order.argsort(dim=-1)
+    arranged = values if by_order is None else values.gather(-1, by_order)
+    best = arranged.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
+    return best if by_order is None else by_order.gather(-1, best)
 
 
 def long_top_k(values: Tensor, top_k: int) -> Tensor:
@@ -58,6 +66,12 @@ def _neighbourhood(length: int, top_k: int) -> int:
     return size
 
 
+@cache
+def _candidates(top_k: int, device: torch.device) -> Tensor:
+    """(2, C) the pairs as a tensor, copied to a device once."""
+    return torch.tensor(candidate_pairs(top_k), device=device).T.contiguous()
+
+
 def best_pairs(scores: Tensor, top_k: int) -> Tensor:
     """(H, 2, B, k) sub-keys (i, j) of the k best sums of both halves' scores (H, 2, B, n).
 
@@ -66,7 +80,7 @@ def best_pairs(scores: Tensor, top_k: int) -> Tensor:
     """
     ranked = long_top_k(scores, top_k)
     values = scores.gather(-1, ranked).double()
-    first, second = torch.tensor(candidate_pairs(top_k), device=scores.device).T
+    first, second = _candidates(top_k, scores.device)
     sums = values[:, 0][..., first] + values[:, 1][..., second]
     rows = ranked[:, 0][..., first] * scores.shape[-1] + ranked[:, 1][..., second]
     row = rows.gather(-1, ordered_top_k(sums, top_k, rows))

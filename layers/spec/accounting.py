@@ -96,13 +96,16 @@ def row_reads(
     return StageCost(name, flops, flops, stream, unique, issued, dram)
 
 
-def optimizer_state_bytes(dense_params: float, table_params: float, table_rows: float, optimizer: Optimizer) -> float:
-    """Moments held: AdamW two fp32 a parameter; row-wise Adagrad one fp32 a row of a table."""
+def optimizer_state_bytes(
+    dense_params: float, table_params: float, table_rows: float, item_bytes: int, optimizer: Optimizer
+) -> float:
+    """Moments held: AdamW two a parameter, in its dtype as torch keeps them; row-wise Adagrad one fp32 a row."""
     if optimizer == "sgd":
         return 0.0
+    moments = 2.0 * item_bytes
     if optimizer == "adamw":
-        return 8.0 * (dense_params + table_params)
-    return 8.0 * dense_params + 4.0 * table_rows
+        return moments * (dense_params + table_params)
+    return moments * dense_params + 4.0 * table_rows
 
 
 def update(
@@ -113,16 +116,17 @@ def update(
     item_bytes: int,
     optimizer: Optimizer,
 ) -> StageCost:
-    """The optimizer's traffic: AdamW reads w, g, m, v and writes w, m, v (22 bytes a bf16 parameter).
+    """The optimizer's traffic: AdamW reads w, g, m, v and writes w, m, v, all in the parameter's dtype.
 
-    Row-wise Adagrad and SGD read and write only the touched rows of a table; AdamW on a
-    table is dense by definition, its moments decay everywhere.
+    Row-wise Adagrad and SGD read and write only the touched rows of a table. AdamW on a table
+    is dense by definition, its moments decay everywhere, and first spreads the row gradient
+    into a dense one.
     """
-    adamw = 3 * item_bytes + 16
+    adamw = 7 * item_bytes
     sgd = 3 * item_bytes
     rows = touched_rows * (3 * row_elements * item_bytes)
     stream, row_bytes = {
-        "adamw": (adamw * (dense_params + table_params), 0.0),
+        "adamw": (adamw * (dense_params + table_params) + item_bytes * table_params, 0.0),
         "row_adagrad": (adamw * dense_params, rows + 8 * touched_rows),
         "sgd": (sgd * dense_params, rows),
     }[optimizer]

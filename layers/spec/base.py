@@ -35,7 +35,6 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     FREE: ClassVar[dict[BudgetName, tuple[FreeDimension, ...]]] = {}
-    TAGS: ClassVar[tuple[str, ...]] = ()
 
     model_dim: PositiveInt = Field(le=2**20, description="d, width of a token")
     dtype: DTypeName = "bfloat16"

@@ -48,7 +48,7 @@ class DenseSpec(Spec):
             memory=MemoryNeed(
                 weights=params * s,
                 gradients=params * s if backward else 0,
-                optimizer=accounting.optimizer_state_bytes(params, 0, 0, optimizer) if optimizer else 0,
+                optimizer=accounting.optimizer_state_bytes(params, 0, 0, s, optimizer) if optimizer else 0,
                 activations=swiglu_activation_bytes(tokens, self.model_dim, self.ffn_hidden, s, mode),
             ),
             communication_bytes=accounting.replica_gradients(params, s, ranks, mode),

@@ -6,6 +6,7 @@ Pure arithmetic; a plan uses it. A measured record replaces it by exact counts.
 import math
 import random
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 RoutingKind = Literal["uniform", "zipf", "routed", "trace"]
@@ -51,18 +52,31 @@ def expected_unique(count: int, draws: float, per_draw: int, exponent: float = 0
 
 @lru_cache(maxsize=256)
 def expected_rank_share(num_experts: int, ranks: int, top_k: int, exponent: float = 0.0) -> float:
-    """The share of all assignments that the most loaded rank is expected to receive.
+    """The mean share of all assignments that goes to the rank with the likeliest experts.
 
-    Ranks hold ceil(E/P) experts. Equally likely experts: that many of E. Zipf: the busiest
-    rank under one fixed random placement of experts, with an expert's chance of being
-    among a token's top K taken as min(1, K·p).
+    Ranks hold floor(E/P) or ceil(E/P) experts. Equally likely experts: ceil(E/P) of E. Zipf:
+    the busiest rank under one fixed random placement of experts, with an expert's chance of
+    being among a token's top K taken as min(1, K·p).
     """
-    per_rank = -(-num_experts // ranks)
     if exponent == 0.0 or ranks == 1:
-        return per_rank / num_experts
+        return -(-num_experts // ranks) / num_experts
     mass = [i**-exponent for i in range(1, num_experts + 1)]
     total = sum(mass)
     chosen = [min(1.0, top_k * m / total) for m in mass]
     random.Random(num_experts).shuffle(chosen)
-    loads = [sum(chosen[r * per_rank : (r + 1) * per_rank]) for r in range(ranks)]
+    bounds = rank_bounds(num_experts, ranks)
+    loads = [sum(chosen[low:high]) for low, high in pairwise(bounds)]
     return max(loads) / sum(chosen)
+
+
+def rank_bounds(num_experts: int, ranks: int) -> list[int]:
+    """Rank r holds the experts from bounds[r] up to bounds[r + 1]: floor(E/P) or ceil(E/P) of them."""
+    return [rank * num_experts // ranks for rank in range(ranks + 1)]
+
+
+def expected_busiest_load(mean_load: float, ranks: int) -> float:
+    """Assignments of the most loaded of P ranks with equal chances: m + sqrt(2 m ln P).
+
+    The usual bound on the maximum of P nearly Gaussian counts of variance m.
+    """
+    return mean_load + math.sqrt(2 * mean_load * math.log(ranks))

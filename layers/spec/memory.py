@@ -123,8 +123,10 @@ class MemorySpec(RetrievalSpec):
             stages=tuple(stages),
             memory=MemoryNeed(
                 weights=(self.layer_params + table_share) * s,
-                gradients=(self.layer_params + rows * columns) * s if backward else 0,
-                optimizer=accounting.optimizer_state_bytes(self.layer_params, table_share, self.num_keys, optimizer)
+                gradients=(self.layer_params + rows * columns + (table_share if optimizer == "adamw" else 0)) * s
+                if backward
+                else 0,
+                optimizer=accounting.optimizer_state_bytes(self.layer_params, table_share, self.num_keys, s, optimizer)
                 if optimizer
                 else 0,
                 activations=self.retrieval_activation_bytes(tokens, mode)

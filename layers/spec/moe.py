@@ -15,7 +15,7 @@ from layers.spec import accounting
 from layers.spec.base import WIDTH_MULTIPLE, FreeDimension, Spec
 from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, has_backward
 from layers.spec.dense import swiglu_activation_bytes, swiglu_params
-from layers.spec.expectation import expected_rank_share, expected_unique
+from layers.spec.expectation import expected_busiest_load, expected_rank_share, expected_unique
 
 _EXPERTS = (FreeDimension(name="num_experts"),)
 _WIDTHS = (
@@ -118,7 +118,7 @@ class MoESpec(Spec):
             local_slots = float(tokens * self.top_k)
             if assignments is None:
                 share = expected_rank_share(experts, ranks, self.top_k, zipf_exponent)
-                assignments = share * ranks * tokens * self.top_k
+                assignments = expected_busiest_load(share * ranks * tokens * self.top_k, ranks)
             if active_experts is None:
                 active = expected_unique(experts, ranks * tokens, self.top_k, zipf_exponent)
                 active_experts = min(active * held / experts, assignments)
@@ -148,7 +148,7 @@ class MoESpec(Spec):
             memory=MemoryNeed(
                 weights=rank_params * s,
                 gradients=rank_params * s if backward else 0,
-                optimizer=accounting.optimizer_state_bytes(rank_params, 0, 0, optimizer) if optimizer else 0,
+                optimizer=accounting.optimizer_state_bytes(rank_params, 0, 0, s, optimizer) if optimizer else 0,
                 activations=swiglu_activation_bytes(assignments, d, self.expert_hidden, s, mode)
                 + swiglu_activation_bytes(tokens, d, self.shared_hidden, s, mode)
                 + tokens * experts * 4,

@@ -102,8 +102,10 @@ class PeerSpec(RetrievalSpec):
             stages=tuple(stages),
             memory=MemoryNeed(
                 weights=(self.layer_params + table_share) * s,
-                gradients=(self.layer_params + touched * columns) * s if backward else 0,
-                optimizer=accounting.optimizer_state_bytes(self.layer_params, table_share, state_rows, optimizer)
+                gradients=(self.layer_params + touched * columns + (table_share if optimizer == "adamw" else 0)) * s
+                if backward
+                else 0,
+                optimizer=accounting.optimizer_state_bytes(self.layer_params, table_share, state_rows, s, optimizer)
                 if optimizer
                 else 0,
                 activations=self.retrieval_activation_bytes(tokens, mode)

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from layers.initialize import fill_normal_
 from layers.kernels.matmul import linear
 from membench.measure.time import Clock, Sampling, sample
 
 _QUICK = Sampling(min_samples=7, floor_samples=3, max_seconds=0.4, warmup_seconds=0.05)
-_HOST_BUFFER_BYTES = 256 * 2**20
+_BUFFER_BYTES = {"cpu": 2**28, "cuda": 2**32}
 _MATMUL_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
 _ROW_READ_BYTES = 64 * 2**20
 
@@ -31,11 +32,6 @@ class Ceilings:
     matmul_flops_per_s: float | None = None
     matmul_dtype: str | None = None
 
-    @property
-    def stream_bytes_per_s(self) -> float | None:
-        """The faster of copying (read plus written) and reading."""
-        return max((b for b in (self.copy_bytes_per_s, self.read_bytes_per_s) if b), default=None)
-
     def as_json(self) -> dict[str, float | int | str | None]:
         return asdict(self)
 
@@ -46,8 +42,8 @@ def _best_seconds(clock: Clock, ways: Sequence[Callable[[int], object]]) -> floa
 
 def stream_ceilings(clock: Clock, cache_bytes: int) -> tuple[float, float]:
     """(copied bytes/s, read plus written; read bytes/s) over a buffer past four times the cache."""
-    size = max(_HOST_BUFFER_BYTES, 4 * cache_bytes) // 4
-    source = torch.ones(size, dtype=torch.float32, device=clock.device)
+    size = max(_BUFFER_BYTES[clock.device], 4 * cache_bytes) // 4
+    source = fill_normal_(torch.empty(size, dtype=torch.float32, device=clock.device), 1.0, None)
     target = torch.empty_like(source)
     copy_s = _best_seconds(clock, [lambda _: target.copy_(source)])
     read_s = _best_seconds(clock, [lambda _: torch.sum(source), lambda _: torch.dot(source, source)])

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 _RAPL = Path("/sys/class/powercap")
 
@@ -55,12 +56,11 @@ class EnergyCounter:
         return total
 
 
-def _nvml_handle():  # noqa: ANN202 - NVML's opaque handle
-    import pynvml
+def _nvml_handle() -> Any | None:
+    """The GPU, if it has an energy counter (Volta and later)."""
+    from membench.measure import nvml
 
-    with suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-        return handle
-    return None
+    gpu = nvml.handle()
+    if gpu is None or nvml.ask(nvml.pynvml.nvmlDeviceGetTotalEnergyConsumption, gpu) is None:
+        return None
+    return gpu

@@ -79,12 +79,15 @@ def reset_peak(device: str) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_bytes(device: str) -> dict[str, int | None]:
-    """Peaks since the last reset: resident memory of the process, and what the CUDA allocator held."""
+def peak_bytes(device: str, besides: int) -> dict[str, int | None]:
+    """Peaks since the last reset: resident memory of the process, and what the CUDA allocator held.
+
+    ``besides`` are bytes on the device that are the instrument's, not the layer's.
+    """
     cuda = device == "cuda"
     return {
         "peak_process_bytes": _peak_resident_bytes(),
-        "peak_allocated_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+        "peak_allocated_bytes": torch.cuda.max_memory_allocated() - besides if cuda else None,
         "peak_reserved_bytes": torch.cuda.max_memory_reserved() if cuda else None,
     }
 

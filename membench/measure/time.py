@@ -1,22 +1,21 @@
 """Time: warm up until steady, then sample until there are enough samples or the time is spent.
 
-A sample is one or more calls in a row, long enough for the clock. On CUDA it is read from
-events; the L2 cache is flushed before each sample (cold) or left as it is (hot).
+On a CPU a sample is one or more calls in a row, long enough for the clock. On CUDA it is one
+call between two events; the L2 cache is flushed before each (cold) or left as it is (hot).
 """
 
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, repeat
 from typing import Literal
 
 import torch
 
 Step = Callable[[int], object]  # one call of what is measured, on input number i
 
-# A CPU sample of half a millisecond is ten thousand ticks of the clock; an event pair resolves about 1 us.
-_SAMPLE_SECONDS = {"cpu": 0.5e-3, "cuda": 0.0}
+_SAMPLE_SECONDS = 0.5e-3  # on a CPU: thousands of ticks of the clock
 _STEADY_CALLS = 3
 _STEADY_WITHIN = 0.03
 _WARMUP_LIMIT = 6  # times the asked warm-up, after which an unsteady case is sampled all the same
@@ -58,26 +57,40 @@ class Clock:
             cache_bytes = torch.cuda.get_device_properties(0).L2_cache_size
             self._flush = torch.empty(4 * cache_bytes, dtype=torch.int8, device="cuda")
 
+    @property
+    def own_bytes(self) -> int:
+        """Device memory this clock holds itself."""
+        return 0 if self._flush is None else self._flush.nbytes
+
     def synchronize(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
-    def seconds(self, step: Step, inputs: Iterator[int], calls: int, *, cold: bool = False) -> float:
-        """Seconds a call of ``calls`` calls in a row."""
-        if self.device != "cuda":
-            begin = time.perf_counter()
-            for _ in range(calls):
-                step(next(inputs))
-            return (time.perf_counter() - begin) / calls
-        begin_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        if cold and self._flush is not None:
-            self._flush.zero_()
-        begin_event.record()
+    def seconds(self, step: Step, inputs: Iterator[int], calls: int) -> float:
+        """Seconds a call of ``calls`` calls in a row, the device idle before and after."""
+        self.synchronize()
+        begin = time.perf_counter()
         for _ in range(calls):
             step(next(inputs))
-        end_event.record()
+        self.synchronize()
+        return (time.perf_counter() - begin) / calls
+
+    def queued_seconds(self, step: Step, inputs: Iterator[int], samples: int, *, cold: bool) -> list[float]:
+        """CUDA: seconds of so many calls, queued together so that the host is waited for only where it is slower.
+
+        ``cold`` writes over the L2 cache before each; else the queue is filled by one such write.
+        """
+        assert self._flush is not None
+        marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(samples)]
+        self._flush.zero_()
+        for begin, end in marks:
+            if cold:
+                self._flush.zero_()
+            begin.record()
+            step(next(inputs))
+            end.record()
         torch.cuda.synchronize()
-        return begin_event.elapsed_time(end_event) / 1e3 / calls
+        return [begin.elapsed_time(end) / 1e3 for begin, end in marks]
 
 
 def warm_up(clock: Clock, step: Step, seconds: float) -> tuple[int, bool, float]:
@@ -97,23 +110,26 @@ def warm_up(clock: Clock, step: Step, seconds: float) -> tuple[int, bool, float]
             return len(times), steady, min(latest)
 
 
-def sample(clock: Clock, step: Step, sampling: Sampling, *, cold: bool | None = None) -> Samples:
+def sample(clock: Clock, step: Step, sampling: Sampling, *, cold: bool = True) -> Samples:
     """Raw samples of a step.
 
     ``min_samples`` samples, unless ``max_seconds`` ends first and there are ``floor_samples``.
-    ``cold`` is for CUDA: flush the L2 cache before each sample; on a CPU the rotating inputs
-    do what can be done.
+    ``cold`` is for CUDA: flush the L2 cache before each sample, or (hot) leave it and repeat one
+    input. On a CPU the rotating inputs do what can be done.
     """
-    warmup_calls, steady, fastest = warm_up(clock, step, sampling.warmup_seconds)
-    calls = 1 if cold else max(1, round(_SAMPLE_SECONDS[clock.device] / max(fastest, 1e-9)))
-    inputs = count(warmup_calls)
-    seconds: list[float] = []
+    warmup_calls, steady, fastest_s = warm_up(clock, step, sampling.warmup_seconds)
+    if clock.device == "cuda":
+        wanted = min(sampling.min_samples, int(sampling.max_seconds / fastest_s))
+        samples = max(sampling.floor_samples, wanted)
+        inputs = count(warmup_calls) if cold else repeat(0)
+        seconds = clock.queued_seconds(step, inputs, samples, cold=cold)
+        stopped_by = "samples" if samples >= sampling.min_samples else "time"
+        return Samples(seconds, 1, stopped_by, warmup_calls, steady, "cold" if cold else "hot")
+    calls = max(1, round(_SAMPLE_SECONDS / max(fastest_s, 1e-9)))
+    inputs, seconds = count(warmup_calls), []
     begin = time.perf_counter()
-    stopped_by: Literal["samples", "time"] = "samples"
     while len(seconds) < sampling.min_samples:
         if time.perf_counter() - begin >= sampling.max_seconds and len(seconds) >= sampling.floor_samples:
-            stopped_by = "time"
-            break
-        seconds.append(clock.seconds(step, inputs, calls, cold=bool(cold)))
-    cache = "rotating" if clock.device == "cpu" else ("cold" if cold else "hot")
-    return Samples(seconds, calls, stopped_by, warmup_calls, steady, cache)
+            return Samples(seconds, calls, "time", warmup_calls, steady, "rotating")
+        seconds.append(clock.seconds(step, inputs, calls))
+    return Samples(seconds, calls, "samples", warmup_calls, steady, "rotating")

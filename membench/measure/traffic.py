@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from layers.layer import Layer, RemoteAssignments, RemoteLookups
-from layers.spec import MemorySpec, MoESpec, PeerSpec
+from layers.moe import MoE
+from layers.spec import MemorySpec, PeerSpec
 from membench.inputs import Input
 
 
@@ -42,15 +43,15 @@ def count_traffic(layer: Layer, inputs: list[Input]) -> Traffic:
     if isinstance(spec, (MemorySpec, PeerSpec)):
         rows = [_rows(layer, item) for item in inputs]
         return Traffic(lookups=rows[0].numel(), unique_rows=_mean([len(r.unique()) for r in rows]))
-    if isinstance(spec, MoESpec):
-        loads = [_expert_load(layer, spec, item) for item in inputs]
+    if isinstance(layer, MoE):
+        loads = [_expert_load(layer, item) for item in inputs]
         shares = [load[load > 0] / load.sum() for load in loads]
         return Traffic(
             active_experts=_mean([int((load > 0).sum()) for load in loads]),
             assignments=_mean([int(load.sum()) for load in loads]),
             expert_load_max_over_mean=_mean([float(load.max() / load.double().mean()) for load in loads]),
             expert_load_entropy_bits=_mean([float(-(s * s.log2()).sum()) for s in shares]),
-            dropped_tokens=_mean([_dropped(layer, spec, item) for item in inputs]),
+            dropped_tokens=_mean([_dropped(layer, item) for item in inputs]),
         )
     return Traffic()
 
@@ -72,25 +73,16 @@ def _rows(layer: Layer, item: Input) -> Tensor:
     return local.flatten()
 
 
-def _expert_load(layer: Layer, spec: MoESpec, item: Input) -> Tensor:
+def _expert_load(layer: MoE, item: Input) -> Tensor:
     routing = item.routing
     if routing is not None and isinstance(routing.remote, RemoteAssignments):
         return routing.remote.counts
-    if routing is not None and routing.selected is not None:
-        chosen = routing.selected
-    else:
-        selection = layer.select(item.x)
-        assert selection is not None
-        if spec.choice == "expert":
-            return torch.full((spec.num_experts,), selection.indices.shape[1])
-        chosen = selection.indices
-    return torch.bincount(chosen.flatten(), minlength=spec.num_experts)
+    imposed = None if routing is None else routing.selected
+    return layer.load(layer.select(item.x).indices if imposed is None else imposed)
 
 
-def _dropped(layer: Layer, spec: MoESpec, item: Input) -> int:
+def _dropped(layer: MoE, item: Input) -> int:
     """Tokens no expert took: only expert choice leaves any."""
-    if spec.choice == "token":
+    if layer.spec.choice == "token":
         return 0
-    selection = layer.select(item.x)
-    assert selection is not None
-    return len(item.x) - len(selection.indices.unique())
+    return layer.unrouted_tokens(layer.select(item.x).indices, len(item.x))

@@ -4,6 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 from layers.spec.quantities import format_quantity
+from membench.metrics import FLAG_ABOVE
 from membench.records import Record, ResultFile
 from membench.tables.render import Column, Table, plain
 
@@ -22,16 +23,44 @@ def result_tables(result: ResultFile) -> list[Table]:
 
 
 def _groups(records: list[Record]) -> dict[str, list[Record]]:
-    """Records that may be ranked against each other: the same mode, optimizer, tokens and routing."""
-    sparse = {_routing(r) for r in records if _routing(r)}
+    """Records that may be ranked against each other: the same mode, optimizer, tokens, routing and swept keys.
+
+    Where training steps ran with several optimizers there is one group more, of each arm at its best.
+    """
+    routings = sorted({_routing(r) for r in records if _routing(r)})
     groups: dict[str, list[Record]] = defaultdict(list)
+    best: dict[str, dict[str, Record]] = defaultdict(dict)
     for record in records:
         # dense layers are not routed: they belong beside every routing of the others
-        for routing in [_routing(record)] if _routing(record) else sorted(sparse) or [""]:
-            groups[f"{_step(record)}, {record.case.tokens} tokens a rank{routing and ', routing ' + routing}"].append(
-                record
-            )
-    return dict(groups)
+        for routing in [_routing(record)] if _routing(record) else routings or [""]:
+            where = ", ".join(part for part in (f"{record.case.tokens} tokens a rank", routing, _swept(record)) if part)
+            groups[f"{_step(record)}, {where}"].append(record)
+            if record.case.optimizer is not None:
+                arms = best[f"{record.case.mode}, each layer's best optimizer, {where}"]
+                if _name(record) not in arms or _rank(record) < _rank(arms[_name(record)]):
+                    arms[_name(record)] = record
+    several = len({r.case.optimizer for r in records if r.case.optimizer}) > 1
+    return {**groups, **({title: list(arms.values()) for title, arms in best.items()} if several else {})}
+
+
+def _swept(record: Record) -> str:
+    """Swept keys that every arm shares; tokens and routing are told by themselves."""
+    point = record.planned.get("point", {})
+    shared = {k: v for k, v in point.items() if not k.startswith(("arms.", "workload.tokens", "workload.routing"))}
+    return ", ".join(f"{key} {value}" for key, value in shared.items())
+
+
+def _name(record: Record) -> str:
+    """The arm, with the values of the keys that were swept on it alone."""
+    prefix = f"arms.{record.case.arm}."
+    point = record.planned.get("point", {})
+    own = [f"{key.removeprefix(prefix)} {value}" for key, value in point.items() if key.startswith(prefix)]
+    return " ".join([record.case.arm, *own])
+
+
+def _rank(record: Record) -> float:
+    """What records are ordered by: the step's time; failed ones last."""
+    return _step_ms(record) or float("inf")
 
 
 def _step(record: Record) -> str:
@@ -43,19 +72,23 @@ def _routing(record: Record) -> str:
     case = record.case
     if case.layer.kind in ("dense", "external"):
         return ""
-    return f"zipf {case.routing.zipf_exponent:g}" if case.routing.kind == "zipf" else case.routing.kind
+    return (
+        f"routing zipf {case.routing.zipf_exponent:g}"
+        if case.routing.kind == "zipf"
+        else f"routing {case.routing.kind}"
+    )
 
 
 def _answer_table(result: ResultFile, groups: dict[str, list[Record]]) -> Table:
     rows = []
     for title, records in groups.items():
-        ranked = sorted((r for r in records if _step_ms(r)), key=lambda r: _step_ms(r) or 0.0)
+        ranked = sorted((r for r in records if _step_ms(r)), key=_rank)
         if not ranked:
             rows.append([title, "nothing was measured", None, None])
             continue
         best = ranked[0]
-        others = ", ".join(f"{r.case.arm} {(_step_ms(r) or 0.0) / (_step_ms(best) or 1.0):.2f}x" for r in ranked[1:])
-        rows.append([title, best.case.arm, _step_ms(best), others])
+        others = ", ".join(f"{_name(r)} {_rank(r) / _rank(best):.2f}x" for r in ranked[1:])
+        rows.append([title, _name(best), _step_ms(best), others])
     columns = [
         Column("compared at", right=False),
         Column("fastest step", right=False),
@@ -80,7 +113,9 @@ def _how(result: ResultFile) -> str:
 
 
 def _step_ms(record: Record) -> float | None:
-    """Compute and communication; compute alone where the link is unknown."""
+    """Compute and communication, compute alone where the link is unknown; None for a case that failed."""
+    if record.status != "ok":
+        return None
     step = record.metrics.get("step_ms")
     return step if step is not None else record.metrics.get("latency_ms_p50")
 
@@ -107,7 +142,7 @@ def _arms_table(result: ResultFile) -> Table:
             budget_cells += [asked, achieved if asked else None, off]
         key = record.case.arm + record.case.layer.model_dump_json()
         rows[key] = [
-            record.case.arm,
+            _name(record),
             ", ".join([record.case.layer.kind, *record.labels]),
             planned.get("params") or _counted(record, "params"),
             planned.get("active_params") or _counted(record, "active_params"),
@@ -145,7 +180,7 @@ def _cases_table(title: str, records: list[Record]) -> Table:
     if not any(r.metrics.get("energy_j_per_token") for r in records):
         columns = [c for c in columns if c.header != "J/token"]
     dense = next((_step_ms(r) for r in records if r.case.layer.kind == "dense" and r.status == "ok"), None)
-    rows = [_case_cells(columns, record, dense) for record in sorted(records, key=lambda r: _step_ms(r) or 1e99)]
+    rows = [_case_cells(columns, record, dense) for record in sorted(records, key=_rank)]
     return Table(title, "", columns, rows)
 
 
@@ -153,7 +188,7 @@ def _case_cells(columns: list[Column], record: Record, dense_ms: float | None) -
     m, step = record.metrics, _step_ms(record)
     chosen = next((r.implementation.get("chosen") for r in record.rounds if r.implementation), None)
     cells = {
-        "arm": record.case.arm,
+        "arm": _name(record),
         "status": record.status,
         "latency ms": m.get("latency_ms_p50"),
         "iqr": m.get("latency_ms_iqr"),
@@ -205,4 +240,7 @@ def _ratio(value: float | None) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.0f} %"
+    """A utilization; one that cannot be true is marked, and the notes say why."""
+    if value is None:
+        return "-"
+    return f"({100 * value:.0f} %?)" if value > FLAG_ABOVE else f"{100 * value:.0f} %"
