@@ -70,12 +70,20 @@ def _kind_of(layer: Any, key: str) -> tuple[type[Spec], dict[str, str]]:
     if layer in KINDS:
         return KINDS[layer], {}
     if ":" in layer:
-        return ExternalSpec, {"factory": layer}
+        return ExternalSpec, {"factory": _factory(layer, key)}
     outside = entry_point_layers()
     if layer in outside:
         return ExternalSpec, {"factory": outside[layer]}
     known = suggestion(layer, [*KINDS, *outside])
     raise UsageError(f"unknown layer {layer!r}; {known} (a layer of your own: package.module:factory)", key=key)
+
+
+def _factory(layer: str, key: str) -> str:
+    try:
+        return ExternalSpec(model_dim=1, factory=layer).factory
+    except ValidationError as error:
+        problem = usage_error(error, ExternalSpec).problem
+        raise UsageError(problem, key=key) from None
 
 
 def _budgets_from(raw: Any, key: str) -> Budgets:

@@ -8,11 +8,13 @@ from typing import Any
 
 from layers.spec.quantities import parse_num_keys
 from membench.errors import UsageError, shown, suggestion
+from membench.yaml_reader import MAX_DEPTH
 
 # What an axis may vary: what makes a Case. How it is measured or fitted is one for all.
 SWEPT_SECTIONS = ("model_dim", "dtype", "budgets", "arms", "workload")
 CASE_KEYS = ("arm", "mode", "optimizer")
 _FORMS = "a list, {range: [first, last, step]} or {pow2: [first, last]}"
+_MANY = 2.0**62  # values, far more than any limit on cases
 _ABSENT = object()
 
 
@@ -130,6 +132,8 @@ def put_at(tree: dict[str, Any], key: str, value: Any) -> None:
     parts = key.split(".")
     if not all(parts):
         raise UsageError("is no dotted key such as workload.tokens", key=key)
+    if len(parts) > MAX_DEPTH:
+        raise UsageError(f"is nested more than {MAX_DEPTH} deep", key=key)
     if parts[0] == "arms" and len(parts) > 2 and isinstance(arms := tree.get("arms"), dict) and parts[1] not in arms:
         raise UsageError(f"there is no arm {parts[1]!r}; {suggestion(parts[1], arms)}", key=key)
     current = tree
@@ -154,7 +158,8 @@ def _axis(key: str, values: Any, where: str) -> Axis:
         if form == "range" and len(numbers) == 3 and all(map(_is_number, numbers)):
             first, last, step = numbers
             if step > 0 and last >= first:
-                return Axis(key, first, step, int((last - first) / step + 1e-9) + 1, form)
+                steps = min((last - first) / step, _MANY)  # a range may overflow to infinity
+                return Axis(key, first, step, int(steps + 1e-9) + 1, form)
         if form in ("pow2", "range"):
             right = "[1, 512], powers of two, rising" if form == "pow2" else "[first, last, step], rising, step above 0"
             raise UsageError(f"should be {right}, not {shown(bounds)}", key=f"{where}.{form}")

@@ -86,7 +86,7 @@ class _Solver:
 
     def solved(self, arm: Arm) -> SolvedArm:
         if issubclass(arm.kind, ExternalSpec):
-            if arm.budgets and arm.budgets.amounts():
+            if arm.budgets and (arm.budgets.amounts() or arm.budgets.latency_ms):
                 raise UsageError("a layer from outside has no dimensions to solve", key=f"arms.{arm.name}.budgets")
             return SolvedArm(arm.name, arm.kind.model_validate(arm.given), notes=("counted when built",))
         budgets = self.point.budgets.without_arm(arm.name) if arm.budgets is None else arm.budgets

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from membench.errors import UsageError, suggestion
+from membench.errors import UsageError, shown, suggestion
 
+MAX_DEVICES = 2**16
+_MAX_DIGITS = 20
 _MIB = 2**20
 _NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 
@@ -183,14 +185,14 @@ def parse_hardware(text: str) -> Hardware:
     entries = {entry.key: entry for entry in ENTRIES}
     known = [*entries, *_ALIASES]
     name, count = text.strip().lower().replace("_", "-"), 1
-    if name not in known and (match := re.fullmatch(r"(.+?)x([0-9]{1,5})", name)):
-        name, count = match.group(1), int(match.group(2))
+    if name not in known and (match := re.fullmatch(r"(.+?)x([0-9]+)", name)):
+        name, count = match.group(1), int(match.group(2)[:_MAX_DIGITS])
     name = _ALIASES.get(name, name)
     if name not in entries:
         known = suggestion(name, known)
-        raise UsageError(f"unknown hardware {text!r}; {known} (8 of them: h100x8)", source="--hardware")
-    if count < 1:
-        raise UsageError(f"{text!r} are no devices; write at least x1", source="--hardware")
+        raise UsageError(f"unknown hardware {shown(text)}; {known} (8 of them: h100x8)", source="--hardware")
+    if not 1 <= count <= MAX_DEVICES:
+        raise UsageError(f"{shown(text)}: write from x1 to x{MAX_DEVICES} devices", source="--hardware")
     return Hardware(entries[name], count)
 
 

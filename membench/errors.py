@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 _MAX_VALUE_CHARS = 60
+_MAX_PLACE_CHARS = 160
 _MAX_LINE_CHARS = 600
 
 _PLAIN_PROBLEMS = {
@@ -30,8 +31,9 @@ class UsageError(ValueError):
     """
 
     def __init__(self, problem: str, *, key: str = "", source: str = "") -> None:
-        line = " ".join(": ".join(part for part in (source, key, problem) if part).split())
-        super().__init__(line if len(line) <= _MAX_LINE_CHARS else line[: _MAX_LINE_CHARS - 1] + "…")
+        places = (_cut(source, _MAX_PLACE_CHARS), _cut(key, _MAX_PLACE_CHARS))
+        line = " ".join(": ".join(part for part in (*places, problem) if part).split())
+        super().__init__(_cut(line, _MAX_LINE_CHARS))
         self.problem, self.key, self.source = problem, key, source
 
 
@@ -52,7 +54,11 @@ def shown(value: object) -> str:
         text = repr(value)
     except ValueError:  # an int of more digits than Python converts
         text = "a number too long to print"
-    return text if len(text) <= _MAX_VALUE_CHARS else text[: _MAX_VALUE_CHARS - 1] + "…"
+    return _cut(text, _MAX_VALUE_CHARS)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def suggestion(word: object, known: Iterable[str]) -> str:
@@ -83,7 +89,7 @@ def usage_error(
         known = [name for name in _known_keys(model, location[:-1]) if name not in hidden]
         problem = f"unknown key; {suggestion(location[-1], known)}"
     elif kind == "value_error":
-        problem = first["msg"].removeprefix("Value error, ")
+        problem = first["msg"].removeprefix("Value error, ").replace(repr(first["input"]), value)
     elif kind in _PLAIN_PROBLEMS:
         problem = _PLAIN_PROBLEMS[kind].format(value=value)
     else:

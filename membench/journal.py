@@ -1,12 +1,17 @@
 """What a run has measured so far, a line a round, on disk as soon as it is known.
 
 A killed run loses no finished round: ``membench run --resume`` reads the journal back. The
-first line says what run it is; every later one is a case's round. A line that was cut by a
-crash is passed over.
+first line says what run it is; every later one is a case's round. Each carries a check sum: a
+line that was cut by a crash, or changed, is passed over and its case measured again.
 """
 
+import hashlib
 import json
 import os
+import re
+import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ from membench.errors import UsageError
 from membench.records import Round, Run
 
 SUFFIX = ".partial.jsonl"
+_DAMAGED = (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class Journal:
@@ -31,16 +37,15 @@ class Journal:
         Raises:
             UsageError: the folder cannot be made or written, or the disk is full.
         """
-        journal = cls(path)
+        check_folder(path.parent)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("")
+            journal = cls(_created(path))
         except OSError as error:
-            raise UsageError(f"--output {path.parent}: cannot be written ({error.strerror})") from error
+            raise _unwritable(path.parent, error) from error
         journal._append({"run": run.model_dump(mode="json"), "environment": environment})
         if journal.failure:
-            path.unlink(missing_ok=True)
-            raise UsageError(f"--output {path.parent}: {journal.failure}")
+            journal.remove()
+            raise UsageError(journal.failure, source=f"--output {path.parent}")
         return journal
 
     @classmethod
@@ -57,15 +62,15 @@ class Journal:
                 with path.open("a") as stream:
                     stream.write("\n")  # so that the next round does not join the line that was cut
             lines = text.splitlines()
-            head = json.loads(lines[0])
+            head = _unsealed(lines[0])
             run, environment = Run.model_validate(head["run"]), head["environment"]
-        except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}: is no journal of an interrupted run; start the run anew") from error
+        except (OSError, *_DAMAGED) as error:
+            raise UsageError("is no journal of an interrupted run; start the run anew", source=str(path)) from error
         for line in lines[1:]:
             try:
-                entry = json.loads(line)
+                entry = _unsealed(line)
                 found = Round.model_validate(entry["round"])
-            except (ValueError, KeyError, TypeError):
+            except _DAMAGED:
                 continue
             journal.rounds.setdefault(entry["id"], []).append(found)
         return journal, run, environment
@@ -88,17 +93,84 @@ class Journal:
         """Forget the file: a whole result has replaced it."""
         self.path.unlink(missing_ok=True)
 
+    def hold(self) -> None:
+        """Keeps other runs off the file until this process ends; where that is not offered, does nothing.
+
+        Raises:
+            UsageError: another run is at work on it.
+        """
+        with suppress(ImportError):
+            import fcntl
+
+            try:
+                self._held = self.path.open("a")
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError("another run is at work on it; let it end", source=str(self.path)) from None
+            except OSError:
+                return
+
     def _append(self, entry: dict[str, Any]) -> None:
         try:
             with self.path.open("a") as stream:
-                stream.write(json.dumps(entry, allow_nan=False) + "\n")
+                stream.write(_sealed(entry) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
+            if self.failure is None and self.rounds:
+                print(f"membench: {self.path} cannot be written ({error.strerror}); going on", file=sys.stderr)
             self.failure = f"cannot be written ({error.strerror})"
 
 
 def newest_journal(folder: Path, scenario: str) -> Path | None:
-    """The latest interrupted run of a scenario."""
-    found = sorted(folder.glob(f"{scenario}_*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
+    """The latest interrupted run of a scenario; ``a_b`` is another scenario than ``a``."""
+    name = re.compile(rf"{re.escape(scenario)}_[^_]+_[^_]+_[^_]+{re.escape(SUFFIX)}")
+    found = [path for path in folder.glob(f"{scenario}_*{SUFFIX}") if name.fullmatch(path.name) and path.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def check_folder(folder: Path) -> None:
+    """Makes the folder of the results.
+
+    Raises:
+        UsageError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: Exception) -> UsageError:
+    reason = getattr(error, "strerror", None) or error
+    return UsageError(f"cannot be written ({reason}); name a folder", source=f"--output {folder}")
+
+
+def _created(path: Path) -> Path:
+    """A new empty file of this name; numbered where another run of the same second has it."""
+    stem, number = path.name.removesuffix(SUFFIX), 2
+    while True:
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            path, number = path.with_name(f"{stem}-{number}{SUFFIX}"), number + 1
+        else:
+            return path
+
+
+def _sealed(entry: dict[str, Any]) -> str:
+    return json.dumps({**entry, "check": _check_sum(entry)}, allow_nan=False)
+
+
+def _unsealed(line: str) -> dict[str, Any]:
+    """A line's content; ``_DAMAGED`` is raised unless it is as it was written."""
+    entry = json.loads(line)
+    if entry.pop("check") != _check_sum(entry):
+        raise ValueError("the line was changed")
+    return entry
+
+
+def _check_sum(entry: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entry, allow_nan=False).encode()).hexdigest()[:16]

@@ -8,7 +8,6 @@ import json
 import math
 from collections import defaultdict
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,6 +15,8 @@ from layers.spec import FreeDimension, Spec
 from membench.budget import TOLERANCE, BudgetError
 from membench.dimensions import free_dimensions, missing_dimensions, with_placeholders
 from membench.errors import UsageError
+from membench.files import read_file
+from membench.records import MAX_RESULT_BYTES
 from membench.targets import Latency
 
 _BUDGET = "latency_ms"
@@ -98,12 +99,13 @@ def _measured(
 
 def _records(name: str) -> list[dict[str, Any]]:
     try:
-        records = json.loads(Path(name).read_text())["cases"]
-        if not all(isinstance(record["case"]["layer"], dict) for record in records):
+        records = json.loads(read_file(name, MAX_RESULT_BYTES, "a result file"))["cases"]
+        parts = [part for record in records for part in (record["case"]["layer"], record.get("metrics") or {})]
+        if not all(isinstance(part, dict) for part in parts):
             raise TypeError
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", source=name) from None
-    except (ValueError, KeyError, TypeError):
+    except UsageError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError("is no result file: a JSON with cases is expected", source=name) from None
     return records
 

@@ -11,7 +11,7 @@ from membench.case import Case, RoutingConfig
 from membench.comparison import SolvedArm, solve_point, solve_shrunk
 from membench.datasheet import Entry, Hardware
 from membench.device import available_memory_bytes
-from membench.errors import blaming
+from membench.errors import UsageError, blaming
 from membench.fit import Work, fit, refusal
 from membench.scenario import Scenario
 
@@ -108,8 +108,11 @@ def make_plan(
             ]
             return list(_works(scenario, arms))
 
+        works = list(_works(scenario, solved))
+        if not works:
+            raise UsageError("leaves out every case; exclude less", key="axes.exclude")
         devices = hardware.count if hardware else 1
-        fitted = fit(scenario.fit, list(_works(scenario, solved)), available, shrunk, devices)
+        fitted = fit(scenario.fit, works, available, shrunk, devices)
     link_gb_s = _link_gb_s(scenario, hardware)
     planner = _Planner(
         ranks=fitted.ranks,
@@ -129,6 +132,17 @@ def make_plan(
         link_gb_s=link_gb_s,
         cases=planner.plan(fitted.works),
     )
+
+
+def check_budgets(scenario: Scenario) -> None:
+    """Solves every arm, whatever the device.
+
+    Raises:
+        UsageError: a budget cannot be met.
+    """
+    with blaming(scenario.source):
+        for point in scenario.points:
+            solve_point(point, scenario.fit.ranks if isinstance(scenario.fit.ranks, int) else 1)
 
 
 def _available_bytes(scenario: Scenario, hardware: Hardware | None, available_bytes: int | None) -> float | None:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console
@@ -44,8 +45,9 @@ class RunProgress:
             self._bar.console.print(line, markup=False, highlight=False)
         else:
             elapsed_s = time.monotonic() - self._begin
-            print(f"[{self._done}/{self._total} {elapsed_s:.0f} s] {line}", file=sys.stderr, flush=True)
+            self.note(f"[{self._done}/{self._total} {elapsed_s:.0f} s] {line}")
 
     def note(self, line: str) -> None:
-        """A line beside the progress."""
-        print(line, file=sys.stderr, flush=True)
+        """A line beside the progress; that nobody reads it any more ends no run."""
+        with suppress(OSError):
+            print(line, file=sys.stderr, flush=True)

@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from membench.case import Case
 from membench.errors import UsageError
+from membench.files import read_file
 
 SCHEMA_VERSION = 1
+MAX_RESULT_BYTES = 2**28
 Status = Literal["ok", "oom", "timeout", "error", "skipped"]
 
 
@@ -125,10 +127,7 @@ def read_result(path: str | Path) -> ResultFile:
     Raises:
         UsageError: it is missing, no strict JSON, or of another schema; the message says which.
     """
-    try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({_plain(error)})") from error
+    text = read_file(path, MAX_RESULT_BYTES, "a result file of membench run")
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -148,10 +147,6 @@ def read_result(path: str | Path) -> ResultFile:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
-
-
-def _plain(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else "not text"
 
 
 def result_schema() -> dict[str, Any]:

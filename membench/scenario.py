@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, PrivateAttr, ValidationError
 
+from layers.spec import MODES, OPTIMIZERS
 from layers.spec.quantities import DTypeName
 from membench.arms import Arm, arm_from
 from membench.axes import SWEPT_SECTIONS, Axes, axes_from, put_at, without_axis
-from membench.errors import UsageError, blaming, usage_error
+from membench.errors import UsageError, blaming, shown, suggestion, usage_error
 from membench.scenario_files import find_scenario, list_scenarios
 from membench.sections import Fit, Limits, Measure, Workload
 from membench.targets import Budgets, Strict
@@ -119,6 +120,7 @@ def parse_scenario(text: str, source: str, overrides: list[str] | tuple[str, ...
         axes = axes_from(scenario.axes)
         _check_size(scenario, axes)
         scenario._points = tuple(_point(tree, values, scenario) for values in axes.points())
+        _check_exclusions(scenario, axes)
     scenario._axes, scenario._text, scenario._source = axes, text, source
     scenario._overrides = tuple(overrides)
     return scenario
@@ -162,6 +164,18 @@ def _check_size(scenario: Scenario, axes: Axes) -> None:
         )
 
 
+def _check_exclusions(scenario: Scenario, axes: Axes) -> None:
+    """Refuses an exclusion of an arm, mode or optimizer that there is none of: it would leave out nothing."""
+    arms = sorted({name for point in scenario.points for name in point.arms})
+    for key, known in {"arm": arms, "mode": MODES, "optimizer": OPTIMIZERS}.items():
+        for index, pairs in enumerate(axes.exclude):
+            if key in pairs and pairs[key] not in known and not (key == "optimizer" and pairs[key] is None):
+                raise UsageError(
+                    f"no {key} is {shown(pairs[key])}; {suggestion(pairs[key], known)}",
+                    key=f"axes.exclude[{index}].{key}",
+                )
+
+
 def _point(tree: dict[str, Any], values: dict[str, Any], base: Scenario) -> Point:
     if values:
         tree = {**tree, **copy.deepcopy({key: tree[key] for key in SWEPT_SECTIONS if key in tree})}
@@ -178,7 +192,7 @@ def _point(tree: dict[str, Any], values: dict[str, Any], base: Scenario) -> Poin
 def _check_references(budgets: Budgets | None, key: str, arms: dict[str, Arm]) -> None:
     for name, amount in budgets.amounts().items() if budgets else ():
         if isinstance(amount, str) and amount not in arms:
+            known = f"the arms are {', '.join(sorted(arms))}"
             raise UsageError(
-                f"{amount!r} is neither a quantity such as 352.3M nor an arm; the arms are {', '.join(sorted(arms))}",
-                key=f"{key}.{name}",
+                f"{shown(amount)} is neither a quantity such as 352.3M nor an arm; {known}", key=f"{key}.{name}"
             )

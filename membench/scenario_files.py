@@ -3,7 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
-from membench.errors import UsageError, suggestion
+from membench.errors import UsageError, shown, suggestion
 from membench.yaml_reader import read_text
 
 _PACKAGE = Path(__file__).parent
@@ -35,9 +35,9 @@ def find_scenario(name_or_path: str) -> Path:
     if name_or_path in shipped:
         return shipped[name_or_path]
     with suppress(OSError):  # a name too long for the file system is no file
-        if path.exists():
+        if name_or_path and path.exists():
             return path
-    raise UsageError(f"no scenario has this name; {suggestion(name_or_path, shipped)}", source=repr(name_or_path))
+    raise UsageError(f"no scenario has this name; {suggestion(name_or_path, shipped)}", source=shown(name_or_path))
 
 
 def _question(path: Path) -> str:

@@ -1,5 +1,7 @@
 """The parts of a scenario that are plain settings: workload, fit, measure, limits."""
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -14,6 +16,7 @@ from pydantic import (
 
 from layers.spec import Mode, Optimizer
 from membench.case import RoutingConfig
+from membench.errors import shown
 from membench.targets import Strict, parse_bytes
 
 MAX_RANKS = 2**16
@@ -30,6 +33,12 @@ def _ranks(value: object) -> int:
     return value
 
 
+def _is_file(path: str) -> bool:
+    with suppress(OSError):  # a name too long for the file system is no file
+        return Path(path).is_file()
+    return False
+
+
 class Workload(Strict):
     """What is computed, the same for every arm."""
 
@@ -43,8 +52,12 @@ class Workload(Strict):
 
     @model_validator(mode="after")
     def _check_routing(self) -> Self:
-        if self.routing.kind == "trace" and self.routing.trace is None:
-            raise ValueError("routing of kind trace needs routing.trace, an .npy file of recorded indices")
+        if self.routing.kind == "trace":
+            trace = self.routing.trace
+            if trace is None:
+                raise ValueError("routing of kind trace needs routing.trace, an .npy file of recorded indices")
+            if not _is_file(trace):
+                raise ValueError(f"routing.trace {shown(trace)} is no file; name an .npy file of recorded indices")
         return self
 
 
@@ -56,8 +69,8 @@ class Fit(Strict):
     memory: Annotated[float | Literal["auto"], _number_or_auto(parse_bytes)] = Field(
         default="auto", description="bytes the run may use; auto: what the device has"
     )
-    link_gb_s: PositiveFloat | None = Field(
-        default=None, description="10^9 bytes a second that a rank sends; the datasheet's if left out"
+    link_gb_s: float | None = Field(
+        default=None, gt=1e-6, le=1e9, description="10^9 bytes a second that a rank sends; the datasheet's if left out"
     )
 
     @property

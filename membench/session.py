@@ -2,9 +2,12 @@
 
 import hashlib
 import shlex
+import signal
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from membench.case import METHOD_VERSION, Case
 from membench.datasheet import Hardware, lookup
 from membench.device import available_memory_bytes
 from membench.errors import UsageError
-from membench.journal import SUFFIX, Journal, newest_journal
+from membench.journal import SUFFIX, Journal, check_folder, newest_journal
 from membench.plan import Plan, make_plan
 from membench.progress import RunProgress
 from membench.provenance import git_state, probe_environment, result_stem, utc_now
@@ -43,6 +46,9 @@ def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool)
     Raises:
         UsageError: the device, the output folder or the plan cannot be used.
     """
+    if resume and newest_journal(output, scenario.name) is None:
+        raise UsageError(f"{output} holds no interrupted run of {scenario.name}", source="--resume")
+    check_folder(output)
     environment = probe_environment(device if device != "auto" else scenario.device)
     plan = plan_here(scenario, environment)
     run = _describe(scenario, plan, environment)
@@ -58,12 +64,29 @@ def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool)
 
         runner = Runner(plan, scenario.measure, environment["device"]["type"], journal, progress.doing, finished)
         try:
-            runner.run()
+            with _ended_as_interrupted():
+                runner.run()
         except KeyboardInterrupt:
             interrupted = True
     run = run.model_copy(update={"finished": utc_now(), "interrupted": interrupted})
     result = assemble(plan, run, environment, journal)
     return Finished(result, _write(result, journal, interrupted=interrupted), interrupted)
+
+
+@contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP are Ctrl-C: what is finished is kept and written."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    asked = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {each: signal.signal(each, interrupt) for each in asked}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def plan_here(scenario: Scenario, environment: dict[str, Any]) -> Plan:
@@ -106,15 +129,20 @@ def _open_journal(output: Path, scenario: Scenario, run: Run, environment: dict[
     if resume:
         found = newest_journal(output, scenario.name)
         if found is None:
-            raise UsageError(f"--resume: {output} holds no interrupted run of {scenario.name}")
+            raise UsageError(f"{output} holds no interrupted run of {scenario.name} any more", source="--resume")
         journal, before, then = Journal.read(found)
+        journal.hold()
         if then["fingerprint"] != environment["fingerprint"]:
             raise UsageError(f"--resume: {found.name} was measured on {then['device']['name']}, not on this device")
         if before.method_version != METHOD_VERSION:
             raise UsageError(f"--resume: {found.name} was measured by another version of the method; start anew")
+        if before.scenario_hash != run.scenario_hash:
+            print(f"{found.name} was begun with another text of the scenario; equal cases are kept", file=sys.stderr)
         return journal
     stem = result_stem(scenario.name, environment["device"], run.started, run.git_sha)
-    return Journal.create(output / f"{stem}{SUFFIX}", run, environment)
+    journal = Journal.create(output / f"{stem}{SUFFIX}", run, environment)
+    journal.hold()
+    return journal
 
 
 def _write(result: ResultFile, journal: Journal, *, interrupted: bool) -> Path | None:

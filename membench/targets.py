@@ -1,5 +1,6 @@
 """What an arm is budgeted: a quantity, or as much as another arm has."""
 
+import math
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -36,8 +37,8 @@ def parse_bytes(value: object) -> float:
         raise ValueError(f"{value!r} is no number of bytes: write 18GB (10^9) or 18GiB (2^30)")
     else:
         number = float(value)
-    if number <= 0:
-        raise ValueError(f"{value!r} bytes: should be above zero")
+    if not 0 < number < math.inf:
+        raise ValueError(f"{value!r} bytes: should be above zero and finite")
     return number
 
 

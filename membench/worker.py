@@ -5,8 +5,10 @@ Reads a job (JSON) from standard input and writes one JSON event a line to stand
 prints to standard error. The parent may kill it at any time; nothing is lost but its case.
 """
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -17,6 +19,8 @@ from pydantic import BaseModel
 
 from membench.case import Case
 from membench.device import last_level_cache_bytes, usable_cores
+
+_PR_SET_PDEATHSIG = 1
 
 
 class Job(BaseModel):
@@ -41,6 +45,12 @@ class Events:
 
     def send(self, event: str, **facts: Any) -> None:
         self._stream.write(json.dumps({"event": event, **facts}, allow_nan=False) + "\n")
+
+
+def die_with_parent() -> None:
+    """Asks the kernel (Linux) to end this process when the one that started it ends, however it does."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def prepare_process(threads: int | None) -> int:
@@ -125,6 +135,7 @@ def classify(error: BaseException) -> tuple[str, str]:
 
 def main() -> int:
     """Entry point: the job on standard input."""
+    die_with_parent()
     events = Events()
     job = Job.model_validate_json(sys.stdin.read())
     try:

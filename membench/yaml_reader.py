@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from membench.errors import UsageError, shown
+from membench.files import read_file
 
 MAX_FILE_BYTES = 256 * 1024
 MAX_NODES = 20_000
@@ -34,27 +35,9 @@ def read_text(path: Path) -> str:
     Raises:
         UsageError: it is missing, a directory, unreadable, too big, empty, or no UTF-8 text.
     """
-    source = str(path)
-    try:
-        if path.is_dir():
-            raise UsageError("is a directory; name a YAML file", source=source)
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        raise UsageError("there is no such file", source=source) from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"cannot be read: {reason}", source=source) from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise UsageError(f"is over {MAX_FILE_BYTES // 1024} KiB; a scenario is a page of text", source=source)
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise UsageError("is no text file (UTF-8); name a YAML file", source=source)
+    text = read_file(path, MAX_FILE_BYTES, "a YAML file of a page")
     if not text.strip():
-        raise UsageError("is empty; a scenario needs at least name and arms", source=source)
+        raise UsageError("is empty; a scenario needs at least name and arms", source=str(path))
     return text
 
 
@@ -76,12 +59,15 @@ def parse_value(text: str, source: str) -> Any:
     """Any YAML value, as dicts, lists and plain values; see ``parse_mapping``."""
     builder = _Builder(source, has_lines="\n" in text)
     try:
+        text.encode()
         for event in yaml.parse(text, Loader=_LOADER):
             builder.take(event)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = f"is no YAML: {getattr(error, 'problem', None) or error}"
         raise UsageError(problem, source=builder.place(mark)) from None
+    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8
+        raise UsageError("is no text (UTF-8)", source=source) from None
     return None if builder.result is _MISSING else builder.result
 
 

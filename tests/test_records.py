@@ -119,7 +119,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         (b'{"schema_version": 99}', "99"),
         (b'{"schema_version": 1, "x": NaN}', "NaN"),
         (b'{"schema_version": 1}', "run"),
-        (b"\xff\xfe\x00", "not text"),
+        (b"\xff\xfe\x00", "no text file"),
         (b"[" * 100_000, "no strict JSON"),
     ],
 )
@@ -135,7 +135,7 @@ def test_bad_files_are_one_line(tmp_path, content, says):
 
 def test_missing_file_and_folder(tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(UsageError, match="cannot be read"):
+        with pytest.raises(UsageError, match="no such file|is a directory"):
             read_result(path)
 
 
@@ -151,7 +151,7 @@ def test_metrics_by_hand():
     # the median of the rounds' medians 5 and 10 ms; not the pooled median
     assert m["latency_ms_p50"] == pytest.approx(7.5)
     assert m["step_ms"] == pytest.approx(10.0)
-    assert m["tokens_per_s"] == pytest.approx(8 / 0.0075)
+    assert m["tokens_per_s"] == pytest.approx(8 / 0.010)
     assert m["mfu"] == pytest.approx((2e6 / 0.005 / 1e9 + 2e6 / 0.010 / 1e9) / 2)
     # 2 MB streamed at the faster of copy and read, 1 MB of rows at the row ceiling: 1 + 2 ms
     assert m["mbu"] == pytest.approx((3 / 5 + 3 / 10) / 2)
@@ -185,7 +185,8 @@ def test_ids_follow_the_config_and_nothing_else():
 
 
 def test_journal_survives_a_cut_line(tmp_path):
-    path = tmp_path / "small_x.partial.jsonl"
+    path = tmp_path / "small_cpu_20260101T000000Z_nogit.partial.jsonl"
+    (tmp_path / "small_er_cpu_20260102T000000Z_nogit.partial.jsonl").touch()
     journal = Journal.create(path, a_run(), {"device": {}})
     journal.add("a", a_round(0))
     journal.add("a", a_round(1, status="error", reason="lost"))
@@ -202,6 +203,30 @@ def test_journal_survives_a_cut_line(tmp_path):
     assert Journal.read(path)[0].has("a", 1)  # the line after the cut one is whole
     assert newest_journal(tmp_path, "small") == path
     assert newest_journal(tmp_path, "other") is None
+
+
+def test_a_changed_line_is_passed_over(tmp_path):
+    path = tmp_path / "small_x.partial.jsonl"
+    journal = Journal.create(path, a_run(), {"device": {}})
+    journal.add("a", a_round(0))
+    journal.add("b", a_round(0))
+    head, a, b = path.read_text().splitlines()
+    odd = ["[1]", "null", "3", "[" * 100_000, '{"id": [1]}', a.replace('"number": 0', '"number": 7')]
+    path.write_text("\n".join([head, *odd, b]) + "\n")
+    assert list(Journal.read(path)[0].rounds) == ["b"]
+    path.write_text(head.replace('"device": {}', '"device": 3') + "\n")
+    with pytest.raises(UsageError, match="no journal"):
+        Journal.read(path)
+
+
+def test_a_journal_has_a_name_and_a_run_of_its_own(tmp_path):
+    path = tmp_path / "small_x.partial.jsonl"
+    first = Journal.create(path, a_run(), {})
+    first.hold()
+    assert Journal.create(path, a_run(), {}).path.name == "small_x-2.partial.jsonl"
+    pytest.importorskip("fcntl")
+    with pytest.raises(UsageError, match="another run"):
+        Journal.read(path)[0].hold()
 
 
 def test_unwritable_output_is_said_first(tmp_path):

@@ -1,5 +1,8 @@
 """The YAML reader: plain data in, one-line errors out."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from membench.errors import UsageError
@@ -111,6 +114,11 @@ def test_files(tmp_path):
         assert said in str(caught.value)
         assert str(path) in str(caught.value)
 
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UsageError, match="is empty"):
+        read_text(tmp_path / "pipe.yaml")
+    with pytest.raises(UsageError, match="is over 256 KiB"):
+        read_text(Path("/dev/zero"))
     with pytest.raises(UsageError, match="no such file"):
         read_text(tmp_path / "missing.yaml")
     with pytest.raises(UsageError, match="is a directory"):

@@ -5,8 +5,8 @@ Pure arithmetic; a plan uses it. A measured record replaces it by exact counts.
 
 import math
 import random
+from bisect import bisect_right
 from functools import lru_cache
-from itertools import pairwise
 from typing import Literal
 
 RoutingKind = Literal["uniform", "zipf", "routed", "trace"]
@@ -14,6 +14,7 @@ ROUTINGS: tuple[RoutingKind, ...] = ("uniform", "zipf", "routed", "trace")
 
 _EXACT_RANKS = 1024  # popularity ranks summed one by one; the tail in geometric buckets
 _BUCKETS_PER_E = 64
+_PLACED_EXPERTS = 2**13  # popular experts placed on ranks one by one; rarer ones count as even
 
 
 def _zipf_buckets(count: int, exponent: float) -> list[tuple[float, float]]:
@@ -60,13 +61,16 @@ def expected_rank_share(num_experts: int, ranks: int, top_k: int, exponent: floa
     """
     if exponent == 0.0 or ranks == 1:
         return -(-num_experts // ranks) / num_experts
-    mass = [i**-exponent for i in range(1, num_experts + 1)]
-    total = sum(mass)
+    placed = min(num_experts, _PLACED_EXPERTS)
+    mass = [i**-exponent for i in range(1, placed + 1)]
+    rare = _power_sum(placed + 0.5, num_experts + 0.5, exponent)
+    total = sum(mass) + rare
     chosen = [min(1.0, top_k * m / total) for m in mass]
-    random.Random(num_experts).shuffle(chosen)
-    bounds = rank_bounds(num_experts, ranks)
-    loads = [sum(chosen[low:high]) for low, high in pairwise(bounds)]
-    return max(loads) / sum(chosen)
+    even = top_k * rare / total / ranks
+    loads, bounds = [even] * ranks, rank_bounds(num_experts, ranks)
+    for place, share in zip(_places(num_experts), chosen, strict=True):
+        loads[bisect_right(bounds, place) - 1] += share
+    return max(loads) / (sum(chosen) + even * ranks)
 
 
 def rank_bounds(num_experts: int, ranks: int) -> list[int]:
@@ -80,3 +84,19 @@ def expected_busiest_load(mean_load: float, ranks: int) -> float:
     The usual bound on the maximum of P nearly Gaussian counts of variance m.
     """
     return mean_load + math.sqrt(2 * mean_load * math.log(ranks))
+
+
+@lru_cache(maxsize=16)
+def _places(num_experts: int) -> list[int]:
+    """Where the most popular experts are, the most popular first, in one fixed random placement of all."""
+    order = list(range(num_experts))
+    random.Random(num_experts).shuffle(order)
+    places = {popularity: place for place, popularity in enumerate(order) if popularity < _PLACED_EXPERTS}
+    return [places[popularity] for popularity in range(len(places))]
+
+
+def _power_sum(low: float, high: float, exponent: float) -> float:
+    """The integral of x^-exponent, what the sum over many ranks comes to."""
+    if exponent == 1.0:
+        return math.log(high / low)
+    return (high ** (1 - exponent) - low ** (1 - exponent)) / (1 - exponent)

@@ -51,7 +51,9 @@ class MoESpec(Spec):
     balance_weight: NonNegativeFloat = Field(default=0.01, description="weight of the load-balancing loss")
     z_loss_weight: NonNegativeFloat = Field(default=0.0, description="weight of the router z-loss (ST-MoE)")
     bias_rate: PositiveFloat = Field(default=0.001, description="step of the loss-free bias")
-    capacity_factor: PositiveFloat = Field(default=1.0, description="expert choice: tokens an expert takes, over K·B/E")
+    capacity_factor: PositiveFloat = Field(
+        default=1.0, le=2**20, description="expert choice: tokens an expert takes, over K·B/E"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

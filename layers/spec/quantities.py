@@ -12,6 +12,7 @@ DTypeName = Literal["float32", "bfloat16", "float16"]
 ITEM_BYTES: dict[str, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 MAX_NUM_KEYS = 2**40
+_MAX_DIGITS = 20
 INDEX_BYTES = 4
 SCORE_BYTES = 4  # scores, softmax weights and their gradients stay in fp32 on every path
 
@@ -49,8 +50,9 @@ def parse_num_keys(value: object) -> int:
             positive, or exceeds 2^40.
     """
     if isinstance(value, str):
-        square = re.match(r"^\s*([0-9]+)\s*(?:\^2|²)\s*$", value)
-        number = float(int(square.group(1)) ** 2) if square else _scaled(value, _BINARY, "key count")
+        square = re.match(r"^\s*0*([0-9]+)\s*(?:\^2|²)\s*$", value)
+        root_digits = square.group(1)[:_MAX_DIGITS] if square else ""  # cut digits leave it far above 2^40
+        number = float(int(root_digits) ** 2) if square else _scaled(value, _BINARY, "key count")
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{value!r} is no key count: write a number such as 16M or 4096^2")
     else:

@@ -1,7 +1,10 @@
 """The command line: one file a command. Nothing heavy is imported before a command runs."""
 
+import io
 import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 import typer
 
@@ -30,20 +33,52 @@ app.command("list")(list_command)
 app.command("doctor")(doctor)
 app.command("schema")(schema)
 
+_Misused = typer.BadParameter.__bases__[0]  # what typer raises for an unknown option or command, too
+
 
 def main() -> None:
     """Entry point. Bad input is one line on standard error and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        sys.exit(_run(*(sys.argv[1:] or ["--help"])))
     except UsageError as error:
-        print(f"membench: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+        _leave(str(error), EXIT_USAGE)
+    except _Misused as error:
+        _leave(" ".join(error.format_message().split()), EXIT_USAGE)
     except KeyboardInterrupt:
-        print("membench: interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        _leave("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(0)
+    except OSError as error:
+        _discard_output()
+        _leave(str(error), EXIT_HARNESS)
+
+
+def _run(*words: str) -> int:
+    """Runs a command; its exit code. What it printed is written out, or an OSError says why not."""
+    code = 0
+    try:
+        with typer.main.get_command(app).make_context("membench", [*words]) as context:
+            context.command.invoke(context)
+    except typer.Exit as ended:
+        code = ended.exit_code
+    if sys.stdout:
+        sys.stdout.flush()
+    return code
+
+
+def _leave(line: str, code: int) -> NoReturn:
+    with suppress(OSError):
+        print(f"membench: {line}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _discard_output() -> None:
+    """What is left of standard output goes nowhere, so that the interpreter's last flush does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 if __name__ == "__main__":

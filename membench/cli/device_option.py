@@ -1,7 +1,7 @@
 """The value of ``--device``, checked."""
 
 from membench.cli.options import DEVICES
-from membench.errors import UsageError, suggestion
+from membench.errors import UsageError, shown, suggestion
 
 
 def checked_device(device: str) -> str:
@@ -11,5 +11,5 @@ def checked_device(device: str) -> str:
         UsageError: it is none of auto, cpu, cuda.
     """
     if device not in DEVICES:
-        raise UsageError(f"{device!r} is no device; {suggestion(device, DEVICES)}", source="--device")
+        raise UsageError(f"{shown(device)} is no device; {suggestion(device, DEVICES)}", source="--device")
     return device

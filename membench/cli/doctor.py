@@ -14,8 +14,9 @@ def doctor(device: Device = "auto", as_json: AsJson = False) -> None:
     from membench.records import strict_json
     from membench.tables.render import print_tables
 
+    checked_device(device)
     print("measuring ceilings and noise, about half a minute", file=sys.stderr)
-    found = ask_process("membench.diagnosis", checked_device(device))
+    found = ask_process("membench.diagnosis", device)
     if as_json:
         print(strict_json(found))
         return

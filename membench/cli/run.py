@@ -34,6 +34,7 @@ def run(
     Exit codes: 0 measured, 2 bad input, 5 nothing was measured, 130 interrupted (what was finished is kept).
     """
     from membench.cli.device_option import checked_device
+    from membench.plan import check_budgets
     from membench.records import strict_json
     from membench.scenario import load_scenario
     from membench.session import run_scenario
@@ -42,6 +43,8 @@ def run(
 
     checked_device(device)
     loaded = [load_scenario(name, overrides or ()) for name in scenarios]
+    for scenario in loaded:  # all of them before the first is measured
+        check_budgets(scenario)
     finished = []
     for scenario in loaded:
         done = run_scenario(scenario, device, output, resume=resume)

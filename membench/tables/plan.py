@@ -25,9 +25,10 @@ def plan_tables(plan: Plan) -> list[Table]:
 
 
 def _arms_table(plan: Plan) -> Table:
+    swept = _swept(plan)
     columns = [
         Column("arm", right=False),
-        *_point_columns(plan),
+        *(Column(key, right=False) for key in swept),
         Column("dimensions", right=False),
         Column("params", format_quantity),
         Column("params asked", format_quantity),
@@ -43,7 +44,7 @@ def _arms_table(plan: Plan) -> Table:
             f"{planned.case.arm} {layer.model_dump_json()}",
             [
                 planned.case.arm,
-                *_point_values(plan, planned),
+                *(_swept_value(planned.point.get(key)) for key in swept),
                 _dimensions(layer.model_dump()),
                 planned.achieved.get("params"),
                 planned.asked.get("params"),
@@ -60,10 +61,11 @@ def _arms_table(plan: Plan) -> Table:
 
 
 def _cases_table(plan: Plan) -> Table:
+    swept = _swept(plan)
     columns = [
         Column("arm", right=False),
         Column("mode", right=False),
-        *_point_columns(plan),
+        *(Column(key, right=False) for key in swept),
         Column("tokens"),
         Column("GFLOP", _giga),
         Column("DRAM GB", _giga),
@@ -76,17 +78,17 @@ def _cases_table(plan: Plan) -> Table:
         Column("sum ms", _milliseconds),
         Column("runs", right=False),
     ]
-    return Table("Cases, one rank of each", _caption(plan), columns, [_case_row(plan, each) for each in plan.cases])
+    return Table("Cases, one rank of each", _caption(plan), columns, [_case_row(swept, each) for each in plan.cases])
 
 
-def _case_row(plan: Plan, planned: PlannedCase) -> list[Any]:
+def _case_row(swept: list[str], planned: PlannedCase) -> list[Any]:
     case, memory = planned.case, planned.memory_bytes or {}
     compute_ms, communication_ms = planned.predicted_ms, planned.communication_ms
     total_ms = None if compute_ms is None or communication_ms is None else compute_ms + communication_ms
     return [
         case.arm,
         case.mode if case.optimizer is None else f"{case.mode} {case.optimizer}",
-        *_point_values(plan, planned),
+        *(_swept_value(planned.point.get(key)) for key in swept),
         case.tokens,
         planned.flops,
         planned.bytes_dram_expected,
@@ -106,14 +108,6 @@ def _caption(plan: Plan) -> str:
         f"P = {plan.ranks} ranks ({plan.ranks_reason}), memory of one {memory}, link {link}. "
         f"Hardware: {hardware}. Rows read and experts used are expectations; time is a roofline's."
     )
-
-
-def _point_columns(plan: Plan) -> list[Column]:
-    return [Column(key, right=False) for key in _swept(plan)]
-
-
-def _point_values(plan: Plan, planned: PlannedCase) -> list[Any]:
-    return [_swept_value(planned.point.get(key)) for key in _swept(plan)]
 
 
 def _swept(plan: Plan) -> list[str]:
