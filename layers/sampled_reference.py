@@ -3,7 +3,10 @@
 Letters: B tokens, T of them sampled, P ranks, E experts, K experts a token, H heads, k rows a head.
 """
 
+import math
 from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,23 +20,38 @@ _ZERO = 1e-9  # float64 rounds seven orders below this
 _EXPERT_PARAMETERS = ("expert_gate_up", "expert_down")
 
 
-def relative_rms(actual: Tensor, expected: Tensor | None, scale: float = 0.0) -> float:
-    """RMS of the difference over RMS of what was expected (None: zeros).
+def relative_rms(actual: Tensor, expected: Tensor, scale: float = 0.0) -> float:
+    """RMS of the difference over RMS of what was expected.
 
     A gradient that is zero by arithmetic (of a softmax over one score, say) leaves only
     rounding to compare: where the expected RMS is below 1e-9 of ``scale``, the error is relative to
     ``scale``, and absolute where that is zero too.
     """
-    if expected is None:
-        expected = torch.zeros((), dtype=torch.float64, device=actual.device).expand(actual.shape)
-    difference = norm = 0.0
-    rows = max(1, 2**22 // max(1, actual[0].numel())) if actual.dim() else 1
-    for part, wanted in zip(actual.split(rows), expected.split(rows), strict=True):
-        difference += (part.double() - wanted).square().sum().item()
-        norm += wanted.double().square().sum().item()
-    count = max(1, actual.numel())
-    wanted_rms = (norm / count) ** 0.5
-    return (difference / count) ** 0.5 / ((wanted_rms if wanted_rms > _ZERO * scale else scale) or 1.0)
+    return _Difference.of(actual, expected).relative_to(scale)
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """RMS of a difference and of what was expected."""
+
+    difference_rms: float
+    expected_rms: float
+
+    @classmethod
+    def of(cls, actual: Tensor, expected: Tensor) -> "_Difference":
+        """Compared a part at a time: float64 copies of whole tables would not fit."""
+        difference = norm = 0.0
+        rows = max(1, 2**22 // max(1, actual[0].numel())) if actual.dim() else 1
+        for part, wanted in zip(actual.split(rows), expected.split(rows), strict=True):
+            difference += (part.double() - wanted).square().sum().item()
+            norm += wanted.double().square().sum().item()
+        count = max(1, actual.numel())
+        return cls((difference / count) ** 0.5, (norm / count) ** 0.5)
+
+    def relative_to(self, scale: float) -> float:
+        base = self.expected_rms if self.expected_rms > _ZERO * scale else scale
+        error = self.difference_rms / (base or 1.0)
+        return math.inf if math.isnan(error) else error  # a NaN would slip through comparisons
 
 
 def sampled_reference(
@@ -78,23 +96,41 @@ class SampledReference:
         assert isinstance(self.layer.spec, DenseSpec)
         return reference.dense(self.layer.spec, self.w, self.x)
 
-    def gradient_errors(self) -> dict[str, float]:
-        """Relative RMS error of each parameter's gradient, by name, after ``y`` went backward."""
-        self.scale = max(_rms(leaf.grad) for leaf in self.w.values())
-        tables = {id(table.weight): table for table in self.layer.tables()}
-        return {
-            name: self._table_error(tables[id(parameter)], name)
-            if id(parameter) in tables
-            else self._parameter_error(parameter, name)
-            for name, parameter in self.layer.named_parameters()
-        }
+    def gradient_errors(self, upstream: Tensor) -> dict[str, float]:
+        """Sends upstream (T, d) back; the relative RMS error of each parameter's gradient, by name.
 
-    def _parameter_error(self, parameter: Tensor, name: str) -> float:
-        assert parameter.grad is not None, f"{name} got no gradient"
-        return relative_rms(parameter.grad, self.w[name].grad, self.scale)
+        A leaf's gradient is compared and dropped as soon as it is there. What must be untouched must be zero.
+        """
+        found: dict[str, _Difference] = {}
 
-    def _table_error(self, table: ValueTable, name: str) -> float:
-        raise ValueError(f"{name}: a layer without lookups has no table")
+        def compare(name: str, leaf: Tensor) -> None:
+            assert leaf.grad is not None
+            found[name] = _Difference.of(self._gradient(name), leaf.grad)
+            leaf.grad = None
+
+        for name, leaf in self.w.items():
+            leaf.register_post_accumulate_grad_hook(partial(compare, name))
+        self.y.backward(upstream)
+        scale = max(each.expected_rms for each in found.values())
+        errors: dict[str, float] = dict.fromkeys(self._strays(), math.inf)
+        for name, difference in found.items():
+            parameter = self._parameter(name)
+            errors[parameter] = max(errors.get(parameter, 0.0), difference.relative_to(scale))
+        return errors
+
+    def _parameter(self, name: str) -> str:
+        """The parameter that a leaf is of, or is a part of."""
+        return name
+
+    def _gradient(self, name: str) -> Tensor:
+        """The layer's gradient of what a leaf stands for."""
+        gradient = self.layer.get_parameter(name).grad
+        assert gradient is not None, f"{name} got no gradient"
+        return gradient
+
+    def _strays(self) -> list[str]:
+        """Parameters with a gradient where there must be none."""
+        return []
 
     @torch.no_grad()
     def selection_shortfall(self, x: Tensor) -> float | None:
@@ -147,14 +183,20 @@ class _SampledExperts(SampledReference):
         self.w |= {f"{name}[{e}]": leaf for name, leaves in slices.items() for e, leaf in leaves.items()}
         return weights
 
-    def _parameter_error(self, parameter: Tensor, name: str) -> float:
-        if name not in _EXPERT_PARAMETERS:
-            return super()._parameter_error(parameter, name)
-        gradient = parameter.grad
-        assert gradient is not None, f"{name} got no gradient"
-        if any(bool(gradient[e].count_nonzero()) for e in range(len(gradient)) if e not in self.touched):
-            return float("inf")
-        return max(relative_rms(gradient[e], self.w[f"{name}[{e}]"].grad, self.scale) for e in self.touched)
+    def _parameter(self, name: str) -> str:
+        return name.partition("[")[0]
+
+    def _gradient(self, name: str) -> Tensor:
+        parameter, _, expert = name.partition("[")
+        whole = super()._gradient(parameter)
+        return whole[int(expert.removesuffix("]"))] if expert else whole
+
+    def _strays(self) -> list[str]:
+        def stray(name: str) -> bool:
+            gradient = super(_SampledExperts, self)._gradient(name)
+            return any(bool(gradient[e].count_nonzero()) for e in range(len(gradient)) if e not in self.touched)
+
+        return [name for name in _EXPERT_PARAMETERS if stray(name)]
 
     @torch.no_grad()
     def selection_shortfall(self, x: Tensor) -> float | None:
@@ -186,9 +228,8 @@ class _SampledRows(SampledReference):
         places = [self.sample + rank * self.batch for rank in range(self.layer.ranks - 1)]
         groups = [self.rows, *(remote.indices[at].long() for at in places if remote is not None)]
         self.touched = torch.cat([group.flatten() for group in groups]).unique()
-        names = {id(parameter): name for name, parameter in self.layer.named_parameters()}
-        for table in self.layer.tables():
-            self.w[names[id(table.weight)].removesuffix(".weight")] = _leaf(table.weight[self.touched])
+        self.tables = {name: m for name, m in self.layer.named_modules() if isinstance(m, ValueTable)}
+        self.w |= {name: _leaf(table.weight[self.touched]) for name, table in self.tables.items()}
         local, *others = [torch.searchsorted(self.touched, group) for group in groups]
         if isinstance(self.spec, MemorySpec):
             parts = [
@@ -209,17 +250,25 @@ class _SampledRows(SampledReference):
         products = [remote.products[self.sample + rank * self.batch].double() for rank in ranks]
         return reference.peer(self.spec, self.w, self.x, self.chosen, local, peers, products)
 
-    def _table_error(self, table: ValueTable, name: str) -> float:
-        gradient = table.gradient
+    def _parameter(self, name: str) -> str:
+        return f"{name}.weight" if name in self.tables else name
+
+    def _gradient(self, name: str) -> Tensor:
+        if name not in self.tables:
+            return super()._gradient(name)
+        gradient = self.tables[name].gradient
         assert gradient is not None, f"{name} got no row gradient"
-        at = torch.searchsorted(gradient.rows, self.touched)
-        if bool((gradient.rows[at.clamp(max=len(gradient.rows) - 1)] != self.touched).any()):
-            return float("inf")
-        others = torch.ones(len(gradient.rows), dtype=torch.bool, device=at.device)
-        others[at] = False
-        if bool(gradient.values[others].count_nonzero()):
-            return float("inf")
-        return relative_rms(gradient.values[at], self.w[name.removesuffix(".weight")].grad, self.scale)
+        at = torch.searchsorted(gradient.rows, self.touched).clamp(max=len(gradient.rows) - 1)
+        missing = gradient.rows[at] != self.touched
+        return gradient.values[at].masked_fill(missing[:, None], math.nan)
+
+    def _strays(self) -> list[str]:
+        def stray(table: ValueTable) -> bool:
+            assert table.gradient is not None
+            others = ~torch.isin(table.gradient.rows, self.touched)
+            return bool(table.gradient.values[others].count_nonzero())
+
+        return [f"{name}.weight" for name, table in self.tables.items() if stray(table)]
 
     @torch.no_grad()
     def selection_shortfall(self, x: Tensor) -> float | None:
@@ -243,7 +292,3 @@ def _shortfall(chosen: Tensor, values: Tensor, best: Tensor) -> float:
 
 def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().double().requires_grad_(True)
-
-
-def _rms(gradient: Tensor | None) -> float:
-    return 0.0 if gradient is None else gradient.square().mean().sqrt().item()

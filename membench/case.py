@@ -20,6 +20,7 @@ class RoutingConfig(BaseModel):
     kind: RoutingKind = "routed"
     zipf_exponent: NonNegativeFloat = Field(default=1.0, le=4.0, description="used by kind zipf")
     trace: str | None = Field(default=None, description="used by kind trace: an .npy file of recorded indices")
+    trace_sha256: str | None = Field(default=None, description="of the trace's content; found by the plan")
 
 
 class Case(BaseModel):
@@ -35,11 +36,13 @@ class Case(BaseModel):
     optimizer: Optimizer | None = Field(default=None, description="only in mode train_step")
     routing: RoutingConfig = RoutingConfig()
     seed: NonNegativeInt = 0
+    threads: PositiveInt | None = Field(default=None, description="CPU threads; None: all cores of the device")
 
     @property
     def id(self) -> str:
         """Hash of the resolved config and the method's version; equal ids are comparable."""
         config = {**self.model_dump(mode="json"), "method_version": METHOD_VERSION}
+        config["routing"].pop("trace")  # a recording is what is in it, not where it lies
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

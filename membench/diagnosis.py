@@ -37,7 +37,6 @@ def diagnose(kind: str) -> dict[str, Any]:
 def _ceilings(device: str) -> dict[str, Any]:
     import torch
 
-    from layers.initialize import fill_normal_
     from layers.value_table import ValueTable
     from membench.measure.ceilings import matmul_ceiling, random_row_ceiling, stream_ceilings
     from membench.measure.time import Clock
@@ -53,7 +52,6 @@ def _ceilings(device: str) -> dict[str, Any]:
     found["random_rows"] = []
     for columns in _ROW_ELEMENTS:
         table = ValueTable(_TABLE_BYTES // 2 // columns, columns, dtype=torch.bfloat16, device=device)
-        fill_normal_(table.weight, 1.0, None)
         rate = random_row_ceiling(clock, table.weight)
         found["random_rows"].append({"row_bytes": 2 * columns, "bytes_per_s": rate, "huge_pages": table.huge_pages})
         del table

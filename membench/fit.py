@@ -8,15 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from layers.spec import Cost, ExternalSpec, Mode, Optimizer
+from membench.check_size import CHECK_WORKSPACE_BYTES, check_bytes
 from membench.comparison import SolvedArm, planned_zipf_exponent
 from membench.errors import UsageError
 from membench.scenario import Point
 from membench.sections import MAX_RANKS, Fit
 
-# Beside the layer: the interpreter with torch loaded, and what checking against the
-# reference may hold at once.
-PROCESS_BYTES = 1.2e9
-CHECK_BYTES = 2.0e9
+PROCESS_BYTES = 1.2e9  # the interpreter with torch loaded, inputs, buffers of the ceilings
 _SMALLEST_SCALE = 2.0**-20
 
 
@@ -52,9 +50,9 @@ class Fitted:
     works: list[Work]
 
 
-def need_bytes(cost: Cost) -> float:
-    """Bytes a process needs to measure one case: the layer's and the process's own."""
-    return cost.memory.total + PROCESS_BYTES + CHECK_BYTES
+def need_bytes(work: Work, ranks: int) -> float:
+    """Bytes a process needs to measure one case: the layer's, the check's and the process's own."""
+    return work.cost(ranks).memory.total + check_bytes(work.arm.spec) + PROCESS_BYTES
 
 
 def refusal(work: Work, ranks: int, available_bytes: float | None) -> str | None:
@@ -63,7 +61,7 @@ def refusal(work: Work, ranks: int, available_bytes: float | None) -> str | None
         return f"P = {ranks}: {error}"
     if available_bytes is None or isinstance(work.arm.spec, ExternalSpec):
         return None
-    need = need_bytes(work.cost(ranks))
+    need = need_bytes(work, ranks)
     if need <= available_bytes:
         return None
     return f"needs {need / 1e9:.1f} GB at P = {ranks}, has {available_bytes / 1e9:.1f} GB"
@@ -89,7 +87,7 @@ def fit(
         UsageError: no P, or no scale, makes everything fit.
     """
     splits = settings.policy == "rank" and settings.ranks == "auto" and devices == 1
-    alone = PROCESS_BYTES + CHECK_BYTES
+    alone = PROCESS_BYTES + CHECK_WORKSPACE_BYTES
     if available_bytes is not None and available_bytes < alone and (splits or settings.policy == "shrink"):
         raise UsageError(
             f"{available_bytes / 1e9:.1f} GB are available, and a process takes {alone / 1e9:.1f} GB beside the layer: "

@@ -111,12 +111,15 @@ class Journal:
                 return
 
     def _append(self, entry: dict[str, Any]) -> None:
+        whole_bytes = self.path.stat().st_size if self.path.exists() else 0
         try:
             with self.path.open("a") as stream:
                 stream.write(_sealed(entry) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.path, whole_bytes)  # else the next line would join half of this one
             if self.failure is None and self.rounds:
                 print(f"membench: {self.path} cannot be written ({error.strerror}); going on", file=sys.stderr)
             self.failure = f"cannot be written ({error.strerror})"

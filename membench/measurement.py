@@ -11,9 +11,10 @@ from torch import Tensor
 
 from layers.layer import Layer
 from layers.optim import LayerOptimizer
-from layers.spec import Cost, ExternalSpec, Mode, MoESpec, has_backward
+from layers.spec import Cost, ExternalSpec, Mode, has_backward
 from layers.verification import Verification, verify
 from membench.case import Case
+from membench.check_size import sampled_tokens
 from membench.implementations import Call, implementation
 from membench.inputs import Input, make_inputs, pool_size
 from membench.measure.clocks import read_clocks
@@ -31,8 +32,6 @@ from membench.measure.time import Clock, Samples, Sampling, Step, sample
 from membench.measure.traffic import Traffic, count_traffic
 
 _TUNING = Sampling(min_samples=5, floor_samples=3, max_seconds=1.0, warmup_seconds=0.2)
-_SAMPLED_TOKENS = 4
-_REFERENCE_BYTES = 4 * 2**30  # float64 weights and gradients that the check may hold beside the layer
 _ENERGY_SECONDS = 1.0  # the counters tick in tens of milliseconds
 Progress = Callable[[str], None]
 
@@ -175,7 +174,7 @@ class CaseMeasurement:
             first.x,
             first.routing,
             gradients=has_backward(case.mode),
-            sampled_tokens=sampled_tokens(case),
+            sampled_tokens=sampled_tokens(case.layer),
             seed=case.seed,
             call=call,
         )
@@ -279,14 +278,6 @@ class CaseMeasurement:
             calls += 1
         spent = counter.spent_j(before, counter.read())
         return {"source": counter.source, "joules_per_call": None if spent is None else spent / calls}
-
-
-def sampled_tokens(case: Case) -> int:
-    """How many tokens the check compares: four, or fewer where they touch very large experts."""
-    if not isinstance(case.layer, MoESpec):
-        return _SAMPLED_TOKENS
-    token_bytes = 2 * 8 * case.layer.top_k * case.layer.expert_params
-    return max(1, min(_SAMPLED_TOKENS, _REFERENCE_BYTES // token_bytes))
 
 
 def cost_json(cost: Cost) -> dict[str, Any]:

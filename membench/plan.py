@@ -1,12 +1,14 @@
 """Scenario -> Plan: every case with its counts, its fit and what a roofline predicts. Nothing is measured."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from layers.spec import Cost, DenseSpec, ExternalSpec, Optimizer
+from layers.spec import Cost, DenseSpec, ExternalSpec, MoESpec, Optimizer
 from membench.case import Case, RoutingConfig
 from membench.comparison import SolvedArm, solve_point, solve_shrunk
 from membench.datasheet import Entry, Hardware
@@ -120,6 +122,7 @@ def make_plan(
         entry=hardware.entry if hardware else None,
         link_gb_s=link_gb_s,
         cache_bytes=cache_bytes or (hardware.entry.cache_bytes if hardware else None) or 0,
+        threads=scenario.measure.threads,
     )
     return Plan(
         scenario=scenario.name,
@@ -174,11 +177,22 @@ def _works(scenario: Scenario, solved: list[dict[str, SolvedArm]]) -> Iterator[W
                         yield Work(point, arm, mode, optimizer)
 
 
+def _not_imposable(work: Work) -> str | None:
+    """Why the workload's routing cannot be forced upon this layer, or None."""
+    spec, kind = work.arm.spec, work.point.workload.routing.kind
+    if isinstance(spec, MoESpec) and spec.choice == "expert" and kind != "routed":
+        return f"routing {kind} cannot be imposed on expert choice: each expert picks its tokens"
+    return None
+
+
 def _routing(work: Work) -> RoutingConfig:
     """The workload's routing less what has no effect, so that equal measurements get equal ids."""
-    if isinstance(work.arm.spec, DenseSpec):
+    if isinstance(work.arm.spec, (DenseSpec, ExternalSpec)):
         return RoutingConfig()
     routing = work.point.workload.routing
+    if routing.kind == "trace" and routing.trace is not None:
+        content = hashlib.sha256(Path(routing.trace).read_bytes()).hexdigest()
+        routing = routing.model_copy(update={"trace_sha256": content})
     unused = {name: None for name in ("trace",) if routing.kind != "trace"}
     if routing.kind != "zipf":
         return routing.model_copy(update={**unused, "zipf_exponent": RoutingConfig().zipf_exponent})
@@ -207,6 +221,7 @@ class _Planner:
     entry: Entry | None
     link_gb_s: float | None
     cache_bytes: int
+    threads: int | None
 
     def plan(self, works: list[Work]) -> list[PlannedCase]:
         """A planned case for each work; one that several points have is planned once, without what tells them apart."""
@@ -232,11 +247,12 @@ class _Planner:
             optimizer=work.optimizer,
             routing=_routing(work),
             seed=work.point.workload.seed,
+            threads=self.threads,
         )
 
     def planned(self, work: Work, case: Case, twin: str) -> PlannedCase:
         spec = work.arm.spec
-        skipped = refusal(work, self.ranks, self.available_bytes)
+        skipped = refusal(work, self.ranks, self.available_bytes) or _not_imposable(work)
         if twin != work.arm.name:
             skipped = f"the same layer as arm {twin} here"
         known = {} if isinstance(spec, ExternalSpec) or spec.split_error(self.ranks) else self.counts(work)

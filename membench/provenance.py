@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from membench.errors import UsageError
+from membench.process_environment import measuring_environment
 
 _PROBE_SECONDS = 300
 
@@ -43,7 +44,9 @@ def ask_process(module: str, device: str) -> dict[str, Any]:
     """
     command = [sys.executable, "-m", module, device]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PROBE_SECONDS, env=measuring_environment()
+        )
     except subprocess.TimeoutExpired as error:
         raise UsageError(f"--device {device}: it did not answer within {_PROBE_SECONDS} s") from error
     if done.returncode != 0:

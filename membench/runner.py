@@ -13,11 +13,12 @@ from typing import Any
 
 from membench.case import Case
 from membench.datasheet import lookup
+from membench.errors import UsageError
 from membench.journal import Journal
 from membench.metrics import flags_of, metrics_of
 from membench.plan import Plan, PlannedCase
 from membench.provenance import utc_now
-from membench.records import Record, ResultFile, Round, Run
+from membench.records import Record, ResultFile, Round, Run, read_result
 from membench.sections import Measure
 from membench.worker import Job
 from membench.worker_process import WorkerDied, WorkerProcess
@@ -186,9 +187,17 @@ def _record(planned: PlannedCase, journal: Journal, environment: dict[str, Any])
     return record.model_copy(update={"flags": flags_of(record)})
 
 
-def result_path(folder: Path, stem: str) -> Path:
-    """Where the result file goes; never over another."""
+def result_path(folder: Path, stem: str, run: Run) -> Path:
+    """Where a run's result file goes: over what the same run left when it was interrupted, never over another."""
     path, number = folder / f"{stem}.json", 2
-    while path.exists():
+    while path.exists() and not _is_interrupted(path, run):
         path, number = folder / f"{stem}-{number}.json", number + 1
     return path
+
+
+def _is_interrupted(path: Path, run: Run) -> bool:
+    try:
+        left = read_result(path).run
+    except UsageError:
+        return False
+    return left.interrupted and left.started == run.started and left.scenario_hash == run.scenario_hash

@@ -94,6 +94,11 @@ class Measure(Strict):
     def _check_samples(self) -> Self:
         if self.floor_samples > self.min_samples:
             raise ValueError(f"floor_samples {self.floor_samples} should be at most min_samples {self.min_samples}")
+        if self.timeout_seconds <= self.max_seconds + self.warmup_seconds:
+            raise ValueError(
+                f"timeout_seconds {self.timeout_seconds:g} should be above max_seconds and warmup_seconds, "
+                f"{self.max_seconds + self.warmup_seconds:g} together: nothing is heard of a case while it is sampled"
+            )
         return self
 
 

@@ -52,7 +52,7 @@ def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool)
     environment = probe_environment(device if device != "auto" else scenario.device)
     plan = plan_here(scenario, environment)
     run = _describe(scenario, plan, environment)
-    journal = _open_journal(output, scenario, run, environment, resume=resume)
+    journal, run = _open_journal(output, scenario, run, environment, resume=resume)
     runnable = len(plan.runnable) * scenario.measure.rounds
     have = sum(journal.has(p.case.id, n) for p in plan.runnable for n in range(scenario.measure.rounds))
     interrupted = False
@@ -125,37 +125,53 @@ def _describe(scenario: Scenario, plan: Plan, environment: dict[str, Any]) -> Ru
     )
 
 
-def _open_journal(output: Path, scenario: Scenario, run: Run, environment: dict[str, Any], *, resume: bool) -> Journal:
+def _open_journal(
+    output: Path, scenario: Scenario, run: Run, environment: dict[str, Any], *, resume: bool
+) -> tuple[Journal, Run]:
+    """A journal and the run it is of: a new one, or with ``resume`` the interrupted one, which goes on."""
     if resume:
         found = newest_journal(output, scenario.name)
         if found is None:
             raise UsageError(f"{output} holds no interrupted run of {scenario.name} any more", source="--resume")
         journal, before, then = Journal.read(found)
         journal.hold()
-        if then["fingerprint"] != environment["fingerprint"]:
-            raise UsageError(f"--resume: {found.name} was measured on {then['device']['name']}, not on this device")
-        if before.method_version != METHOD_VERSION:
-            raise UsageError(f"--resume: {found.name} was measured by another version of the method; start anew")
-        if before.scenario_hash != run.scenario_hash:
-            print(f"{found.name} was begun with another text of the scenario; equal cases are kept", file=sys.stderr)
-        return journal
+        if difference := _difference(before, run, then, environment):
+            raise UsageError(f"{found.name} {difference}; start anew", source="--resume")
+        return journal, before
     stem = result_stem(scenario.name, environment["device"], run.started, run.git_sha)
     journal = Journal.create(output / f"{stem}{SUFFIX}", run, environment)
     journal.hold()
-    return journal
+    return journal, run
+
+
+def _difference(before: Run, now: Run, then: dict[str, Any], environment: dict[str, Any]) -> str | None:
+    """Why rounds of an interrupted run may not stand beside new ones, or None."""
+    if then["fingerprint"] != environment["fingerprint"]:
+        return f"was measured on {then['device']['name']}, not on this device"
+    if then["packages"] != environment["packages"]:
+        return "was measured with other versions of torch or what is under it"
+    if before.method_version != now.method_version:
+        return "was measured by another version of the method"
+    if before.git_sha != now.git_sha:
+        return f"was measured at commit {before.git_sha}, this is {now.git_sha}"
+    if before.scenario_hash != now.scenario_hash:
+        return "is of another text of this scenario, or other --set"
+    if before.ranks != now.ranks:
+        return f"measured one rank of P = {before.ranks}; now P would be {now.ranks}: set fit.ranks={before.ranks}"
+    return None
 
 
 def _write(result: ResultFile, journal: Journal, *, interrupted: bool) -> Path | None:
     """The result file; in the temporary folder if its own cannot be written, on standard error if none can."""
     stem = journal.path.name.removesuffix(SUFFIX)
     for folder in (journal.path.parent, Path(tempfile.gettempdir())):
-        path = result_path(folder, stem)
+        path = result_path(folder, stem, result.run)
         try:
             write_result(result, path)
         except OSError as error:
             print(f"membench: {path} cannot be written ({error.strerror})", file=sys.stderr)
             continue
-        if not interrupted:
+        if not interrupted and folder == journal.path.parent:
             journal.remove()
         return path
     print(strict_json(result.model_dump(mode="json")), file=sys.stderr)

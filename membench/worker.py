@@ -6,6 +6,7 @@ prints to standard error. The parent may kill it at any time; nothing is lost bu
 """
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -121,6 +122,9 @@ def run(job: Job, events: Events) -> None:
         except Exception as error:  # whatever a layer from outside raises is its record's reason
             status, reason = classify(error)
             events.send("case", id=case.id, status=status, reason=reason, found=None)
+            layer.zero_gradients()
+            if "CUDA error" in (reason or ""):
+                sys.exit(1)  # such an error stays with the process; the runner gives what is left a new one
     events.send("done")
 
 
@@ -128,6 +132,7 @@ def classify(error: BaseException) -> tuple[str, str]:
     """(status, reason) of a failed case: ``oom`` for memory, else ``error``; the reason is one line."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     low_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    low_memory = low_memory or getattr(error, "errno", None) == errno.ENOMEM
     if low_memory or "can't allocate memory" in text or "out of memory" in text.lower():
         return "oom", text
     return "error", f"{type(error).__name__}: {text}" if not text.startswith("wrong answer") else text

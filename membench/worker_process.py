@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-_LAST_WORDS = 400  # characters of standard error kept as a reason
+from membench.process_environment import measuring_environment
 
-# glibc's malloc keeps freed blocks, on huge pages, instead of returning them, as the CUDA allocator
-# does: else every backward pays page faults for gradients that the last one had already paid for.
-_ALLOCATOR = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**40}:glibc.malloc.hugetlb=1"}
+_LAST_WORDS = 400  # characters of standard error kept as a reason
 
 
 class WorkerDied(RuntimeError):
@@ -31,9 +29,6 @@ class WorkerProcess:
     """``python -m membench.worker`` on one job. A context manager: leaving it ends the process."""
 
     def __init__(self, job_json: str, threads: int | None) -> None:
-        environment = {**os.environ, **_ALLOCATOR, "OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}
-        if threads:
-            environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._errors = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(
             [sys.executable, "-m", "membench.worker"],
@@ -41,7 +36,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=environment,
+            env=measuring_environment(threads),
             start_new_session=True,
         )
         assert self._process.stdin is not None

@@ -1,10 +1,14 @@
 """Fit: the least P, one scale for all, or a reason."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from layers.spec import DenseSpec, MoESpec
+from membench.check_size import CHECK_WORKSPACE_BYTES, check_bytes, sampled_tokens
 from membench.datasheet import parse_hardware
 from membench.errors import UsageError
-from membench.fit import CHECK_BYTES, PROCESS_BYTES, need_bytes
+from membench.fit import PROCESS_BYTES, Work, need_bytes
 from membench.plan import make_plan
 from membench.scenario import parse_scenario
 
@@ -21,7 +25,7 @@ arms:
 workload: {tokens: 16, modes: [forward, forward_backward]}
 """
 TABLE_BYTES = 1024**2 * 1024 * 4
-OWN_BYTES = PROCESS_BYTES + CHECK_BYTES
+OWN_BYTES = PROCESS_BYTES + CHECK_WORKSPACE_BYTES
 
 
 def plan(*overrides, gigabytes=None, hardware=None, text=TEXT):
@@ -37,12 +41,12 @@ def test_everything_fits_unsplit_where_there_is_room():
     assert len(made.runnable) == len(made.cases) == 6
 
 
-@pytest.mark.parametrize(("gigabytes", "ranks"), [(8.0, 1), (7.0, 2), (5.0, 4), (4.0, 8)])
+@pytest.mark.parametrize(("gigabytes", "ranks"), [(8.0, 1), (5.5, 2), (3.8, 4), (2.7, 8)])
 def test_the_least_power_of_two_for_all_arms_and_modes(gigabytes, ranks):
     made = plan(gigabytes=gigabytes)
     assert made.ranks == ranks
     assert {planned.case.ranks for planned in made.cases} == {ranks}
-    need = max(sum(planned.memory_bytes.values()) for planned in made.cases) + OWN_BYTES
+    need = max(sum(p.memory_bytes.values()) + check_bytes(p.case.layer) for p in made.cases) + PROCESS_BYTES
     assert need <= gigabytes * 1e9
     if ranks > 1:
         half = plan(f"fit.ranks={ranks // 2}", gigabytes=gigabytes)
@@ -70,7 +74,7 @@ def test_a_pinned_split_that_an_arm_cannot_do_is_a_reason():
 
 
 def test_skip_leaves_out_only_what_does_not_fit():
-    made = plan("fit.policy=skip", gigabytes=7)
+    made = plan("fit.policy=skip", gigabytes=5.5)
     assert made.ranks == 1
     skipped = {(p.case.arm, p.case.mode): p.skipped for p in made.cases if p.skipped}
     assert set(skipped) == {("memory", "forward"), ("memory", "forward_backward")}
@@ -103,7 +107,7 @@ def test_shrink_keeps_equal_arms_equal():
 
 
 def test_memory_is_capped_by_the_scenario_unless_hardware_is_named():
-    assert plan("fit.memory=5GB", gigabytes=40).ranks == 4
+    assert plan("fit.memory=5GB", gigabytes=40).ranks == 2
     assert plan("fit.memory=40GB", gigabytes=5).ranks == 4, "a limit does not make memory"
     assert plan("fit.memory=5GB", hardware="h100").ranks == 1
 
@@ -116,17 +120,30 @@ def test_several_named_devices_are_the_ranks():
 
 
 def test_what_nothing_makes_fit_is_an_error():
-    with pytest.raises(UsageError, match=r"fit.memory: 2.0 GB are available, and a process takes 3.2 GB"):
-        plan(gigabytes=2)
+    with pytest.raises(UsageError, match=r"fit.memory: 1.5 GB are available, and a process takes 1.7 GB"):
+        plan(gigabytes=1.5)
     outside = "arms.mine={layer: 'pkg:make'}"
     assert plan(outside, gigabytes=40).ranks == 1
     with pytest.raises(UsageError, match=r"fit.ranks: no number of ranks makes everything fit"):
-        plan(outside, gigabytes=7)
+        plan(outside, gigabytes=5.5)
 
 
 def test_need_counts_the_layer_and_the_process():
     scenario = parse_scenario(TEXT, "fit.yaml")
     spec = scenario.points[0].arms["memory"].kind(**scenario.points[0].arms["memory"].given)
     cost = spec.cost(16)
-    assert need_bytes(cost) == cost.memory.total + OWN_BYTES
+    checked = 8 * spec.layer_params * 5 / 3
+    arm = SimpleNamespace(spec=spec)
+    work = Work(scenario.points[0], arm, "forward")
+    assert need_bytes(work, 1) == pytest.approx(cost.memory.total + OWN_BYTES + checked)
     assert cost.memory.weights == (1024**2 * 1024 + 1024 * 4 * 128 + 4 * 1024 * 128) * 4
+
+
+def test_the_check_takes_fewer_tokens_of_large_experts():
+    small = MoESpec(model_dim=512, num_experts=64, expert_hidden=192)
+    huge = MoESpec(model_dim=4096, num_experts=64, expert_hidden=14336, top_k=1)
+    assert sampled_tokens(small) == 4
+    assert sampled_tokens(huge) == 3
+    assert check_bytes(huge) > 3 * huge.expert_params * 8
+    dense = DenseSpec(model_dim=4096, ffn_hidden=14336)
+    assert check_bytes(dense) == pytest.approx(CHECK_WORKSPACE_BYTES + 8 * 3 * 4096 * 14336 * 5 / 3)

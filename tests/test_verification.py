@@ -106,7 +106,7 @@ def test_a_wrong_gradient_of_any_parameter_is_found(name, how, monkeypatch):
 def _verify_spoilt(layer, x, parameter, table, how, monkeypatch):
     compare = sampled_reference.SampledReference.gradient_errors
 
-    def spoil_first(self):
+    def spoil_first(self, upstream):
         gradient = parameter.grad if table is None else table.gradient.values
         if how == "missing":
             gradient.zero_()
@@ -116,7 +116,7 @@ def _verify_spoilt(layer, x, parameter, table, how, monkeypatch):
             gradient.view(-1)[0] += 1e-2
         else:
             gradient[(gradient == 0).all(dim=1).nonzero()[0]] = 1e-3
-        return compare(self)
+        return compare(self, upstream)
 
     with monkeypatch.context() as patch:
         patch.setattr(sampled_reference.SampledReference, "gradient_errors", spoil_first)
@@ -149,5 +149,6 @@ def test_nan_never_passes():
 
 def test_relative_rms_by_hand():
     assert relative_rms(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 0.0]]).double()) == pytest.approx(4 / 3)
-    assert relative_rms(torch.tensor([[2.0, 2.0]]), None) == pytest.approx(2.0)
+    assert relative_rms(torch.tensor([[2.0, 2.0]]), torch.zeros(1, 2).double()) == pytest.approx(2.0)
+    assert relative_rms(torch.tensor([[2.0, 2.0]]), torch.zeros(1, 2).double(), 4.0) == pytest.approx(0.5)
     assert relative_rms(torch.zeros(2, 2), torch.zeros(2, 2).double()) == 0.0

@@ -3,8 +3,10 @@
 import io
 import os
 import sys
+import traceback
 from contextlib import suppress
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import typer
 
@@ -33,7 +35,7 @@ app.command("list")(list_command)
 app.command("doctor")(doctor)
 app.command("schema")(schema)
 
-_Misused = typer.BadParameter.__bases__[0]  # what typer raises for an unknown option or command, too
+_Misused: Any = typer.BadParameter.__bases__[0]  # what typer raises for an unknown option or command, too
 
 
 def main() -> None:
@@ -55,6 +57,10 @@ def main() -> None:
     except OSError as error:
         _discard_output()
         _leave(str(error), EXIT_HARNESS)
+    except Exception as error:  # exit code 1, a traceback's, would say that something got slower
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}:{last.lineno}"
+        _leave(f"a fault of membench itself at {where}: {type(error).__name__}: {error}", EXIT_HARNESS)
 
 
 def _run(*words: str) -> int:

@@ -33,6 +33,8 @@ def run(
 
     Exit codes: 0 measured, 2 bad input, 5 nothing was measured, 130 interrupted (what was finished is kept).
     """
+    import sys
+
     from membench.cli.device_option import checked_device
     from membench.plan import check_budgets
     from membench.records import strict_json
@@ -56,7 +58,7 @@ def run(
             else:
                 render = to_markdown if table is Format.MARKDOWN else to_csv
                 print("\n".join(render(each) for each in tables))
-            print(f"result file: {done.path}")
+            print(f"result file: {done.path}", file=sys.stderr)
         if done.interrupted:
             break
     if as_json:

@@ -1,0 +1,23 @@
+"""What a process that measures is started with: how it allocates, and how its threads wait.
+
+These have to be set before the process begins, so whoever starts one asks here.
+"""
+
+import os
+
+# glibc's malloc keeps freed blocks, on huge pages, instead of returning them, as the CUDA allocator
+# does: else every backward pays page faults for gradients that the last one had already paid for.
+_MALLOC = f"glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**40}:glibc.malloc.hugetlb=1"
+
+
+def measuring_environment(threads: int | None = None) -> dict[str, str]:
+    """This process's environment with what measuring needs; what the user has set for malloc stays.
+
+    Threads are bound to cores. They give their core away while they wait, because spinning
+    ones take it from those that work where a layer has threads of its own.
+    """
+    environment = {**os.environ, "OMP_PROC_BIND": "close", "OMP_PLACES": "cores", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment["GLIBC_TUNABLES"] = ":".join(filter(None, [_MALLOC, os.environ.get("GLIBC_TUNABLES")]))
+    if threads:
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return environment
