@@ -135,7 +135,7 @@ def test_bad_files_are_one_line(tmp_path, content, says):
 
 def test_missing_file_and_folder(tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(UsageError, match="no such file|is a directory"):
+        with pytest.raises(UsageError, match=r"no such file|is a directory"):
             read_result(path)
 
 
