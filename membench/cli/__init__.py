@@ -6,7 +6,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 
@@ -40,15 +40,16 @@ _Misused: Any = typer.BadParameter.__bases__[0]  # what typer raises for an unkn
 
 def main() -> None:
     """Entry point. Bad input is one line on standard error and exit code 2, never a traceback."""
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where it is closed
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(_run(*(sys.argv[1:] or ["--help"])))
     except UsageError as error:
         _leave(str(error), EXIT_USAGE)
     except _Misused as error:
-        _leave(" ".join(error.format_message().split()), EXIT_USAGE)
+        _leave(f"{' '.join(error.format_message().split())} (membench --help says more)", EXIT_USAGE)
     except KeyboardInterrupt:
         _leave("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has seen enough
@@ -71,9 +72,12 @@ def _run(*words: str) -> int:
             context.command.invoke(context)
     except typer.Exit as ended:
         code = ended.exit_code
-    if sys.stdout:
-        sys.stdout.flush()
+    sys.stdout.flush()
     return code
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")  # noqa: PTH123 - as long as the process
 
 
 def _leave(line: str, code: int) -> NoReturn:

@@ -82,11 +82,18 @@ def to_csv(table: Table) -> str:
     return out.getvalue()
 
 
+class _Console(Console):
+    """A console that leaves a broken pipe to its caller: rich ends the process with exit code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def print_tables(tables: Iterable[Table], file: TextIO | None = None) -> None:
     """Writes tables to standard output, or to ``file``; wide where that is no terminal."""
-    console = Console(file=file, highlight=False)
+    console = _Console(file=file, highlight=False)
     if not console.is_terminal:
-        console = Console(file=file, highlight=False, width=_PIPE_WIDTH)
+        console = _Console(file=file, highlight=False, width=_PIPE_WIDTH)
     for table in tables:
         console.print(to_rich(table))
 
