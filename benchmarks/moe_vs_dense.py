@@ -1,25 +1,44 @@
 """How many times longer a MoE takes than the dense layer of the same FLOPs, on this CPU or GPU.
 
-    THP_MEM_ALLOC_ENABLE=1 OMP_WAIT_POLICY=passive python -m benchmarks.moe_vs_dense
+    python -m benchmarks.moe_vs_dense
 
 Both are timed in turn within a round, so that what else the machine does hits both alike; the
 ratio is the median of the rounds' ratios. Gradients are fresh memory each time, as after
-``zero_grad(set_to_none=True)``. ``THP_MEM_ALLOC_ENABLE=1`` gives torch huge pages; with
-``OMP_WAIT_POLICY=passive`` OpenMP's idle threads leave the cores to the experts'.
+``zero_grad(set_to_none=True)``. The process starts itself again in the environment in which
+membench measures (allocator, huge pages, waiting threads).
 """
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
 import torch
+from torch.nn import functional as F
 
 from layers.dense import Dense
 from layers.layer import Layer, torch_dtype
 from layers.moe import MoE
 from layers.spec import DenseSpec, MoESpec
+from membench.process_environment import measuring_environment
+
+
+class PlainDense(torch.nn.Module):
+    """The same SwiGLU as anybody would write it: torch's own products, differentiated by autograd."""
+
+    def __init__(self, like: Dense) -> None:
+        super().__init__()
+        self.gate_up, self.down = like.gate_up, like.down
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = F.linear(x, self.gate_up).chunk(2, dim=-1)
+        return F.linear(F.silu(gate) * up, self.down)
+
+    def zero_gradients(self) -> None:
+        self.zero_grad(set_to_none=True)
 
 
 def dense_of_equal_flops(moe: MoESpec, tokens: int) -> DenseSpec:
@@ -29,13 +48,13 @@ def dense_of_equal_flops(moe: MoESpec, tokens: int) -> DenseSpec:
     return one.with_dimensions(ffn_hidden=round(flops / one.cost(tokens).flops))
 
 
-def forward(layer: Layer, x: torch.Tensor, dy: torch.Tensor) -> None:
+def forward(layer: Layer | PlainDense, x: torch.Tensor, dy: torch.Tensor) -> None:
     del dy
     with torch.no_grad():
         layer(x)
 
 
-def forward_backward(layer: Layer, x: torch.Tensor, dy: torch.Tensor) -> None:
+def forward_backward(layer: Layer | PlainDense, x: torch.Tensor, dy: torch.Tensor) -> None:
     layer.zero_gradients()
     x.grad = None
     layer(x).backward(dy)
@@ -50,6 +69,11 @@ def seconds(run: Callable[[], None], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    """The median over rounds of one layer's time over another's."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def main() -> None:
@@ -71,10 +95,8 @@ def main() -> None:
         dtype=options.dtype,
     )
     dense_spec = dense_of_equal_flops(moe_spec, options.tokens)
-    layers = {
-        "moe": MoE(moe_spec, device=options.device),
-        "dense": Dense(dense_spec, device=options.device),
-    }
+    dense = Dense(dense_spec, device=options.device)
+    layers = {"moe": MoE(moe_spec, device=options.device), "dense": dense, "plain_dense": PlainDense(dense)}
     shape = (options.tokens, options.dim)
     x = torch.randn(shape, device=options.device, dtype=torch_dtype(options.dtype)).requires_grad_()
     dy = torch.randn_like(x)
@@ -88,19 +110,25 @@ def main() -> None:
                 if measured >= 0:
                     samples[name].append(taken)
         result[step.__name__] = {
-            "ratio": statistics.median(m / d for m, d in zip(samples["moe"], samples["dense"], strict=True)),
+            "ratio": ratio(samples["moe"], samples["dense"]),
+            "ratio_to_plain_dense": ratio(samples["moe"], samples["plain_dense"]),
             **{f"{name}_ms_p50": 1e3 * statistics.median(s) for name, s in samples.items()},
             **{f"{name}_ms_min": 1e3 * min(s) for name, s in samples.items()},
         }
     if options.json:
         print(json.dumps(result, allow_nan=False))
         return
-    print(f"{'':18}{'dense ms':>10}{'moe ms':>10}{'ratio':>8}   dense of hidden width {dense_spec.ffn_hidden}")
+    print(f"dense of hidden width {dense_spec.ffn_hidden}; plain: torch's own products and autograd")
+    print(f"{'':18}{'moe ms':>10}{'dense ms':>10}{'ratio':>8}{'plain ms':>10}{'ratio':>8}")
     for step in (forward, forward_backward):
         row = result[step.__name__]
         assert isinstance(row, dict)
-        print(f"{step.__name__:18}{row['dense_ms_p50']:10.2f}{row['moe_ms_p50']:10.2f}{row['ratio']:8.2f}")
+        own = f"{row['moe_ms_p50']:10.2f}{row['dense_ms_p50']:10.2f}{row['ratio']:8.2f}"
+        print(f"{step.__name__:18}{own}{row['plain_dense_ms_p50']:10.2f}{row['ratio_to_plain_dense']:8.2f}")
 
 
 if __name__ == "__main__":
+    environment = measuring_environment()
+    if "GLIBC_TUNABLES" not in os.environ:  # read when a process begins
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.moe_vs_dense", *sys.argv[1:]], environment)
     main()

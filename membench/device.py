@@ -11,6 +11,7 @@ import platform
 import re
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,15 @@ def cpu_name() -> str:
     return match.group(1) if match else platform.processor() or platform.machine()
 
 
-def usable_cores() -> list[int]:
-    """The cores this process may run on."""
+@cache
+def usable_cores() -> tuple[int, ...]:
+    """The cores this process may run on, as they were when it was first asked.
+
+    Ask before torch is imported: OpenMP then binds the main thread to one of them.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
 
 
 def cpu_clock_mhz() -> float | None:
@@ -136,6 +141,7 @@ def describe(kind: str = "auto") -> dict[str, Any]:
     Raises:
         ValueError: cuda was asked for and torch sees none.
     """
+    usable_cores()
     import torch
 
     gpus = _cuda() if kind != "cpu" and torch.cuda.is_available() else []
