@@ -53,15 +53,17 @@ def experts(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, dispatch: 
         gate_up, down: (E, 2f, d), gate first, and (E, d, f).
         weight: (R,) fp32, of the rows of ``dispatch``.
     """
-    return _Experts.apply(x, gate_up, down, weight, dispatch)
+    return _Experts.apply(x, gate_up, down, weight, dispatch, torch.is_grad_enabled())
 
 
 class _Experts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, dispatch: Dispatch) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, dispatch: Dispatch, keep: bool
+    ) -> Tensor:
         operands = _Operands(x, gate_up, down, weight.to(x.dtype), dispatch)
         ctx.grouped = _has_grouped_products(gate_up)
-        pre, rows = _grouped_forward(operands) if ctx.grouped else _looped_forward(operands)
+        pre, rows = _grouped_forward(operands) if ctx.grouped else _looped_forward(operands, keep=keep)
         ctx.dispatch = dispatch
         ctx.save_for_backward(x, gate_up, down, operands.weight, pre)
         return combine(rows, dispatch, operands.weight)
@@ -72,7 +74,7 @@ class _Experts(torch.autograd.Function):
         operands = _Operands(x, gate_up, down, weight, ctx.dispatch)
         backward = _grouped_backward if ctx.grouped else _looped_backward
         of = backward(operands, pre, gradients[0].contiguous())
-        return combine(of.rows, ctx.dispatch), of.gate_up, of.down, of.weight, None
+        return combine(of.rows, ctx.dispatch), of.gate_up, of.down, of.weight, None, None
 
 
 def _has_grouped_products(gate_up: Tensor) -> bool:
@@ -162,14 +164,18 @@ def _cost(group: tuple[int, int, int]) -> int:
     return stop - start + _ROWS_WORTH_OF_WEIGHTS
 
 
-def _looped_forward(of: _Operands) -> tuple[Tensor, Tensor]:
-    """Expert by expert, a bundle at a time: its rows stay in a core's cache from product to product."""
+def _looped_forward(of: _Operands, *, keep: bool) -> tuple[Tensor, Tensor]:
+    """Expert by expert, a bundle at a time: its rows stay in a core's cache from product to product.
+
+    Without ``keep`` no backward will want the pre-activation, and it is not written to memory.
+    """
     token = of.dispatch.token
-    pre = of.x.new_empty(len(token), of.gate_up.shape[1])
+    pre = of.x.new_empty(len(token) if keep else 0, of.gate_up.shape[1])
     results = of.x.new_empty(len(token), of.x.shape[1])
 
     def forward(bundle: _Bundle) -> None:
-        x, here = of.x.index_select(0, token[bundle.rows]), pre[bundle.rows]
+        x = of.x.index_select(0, token[bundle.rows])
+        here = pre[bundle.rows] if keep else x.new_empty(len(x), pre.shape[1])
         for expert, rows in bundle.local():
             linear_into(here[rows], x[rows], of.gate_up[expert])
         hidden, result = activate(here), results[bundle.rows]
