@@ -15,7 +15,7 @@ from layers.initialize import fill_normal_
 from layers.kernels.matmul import linear
 from membench.measure.time import Clock, Sampling, sample
 
-_QUICK = Sampling(min_samples=7, floor_samples=3, max_seconds=0.4, warmup_seconds=0.05)
+_QUICK = Sampling(min_samples=7, floor_samples=3, max_seconds=0.3, warmup_seconds=0.05)
 _BUFFER_BYTES = {"cpu": 2**28, "cuda": 2**32}
 _MATMUL_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
 _ROW_READ_BYTES = 64 * 2**20
