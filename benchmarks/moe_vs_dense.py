@@ -77,6 +77,7 @@ def ratio(above: list[float], below: list[float]) -> float:
 
 
 def main() -> None:
+    """Time, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {
         "experts": 64, "top-k": 8, "expert-hidden": 192, "dim": 512, "tokens": 512, "rounds": 25,

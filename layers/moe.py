@@ -144,7 +144,7 @@ class MoE(Layer):
 def top(scores: Tensor, k: int) -> Tensor:
     """(…, k) int64: where the k highest of fp32 scores are, best first; of equal ones the lower index first.
 
-    ``torch.topk`` leaves ties undefined and a stable sort takes three times as long, so topk gets
+    ``torch.topk`` leaves ties undefined and a stable sort takes far longer, so topk gets
     keys without ties: the score's bits, ordered as integers, above the negated index.
     """
     bits = (scores + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0, its equal

@@ -47,7 +47,7 @@ class ValueTable(nn.Module):
     ``weight.grad`` stays None: a dense gradient of N·D would cost more than everything else
     a step does. A backward pass adds to ``gradient``, which holds the touched rows only; set
     it to None between steps. ``huge_pages`` tells whether the memory really lies on huge
-    pages, worth 1.3x to 2.5x on whatever reads random rows.
+    pages, which whatever reads random rows is the faster for.
     """
 
     def __init__(

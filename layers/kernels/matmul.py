@@ -25,7 +25,7 @@ def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
     """``linear`` of one expert of many, written to ``out`` (R, d_out).
 
     oneDNN cannot write there, so it must save more than a copy: on matrices below half a million
-    elements it does not (192 x 512, 64 rows: 5 % slower; 1024 x 2048: 15 to 30 % faster).
+    elements it does not.
     """
     if weight.numel() >= 2**19 and _by_onednn(x):
         out.copy_(linear(x, weight))
@@ -51,8 +51,7 @@ def _by_onednn(x: Tensor) -> bool:
 def _onednn_is_faster() -> bool:
     """Whether oneDNN beats MKL in fp32: on every x86 that Intel did not make.
 
-    MKL picks its code by vendor and keeps AVX-512 to Intel's; on a Zen 4 it reached 145 GFLOP/s
-    where oneDNN reached 199 (square products, two cores).
+    MKL picks its code by the vendor's name and runs its AVX-512 code on Intel's only.
     """
     try:
         vendor_is_intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text()

@@ -115,6 +115,8 @@ class MemorySpec(RetrievalSpec):
             stages.append(accounting.update(self.layer_params, table_share, rows, columns, s, optimizer))
         params = self.layer_params + self.table_params
         backward = has_backward(mode)
+        dense_table = table_share if optimizer == "adamw" else 0
+        gradients = self.layer_params + rows * columns + dense_table if backward else 0
         return Cost(
             params=params,
             active_params=self.layer_params + self.lookups_per_token * width,
@@ -123,9 +125,7 @@ class MemorySpec(RetrievalSpec):
             stages=tuple(stages),
             memory=MemoryNeed(
                 weights=(self.layer_params + table_share) * s,
-                gradients=(self.layer_params + rows * columns + (table_share if optimizer == "adamw" else 0)) * s
-                if backward
-                else 0,
+                gradients=gradients * s,
                 optimizer=accounting.optimizer_state_bytes(self.layer_params, table_share, self.num_keys, s, optimizer)
                 if optimizer
                 else 0,
