@@ -15,9 +15,14 @@ def a_record(arm, latency_ms, *, kind="dense", status="ok", point=None, **case):
     known = {"arm": arm, "mode": "forward", "layer": layer, "tokens": 8, **case}
     metrics = {"latency_ms_p50": latency_ms, "step_ms": latency_ms} if latency_ms else {}
     return Record(
-        id=arm, case=Case(**known), status=status, reason=None if status == "ok" else "lost",
-        planned={"point": point or {}, "params": 1, "active_params": 1, "stored_bytes": 4}, rounds=[a_round(cost=COST)], metrics=metrics,
-    )  # fmt: skip
+        id=arm,
+        case=Case(**known),
+        status=status,
+        reason=None if status == "ok" else "lost",
+        planned={"point": point or {}, "params": 1, "active_params": 1, "stored_bytes": 4},
+        rounds=[a_round(cost=COST)],
+        metrics=metrics,
+    )
 
 
 def answers(*records):
