@@ -31,7 +31,8 @@ def double_weights(module: nn.Module) -> dict[str, Tensor]:
 def assert_close(name: str, actual: Tensor | None, expected: Tensor | None, dtype: str, slack: float = 1.0) -> None:
     """Relative RMS error within the dtype's tolerance."""
     assert actual is not None, f"{name} is missing"
-    error = relative_rms(actual.detach(), None if expected is None else expected.detach())
+    wanted = torch.zeros_like(actual, dtype=torch.float64) if expected is None else expected.detach()
+    error = relative_rms(actual.detach(), wanted)
     assert error <= slack * TOLERANCE[dtype], f"{name}: {error:.3g} relative RMS"
 
 

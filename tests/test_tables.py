@@ -85,5 +85,5 @@ def test_a_scaled_plan_says_so():
     scenario = parse_scenario(
         SCENARIO.replace("fit: {ranks: 3}", "fit: {policy: shrink}"), "s.yaml", ["arms.memory.num_keys=1M"]
     )
-    arms, _ = plan_tables(make_plan(scenario, available_bytes=int(4.5e9)))
+    arms, _ = plan_tables(make_plan(scenario, available_bytes=int(3.0e9)))
     assert arms.caption == "Parameters scaled by 0.25 to fit."
