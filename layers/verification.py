@@ -80,7 +80,7 @@ def verify(
     with torch.no_grad():
         selection = layer.select(inputs)
     with torch.set_grad_enabled(gradients):
-        y = (call or layer)(inputs, routing)
+        y = (layer if call is None else call)(inputs, routing)
         if gradients:
             y.backward(upstream)
 

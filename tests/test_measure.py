@@ -210,3 +210,14 @@ def test_energy_counts_and_unwraps(monkeypatch, tmp_path):
     assert counter.spent_j(before, counter.read()) == pytest.approx(0.5)
     (domain / "energy_uj").write_text("1000000")
     assert counter.spent_j(before, counter.read()) == pytest.approx(2.0)
+
+
+def test_a_compiled_layer_is_checked_and_the_fastest_is_taken():
+    case = a_case("dense", mode="forward", ffn_hidden=64)
+    measurement = CaseMeasurement(build(case.layer), Clock("cpu"), 2**16, lambda doing: None)
+    found = measurement.run(case, Sampling(3, 3, 0.1, 0.0), ["eager", "compiled", "cuda_graph"])["implementation"]
+    assert found["tried"]["eager"]["error"] is None
+    assert found["tried"]["compiled"]["error"] is None
+    assert "needs a CUDA device" in found["tried"]["cuda_graph"]["error"]
+    times = {name: tried["latency_ms"] for name, tried in found["tried"].items() if tried["latency_ms"]}
+    assert found["chosen"] == min(times, key=times.get)
