@@ -85,6 +85,7 @@ class _Solver:
         return self.done[name]
 
     def solved(self, arm: Arm) -> SolvedArm:
+        """The arm with every open dimension solved from its budgets, or from those of all arms."""
         if issubclass(arm.kind, ExternalSpec):
             if arm.budgets and (arm.budgets.amounts() or arm.budgets.latency_ms):
                 raise UsageError("a layer from outside has no dimensions to solve", key=f"arms.{arm.name}.budgets")

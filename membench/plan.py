@@ -251,6 +251,7 @@ class _Planner:
         )
 
     def planned(self, work: Work, case: Case, twin: str) -> PlannedCase:
+        """A case with its counts, skipped where it cannot run; ``twin`` is the first arm of the same layer."""
         spec = work.arm.spec
         skipped = refusal(work, self.ranks, self.available_bytes) or _not_imposable(work)
         if twin != work.arm.name:

@@ -10,16 +10,13 @@ from typing import Any, NoReturn, TextIO
 
 import typer
 
+from membench.cli import exit_codes
 from membench.cli.doctor import doctor
 from membench.cli.list import list_command
 from membench.cli.plan import plan
 from membench.cli.run import run
 from membench.cli.schema import schema
 from membench.errors import UsageError
-
-EXIT_USAGE = 2
-EXIT_HARNESS = 5
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="membench",
@@ -47,21 +44,21 @@ def main() -> None:
     try:
         sys.exit(_run(*(sys.argv[1:] or ["--help"])))
     except UsageError as error:
-        _leave(str(error), EXIT_USAGE)
+        _leave(str(error), exit_codes.USAGE)
     except _Misused as error:
-        _leave(f"{' '.join(error.format_message().split())} (membench --help says more)", EXIT_USAGE)
+        _leave(f"{' '.join(error.format_message().split())} (membench --help says more)", exit_codes.USAGE)
     except KeyboardInterrupt:
-        _leave("interrupted", EXIT_INTERRUPTED)
+        _leave("interrupted", exit_codes.INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         _discard_output()
         sys.exit(0)
     except OSError as error:
         _discard_output()
-        _leave(str(error), EXIT_HARNESS)
+        _leave(str(error), exit_codes.HARNESS)
     except Exception as error:  # exit code 1, a traceback's, would say that something got slower
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(last.filename).name}:{last.lineno}"
-        _leave(f"a fault of membench itself at {where}: {type(error).__name__}: {error}", EXIT_HARNESS)
+        _leave(f"a fault of membench itself at {where}: {type(error).__name__}: {error}", exit_codes.HARNESS)
 
 
 def _run(*words: str) -> int:

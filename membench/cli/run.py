@@ -6,10 +6,8 @@ from typing import Annotated
 
 import typer
 
+from membench.cli import exit_codes
 from membench.cli.options import AsJson, Device, Output, Overrides, Scenarios
-
-EXIT_NOTHING_MEASURED = 5
-EXIT_INTERRUPTED = 130
 
 
 class Format(StrEnum):
@@ -68,6 +66,6 @@ def run(
             )
         )
     if any(done.interrupted for done in finished):
-        raise typer.Exit(EXIT_INTERRUPTED)
+        raise typer.Exit(exit_codes.INTERRUPTED)
     if not any(done.measured for done in finished):
-        raise typer.Exit(EXIT_NOTHING_MEASURED)
+        raise typer.Exit(exit_codes.HARNESS)
