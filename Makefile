@@ -17,7 +17,7 @@ test: $(VENV)/.dev-ready
 check: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # On a machine with an NVIDIA GPU whose Python has torch: no virtual environment, no network.
 gpu:
