@@ -6,8 +6,8 @@
 A round has one fresh process for every variant: each is forked from one that has only imported
 torch, builds the layers and warms up. Then they are timed in turn, a call at a time, in mirrored
 random order (v1 v2 … v2 v1), so that any two variants stand as ABBA; all others wait meanwhile.
-``same`` is ``base`` unchanged; ``slow5`` does a fixed amount of extra work in every call, sized
-once, before the first round, to 5 % of the call. ``loaded``: another process works for some
+``same`` is ``base`` unchanged; ``slow5`` does extra work in every call, sized in each round, from
+calls of all variants without any, to 5 % of the call. ``loaded``: another process works for some
 seconds now and then. ``benchmarks.gate_quality`` judges what was recorded.
 """
 
@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from layers.factory import build
-from layers.spec import DenseSpec, MemorySpec, MoESpec
+from layers.spec import DenseSpec, MemorySpec
 from membench.case import Case
 from membench.device import last_level_cache_bytes, usable_cores
 from membench.inputs import make_inputs, pool_size
@@ -42,53 +42,26 @@ from membench.provenance import git_state, probe_environment, result_stem, utc_n
 from membench.worker import prepare_process
 
 SLOWDOWNS = {"base": 0.0, "same": 0.0, "slow3": 0.03, "slow5": 0.05, "slow10": 0.10}
-_QUADS = 15  # mirrored orders a round: thirty samples of each variant and case
-_WARMUP_CALLS = 4
-_CALIBRATION_CALLS = 200
+_QUADS = 20  # mirrored orders a round: forty samples of each variant and case
+_WARMUP_CALLS = 8
+_UNITS = 100
 _LOAD_SECONDS, _IDLE_SECONDS = (2.0, 8.0), (4.0, 16.0)  # about a third of the time
 
 _MEMORY = MemorySpec(kind="memory", model_dim=256, num_keys=128**2, heads=2, top_k=16, key_dim=128, dtype="float32")
 _DENSE = DenseSpec(model_dim=256, ffn_hidden=1024, dtype="float32")
-_MOE = MoESpec(model_dim=256, num_experts=16, top_k=4, expert_hidden=128, dtype="float32")
 CASES = {
     "dense forward": (_DENSE, "forward"),
     "memory forward": (_MEMORY, "forward"),
     "memory forward_backward": (_MEMORY, "forward_backward"),
-    "moe forward": (_MOE, "forward"),
 }
 _TOKENS = 32
 _THREADS = 1  # with all cores of a shared machine, a core that is taken away stops both
-
-
-@dataclass(frozen=True, slots=True)
-class ExtraWork:
-    """How long one call takes and one unit of extra work does, measured once before the first round."""
-
-    call_s: dict[str, float]
-    unit_s: float
-
-    def units(self, case: str, share: float) -> int:
-        return round(share * self.call_s[case] / self.unit_s)
 
 
 def _unit() -> Callable[[], object]:
     """A small vector product: about a microsecond of one core."""
     a = torch.rand(1024)
     return lambda: torch.mul(a, a, out=a)
-
-
-def slowed(step: Step, units: int) -> Step:
-    """The step, followed by so many units of extra work in every call."""
-    if not units:
-        return step
-    work = _unit()
-
-    def slow(i: int) -> None:
-        step(i)
-        for _ in range(units):
-            work()
-
-    return slow
 
 
 def build_steps() -> dict[str, Step]:
@@ -104,45 +77,40 @@ def build_steps() -> dict[str, Step]:
     return steps
 
 
-def timed(step: Step, calls: int) -> list[float]:
-    """Seconds of each of so many calls in a row."""
-    clock, inputs = Clock("cpu"), count()
-    return [clock.seconds(step, inputs, 1) for _ in range(calls)]
-
-
-def time_unit(pipe: Connection) -> None:
-    """In a forked process: how long one unit of extra work takes."""
-    prepare_process(_THREADS)
-    unit = _unit()
-    hundred_s = statistics.median(timed(lambda _: [unit() for _ in range(100)], _CALIBRATION_CALLS))
-    pipe.send(hundred_s / 100)
-
-
-def serve(variant: str, extra: ExtraWork, pipe: Connection) -> None:
-    """In a forked process: builds every case of a variant, then times a call of the one it is asked for."""
-    steps = {name: slowed(step, extra.units(name, SLOWDOWNS[variant])) for name, step in build_steps().items()}
+def serve(pipe: Connection) -> None:
+    """In a forked process: builds every case, then times calls of the case asked for, with extra work."""
+    steps, unit = build_steps(), _unit()
     prepare_process(_THREADS)  # not before: all would build on one core
     clock, inputs = Clock("cpu"), count()
-    pipe.send("built")
-    while (case := pipe.recv()) is not None:
-        pipe.send(clock.seconds(steps[case], inputs, 1))
+    pipe.send(statistics.median(clock.seconds(lambda _: unit(), inputs, _UNITS) for _ in range(_UNITS)))
+    while (asked := pipe.recv()) is not None:
+        case, units = asked
+        step = steps[case]
+
+        def call(i: int, step: Step = step, units: int = units) -> None:
+            step(i)
+            for _ in range(units):
+                unit()
+
+        pipe.send(clock.seconds(call, inputs, 1))
 
 
 class Forked:
-    """A process that does ``work(*arguments, pipe)``; a context manager that waits for its end."""
+    """A process that serves; a context manager that waits for its end. ``unit_s``: what a unit of extra work takes."""
 
-    def __init__(self, work: Callable[..., None], *arguments: Any) -> None:
+    def __init__(self) -> None:
         context = multiprocessing.get_context("fork")
         self._pipe, there = context.Pipe()
-        self._process = context.Process(target=work, args=(*arguments, there), daemon=True)
+        self._process = context.Process(target=serve, args=(there,), daemon=True)
         self._process.start()
         there.close()
 
-    def ask(self, question: str) -> float:
-        self._pipe.send(question)
+    @cached_property
+    def unit_s(self) -> float:
         return self._pipe.recv()
 
-    def answer(self) -> Any:
+    def seconds(self, case: str, units: int) -> float:
+        self._pipe.send((case, units))
         return self._pipe.recv()
 
     def __enter__(self) -> "Forked":
@@ -157,43 +125,32 @@ class Forked:
 Samples = dict[str, dict[str, list[int]]]  # variant -> case -> nanoseconds
 
 
-def measure_round(extra: ExtraWork, draw: random.Random) -> Samples:
+def measure_round(draw: random.Random) -> Samples:
     """One round: a fresh process a variant, timed in turn."""
     samples: Samples = {variant: {case: [] for case in CASES} for variant in SLOWDOWNS}
     with ExitStack() as stack:
-        processes = {variant: stack.enter_context(Forked(serve, variant, extra)) for variant in SLOWDOWNS}
-        for process in processes.values():
-            process.answer()
+        processes = {variant: stack.enter_context(Forked()) for variant in SLOWDOWNS}
+        unit_s = statistics.median(process.unit_s for process in processes.values())
         for case in CASES:
-            for _ in range(_WARMUP_CALLS):
-                for process in processes.values():
-                    process.ask(case)
+            warm = [p.seconds(case, 0) for _ in range(_WARMUP_CALLS) for p in processes.values()]
+            call_s = statistics.median(warm[len(processes) :])
+            units = {variant: round(share * call_s / unit_s) for variant, share in SLOWDOWNS.items()}
             for _ in range(_QUADS):
                 order = draw.sample(list(SLOWDOWNS), len(SLOWDOWNS))
                 for variant in [*order, *reversed(order)]:
-                    samples[variant][case].append(round(1e9 * processes[variant].ask(case)))
+                    samples[variant][case].append(round(1e9 * processes[variant].seconds(case, units[variant])))
     return samples
 
 
-def calibrate(draw: random.Random) -> ExtraWork:
-    """Sizes the extra work on one round without any."""
-    with Forked(time_unit) as process:
-        unit_s = process.answer()
-    samples = measure_round(ExtraWork(dict.fromkeys(CASES, 0.0), unit_s), draw)
-    call_s = {case: statistics.median(ns for of in samples.values() for ns in of[case]) / 1e9 for case in CASES}
-    return ExtraWork(call_s, unit_s)
-
-
-def record(rounds: int, seed: int) -> tuple[ExtraWork, list[Samples]]:
-    """What the extra work was sized by, and all rounds."""
+def record(rounds: int, seed: int) -> list[Samples]:
+    """All rounds."""
     draw, found = random.Random(seed), []
-    extra = calibrate(draw)
     with RunProgress(rounds) as progress:
         for number in range(rounds):
-            found.append(measure_round(extra, draw))
+            found.append(measure_round(draw))
             if number % 20 == 19:
                 progress.note(f"{number + 1} of {rounds} rounds")
-    return extra, found
+    return found
 
 
 def disturb(seed: int) -> None:
@@ -224,7 +181,7 @@ def main() -> None:
     disturber = multiprocessing.get_context("fork").Process(target=disturb, args=(asked.seed,), daemon=True)
     if asked.condition == "loaded":
         disturber.start()
-    extra, rounds = record(asked.rounds, asked.seed)
+    rounds = record(asked.rounds, asked.seed)
     if asked.condition == "loaded":
         disturber.kill()
     sha, _ = git_state()
@@ -237,8 +194,7 @@ def main() -> None:
         "git_sha": sha,
         "environment": environment,
         "slowdowns_asked": SLOWDOWNS,
-        "call_s": extra.call_s,
-        "extra_work_unit_s": extra.unit_s,
+        "cases": list(CASES),
         "threads": _THREADS,
         "samples_ns": rounds,
     }

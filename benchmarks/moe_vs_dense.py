@@ -102,7 +102,8 @@ def main() -> None:
     x = torch.randn(shape, device=options.device, dtype=torch_dtype(options.dtype)).requires_grad_()
     dy = torch.randn_like(x)
 
-    result: dict[str, object] = {"moe": moe_spec.model_dump(), "dense": dense_spec.model_dump(), "tokens": shape[0]}
+    specs = {"moe": moe_spec.model_dump(), "dense": dense_spec.model_dump()}
+    result: dict[str, object] = {"benchmark": "moe_vs_dense", **specs, "tokens": shape[0]}
     for step in (forward, forward_backward):
         samples: dict[str, list[float]] = {name: [] for name in layers}
         for measured in range(-3, options.rounds):

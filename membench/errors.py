@@ -108,16 +108,23 @@ def _dotted(prefix: str, location: Sequence[int | str]) -> str:
 
 def _known_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """The keys of the model that sits at ``location`` inside ``model``."""
-    current: Any = model
+    current, inside = model, False
     for part in location:
-        current = _model_in(current.model_fields[part].annotation) if part in current.model_fields else None
-        if current is None:
+        if inside:  # an index or a key of a list or mapping of models
+            inside = False
+            continue
+        if part not in current.model_fields:
             return []
+        annotation = current.model_fields[str(part)].annotation
+        found = _model_in(annotation)
+        if found is None:
+            return []
+        current, inside = found, get_origin(annotation) in (list, dict)
     return list(current.model_fields)
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model in ``Model``, ``Model | None`` or ``list[Model]``."""
+    """The model in ``Model``, ``Model | None``, ``list[Model]`` or ``dict[str, Model]``."""
     if isinstance(annotation, type) and get_origin(annotation) is None and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(_model_in, get_args(annotation))), None)

@@ -1,6 +1,7 @@
-"""Files as text, bounded: what a user names may be anything, a pipe or an endless device too."""
+"""Files read bounded, as what a user names may be a pipe or an endless device too, and written whole or not at all."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from membench.errors import UsageError
@@ -46,3 +47,22 @@ def _first_bytes(path: Path, count: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         os.set_blocking(descriptor, True)
         return file.read(count)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write whole or not at all: a temporary file beside it, synced, then renamed.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; ``path`` is untouched.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

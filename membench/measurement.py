@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,12 +11,11 @@ from torch import Tensor
 
 from layers.layer import Layer
 from layers.optim import LayerOptimizer
-from layers.spec import Cost, ExternalSpec, Mode, has_backward
-from layers.verification import Verification, verify
+from layers.spec import Cost, Mode, has_backward
+from layers.verification import Verification
 from membench.case import Case
-from membench.check_size import sampled_tokens
 from membench.implementations import Call, implementation
-from membench.inputs import Input, make_inputs, pool_size
+from membench.inputs import Input
 from membench.measure.clocks import read_clocks
 from membench.measure.energy import EnergyCounter
 from membench.measure.memory import (
@@ -29,15 +28,12 @@ from membench.measure.memory import (
     weights_bytes,
 )
 from membench.measure.time import Clock, Samples, Sampling, Step, sample
-from membench.measure.traffic import Traffic, count_traffic
+from membench.measure.traffic import Traffic
+from membench.preparation import Preparation
 
 _TUNING = Sampling(min_samples=5, floor_samples=3, max_seconds=1.0, warmup_seconds=0.2)
 _ENERGY_SECONDS = 1.0  # the counters tick in tens of milliseconds
 Progress = Callable[[str], None]
-
-
-class WrongAnswer(RuntimeError):
-    """The layer disagrees with its float64 reference; nothing may be timed."""
 
 
 class StopWatch:
@@ -90,32 +86,57 @@ def make_step(
     return forward_backward if has_backward(mode) else forward
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One case, checked and ready to be timed."""
+
+    case: Case
+    step: Step
+    inputs: list[Input]
+    traffic: Traffic
+    optimizer: LayerOptimizer | None
+    verification: Verification | None
+    implementation: dict[str, Any]
+    watch: StopWatch
+
+
 class CaseMeasurement:
     """Measures cases of one built layer, one after the other."""
 
     def __init__(self, layer: Layer, clock: Clock, cache_bytes: int, progress: Progress) -> None:
-        self.layer, self.clock, self.cache_bytes, self.progress = layer, clock, cache_bytes, progress
-        self._inputs: dict[str, tuple[list[Input], Traffic]] = {}
-        self._verified: dict[tuple[str, str, bool], Verification | None] = {}
+        self.layer, self.clock, self.progress = layer, clock, progress
+        self.preparation = Preparation(layer, clock.device, cache_bytes)
 
-    def run(self, case: Case, sampling: Sampling, implementations: list[str]) -> dict[str, Any]:
-        """The round's results of one case, JSON-able.
+    def prepare(self, case: Case, implementations: list[str]) -> Prepared:
+        """Everything before the first sample: inputs, optimizer, the fastest implementation that is right.
 
         Raises:
             WrongAnswer: the layer disagrees with its reference.
             ValueError: the case cannot be run on this layer.
         """
-        watch, device = StopWatch(), self.clock.device
+        watch = StopWatch()
         self.layer.train(has_backward(case.mode))
         self.progress("inputs")
         with watch.on("inputs"):
-            inputs, traffic = self._pool(case)
-        # A learning rate of 0: what is timed must be the layer that was checked and whose traffic was counted.
-        optimizer = LayerOptimizer(self.layer, case.optimizer, learning_rate=0.0) if case.optimizer else None
-        generator = torch.Generator().manual_seed(case.seed + 2)
-        upstream = torch.randn(inputs[0].x.shape, generator=generator).to(inputs[0].x)
+            inputs, traffic = self.preparation.inputs(case)
+        optimizer, upstream = self.preparation.optimizer(case), self.preparation.upstream(case)
         name, call, tried = self._choose(case, inputs, upstream, optimizer, implementations, watch)
         step = make_step(case.mode, call, self.layer, inputs, upstream, optimizer)
+        return Prepared(
+            case,
+            step,
+            inputs,
+            traffic,
+            optimizer,
+            self.preparation.check(case, name, call),
+            {"chosen": name, "tried": tried},
+            watch,
+        )
+
+    def run(self, case: Case, sampling: Sampling, implementations: list[str]) -> dict[str, Any]:
+        """The round's results of one case, JSON-able; raises what ``prepare`` raises."""
+        prepared, device = self.prepare(case, implementations), self.clock.device
+        watch, step = prepared.watch, prepared.step
         self.progress("sampling")
         clocks = [read_clocks(device)]
         with watch.on("sample"):
@@ -123,64 +144,32 @@ class CaseMeasurement:
             self.progress("sampling")
             hot = sample(self.clock, step, sampling, cold=False) if device == "cuda" else None
         clocks.append(read_clocks(device))
-        with watch.on("memory"):
-            memory = self._memory(case, step, inputs[0], optimizer)
-        with watch.on("energy"):
-            energy = self._energy(step)
-        verification = self._verified[self._check_key(case, name)]
         return {
+            **self.facts(prepared),
             "samples_s": samples.seconds,
             "sampling": _without_seconds(samples),
             "hot_samples_s": hot.seconds if hot else None,
-            "implementation": {"chosen": name, "tried": tried},
-            "reference": _reference(verification),
             "clocks": clocks,
-            "traffic": traffic.as_json(),
-            "cost": self._cost(case, traffic),
-            "memory": memory,
-            "energy": energy,
-            "inputs": len(inputs),
-            "seconds": watch.seconds,
         }
 
-    def _pool(self, case: Case) -> tuple[list[Input], Traffic]:
-        key = case.model_copy(update={"mode": "forward", "optimizer": None}).id
-        if key not in self._inputs:
-            self._inputs.clear()  # one pool at a time: tables leave little room
-            with torch.no_grad():
-                inputs = make_inputs(self.layer, case, pool_size(case, self.cache_bytes), self.clock.device)
-                self._inputs[key] = inputs, count_traffic(self.layer, inputs)
-        return self._inputs[key]
-
-    def _pool_bytes(self) -> int:
-        """Device memory of the inputs at hand, but for the one in use."""
-        inputs = next(iter(self._inputs.values()))[0]
-        return sum(item.x.nbytes for item in inputs[1:])
-
-    def _check_key(self, case: Case, name: str) -> tuple[str, str, bool]:
-        pool = case.model_copy(update={"mode": "forward", "optimizer": None}).id
-        return pool, name, has_backward(case.mode)
-
-    def _check(self, case: Case, name: str, call: Call, inputs: list[Input]) -> None:
-        key = self._check_key(case, name)
-        if key in self._verified:
-            return
-        if isinstance(case.layer, ExternalSpec):
-            self._verified[key] = None
-            return
-        first = inputs[0]
-        found = verify(
-            self.layer,
-            first.x,
-            first.routing,
-            gradients=has_backward(case.mode),
-            sampled_tokens=sampled_tokens(case.layer),
-            seed=case.seed,
-            call=call,
-        )
-        if found.failure:
-            raise WrongAnswer(f"wrong answer ({name}): {found.failure}; not timed")
-        self._verified[key] = found
+    def facts(self, prepared: Prepared) -> dict[str, Any]:
+        """What a round says of a case beside its samples; measures memory and energy."""
+        case, step, watch = prepared.case, prepared.step, prepared.watch
+        with watch.on("memory"):
+            memory = self._memory(case, step, prepared.inputs[0], prepared.optimizer)
+        with watch.on("energy"):
+            energy = self._energy(step)
+        cost, source = self.preparation.cost(case, prepared.traffic)
+        return {
+            "implementation": prepared.implementation,
+            "reference": reference_json(prepared.verification),
+            "traffic": prepared.traffic.as_json(),
+            "cost": {"source": source, **cost_json(cost)},
+            "memory": memory,
+            "energy": energy,
+            "inputs": len(prepared.inputs),
+            "seconds": watch.seconds,
+        }
 
     def _choose(
         self,
@@ -200,7 +189,7 @@ class CaseMeasurement:
                 with watch.on("check"):
                     self.progress("checking")
                     call = implementation(name, self.layer, inputs[0].x, inputs[0].routing)
-                    self._check(case, name, call, inputs)
+                    self.preparation.check(case, name, call)
                 if len(names) > 1:
                     with watch.on("tune"):
                         self.progress(f"trying {name}")
@@ -222,26 +211,6 @@ class CaseMeasurement:
         best = min(usable, key=lambda name: usable[name][1])
         return best, usable[best][0], tried
 
-    def _cost(self, case: Case, traffic: Traffic) -> dict[str, Any]:
-        if isinstance(case.layer, ExternalSpec):
-            from layers.external import External, counted_cost
-
-            assert isinstance(self.layer, External)
-            cost, source = counted_cost(self.layer, case.tokens, case.mode, self.clock.device)
-        else:
-            source = "exact"
-            cost = case.layer.cost(
-                case.tokens,
-                mode=case.mode,
-                optimizer=case.optimizer,
-                unique_rows=traffic.unique_rows,
-                active_experts=traffic.active_experts,
-                assignments=traffic.assignments,
-                ranks=case.ranks,
-                cache_bytes=self.cache_bytes,
-            )
-        return {"source": source, **cost_json(cost)}
-
     def _memory(self, case: Case, step: Step, first: Input, optimizer: LayerOptimizer | None) -> dict[str, int | None]:
         device = self.clock.device
         self.layer.zero_gradients()
@@ -262,7 +231,7 @@ class CaseMeasurement:
             "gradient_bytes": gradient_bytes(self.layer) + dense_gradients if has_backward(case.mode) else 0,
             "optimizer_bytes": tensor_bytes(optimizer.state_tensors()) if optimizer else 0,
             "saved_activation_bytes": saved,
-            **peak_bytes(device, besides=self.clock.own_bytes + self._pool_bytes()),
+            **peak_bytes(device, besides=self.clock.own_bytes + self.preparation.input_bytes()),
         }
         self.layer.zero_gradients()
         return sizes
@@ -309,7 +278,8 @@ def _without_seconds(samples: Samples) -> dict[str, Any]:
     return facts
 
 
-def _reference(found: Verification | None) -> dict[str, Any] | None:
+def reference_json(found: Verification | None) -> dict[str, Any] | None:
+    """A check as a record keeps it; None where the layer has no reference."""
     if found is None:
         return None
     return {

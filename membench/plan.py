@@ -1,19 +1,19 @@
 """Scenario -> Plan: every case with its counts, its fit and what a roofline predicts. Nothing is measured."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from layers.spec import Cost, DenseSpec, ExternalSpec, MoESpec, Optimizer
 from membench.case import Case, RoutingConfig
 from membench.comparison import SolvedArm, solve_point, solve_shrunk
 from membench.datasheet import Entry, Hardware
 from membench.device import available_memory_bytes
-from membench.errors import UsageError, blaming
+from membench.errors import UsageError, blaming, shown
 from membench.fit import Work, fit, refusal
 from membench.scenario import Scenario
 
@@ -56,6 +56,11 @@ class PlannedCase(BaseModel):
     communication_ms: float | None = None
     predicted_ms: float | None = None
 
+    @computed_field(description="of the case: equal ids are comparable")
+    @property
+    def id(self) -> str:
+        return self.case.id
+
 
 class Plan(BaseModel):
     """What a run of a scenario would do."""
@@ -76,6 +81,21 @@ class Plan(BaseModel):
     def runnable(self) -> list[PlannedCase]:
         """The cases that are not skipped."""
         return [planned for planned in self.cases if planned.skipped is None]
+
+    def only(self, ids: Sequence[str]) -> "Plan":
+        """The same plan with only the cases whose ids begin so; all of them where ``ids`` is empty.
+
+        Raises:
+            UsageError: no case's id begins so.
+        """
+        for wanted in ids:
+            if not wanted or not any(planned.id.startswith(wanted) for planned in self.cases):
+                problem = f"no case of {self.scenario} has an id that begins with {shown(wanted)}"
+                raise UsageError(f"{problem}; membench plan {self.scenario} --json lists them", source="--case")
+        if not ids:
+            return self
+        kept = [planned for planned in self.cases if planned.id.startswith(tuple(ids))]
+        return self.model_copy(update={"cases": kept})
 
 
 def make_plan(

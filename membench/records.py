@@ -4,8 +4,6 @@ Strict JSON: no NaN, unknown is null. A file is written whole or not at all.
 """
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from membench.case import Case
 from membench.errors import UsageError
-from membench.files import read_file
+from membench.files import read_file, write_whole
 
 SCHEMA_VERSION = 1
 MAX_RESULT_BYTES = 2**28
 Status = Literal["ok", "oom", "timeout", "error", "skipped"]
+
+
+class BenchmarkFile(UsageError):
+    """A file of ``benchmarks/``, in a form of its own: it may lie among results, and holds no run."""
 
 
 class _Strict(BaseModel):
@@ -86,6 +88,7 @@ class Run(_Strict):
     ranks_reason: str
     rounds: int
     link_gb_s: float | None = None
+    pair: str | None = Field(default=None, description="equal in the two files of an ab: their samples were in turn")
 
 
 class ResultFile(_Strict):
@@ -103,22 +106,12 @@ def strict_json(value: Any) -> str:
 
 
 def write_result(result: ResultFile, path: Path) -> None:
-    """Write whole or not at all: a temporary file beside it, synced, then renamed.
+    """Write whole or not at all.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; ``path`` is untouched.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w") as stream:
-            stream.write(strict_json(result.model_dump(mode="json")) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, (strict_json(result.model_dump(mode="json")) + "\n").encode())
 
 
 def read_result(path: str | Path) -> ResultFile:
@@ -126,12 +119,15 @@ def read_result(path: str | Path) -> ResultFile:
 
     Raises:
         UsageError: it is missing, no strict JSON, or of another schema; the message says which.
+        BenchmarkFile: it holds what a benchmark wrote.
     """
     text = read_file(path, MAX_RESULT_BYTES, "a result file of membench run")
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: no strict JSON ({error}); a result file of membench run is wanted") from error
+    if isinstance(content, dict) and isinstance(content.get("benchmark"), str):
+        raise BenchmarkFile(f"{path}: is what benchmarks.{content['benchmark']} wrote, no run of membench")
     if not isinstance(content, dict) or not isinstance(content.get("schema_version"), int):
         raise UsageError(f"{path}: schema_version is missing; a result file of membench run is wanted")
     if content["schema_version"] != SCHEMA_VERSION:

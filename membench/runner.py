@@ -174,7 +174,7 @@ def _record(planned: PlannedCase, journal: Journal, environment: dict[str, Any])
         labels=list(planned.labels),
         asked=planned.asked,
         achieved=planned.achieved,
-        planned=planned.model_dump(mode="json", exclude={"case", "asked", "achieved", "labels", "skipped"}),
+        planned=planned.model_dump(mode="json", exclude={"id", "case", "asked", "achieved", "labels", "skipped"}),
         rounds=rounds,
         metrics=metrics_of(
             planned.case,

@@ -40,6 +40,12 @@ def find_scenario(name_or_path: str) -> Path:
     raise UsageError(f"no scenario has this name; {suggestion(name_or_path, shipped)}", source=shown(name_or_path))
 
 
+def source_name(source: str) -> str:
+    """What a result file calls a scenario's file: the bare name of a shipped one, else the path as given."""
+    path = Path(source)
+    return path.stem if path.parent == shipped_directory() else source
+
+
 def _question(path: Path) -> str:
     """The first paragraph of the comment that opens the file."""
     lines = []

@@ -6,7 +6,7 @@ import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from membench.provenance import git_state, probe_environment, result_stem, utc_n
 from membench.records import ResultFile, Round, Run, strict_json, write_result
 from membench.runner import Runner, assemble, result_path
 from membench.scenario import Scenario
+from membench.scenario_files import source_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,11 @@ class Finished:
         return any(record.status == "ok" for record in self.result.cases)
 
 
-def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool) -> Finished:
+def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool, only: Sequence[str] = ()) -> Finished:
     """Measure a scenario; every finished round is on disk at once.
+
+    Args:
+        only: beginnings of the ids of the cases wanted; empty: all.
 
     Raises:
         UsageError: the device, the output folder or the plan cannot be used.
@@ -50,8 +54,8 @@ def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool)
         raise UsageError(f"{output} holds no interrupted run of {scenario.name}", source="--resume")
     check_folder(output)
     environment = probe_environment(device if device != "auto" else scenario.device)
-    plan = plan_here(scenario, environment)
-    run = _describe(scenario, plan, environment)
+    plan = plan_here(scenario, environment).only(only)
+    run = describe_run(scenario, plan, environment)
     journal, run = _open_journal(output, scenario, run, environment, resume=resume)
     runnable = len(plan.runnable) * scenario.measure.rounds
     have = sum(journal.has(p.case.id, n) for p in plan.runnable for n in range(scenario.measure.rounds))
@@ -64,17 +68,17 @@ def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool)
 
         runner = Runner(plan, scenario.measure, environment["device"]["type"], journal, progress.doing, finished)
         try:
-            with _ended_as_interrupted():
+            with ended_as_interrupted():
                 runner.run()
         except KeyboardInterrupt:
             interrupted = True
     run = run.model_copy(update={"finished": utc_now(), "interrupted": interrupted})
     result = assemble(plan, run, environment, journal)
-    return Finished(result, _write(result, journal, interrupted=interrupted), interrupted)
+    return Finished(result, write_finished(result, journal, interrupted=interrupted), interrupted)
 
 
 @contextmanager
-def _ended_as_interrupted() -> Iterator[None]:
+def ended_as_interrupted() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP are Ctrl-C: what is finished is kept and written."""
 
     def interrupt(number: int, frame: Any) -> None:
@@ -89,27 +93,29 @@ def _ended_as_interrupted() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def plan_here(scenario: Scenario, environment: dict[str, Any]) -> Plan:
-    """The plan of a scenario on the device that was found."""
+def plan_here(scenario: Scenario, environment: dict[str, Any], sides: int = 1) -> Plan:
+    """The plan of a scenario on the device that was found, whose memory ``sides`` processes share."""
     device = environment["device"]
     cuda = device["type"] == "cuda"
     sheet = lookup(device["name"]) if cuda else None
+    available = device["available_bytes"] if cuda else available_memory_bytes()
     return make_plan(
         scenario,
         hardware=Hardware(sheet) if sheet else None,
-        available_bytes=device["available_bytes"] if cuda else available_memory_bytes(),
+        available_bytes=available // sides if available else None,
         cache_bytes=device["cache_bytes"] or 0,
     )
 
 
-def _describe(scenario: Scenario, plan: Plan, environment: dict[str, Any]) -> Run:
+def describe_run(scenario: Scenario, plan: Plan, environment: dict[str, Any]) -> Run:
+    """What is known of a run before it begins."""
     sha, dirty = git_state()
     return Run(
         scenario=scenario.name,
         description=scenario.description,
         scenario_text=scenario.text,
         scenario_hash=hashlib.sha256("\n".join([scenario.text, *scenario.overrides]).encode()).hexdigest()[:16],
-        source=scenario.source,
+        source=source_name(scenario.source),
         overrides=list(scenario.overrides),
         command=shlex.join(["membench", *sys.argv[1:]]),
         started=utc_now(),
@@ -161,7 +167,7 @@ def _difference(before: Run, now: Run, then: dict[str, Any], environment: dict[s
     return None
 
 
-def _write(result: ResultFile, journal: Journal, *, interrupted: bool) -> Path | None:
+def write_finished(result: ResultFile, journal: Journal, *, interrupted: bool) -> Path | None:
     """The result file; in the temporary folder if its own cannot be written, on standard error if none can."""
     stem = journal.path.name.removesuffix(SUFFIX)
     for folder in (journal.path.parent, Path(tempfile.gettempdir())):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -26,25 +26,52 @@ class WorkerDied(RuntimeError):
 
 
 class WorkerProcess:
-    """``python -m membench.worker`` on one job. A context manager: leaving it ends the process."""
+    """A module run in a process of its own on one job (a line of JSON). A context manager: leaving it ends the process.
 
-    def __init__(self, job_json: str, threads: int | None) -> None:
+    Args:
+        job_json: what it is asked to do.
+        threads: CPU threads; None: all cores.
+        module: what is run.
+        environment: variables of its own beside those that measuring needs.
+        asked: whether questions follow, by ``ask``; else its standard input ends with the job.
+    """
+
+    def __init__(
+        self,
+        job_json: str,
+        threads: int | None,
+        module: str = "membench.worker",
+        environment: Mapping[str, str] | None = None,
+        *,
+        asked: bool = False,
+    ) -> None:
         self._errors = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "membench.worker"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=measuring_environment(threads),
+            env={**measuring_environment(threads), **(environment or {})},
             start_new_session=True,
         )
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it died at once; events() says why
-            self._process.stdin.write(job_json)
-            self._process.stdin.close()
+        self.ask(job_json)
+        if not asked:
+            self._close_input()
         self._lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
+
+    def ask(self, line: str) -> None:
+        """One line to its standard input; if it is dead, ``events`` says why."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+
+    def _close_input(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -53,26 +80,31 @@ class WorkerProcess:
         self._lines.put(None)
 
     def events(self, timeout_seconds: float) -> Iterator[dict[str, Any]]:
-        """Events until ``done``.
+        """Events until ``done``; raises what ``next_event`` raises."""
+        while True:
+            event = self.next_event(timeout_seconds)
+            yield event
+            if event["event"] == "done":
+                return
+
+    def next_event(self, timeout_seconds: float) -> dict[str, Any]:
+        """What it says next.
 
         Raises:
             WorkerDied: it was killed (status ``oom`` where the kernel did it), failed, or no
                 event came for ``timeout_seconds`` (status ``timeout``).
         """
-        while True:
-            try:
-                line = self._lines.get(timeout=timeout_seconds)
-            except queue.Empty:
-                self.kill()
-                raise WorkerDied("timeout", f"no progress for {timeout_seconds:g} s; the process was ended") from None
-            if line is None:
-                raise self._death()
-            event = json.loads(line)
-            if event["event"] == "failed":
-                raise WorkerDied(event["status"], event["reason"])
-            yield event
-            if event["event"] == "done":
-                return
+        try:
+            line = self._lines.get(timeout=timeout_seconds)
+        except queue.Empty:
+            self.kill()
+            raise WorkerDied("timeout", f"no progress for {timeout_seconds:g} s; the process was ended") from None
+        if line is None:
+            raise self._death()
+        event = json.loads(line)
+        if event["event"] == "failed":
+            raise WorkerDied(event["status"], event["reason"])
+        return event
 
     def _death(self) -> WorkerDied:
         code = self._process.wait()

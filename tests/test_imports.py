@@ -15,6 +15,8 @@ CHAIN = [
     "datasheet",
     "case",
     "records",
+    "gate",
+    "report",
     "scenario",
     "budget",
     "fit",
@@ -22,6 +24,8 @@ CHAIN = [
     "worker",
     "runner",
     "session",
+    "profiler",
+    "ab",
     "cli",
 ]
 

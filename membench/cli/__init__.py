@@ -11,6 +11,9 @@ from typing import Any, NoReturn, TextIO
 import typer
 
 from membench.cli import exit_codes
+from membench.cli.ab import ab
+from membench.cli.baseline import baseline
+from membench.cli.compare import compare
 from membench.cli.doctor import doctor
 from membench.cli.list import list_command
 from membench.cli.plan import plan
@@ -28,6 +31,9 @@ app = typer.Typer(
 )
 app.command("run")(run)
 app.command("plan")(plan)
+app.command("compare")(compare)
+app.command("ab")(ab)
+app.add_typer(baseline, name="baseline")
 app.command("list")(list_command)
 app.command("doctor")(doctor)
 app.command("schema")(schema)

@@ -14,6 +14,10 @@ Overrides = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to run; auto takes a GPU.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--case", metavar="ID", help="Only the cases whose id begins so; may be given again."),
+]
 Output = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Where result files go.")]
 
 DEVICES = ("auto", "cpu", "cuda")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from membench.cli import exit_codes
-from membench.cli.options import AsJson, Device, Output, Overrides, Scenarios
+from membench.cli.options import AsJson, Device, Only, Output, Overrides, Scenarios
 
 
 class Format(StrEnum):
@@ -21,6 +21,7 @@ class Format(StrEnum):
 def run(
     scenarios: Scenarios,
     overrides: Overrides = None,
+    only: Only = None,
     device: Device = "auto",
     output: Output = Path("results"),
     resume: Annotated[bool, typer.Option("--resume", help="Measure only what an interrupted run lacks.")] = False,
@@ -47,7 +48,7 @@ def run(
         check_budgets(scenario)
     finished = []
     for scenario in loaded:
-        done = run_scenario(scenario, device, output, resume=resume)
+        done = run_scenario(scenario, device, output, resume=resume, only=only or ())
         finished.append(done)
         if not as_json:
             tables = result_tables(done.result)

@@ -45,7 +45,7 @@ def _arms_table(plan: Plan) -> Table:
             [
                 planned.case.arm,
                 *(_swept_value(planned.point.get(key)) for key in swept),
-                _dimensions(layer.model_dump()),
+                dimensions(layer.model_dump()),
                 planned.achieved.get("params"),
                 planned.asked.get("params"),
                 planned.active_params,
@@ -122,7 +122,7 @@ def _swept_value(value: Any) -> str:
     return plain(value)
 
 
-def _dimensions(layer: dict[str, Any]) -> str:
+def dimensions(layer: dict[str, Any]) -> str:
     """The dimensions that make the size of a layer; a key count as the square it is."""
     parts = [layer["kind"]]
     for name in _ARM_DIMENSIONS:

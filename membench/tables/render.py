@@ -21,6 +21,11 @@ def plain(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
+def one_line(text: str) -> str:
+    """A text from a file as a line: runs of white space are a space, control characters are gone."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+
+
 @dataclass(frozen=True)
 class Column:
     """A column: its header with the unit, and how its values are shown."""
@@ -32,7 +37,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of raw values under columns that know how to show them."""
+    """Rows of raw values under columns that know how to show them.
+
+    A title may have several lines, so whoever makes it passes what comes from a file through ``one_line``.
+    """
 
     title: str
     caption: str
@@ -42,7 +50,7 @@ class Table:
     def cells(self) -> list[list[str]]:
         """The values as shown, on one line each."""
         return [
-            [" ".join(column.shown(value).split()) for column, value in zip(self.columns, row, strict=True)]
+            [one_line(column.shown(value)) for column, value in zip(self.columns, row, strict=True)]
             for row in self.rows
         ]
 

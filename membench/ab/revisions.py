@@ -1,0 +1,92 @@
+"""Git revisions as folders, and the environment in which one of them is what is measured.
+
+The harness is the same for both sides: this membench. What differs is all that a worktree holds
+besides (``layers``, or the package of a layer from outside).
+"""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from membench.errors import UsageError, shown
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_SHA_DIGITS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A commit, checked out in a folder of its own."""
+
+    name: str
+    sha: str
+    environment: dict[str, str]
+
+
+@contextmanager
+def checked_out(names: tuple[str, str]) -> Iterator[tuple[Revision, Revision]]:
+    """Both revisions of the repository here, in worktrees that are gone afterwards.
+
+    Raises:
+        UsageError: this is no git repository, or it has no such revision.
+    """
+    root = Path(_git("rev-parse", "--show-toplevel", problem="is no git repository; ab compares two of its revisions"))
+    shas = tuple(_resolve(name, option) for name, option in zip(names, ("BASE", "HEAD"), strict=True))
+    with tempfile.TemporaryDirectory(prefix="membench-ab-") as folder:
+        harness = Path(folder, "harness")
+        harness.mkdir()
+        (harness / "membench").symlink_to(_PACKAGE, target_is_directory=True)
+        trees = [Path(folder, side) for side in ("base", "head")]
+        try:
+            for tree, sha in zip(trees, shas, strict=True):
+                _git("worktree", "add", "--detach", str(tree), sha, problem="cannot be checked out")
+            found = [
+                Revision(name, sha[:_SHA_DIGITS], _environment(harness, tree))
+                for name, sha, tree in zip(names, shas, trees, strict=True)
+            ]
+            yield found[0], found[1]
+        finally:
+            for tree in trees:
+                subprocess.run(["git", "worktree", "remove", "--force", str(tree)], capture_output=True, cwd=root)
+
+
+def uncommitted_changes() -> bool:
+    """Whether the work tree here holds anything that no revision does."""
+    return bool(_git("status", "--porcelain", "--untracked-files=no", problem="is no git repository"))
+
+
+def _environment(harness: Path, tree: Path) -> dict[str, str]:
+    """What Python finds first: the harness, then the revision; compiled kernels are cached for each side alone."""
+    paths = [harness, *(path for path in (tree / "src", tree) if path.is_dir())]
+    given = os.environ.get("PYTHONPATH")
+    caches = tree.with_name(f"{tree.name}-cache")
+    return {
+        "PYTHONPATH": os.pathsep.join([*map(str, paths), *([given] if given else [])]),
+        "PYTHONSAFEPATH": "1",  # else the folder this was called from would come before both
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TRITON_CACHE_DIR": str(caches / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+    }
+
+
+def _resolve(name: str, option: str) -> str:
+    problem = f"{shown(name)} is no revision of this repository"
+    if name.startswith("-"):
+        raise UsageError(problem, source=option)
+    return _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", problem=problem, source=option)
+
+
+def _git(*words: str, problem: str, source: str = "") -> str:
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, text=True)
+    except OSError as error:
+        raise UsageError(f"git cannot be run ({error.strerror})", source="membench ab") from None
+    if done.returncode:
+        why = done.stderr.strip().splitlines()
+        detail = f" ({why[-1]})" if why and not source else ""
+        raise UsageError(f"{problem}{detail}", source=source or str(Path.cwd()))
+    return done.stdout.strip()

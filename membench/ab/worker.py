@@ -1,0 +1,99 @@
+"""One side of an ab, in a process of its own: builds, checks, then times a few calls whenever it is asked.
+
+Reads a job (a line of JSON) and then questions, a line each; answers with events as
+``membench.worker`` does. Between questions it is silent and idle: the other side is being timed.
+"""
+
+import json
+import sys
+from itertools import count
+from typing import Any
+
+from membench.device import last_level_cache_bytes
+from membench.worker import Events, Job, classify, die_with_parent, prepare_process
+
+
+class Side:
+    """The cases of one build, prepared once and timed on demand."""
+
+    def __init__(self, job: Job, events: Events) -> None:
+        self.threads = prepare_process(job.threads)
+        import torch
+
+        from layers.factory import build
+        from membench.measure.time import Clock
+        from membench.measurement import CaseMeasurement
+
+        self.job, self.events = job, events
+        cuda = job.device == "cuda"
+        cache_bytes = torch.cuda.get_device_properties(0).L2_cache_size if cuda else last_level_cache_bytes() or 0
+        first = job.cases[0]
+        layer = build(first.layer, ranks=first.ranks, device=job.device, seed=first.seed)
+        self.clock = Clock(job.device)
+        self.measurement = CaseMeasurement(layer, self.clock, cache_bytes, self._progress)
+        self.prepared: Any = None
+        self.inputs = count()
+
+    def _progress(self, doing: str) -> None:
+        self.events.send("progress", doing=doing)
+
+    def prepare(self, case_id: str) -> None:
+        """Make a case the one that is timed: checked against the reference and warm."""
+        from membench.measure.time import warm_up
+
+        case = next(case for case in self.job.cases if case.id == case_id)
+        self.prepared = self.measurement.prepare(case, self.job.implementations)
+        calls, steady, fastest_s = warm_up(self.clock, self.prepared.step, self.job.warmup_seconds)
+        self.inputs = count(calls)
+        self.events.send("prepared", fastest_s=fastest_s, warmup_calls=calls, steady=steady)
+
+    def sample(self, samples: int, calls: int) -> None:
+        """So many samples of so many calls each (CUDA: of one call, the L2 cache flushed before it)."""
+        step = self.prepared.step
+        if self.job.device == "cuda":
+            seconds = self.clock.queued_seconds(step, self.inputs, samples, cold=True)
+        else:
+            seconds = [self.clock.seconds(step, self.inputs, calls) for _ in range(samples)]
+        self.events.send("sampled", seconds=seconds)
+
+    def facts(self) -> None:
+        """Everything else that a round says of the case."""
+        self.events.send("facts", facts={**self.measurement.facts(self.prepared), "threads": self.threads})
+
+
+def serve(job: Job, events: Events) -> None:
+    """Answers questions until there are no more."""
+    side = Side(job, events)
+    events.send("built")
+    for line in sys.stdin:
+        question = json.loads(line)
+        try:
+            match question["ask"]:
+                case "prepare":
+                    side.prepare(question["case"])
+                case "sample":
+                    side.sample(question["samples"], question["calls"])
+                case "facts":
+                    side.facts()
+        except Exception as error:  # whatever a layer raises is its round's reason
+            status, reason = classify(error)
+            events.send("case_failed", status=status, reason=reason)
+            side.measurement.layer.zero_gradients()
+
+
+def main() -> int:
+    """Entry point: the job on the first line of standard input."""
+    die_with_parent()
+    events = Events()
+    job = Job.model_validate_json(sys.stdin.readline())
+    try:
+        serve(job, events)
+    except Exception as error:
+        status, reason = classify(error)
+        events.send("failed", status=status, reason=reason)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

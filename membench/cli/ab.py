@@ -1,0 +1,62 @@
+"""``membench ab``: two git revisions, measured in turn."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from membench.cli import exit_codes
+from membench.cli.compare import Advisory, Junit, Markdown, Strict, Thresholds
+from membench.cli.options import AsJson, Device, Only, Output, Overrides
+
+
+def ab(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The revision to beat: main, v1.2, a commit.")],
+    head: Annotated[str, typer.Argument(metavar="HEAD", help="The revision in question.")] = "HEAD",
+    scenario: Annotated[
+        str, typer.Option("--scenario", metavar="SCENARIO", help="A scenario file, or the name of a shipped one.")
+    ] = "gate",
+    overrides: Overrides = None,
+    only: Only = None,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, max=1000, help="Fresh pairs of processes; fewer than 8 decide nothing.")
+    ] = 10,
+    device: Device = "auto",
+    output: Output = Path("results"),
+    thresholds: Thresholds = None,
+    strict: Strict = False,
+    advisory: Advisory = False,
+    markdown: Markdown = None,
+    junit: Junit = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether HEAD is slower than BASE: both checked out, timed in turn on this machine.
+
+    Each round starts a fresh process for each side and times them sample by sample in turn, so that a
+    machine that drifts drifts for both. What the first rounds leave open gets as many again; what is
+    slow must be slow again on fresh rounds. The harness, and the scenario, are this membench's for both.
+
+    Exit codes: 0 no regression, 1 confirmed regression, 2 bad input, 3 inconclusive (only with
+    --strict), 4 nothing comparable, 5 nothing was measured, 130 interrupted (what was finished is kept).
+    """
+    import sys
+
+    from membench.ab.revisions import uncommitted_changes
+    from membench.ab.session import Settings, run_ab
+    from membench.cli.device_option import checked_device
+    from membench.cli.gate_outputs import show_comparison
+    from membench.gate.thresholds import load_thresholds
+    from membench.scenario import load_scenario
+
+    known, _ = load_thresholds(thresholds)
+    settings = Settings(checked_device(device), output, rounds, only or (), known)
+    loaded = load_scenario(scenario, overrides or ())
+    if uncommitted_changes():
+        print("membench: there are changes here that are not committed; they are not measured", file=sys.stderr)
+    found = run_ab(loaded, (base, head), settings)
+    for path in found.paths:
+        print(f"result file: {path}", file=sys.stderr)
+    code = show_comparison(
+        [found.comparison], [], strict=strict, advisory=advisory, markdown=markdown, junit=junit, as_json=as_json
+    )
+    raise typer.Exit(exit_codes.INTERRUPTED if found.interrupted else code)

@@ -1,0 +1,52 @@
+"""``membench baseline``: which file `compare` holds new results against."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from membench.cli.options import AsJson
+
+baseline = typer.Typer(
+    help="Set or show what `membench compare` holds new results against.", no_args_is_help=True, add_completion=False
+)
+
+
+@baseline.command("set")
+def set_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A result file; it stays where it is.")],
+    reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Kept beside it.")] = None,
+) -> None:
+    """Make FILE the baseline of its device and scenario, in baselines.yaml beside it."""
+    from membench.errors import UsageError
+    from membench.gate.baselines import FILE_NAME, set_baseline
+    from membench.records import read_result
+
+    result = read_result(file)
+    if not any(record.status == "ok" for record in result.cases):
+        raise UsageError("has no case that was measured: nothing could ever be compared with it", source=str(file))
+    if result.run.git_dirty:
+        print(f"membench: {file} was measured with changes that no commit holds", file=sys.stderr)
+    found, before = set_baseline(file, result, reason)
+    instead = f" instead of {before.file}" if before and before.file != found.file else ""
+    print(f"{file.parent / FILE_NAME}: {found.scenario} on {found.device}: {found.file}{instead}")
+
+
+@baseline.command("show")
+def show_command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where result files lie.")] = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """List the baselines of a folder."""
+    from membench.gate.baselines import read_baselines
+    from membench.records import strict_json
+    from membench.tables.render import Column, Table, print_tables
+
+    known = read_baselines(folder)
+    if as_json:
+        print(strict_json(known.model_dump(mode="json")))
+        return
+    names = ("scenario", "device", "file", "set_at", "reason")
+    rows = [[getattr(each, name) for name in names] for each in known.baselines]
+    print_tables([Table(f"Baselines in {folder}", "", [Column(n, right=False) for n in names], rows)])

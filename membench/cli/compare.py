@@ -1,0 +1,68 @@
+"""``membench compare``: the regression gate over result files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from membench.cli.options import AsJson
+
+Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Result files of membench run or ab.")]
+Thresholds = Annotated[
+    str | None,
+    typer.Option("--thresholds", metavar="FILE", help="What counts as slower; gate.yaml here if there is one."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 where a timing stays inconclusive.")]
+Advisory = Annotated[bool, typer.Option("--advisory", help="Show the verdicts, exit with 0 whatever they are.")]
+Markdown = Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Also write a summary as Markdown.")]
+Junit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML.")]
+
+
+def compare(
+    files: Files,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", metavar="FILE", help="What to compare with, whatever is set.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Judge every file against the baseline, not the newest.")
+    ] = False,
+    within: Annotated[
+        bool, typer.Option("--within", help="Compare the layers of each file with its reference layer.")
+    ] = False,
+    reference: Annotated[str, typer.Option("--reference", metavar="ARM", help="For --within.")] = "dense",
+    thresholds: Thresholds = None,
+    strict: Strict = False,
+    advisory: Advisory = False,
+    markdown: Markdown = None,
+    junit: Junit = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which cases of the newest file are slower, larger, wrong or gone, against a baseline.
+
+    Files are grouped by device and scenario and their cases matched by id. The baseline of a group is
+    --baseline, else the file set with `membench baseline set`, else of two files the older; of more the
+    oldest, and then timings are advice only. A timing is judged by its rounds (fresh processes); with
+    fewer than the statistics need it is INCONCLUSIVE, never a pass.
+
+    Exit codes: 0 no regression, 1 regression, 2 bad input, 3 inconclusive (only with --strict),
+    4 nothing comparable, 5 nothing was measured.
+    """
+    from membench.gate.result_set import group_results, read_results
+    from membench.gate.thresholds import load_thresholds
+
+    known, _ = load_thresholds(thresholds)
+    results = read_results(files)
+    if within:
+        from membench.cli.compare_within import show_within
+
+        show_within(results, reference, known, as_json=as_json)
+        return
+    from membench.cli.gate_outputs import show_comparison
+    from membench.gate.comparison import compare_group
+
+    groups = group_results(results, baseline, every=every)
+    comparisons = [each for group in groups for each in compare_group(group, known)]
+    code = show_comparison(
+        comparisons, groups, strict=strict, advisory=advisory, markdown=markdown, junit=junit, as_json=as_json
+    )
+    raise typer.Exit(code)

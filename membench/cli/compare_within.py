@@ -1,0 +1,36 @@
+"""``membench compare --within``: the layers of one run beside each other."""
+
+import typer
+
+from membench.errors import blaming
+from membench.gate.as_json import metric_json
+from membench.gate.outcome import NOTHING_COMPARABLE
+from membench.gate.result_set import LoadedResult
+from membench.gate.thresholds import Thresholds
+from membench.gate.within import WithinRow, compare_within
+from membench.records import strict_json
+from membench.tables.gate_within import within_table
+from membench.tables.render import print_tables
+
+
+def show_within(results: list[LoadedResult], reference: str, thresholds: Thresholds, *, as_json: bool) -> None:
+    """A table (or JSON) a file; exit code 4 where no file has two layers at one point."""
+    found: list[tuple[LoadedResult, list[WithinRow]]] = []
+    for each in results:
+        with blaming(f"{each.path}: --reference"):
+            found.append((each, compare_within(each.result, reference, thresholds)))
+    if as_json:
+        content = [
+            {
+                "file": str(each.path),
+                "rows": [
+                    {"group": r.group, "arm": r.arm, "reference": r.reference, **metric_json(r.found)} for r in rows
+                ],
+            }
+            for each, rows in found
+        ]
+        print(strict_json({"within": content}))
+    else:
+        print_tables(within_table(each, rows) for each, rows in found)
+    if not any(rows for _, rows in found):
+        raise typer.Exit(NOTHING_COMPARABLE)

@@ -1,0 +1,111 @@
+"""What the gate looks at: metrics with a value in every round, and metrics that a rerun must reproduce.
+
+Timings, rates and joules vary from process to process and are judged by statistics over rounds.
+Counts and byte sizes do not vary, so a single file on any machine is enough to judge them.
+"""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from membench.loose import number, positive
+from membench.metrics import quantile
+from membench.records import Record, Round
+
+_TAIL_SAMPLES = 10  # below this a round's p90 is its slowest sample
+
+
+@dataclass(frozen=True, slots=True)
+class TimedMetric:
+    """Lower is better. ``margin`` is the least slowdown that matters; None: judged only where gate.yaml sets one.
+
+    ``floor`` is the least difference that matters, in the metric's unit.
+    """
+
+    name: str
+    margin: float | None
+    floor: float
+    in_round: Callable[[Round, int], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class CountedMetric:
+    """Lower is better; ``tolerance`` is the share by which it may grow."""
+
+    name: str
+    tolerance: float
+    of_record: Callable[[Record], float | None]
+
+
+def _latency_ms(round_: Round, tokens: int) -> float | None:
+    return _positive_ms(round_.samples_s, 0.5)
+
+
+def _tail_ms(round_: Round, tokens: int) -> float | None:
+    return _positive_ms(round_.samples_s, 0.9) if len(round_.samples_s) >= _TAIL_SAMPLES else None
+
+
+def _hot_ms(round_: Round, tokens: int) -> float | None:
+    return _positive_ms(round_.hot_samples_s or [], 0.5)
+
+
+def _positive_ms(samples_s: list[float], q: float) -> float | None:
+    return 1e3 * quantile(samples_s, q) if samples_s and min(samples_s) > 0 else None
+
+
+def _joules_per_token(round_: Round, tokens: int) -> float | None:
+    joules = positive(round_.energy, "joules_per_call")
+    return joules / tokens if joules else None
+
+
+def _planned(name: str) -> Callable[[Record], float | None]:
+    """What was counted when it ran; else, exact too, what the plan says."""
+
+    def value(record: Record) -> float | None:
+        counted = [number(r.cost, name) for r in record.rounds if r.status == "ok" and r.cost]
+        return counted[-1] if counted else number(record.planned, name)
+
+    return value
+
+
+def _worst_over_rounds(name: str) -> Callable[[Record], float | None]:
+    def value(record: Record) -> float | None:
+        known = [v for r in record.rounds if r.status == "ok" and (v := number(r.memory, name)) is not None]
+        return max(known, default=None)
+
+    return value
+
+
+def _reference_error(record: Record) -> float | None:
+    return number(record.metrics, "reference_error")
+
+
+def _dropped_tokens(record: Record) -> float | None:
+    known = [v for r in record.rounds if (v := number(r.traffic, "dropped_tokens")) is not None]
+    return statistics.median(known) if known else None
+
+
+TIMED = (
+    TimedMetric("latency_ms_p50", 0.03, 1e-3, _latency_ms),
+    TimedMetric("latency_ms_hot_p50", 0.03, 1e-3, _hot_ms),
+    TimedMetric("latency_ms_p90", None, 1e-3, _tail_ms),
+    TimedMetric("energy_j_per_token", 0.05, 0.0, _joules_per_token),
+)
+COUNTED = (
+    *(CountedMetric(name, 0.0, _planned(name)) for name in ("params", "stored_bytes", "flops", "flops_executed")),
+    *(CountedMetric(name, 0.01, _planned(name)) for name in ("bytes_min", "bytes_issued", "bytes_dram_expected")),
+    *(
+        CountedMetric(name, 0.01, _worst_over_rounds(name))
+        for name in (
+            "weights_bytes",
+            "gradient_bytes",
+            "optimizer_bytes",
+            "saved_activation_bytes",
+            "peak_allocated_bytes",
+        )
+    ),
+    # Rounding changes with the order of a sum; an error that grows by more than half is another computation.
+    CountedMetric("reference_error", 0.5, _reference_error),
+    CountedMetric("dropped_tokens", 0.0, _dropped_tokens),
+)
+METRIC_NAMES = tuple(metric.name for metric in (*TIMED, *COUNTED))

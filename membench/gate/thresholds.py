@@ -1,0 +1,128 @@
+"""``gate.yaml``: what counts as a regression, by metric and by case."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from layers.spec import Mode
+from membench.case import Case
+from membench.errors import UsageError, blaming, suggestion, usage_error
+from membench.gate.metrics import METRIC_NAMES, CountedMetric, TimedMetric
+from membench.yaml_reader import parse_mapping, read_text
+
+DEFAULT_FILE = "gate.yaml"
+
+
+class Threshold(BaseModel):
+    """What one metric may do. What is not said stays as it is by default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    margin: float | None = Field(default=None, gt=0, le=10, description="a timing's least slowdown that matters: 0.03")
+    floor: float | None = Field(default=None, ge=0, description="the least difference that matters, in its unit")
+    noise_floor: float | None = Field(
+        default=None, ge=0, le=10, description="what two measurements of the same code differ by on this machine"
+    )
+    tolerance: float | None = Field(default=None, ge=0, le=1000, description="by how much a count may grow: 0.01")
+    limit: float | None = Field(default=None, description="no value may be above this, whatever the baseline says")
+
+
+_Metrics = dict[str, Threshold]
+
+
+class CaseThresholds(BaseModel):
+    """Thresholds of the cases that match all that is said; ``arm`` may hold * and ?."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    arm: str = "*"
+    mode: Mode | None = None
+    tokens: int | None = None
+    metrics: _Metrics
+
+    def matches(self, case: Case) -> bool:
+        """Whether this entry is about a case."""
+        same_mode = self.mode in (None, case.mode)
+        return fnmatchcase(case.arm, self.arm) and same_mode and self.tokens in (None, case.tokens)
+
+
+class Thresholds(BaseModel):
+    """The whole file. Of several entries that match a case the last that sets a value counts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    schema_version: int = 1
+    metrics: _Metrics = {}
+    cases: list[CaseThresholds] = []
+
+    @field_validator("schema_version")
+    @classmethod
+    def _known_version(cls, value: int) -> int:
+        if value != 1:
+            raise ValueError(f"{value} is not supported; this membench reads 1")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The thresholds of one metric of one case."""
+
+    margin: float | None
+    user_margin: float | None
+    floor: float
+    tolerance: float
+    limit: float | None
+
+    @property
+    def too_noisy(self) -> bool:
+        """Whether the noise of the machine is more than twice the slowdown that matters."""
+        return bool(self.margin and self.user_margin and self.margin > 2 * self.user_margin)
+
+
+def limits(thresholds: Thresholds, case: Case, metric: TimedMetric | CountedMetric) -> Limits:
+    """What one metric of one case may do: the defaults, then the file's metrics, then its matching cases."""
+    said: dict[str, float] = {}
+    for source in (thresholds.metrics, *(entry.metrics for entry in thresholds.cases if entry.matches(case))):
+        if metric.name in source:
+            said |= source[metric.name].model_dump(exclude_none=True)
+    if isinstance(metric, CountedMetric):
+        return Limits(None, None, 0.0, said.get("tolerance", metric.tolerance), said.get("limit"))
+    user_margin = said.get("margin", metric.margin)
+    margin = None if user_margin is None else max(user_margin, said.get("noise_floor", 0.0))
+    return Limits(margin, user_margin, said.get("floor", metric.floor), 0.0, said.get("limit"))
+
+
+def load_thresholds(path: str | None) -> tuple[Thresholds, str | None]:
+    """The thresholds, and the file they are from: the one named, else ``gate.yaml`` here, else None.
+
+    Raises:
+        UsageError: the file cannot be read, or a key or value in it makes no sense.
+    """
+    if path is None:
+        if not Path(DEFAULT_FILE).is_file():
+            return Thresholds(), None
+        path = DEFAULT_FILE
+    with blaming(path):
+        content = parse_mapping(read_text(Path(path)), path)
+        try:
+            thresholds = Thresholds.model_validate(content)
+        except ValidationError as error:
+            raise usage_error(error, Thresholds) from None
+        named = [("metrics", thresholds.metrics)]
+        named += [(f"cases[{i}].metrics", entry.metrics) for i, entry in enumerate(thresholds.cases)]
+        for key, metrics in named:
+            _check_metrics(key, metrics)
+    return thresholds, path
+
+
+def _check_metrics(key: str, metrics: _Metrics) -> None:
+    from membench.gate.metrics import COUNTED
+
+    counted = {metric.name for metric in COUNTED}
+    for name, threshold in metrics.items():
+        if name not in METRIC_NAMES:
+            raise UsageError(f"unknown metric; {suggestion(name, METRIC_NAMES)}", key=f"{key}.{name}")
+        foreign = ("margin", "floor", "noise_floor") if name in counted else ("tolerance",)
+        for field in foreign:
+            if getattr(threshold, field) is not None:
+                what = "a count: it has a tolerance" if name in counted else "a timing: it has a margin"
+                raise UsageError(f"{name} is {what}", key=f"{key}.{name}.{field}")

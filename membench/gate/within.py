@@ -1,0 +1,71 @@
+"""The layers of one run held against a reference layer, group by group."""
+
+import math
+from dataclasses import dataclass
+
+from membench.errors import UsageError, suggestion
+from membench.gate.judge import judge_paired
+from membench.gate.metrics import TIMED
+from membench.gate.thresholds import Thresholds, limits
+from membench.gate.verdicts import MetricVerdict
+from membench.groups import arm_name, comparable_groups
+from membench.loose import number
+from membench.records import Record, ResultFile
+
+_LATENCY = TIMED[0]
+
+
+@dataclass(frozen=True, slots=True)
+class WithinRow:
+    """One layer beside the reference: step times (compute and predicted communication) of every round."""
+
+    group: str
+    arm: str
+    reference: str
+    found: MetricVerdict
+
+
+def compare_within(result: ResultFile, reference: str, thresholds: Thresholds) -> list[WithinRow]:
+    """Every arm against the reference arm, wherever both were measured at the same point.
+
+    A round measures every arm once, so rounds are paired by their number.
+
+    Raises:
+        UsageError: the file has no such arm.
+    """
+    arms = list(dict.fromkeys(record.case.arm for record in result.cases))
+    if reference not in arms:
+        raise UsageError(f"no layer of this name in the file; {suggestion(reference, arms)}", key=reference)
+    rows = []
+    for title, records in comparable_groups(result.cases).items():
+        base = next((r for r in records if r.case.arm == reference and r.status == "ok"), None)
+        if base is None:
+            continue
+        heads = [r for r in records if r is not base and r.status == "ok"]
+        rows += [
+            WithinRow(title, arm_name(r), arm_name(base), found)
+            for r in heads
+            if (found := _judge(base, r, thresholds))
+        ]
+    return rows
+
+
+def _judge(base: Record, head: Record, thresholds: Thresholds) -> MetricVerdict | None:
+    before, now = _step_ms(base), _step_ms(head)
+    numbers = sorted(before.keys() & now.keys())
+    if not numbers:
+        return None
+    effects = [math.log(now[n] / before[n]) for n in numbers]
+    allowed = limits(thresholds, head.case, _LATENCY)
+    return judge_paired("step_ms", [before[n] for n in numbers], [now[n] for n in numbers], effects, allowed)
+
+
+def _step_ms(record: Record) -> dict[int, float]:
+    """Milliseconds of each round's step, communication included where it is known."""
+    communication_ms = number(record.metrics, "communication_ms_predicted") or 0.0
+    found = {}
+    for r in record.rounds:
+        latency_ms = _LATENCY.in_round(r, record.case.tokens) if r.status == "ok" else None
+        if latency_ms:
+            found[r.number] = latency_ms + communication_ms
+    return found

@@ -1,0 +1,127 @@
+"""A comparison as tables: what was compared and the answer first, the worst case on top."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from membench.gate.cases import CaseComparison
+from membench.gate.comparison import FileComparison
+from membench.gate.reproduce import reproduce_command
+from membench.gate.result_set import Group, LoadedResult
+from membench.gate.verdicts import ORDER, MetricVerdict, Verdict
+from membench.tables.numbers import short
+from membench.tables.render import Column, Table, one_line, plain
+
+_SCREEN_ROWS = 100
+
+
+def comparison_tables(comparison: FileComparison) -> list[Table]:
+    """The cases, the worst first, and the commands that show the regressions again."""
+    rows = [row for case in comparison.cases for row in _case_rows(comparison, case)]
+    if comparison.suite is not None:
+        rows.append(_row(comparison, "all cases", comparison.suite))
+    tables = [Table(title(comparison), _caption(comparison), COLUMNS, rows)]
+    commands = [[case.label, reproduce_command(comparison, case)] for case in comparison.regressions]
+    if commands:
+        columns = [Column("regression", right=False), Column("shown again by", right=False)]
+        tables.append(Table("To see each again", "", columns, commands))
+    return tables
+
+
+def screen_tables(comparison: FileComparison) -> list[Table]:
+    """The same for a terminal: no more rows than anybody reads, the worst of them."""
+    return [_cut(table) for table in comparison_tables(comparison)]
+
+
+def _cut(table: Table) -> Table:
+    left = len(table.rows) - _SCREEN_ROWS
+    if left <= 0:
+        return table
+    more = f"{left} more rows, none worse than these: --json and --markdown have them. {table.caption}"
+    return replace(table, caption=more, rows=table.rows[:_SCREEN_ROWS])
+
+
+def listing(groups: Sequence[Group]) -> list[Table]:
+    """Files that stand alone on their device and in their scenario."""
+    rows = [
+        [g.scenario, g.device, each.name, describe(each)] for g in groups if g.baseline is None for each in g.judged
+    ]
+    if not rows:
+        return []
+    columns = [Column(header, right=False) for header in ("scenario", "device", "file", "run")]
+    return [Table("Nothing to compare with", "", columns, rows)]
+
+
+def title(comparison: FileComparison) -> str:
+    """Which file is held against which, and the answer."""
+    count = Counter(case.worst.verdict for case in comparison.cases)
+    answer = ", ".join(f"{count[v]} {v}" for v in ORDER if count[v]) or comparison.incomparable or "no case"
+    base, head = comparison.base, comparison.head
+    lines = [
+        f"{comparison.scenario} on {comparison.device}: {answer}",
+        f"new: {head.name} ({describe(head)})",
+        f"baseline: {base.name} ({describe(base)})",
+    ]
+    return "\n".join(map(one_line, lines))
+
+
+def describe(loaded: LoadedResult) -> str:
+    """When and at which commit a file was made."""
+    run = loaded.result.run
+    commit = f"commit {run.git_sha}{' and changes' if run.git_dirty else ''}" if run.git_sha else "no commit known"
+    return f"{run.started}, {commit}, {run.rounds} round{'' if run.rounds == 1 else 's'}"
+
+
+def _caption(comparison: FileComparison) -> str:
+    parts = []
+    estimates = [m.estimate for case in comparison.cases for m in case.metrics if m.estimate]
+    if estimates:
+        first = estimates[0]
+        parts.append(f"Change and its {first.confidence:.0%} interval: {first.method}; a replicate is a round.")
+    if comparison.advisory:
+        parts.append(f"Timings are advice only: {comparison.advisory}.")
+    return " ".join(parts)
+
+
+COLUMNS = (
+    Column("verdict", right=False),
+    Column("case", right=False),
+    Column("metric", right=False),
+    Column("baseline", short),
+    Column("new", short),
+    Column("change", lambda v: "-" if v is None else f"{v:+.1%}"),
+    Column("interval", right=True),
+    Column("margin", lambda v: "-" if v is None else f"{v:.1%}"),
+    Column("rounds", plain),
+    Column("why", right=False),
+)
+
+
+def _case_rows(comparison: FileComparison, case: CaseComparison) -> list[list[object]]:
+    """The case's worst metric, and every other that is not as it was."""
+    first = case.worst
+    others = [m for m in case.metrics if m is not first and m.verdict not in (Verdict.SAME, Verdict.BETTER)]
+    others.sort(key=lambda m: ORDER.index(m.verdict))
+    return [_row(comparison, case.label, metric) for metric in (first, *others)]
+
+
+def _row(comparison: FileComparison, label: str, found: MetricVerdict) -> list[object]:
+    advice = "" if comparison.counts(found) else " (advisory)"
+    estimate = found.estimate
+    return [
+        f"{found.verdict}{advice}",
+        label,
+        found.metric,
+        found.base,
+        found.head,
+        found.change,
+        None if estimate is None else _interval(found),
+        found.margin,
+        estimate.rounds if estimate else None,
+        found.reason,
+    ]
+
+
+def _interval(found: MetricVerdict) -> str | None:
+    interval = found.interval
+    return None if interval is None else f"{interval[0]:+.1%} … {interval[1]:+.1%}"

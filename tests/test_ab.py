@@ -1,0 +1,165 @@
+"""``membench ab`` for real: a repository of two commits, one slower, measured in turn by this harness."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from membench.ab.duel import Fighter
+from membench.worker_process import WorkerDied
+
+ROOT = Path(__file__).parent.parent
+LAYER = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, model_dim, hidden):
+        super().__init__()
+        self.up, self.down = nn.Linear(model_dim, hidden), nn.Linear(hidden, model_dim)
+
+    def forward(self, x):
+        {extra}
+        return self.down(torch.relu(self.up(x)))
+
+def small(model_dim, **options):
+    return Small(model_dim, 4 * model_dim)
+"""
+SCENARIO = """
+schema_version: 1
+name: outside
+model_dim: 256
+dtype: float32
+arms:
+  small: {layer: "the_layer:small"}
+workload: {tokens: 64}
+measure: {threads: 1, warmup_seconds: 0.05, max_seconds: 1}
+"""
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Commits ``fast``, ``slow`` (which also adds up its weights) and ``broken`` of a layer, and a scenario of it."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+
+    def git(*words):
+        named = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *named, *words], cwd=folder, check=True, capture_output=True)
+
+    git("init", "--initial-branch", "main")
+    for tag, extra in (
+        ("fast", "pass"),
+        ("slow", "for _ in range(24): self.up.weight.sum()"),
+        ("broken", "raise RuntimeError('it broke')"),
+    ):
+        (folder / "the_layer.py").write_text(LAYER.format(extra=extra))
+        (folder / "outside.yaml").write_text(SCENARIO)
+        git("add", ".")
+        git("commit", "-m", tag)
+        git("tag", tag)
+    return folder
+
+
+def ab(folder, *words, code):
+    done = subprocess.run(
+        [sys.executable, "-m", "membench", "ab", *words, "--scenario", "outside.yaml", "--output", "out", "--json"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return (json.loads(done.stdout) if done.stdout else None), done.stderr
+
+
+def worktrees(folder):
+    listed = subprocess.run(["git", "worktree", "list"], cwd=folder, capture_output=True, text=True).stdout
+    return len(listed.splitlines())
+
+
+@pytest.mark.xdist_group("ab")
+def test_a_slower_commit_is_found_confirmed_and_reproducible(repository):
+    found, _ = ab(repository, "fast", "slow", "--rounds", "8", code=1)
+    case = found["comparisons"][0]["cases"][0]
+    assert case["verdict"] == "SLOW"
+    assert case["metrics"][0]["change"] > 0.05
+    assert "confirmed" in case["metrics"][0]["reason"]
+    assert case["reproduce"].startswith("membench ab ")
+    files = sorted(path.name.split("_")[0] for path in (repository / "out").glob("*.json"))
+    assert files == ["outside-ab-base", "outside-ab-confirm-base", "outside-ab-confirm-head", "outside-ab-head"]
+    assert not list((repository / "out").glob("*.jsonl"))
+    assert worktrees(repository) == 1
+    # the two files are judged as what they are: rounds in turn
+    head, base = (next((repository / "out").glob(f"outside-ab-{side}_*.json")) for side in ("head", "base"))
+    again = subprocess.run(
+        [sys.executable, "-m", "membench", "compare", str(base), str(head), "--json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert json.loads(again.stdout)["comparisons"][0]["cases"][0]["metrics"][0]["method"].startswith("paired")
+
+
+@pytest.mark.xdist_group("ab")
+def test_a_commit_that_breaks_a_case_fails(repository):
+    found, _ = ab(repository, "fast", "broken", "--rounds", "1", code=1)
+    case = found["comparisons"][0]["cases"][0]
+    assert case["verdict"] == "FAILED"
+    assert "it broke" in case["metrics"][0]["reason"]
+    _, err = ab(repository, "broken", "fast", "--rounds", "1", code=4)
+    assert "it broke" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nosuch", "HEAD"), "BASE: 'nosuch' is no revision of this repository"),
+        (("fast", "--", "-x"), "HEAD"),
+        (("fast", "slow", "--case", "zz"), "no case of outside has an id that begins with 'zz'"),
+        (("fast", "slow", "--rounds", "0"), "rounds"),
+        (("fast", "slow", "--scenario", "none.yaml"), "none.yaml: there is no such file"),
+    ],
+)
+def test_bad_input_is_one_line(repository, words, said):
+    done = subprocess.run(
+        [sys.executable, "-m", "membench", "ab", "--scenario", "outside.yaml", *words],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert worktrees(repository) == 1
+
+
+def test_outside_a_repository_it_is_said(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "membench", "ab", "a", "b"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)},
+    )
+    assert done.returncode == 2
+    assert "is no git repository" in done.stderr
+
+
+class _Dead:
+    def ask(self, line):
+        pass
+
+    def next_event(self, timeout_s):
+        raise WorkerDied("oom", "killed")
+
+
+def test_a_side_that_died_stays_dead():
+    side = Fighter(_Dead(), 1.0, print)
+    assert side.ask("built").reason == "killed"
+    assert side.ask("sampled", ask="sample").status == "oom"

@@ -1,0 +1,101 @@
+"""Mutated result files: each is compared and shown, or refused in one line; nothing else, and never slowly."""
+
+import copy
+import json
+import os
+import random
+import time
+
+import numpy as np
+import pytest
+from gate_results import a_file, a_record, noisy
+from test_fuzz import BYTES, mutate
+
+from membench.errors import UsageError
+from membench.gate.as_json import comparison_json
+from membench.gate.comparison import compare_files, compare_group
+from membench.gate.junit import to_junit
+from membench.gate.outcome import outcome_of
+from membench.gate.result_set import LoadedResult, group_results, read_results
+from membench.gate.thresholds import Thresholds
+from membench.gate.within import compare_within
+from membench.records import read_result, write_result
+from membench.tables.gate import comparison_tables
+from membench.tables.gate_summary import to_summary
+from membench.tables.gate_within import within_table
+from membench.tables.results import result_tables
+
+CASES = int(os.environ.get("MEMBENCH_FUZZ_RESULTS", "1500"))
+SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    arms = [a_record(noisy(rng, 0.004, 8), arm="dense"), a_record(noisy(rng, 0.004, 8), arm="wide", mode="decode")]
+    path = tmp_path_factory.mktemp("results") / "base.json"
+    write_result(a_file(arms), path)
+    return path
+
+
+def mutated(text, rng):
+    if rng.random() < 0.2:
+        raw = bytearray(text.encode())
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(len(raw))
+            raw[place : place + rng.choice([0, 1, 1, 5, 40])] = rng.choice([*BYTES, b"", raw[place : place + 30]])
+        return bytes(raw)
+    tree = json.loads(text)
+    for _ in range(rng.randint(1, 3)):
+        # mostly inside the cases, where most of what is shown comes from
+        cases = tree.get("cases")
+        inside = [case for case in cases if isinstance(case, dict) and case] if isinstance(cases, list) else []
+        mutate(rng.choice([tree, *inside]), rng)
+    return json.dumps(copy.deepcopy(tree)).encode(errors="replace")
+
+
+def show(found, groups):
+    """Everything that can be made of a comparison."""
+    outcome = outcome_of(found, strict=True, advisory=False)
+    json.dumps(comparison_json(found, groups, outcome), allow_nan=False)
+    to_junit(found)
+    to_summary(found, groups, outcome)
+    for each in found:
+        for table in comparison_tables(each):
+            table.cells()
+
+
+def outcome(path, base):
+    """``compared`` or ``refused``; any other exception is the test's failure."""
+    try:
+        results = read_results([str(path), str(base)])
+        groups = group_results(results, None, every=True)
+    except UsageError as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) <= 600
+        return "refused"
+    show([each for group in groups for each in compare_group(group, Thresholds())], groups)
+    head = read_result(path)
+    for a, b in ((head, read_result(base)), (read_result(base), head)):
+        show([compare_files(LoadedResult(path, a), LoadedResult(path, b), Thresholds())], [])
+    for table in result_tables(head):
+        table.cells()
+    if any(record.case.arm == "dense" for record in head.cases):
+        within_table(LoadedResult(path, head), compare_within(head, "dense", Thresholds())).cells()
+    return "compared"
+
+
+def test_a_mutated_result_file_is_compared_or_refused(base, tmp_path, seed):
+    rng = random.Random(seed)
+    text, path = base.read_text(), tmp_path / "head.json"
+    seen = {"compared": 0, "refused": 0}
+    for number in range(CASES):
+        content = mutated(text, rng)
+        path.write_bytes(content)
+        begin = time.process_time()
+        try:
+            seen[outcome(path, base)] += 1
+        except Exception as error:
+            pytest.fail(f"seed {seed}, case {number}: {type(error).__name__}: {error}\n{content[:4000]!r}")
+        assert time.process_time() - begin < SECONDS, f"seed {seed}, case {number} is slow\n{content[:4000]!r}"
+    assert all(seen.values()), seen
