@@ -24,6 +24,8 @@ gpu:
 	$(PYTHON) -m pytest -m gpu tests
 	$(PYTHON) -m membench run quickstart iso_flop_8b --device cuda --set measure.max_seconds=1
 	$(PYTHON) -m membench doctor --device cuda
+	for layer in dense moe memory memory_plus peer; do $(PYTHON) -m membench profile --layer $$layer --device cuda || exit; done
+	$(PYTHON) -m benchmarks.clock_check --device cuda
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

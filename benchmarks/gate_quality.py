@@ -28,9 +28,11 @@ from typing import Any
 
 from scipy.stats import mannwhitneyu
 
-from membench.gate.cases import in_turn_effect
-from membench.gate.judge import PLANNED_ROUNDS, judge_paired
+from membench.ab.session import PLANNED_ROUNDS
+from membench.gate.judge import TOPPED_UP_CONFIDENCE, judge_paired
 from membench.gate.metrics import TIMED
+from membench.gate.rounds import in_turn_effect
+from membench.gate.statistics import CONFIDENCE
 from membench.gate.thresholds import Limits
 from membench.gate.verdicts import Verdict
 
@@ -58,7 +60,8 @@ def _look(series: Series, variant: str, begin: int, rounds: int) -> Verdict:
     before, now = ([statistics.median(of) / 1e6 for of in side] for side in (base, head))
     assert _LATENCY.margin is not None
     limits = Limits(_LATENCY.margin, _LATENCY.margin, _LATENCY.floor, 0.0, None)
-    return judge_paired("latency", before, now, effects, limits).verdict
+    confidence = CONFIDENCE if rounds <= PLANNED_ROUNDS else TOPPED_UP_CONFIDENCE
+    return judge_paired("latency", before, now, effects, limits, confidence).verdict
 
 
 def first_look(series: Series, variant: str, begin: int) -> Verdict:
@@ -175,7 +178,7 @@ def show(found: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("series", nargs="+", type=Path)
-    parser.add_argument("--step", type=int, default=4, help="rounds between the beginnings of two comparisons")
+    parser.add_argument("--step", type=int, default=3, help="rounds between the beginnings of two comparisons")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     found = result_of(asked.series, asked.step)

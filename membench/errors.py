@@ -33,7 +33,8 @@ class UsageError(ValueError):
     def __init__(self, problem: str, *, key: str = "", source: str = "") -> None:
         places = (_cut(source, _MAX_PLACE_CHARS), _cut(key, _MAX_PLACE_CHARS))
         line = " ".join(": ".join(part for part in (*places, problem) if part).split())
-        super().__init__(_cut(line, _MAX_LINE_CHARS))
+        printable = "".join(c for c in line if c.isprintable())  # what a file holds may steer a terminal
+        super().__init__(_cut(printable, _MAX_LINE_CHARS))
         self.problem, self.key, self.source = problem, key, source
 
 

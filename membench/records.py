@@ -66,6 +66,15 @@ class Record(_Strict):
     flags: list[str] = Field(default_factory=list, description="what a reader should distrust")
 
 
+class Pair(_Strict):
+    """One side of an ab. Equal ``id`` and ``phase``: the samples of both were taken in turn, round by round."""
+
+    id: str
+    side: Literal["base", "head"]
+    phase: Literal["first", "confirm"]
+    planned_rounds: int = Field(description="more were added where these did not decide")
+
+
 class Run(_Strict):
     """What made a result file."""
 
@@ -88,7 +97,8 @@ class Run(_Strict):
     ranks_reason: str
     rounds: int
     link_gb_s: float | None = None
-    pair: str | None = Field(default=None, description="equal in the two files of an ab: their samples were in turn")
+    only: list[str] = Field(default_factory=list, description="--case: other cases were not asked for")
+    pair: Pair | None = Field(default=None, description="of an ab: whose samples were taken in turn with another's")
 
 
 class ResultFile(_Strict):
@@ -134,11 +144,15 @@ def read_result(path: str | Path) -> ResultFile:
         found = content["schema_version"]
         raise UsageError(f"{path}: schema_version {found} is not supported; this membench reads {SCHEMA_VERSION}")
     try:
-        return ResultFile.model_validate(content)
+        result = ResultFile.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{path}: {where}: {first['msg']} ({error.error_count()} faults in all)") from error
+    ids = [record.id for record in result.cases]
+    if twice := next((id_ for id_ in ids if ids.count(id_) > 1), None) if len(set(ids)) < len(ids) else None:
+        raise UsageError(f"{path}: cases: id {twice!r} is there twice; each case has an id of its own")
+    return result
 
 
 def _refuse_constant(name: str) -> float:

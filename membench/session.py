@@ -55,7 +55,7 @@ def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool,
     check_folder(output)
     environment = probe_environment(device if device != "auto" else scenario.device)
     plan = plan_here(scenario, environment).only(only)
-    run = describe_run(scenario, plan, environment)
+    run = describe_run(scenario, plan, environment).model_copy(update={"only": list(only)})
     journal, run = _open_journal(output, scenario, run, environment, resume=resume)
     runnable = len(plan.runnable) * scenario.measure.rounds
     have = sum(journal.has(p.case.id, n) for p in plan.runnable for n in range(scenario.measure.rounds))
@@ -162,6 +162,8 @@ def _difference(before: Run, now: Run, then: dict[str, Any], environment: dict[s
         return f"was measured at commit {before.git_sha}, this is {now.git_sha}"
     if before.scenario_hash != now.scenario_hash:
         return "is of another text of this scenario, or other --set"
+    if before.only != now.only:
+        return "was asked for other cases (--case)"
     if before.ranks != now.ranks:
         return f"measured one rank of P = {before.ranks}; now P would be {now.ranks}: set fit.ranks={before.ranks}"
     return None

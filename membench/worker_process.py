@@ -116,11 +116,10 @@ class WorkerProcess:
         return WorkerDied("error", f"the process ended with {how}" + (f": {words[-1].strip()}" if words else ""))
 
     def kill(self) -> None:
-        """End the process and whatever it started."""
-        if self._process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        """End the process and whatever it started, which may outlive it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def __enter__(self) -> "WorkerProcess":
         return self

@@ -29,19 +29,22 @@ _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 _MISSING = object()
 
 
-def read_text(path: Path) -> str:
-    """The text of a file.
+_SCENARIO_NEEDS = "a scenario needs at least name and arms"
+
+
+def read_text(path: Path, needs: str = _SCENARIO_NEEDS) -> str:
+    """The text of a file; ``needs`` says what should be in an empty one.
 
     Raises:
         UsageError: it is missing, a directory, unreadable, too big, empty, or no UTF-8 text.
     """
     text = read_file(path, MAX_FILE_BYTES, "a YAML file of a page")
     if not text.strip():
-        raise UsageError("is empty; a scenario needs at least name and arms", source=str(path))
+        raise UsageError(f"is empty; {needs}", source=str(path))
     return text
 
 
-def parse_mapping(text: str, source: str) -> dict[str, Any]:
+def parse_mapping(text: str, source: str, needs: str = _SCENARIO_NEEDS) -> dict[str, Any]:
     """A YAML document whose top is a mapping, as dicts, lists and plain values.
 
     Raises:
@@ -49,7 +52,7 @@ def parse_mapping(text: str, source: str) -> dict[str, Any]:
     """
     value = parse_value(text, source)
     if value is None:
-        raise UsageError("is empty; a scenario needs at least name and arms", source=source)
+        raise UsageError(f"is empty; {needs}", source=source)
     if not isinstance(value, dict):
         raise UsageError(f"should hold keys and values (name: …), not {shown(value)}", source=source)
     return value

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from test_records import CEILINGS, COST, a_case, a_round, a_run
 
-from membench.records import Record, ResultFile
+from membench.records import Pair, Record, ResultFile
 
 ENVIRONMENT = {"device": {"type": "cpu", "name": "a processor", "cores": 2}, "fingerprint": "0123456789ab"}
 
@@ -24,6 +24,11 @@ def a_record(rounds_s, *, samples=5, spread=0.001, cost=None, ceilings=CEILINGS,
         for number, s in enumerate(rounds_s)
     ]
     return Record(id=made.id, case=made, status=status, reason=None if status == "ok" else "why", rounds=rounds)
+
+
+def side(name, phase="first", planned=10, id="p"):
+    """One side of an ab."""
+    return Pair(id=id, side=name, phase=phase, planned_rounds=planned)
 
 
 def a_file(records, *, fingerprint="0123456789ab", **run):

@@ -58,6 +58,8 @@ def repository(tmp_path):
     ):
         (folder / "the_layer.py").write_text(LAYER.format(extra=extra))
         (folder / "outside.yaml").write_text(SCENARIO)
+        own = SCENARIO.replace('{layer: "the_layer:small"}', "{layer: dense, ffn_hidden: 64}")
+        (folder / "own.yaml").write_text(own)
         git("add", ".")
         git("commit", "-m", tag)
         git("tag", tag)
@@ -122,6 +124,7 @@ def test_a_commit_that_breaks_a_case_fails(repository):
         (("fast", "--", "-x"), "HEAD"),
         (("fast", "slow", "--case", "zz"), "no case of outside has an id that begins with 'zz'"),
         (("fast", "slow", "--rounds", "0"), "rounds"),
+        (("fast", "slow", "--scenario", "own.yaml", "--rounds", "1"), "nothing that the scenario measures comes from"),
         (("fast", "slow", "--scenario", "none.yaml"), "none.yaml: there is no such file"),
     ],
 )
@@ -161,5 +164,5 @@ class _Dead:
 
 def test_a_side_that_died_stays_dead():
     side = Fighter(_Dead(), 1.0, print)
-    assert side.ask("built").reason == "killed"
+    assert side.hear("built").reason == "killed"
     assert side.ask("sampled", ask="sample").status == "oom"

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from gate_results import a_file, a_record, noisy
+from gate_results import a_file, a_record, noisy, side
 
 from membench.cli import main
 from membench.records import write_result
@@ -60,6 +60,7 @@ def test_of_two_files_the_older_is_the_baseline(call, save):
     assert call("compare", old, new)[0] == 1
     assert call("compare", old, new, "--advisory")[0] == 0
     assert call("compare", new, old, "--baseline", new)[0] == 0
+    assert "Not compared" in call("compare", new, "--baseline", new)[1]
 
 
 def test_commits_that_differ_are_reproduced_by_ab(call, save):
@@ -84,6 +85,7 @@ def test_of_more_files_timings_are_advice_until_a_baseline_is_set(call, save):
     assert code == 1
     assert "baseline: 2.json" in out
     assert call("compare", *files, "--all", "--json")[0] == 1
+    assert call("compare", *files[:2])[0] == 4  # nothing is newer than the baseline
     code, out, _ = call("baseline", "show", files[0].parent, "--json")
     assert json.loads(out)["baselines"][0]["reason"] == "release 1"
 
@@ -111,10 +113,45 @@ def test_a_baseline_that_is_gone_or_changed_is_said(call, save):
 def test_a_file_alone_is_listed_and_only_that_is_4(call, save):
     alone = save("alone.json", scenario="other")
     code, out, err = call("compare", alone)
-    assert (code, "Nothing to compare with" in out) == (4, True)
-    assert "one file only" in err
+    assert (code, "the only file" in out) == (4, True)
+    assert "nothing could be compared" in err
     code, out, _ = call("compare", alone, save("1.json", 1), save("2.json", 2))
     assert (code, "alone.json" in out) == (0, True)
+
+
+def test_the_sides_of_an_ab_are_judged_only_by_themselves(call, save):
+    first = [save("a.json", 3, pair=side("base")), save("b.json", 3, factor=1.3, pair=side("head"))]
+    again = [
+        save(f"c-{name}.json", 3, factor=factor, pair=side(name, "confirm"), rounds=10)
+        for name, factor in (("base", 1.0), ("head", 1.3))
+    ]
+    assert call("compare", *reversed(first))[0] == 0  # one look is no proof
+    assert "no second look" in " ".join(call("compare", *first)[1].split())
+    code, out, _ = call("compare", *again, *first)
+    assert (code, "confirmed: +" in " ".join(out.split())) == (1, True)
+    runs = [save("1.json", 1), save("2.json", 2)]
+    code, out, _ = call("compare", *runs, *first)
+    assert (code, "a side of an ab" in " ".join(out.split())) == (0, True)
+    for bad in (first[0], save("i.json", interrupted=True), save("o.json", only=["1"])):
+        code, _, err = call("baseline", "set", bad)
+        assert (code, "from end to end" in err) == (2, True)
+
+
+def test_with_a_baseline_named_each_device_is_judged(call, save):
+    old, slow, other = save("1.json", 1), save("2.json", 2, factor=1.3), save("3.json", 3)
+    moved = json.loads(other.read_text())
+    moved["environment"]["fingerprint"] = "ffffffffffff"
+    other.write_text(json.dumps(moved))
+    assert call("compare", slow, other, "--baseline", old)[0] == 1
+
+
+def test_a_case_twice_is_refused(call, save):
+    path = save("1.json")
+    content = json.loads(path.read_text())
+    content["cases"].append(content["cases"][0])
+    path.write_text(json.dumps(content))
+    code, _, err = call("compare", path)
+    assert (code, "is there twice" in err) == (2, True)
 
 
 def test_other_hardware_is_another_group(call, save):
@@ -203,6 +240,8 @@ def test_within_a_run_the_layers_are_compared(call, save, seed):
     assert call("compare", path, "--within", "--reference", "wide")[1].count("faster") == 1
     code, _, err = call("compare", path, "--within", "--reference", "dens")
     assert (code, "did you mean 'dense'?" in err) == (2, True)
+    code, _, err = call("compare", path, "--within", "--strict")
+    assert (code, "--strict: does not go with --within" in err) == (2, True)
     rows = json.loads(call("compare", path, "--within", "--json")[1])["within"][0]["rows"]
     assert rows[0]["change"] == pytest.approx(1, abs=0.05)
 
@@ -224,8 +263,8 @@ def test_outputs_for_a_ci_system(call, save, tmp_path, monkeypatch):
         "latency_ms_p50.verdict",
         "latency_ms_p50.baseline",
     ]
-    code, _, err = call("compare", *files, "--junit", "no/such/folder/j.xml")
-    assert (code, "--junit" in err) == (2, True)
+    code, out, err = call("compare", *files, "--junit", "no/such/folder/j.xml")
+    assert (code, out, "--junit" in err) == (2, "", True)
 
 
 EVIL = "</td><script>alert(1)</script>|`x`\n## *h* \x00\x1b[31m\ufffe<!-- ]]>"
@@ -247,6 +286,7 @@ def test_a_script_in_any_string_stays_text(call, save, tmp_path):
         for case in content["cases"]:
             case["case"]["arm"] = EVIL
             case["planned"] = {"point": {"workload.x": EVIL}}
+        content["cases"][0]["id"] = f"{EVIL} one"
         failing = {**content["cases"][0], "id": EVIL}
         content["cases"].append({**failing, "status": "error", "reason": EVIL} if day else failing)
         path.write_text(json.dumps(content))
@@ -259,6 +299,19 @@ def test_a_script_in_any_string_stays_text(call, save, tmp_path):
     root = ElementTree.parse(tmp_path / "j.xml").getroot()
     assert not list(root.iter("script"))
     assert any("<script>" in case.get("name") for case in root.iter("testcase"))
+
+
+def test_a_reason_in_the_answer_stays_text(call, save, tmp_path):
+    paths = [save("1.json", 1), save("2.json", 2)]
+    content = json.loads(paths[0].read_text())
+    for case in content["cases"]:
+        case |= {"status": "error", "reason": EVIL, "rounds": []}
+    paths[0].write_text(json.dumps(content))
+    code, _, err = call("compare", *paths, "--markdown", "m.md")
+    assert (code, "\x1b" in err) == (4, False)
+    text = (tmp_path / "m.md").read_text()
+    assert "<script" not in text.replace("\\<script", "")
+    assert not [line for line in text.splitlines() if line.startswith("## ")]
 
 
 def test_a_thousand_cases_compare_in_seconds(save, tmp_path, seed):

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from gate_results import a_file, a_record, noisy
+from gate_results import a_file, a_record, noisy, side
 from test_fuzz import BYTES, mutate
 
 from membench.errors import UsageError
@@ -33,9 +33,10 @@ SECONDS = 2.0
 def base(tmp_path_factory):
     rng = np.random.default_rng(0)
     arms = [a_record(noisy(rng, 0.004, 8), arm="dense"), a_record(noisy(rng, 0.004, 8), arm="wide", mode="decode")]
-    path = tmp_path_factory.mktemp("results") / "base.json"
-    write_result(a_file(arms), path)
-    return path
+    folder = tmp_path_factory.mktemp("results")
+    write_result(a_file(arms), folder / "base.json")
+    write_result(a_file(arms, pair=side("base")), folder / "pair.json")
+    return folder
 
 
 def mutated(text, rng):
@@ -87,14 +88,16 @@ def outcome(path, base):
 
 def test_a_mutated_result_file_is_compared_or_refused(base, tmp_path, seed):
     rng = random.Random(seed)
-    text, path = base.read_text(), tmp_path / "head.json"
+    files = [base / "base.json", base / "pair.json"]
+    path = tmp_path / "head.json"
     seen = {"compared": 0, "refused": 0}
     for number in range(CASES):
-        content = mutated(text, rng)
+        file = rng.choice(files)
+        content = mutated(file.read_text().replace('"side": "base"', '"side": "head"'), rng)
         path.write_bytes(content)
         begin = time.process_time()
         try:
-            seen[outcome(path, base)] += 1
+            seen[outcome(path, file)] += 1
         except Exception as error:
             pytest.fail(f"seed {seed}, case {number}: {type(error).__name__}: {error}\n{content[:4000]!r}")
         assert time.process_time() - begin < SECONDS, f"seed {seed}, case {number} is slow\n{content[:4000]!r}"

@@ -4,12 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from gate_results import a_file, a_record, noisy
+from gate_results import a_file, a_record, noisy, side
 from test_records import CEILINGS
 
 from membench.errors import UsageError
-from membench.gate.comparison import compare_files
-from membench.gate.confirm import confirmed
+from membench.gate.comparison import compare_files, confirmed
 from membench.gate.outcome import outcome_of
 from membench.gate.result_set import LoadedResult
 from membench.gate.thresholds import Thresholds, load_thresholds
@@ -32,7 +31,7 @@ def pair(rng, ratio, rounds=10, noise=0.01, drift=0.0, **head):
     level = np.exp(drift * rng.standard_normal(rounds)) * 0.004
     base = [s * level_ for s, level_ in zip(noisy(rng, 1, rounds, noise), level / 1, strict=True)]
     slow = [s * ratio * level_ for s, level_ in zip(noisy(rng, 1, rounds, noise), level / 1, strict=True)]
-    return a_file([a_record(base)], pair="p"), a_file([a_record(slow, **head)], pair="p")
+    return a_file([a_record(base)], pair=side("base")), a_file([a_record(slow, **head)], pair=side("head"))
 
 
 def test_the_same_code_is_the_same(seed):
@@ -54,8 +53,10 @@ def test_paired_rounds_see_through_a_drifting_machine(ratio, verdict, seed):
 def test_the_same_numbers_unpaired_are_inconclusive(seed):
     rng = np.random.default_rng(seed)
     base, head = pair(rng, 1.08, noise=0.004, drift=0.3)
-    alone = head.model_copy(update={"run": head.run.model_copy(update={"pair": None})})
-    assert only(compared(base, alone)).verdict is Verdict.INCONCLUSIVE
+    alone = [each.model_copy(update={"run": each.run.model_copy(update={"pair": None})}) for each in (base, head)]
+    assert only(compared(*alone)).verdict is Verdict.INCONCLUSIVE
+    for mixed in ((base, alone[1]), (alone[0], head), (base, base)):
+        assert only(compared(*mixed)).verdict is Verdict.INCOMPARABLE
 
 
 def test_unpaired_rounds_find_a_large_slowdown_and_pass_what_is_the_same(seed):
@@ -69,9 +70,9 @@ def test_unpaired_rounds_find_a_large_slowdown_and_pass_what_is_the_same(seed):
 @pytest.mark.parametrize(("rounds", "paired_"), [(7, True), (1, True), (4, False), (1, False)])
 def test_too_few_rounds_never_pass(rounds, paired_, seed):
     rng = np.random.default_rng(seed)
-    mark = {"pair": "p"} if paired_ else {}
-    base = a_file([a_record(noisy(rng, 0.004, rounds, 0.001))], **mark)
-    head = a_file([a_record(noisy(rng, 0.008, rounds, 0.001))], **mark)
+    marks = [{"pair": side(name)} if paired_ else {} for name in ("base", "head")]
+    base = a_file([a_record(noisy(rng, 0.004, rounds, 0.001))], **marks[0])
+    head = a_file([a_record(noisy(rng, 0.008, rounds, 0.001))], **marks[1])
     found = compared(base, head)
     assert only(found).verdict is Verdict.INCONCLUSIVE
     assert "are needed" in only(found).reason
@@ -131,9 +132,14 @@ def test_other_devices_methods_and_cases_are_incomparable(seed):
     assert only(compared(base, other_device)).verdict is Verdict.INCOMPARABLE
     larger = a_file([a_record([0.004] * 8, cost={"flops": 3e6})], fingerprint="f")
     assert only(compared(base, larger)).verdict is Verdict.WORSE
+    cached = a_file([a_record([0.004] * 8, cost={"bytes_dram_expected": 9e6})], fingerprint="f")
+    assert only(compared(base, cached)).verdict is Verdict.INCOMPARABLE  # another device has other caches
+    for unknown in (a_file(base.cases, fingerprint=None), a_file(other_device.cases, fingerprint="")):
+        assert only(compared(unknown, unknown)).verdict is Verdict.INCOMPARABLE
     for head in (a_file(base.cases, method_version=2), a_file([a_record([0.004] * 8, tokens=9)])):
         assert outcome_of([compared(base, head)], strict=False, advisory=False).exit_code == 4
     nothing = a_file([a_record([], status="oom")])
+    assert outcome_of([compared(nothing, nothing)], strict=False, advisory=True).exit_code == 5
     assert outcome_of([compared(nothing, base)], strict=False, advisory=False).exit_code == 4
     assert outcome_of([compared(base, a_file([]))], strict=False, advisory=False).exit_code == 5
 
@@ -145,6 +151,7 @@ def test_advisory_timings_do_not_fail_but_are_said(seed):
     assert only(found).verdict is Verdict.SLOW
     assert not found.regressions
     assert outcome_of([found], strict=False, advisory=False).exit_code == 0
+    assert outcome_of([found], strict=True, advisory=False).exit_code == 3
 
 
 def test_slow_must_be_slow_again(seed):
@@ -158,11 +165,59 @@ def test_slow_must_be_slow_again(seed):
     assert "not confirmed" in lost.reason
 
 
+def test_a_case_that_failed_once_gets_a_second_look(seed):
+    rng = np.random.default_rng(seed)
+    base, head = pair(rng, 1.0, noise=0.004)
+    broken = a_file([head.cases[0].model_copy(update={"status": "oom", "reason": "no memory"})], pair=side("head"))
+    first, works = compared(base, broken), compared(base, head)
+    assert only(first).verdict is Verdict.FAILED
+    assert only(confirmed(first, first)).verdict is Verdict.FAILED
+    assert only(confirmed(first, works)).verdict is Verdict.INCONCLUSIVE
+    slow = compared(*pair(rng, 1.2))
+    assert only(confirmed(slow, first)).verdict is Verdict.FAILED
+    # a base that fails proves nothing of the head
+    unclear = compared(a_file(broken.cases, pair=side("base")), head)
+    assert outcome_of([unclear], strict=False, advisory=False).exit_code == 4
+
+
+def test_a_base_that_fails_in_part_is_no_repair(seed):
+    rng = np.random.default_rng(seed)
+    rounds = noisy(rng, 0.004, 10)
+    two = [a_record(rounds, arm="a"), a_record(rounds, arm="b")]
+    partly = [two[0], two[1].model_copy(update={"status": "timeout", "reason": "no progress"})]
+    found = compared(a_file(partly, pair=side("base")), a_file(two, pair=side("head")))
+    assert found.cases[0].worst.verdict is Verdict.INCOMPARABLE
+    assert outcome_of([found], strict=True, advisory=False).exit_code == 3
+
+
+def test_what_was_not_asked_for_is_not_missing(seed):
+    rng = np.random.default_rng(seed)
+    rounds = noisy(rng, 0.004, 8)
+    both = a_file([a_record(rounds, arm="a"), a_record(rounds, arm="b")])
+    for partial in (a_file(both.cases[:1], only=["1"]), a_file(both.cases[:1], interrupted=True)):
+        found = compared(both, partial)
+        assert found.cases[0].worst.verdict is Verdict.INCOMPARABLE
+        assert outcome_of([found], strict=False, advisory=False).exit_code == 0
+    skipped = a_file([a_record([], arm="c", status="skipped"), *both.cases])
+    assert len(compared(skipped, both).cases) == 2  # it was measured in neither
+
+
+@pytest.mark.parametrize("spoil", [[], [0.0], [-1.0], [1e-300], [1e200], [1e-300, 1e200]])
+def test_odd_samples_are_no_timings(spoil, seed):
+    rng = np.random.default_rng(seed)
+    base, head = pair(rng, 1.0)
+    for side_ in (base, head):
+        side_.cases[0].rounds[3].samples_s = spoil
+    found = compared(base, head)
+    assert only(found).verdict in (Verdict.SAME, Verdict.INCONCLUSIVE)
+    assert found.cases[0].metrics[0].estimate.rounds == 9
+
+
 def test_the_suite_sees_what_no_case_shows(seed):
     rng = np.random.default_rng(seed)
     arms = [f"arm{i}" for i in range(16)]
-    base = a_file([a_record(noisy(rng, 0.004, 10, 0.004), arm=arm) for arm in arms], pair="p")
-    head = a_file([a_record(noisy(rng, 0.004 * 1.02, 10, 0.004), arm=arm) for arm in arms], pair="p")
+    base = a_file([a_record(noisy(rng, 0.004, 10, 0.004), arm=arm) for arm in arms], pair=side("base"))
+    head = a_file([a_record(noisy(rng, 0.004 * 1.02, 10, 0.004), arm=arm) for arm in arms], pair=side("head"))
     found = compared(base, head)
     assert not found.regressions
     assert found.suite.verdict is Verdict.SLOW
@@ -180,16 +235,20 @@ def test_thresholds_by_metric_and_case(tmp_path, seed):
     base, head = pair(rng, 1.06, noise=0.004)
     assert only(compared(base, head)).verdict is Verdict.SLOW
     path = write(tmp_path, "cases: [{arm: den*, mode: forward, metrics: {latency_ms_p50: {margin: 0.2}}}]")
-    loose, source = load_thresholds(path)
-    assert source == path
+    loose = load_thresholds(path)
     assert only(compared(base, head, loose)).verdict is Verdict.SAME
-    other, _ = load_thresholds(write(tmp_path, "cases: [{arm: moe, metrics: {latency_ms_p50: {margin: 0.2}}}]"))
+    other = load_thresholds(write(tmp_path, "cases: [{arm: moe, metrics: {latency_ms_p50: {margin: 0.2}}}]"))
     assert only(compared(base, head, other)).verdict is Verdict.SLOW
-    limit, _ = load_thresholds(write(tmp_path, "metrics: {latency_ms_p50: {limit: 0.001}}"))
-    assert only(compared(base, base, limit)).verdict is Verdict.WORSE
-    floor, _ = load_thresholds(write(tmp_path, "metrics: {latency_ms_p50: {floor: 10}}"))
+    limit = load_thresholds(write(tmp_path, "metrics: {latency_ms_p50: {limit: 0.001}}"))
+    assert only(compared(base, head, limit)).verdict is Verdict.WORSE
+    new = a_file([a_record([0.004], tokens=9), *base.cases])
+    assert {c.worst.verdict for c in compared(base, new, limit).cases} == {Verdict.WORSE}
+    tail = load_thresholds(write(tmp_path, "metrics: {latency_ms_p90: {limit: 0.001}}"))
+    long = a_file([a_record([0.004] * 8, samples=20)])
+    assert only(compared(long, long, tail)).metric == "latency_ms_p90"
+    floor = load_thresholds(write(tmp_path, "metrics: {latency_ms_p50: {floor: 10}}"))
     assert only(compared(base, head, floor)).verdict is Verdict.SAME
-    noisy_machine, _ = load_thresholds(write(tmp_path, "metrics: {latency_ms_p50: {noise_floor: 0.07}}"))
+    noisy_machine = load_thresholds(write(tmp_path, "metrics: {latency_ms_p50: {noise_floor: 0.07}}"))
     assert only(compared(base, head, noisy_machine)).verdict is Verdict.INCONCLUSIVE
 
 

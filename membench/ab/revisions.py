@@ -24,7 +24,12 @@ class Revision:
 
     name: str
     sha: str
+    tree: Path
     environment: dict[str, str]
+
+    def holds(self, file: str) -> bool:
+        """Whether a file was imported from this revision."""
+        return Path(file).resolve().is_relative_to(self.tree.resolve())
 
 
 @contextmanager
@@ -37,31 +42,45 @@ def checked_out(names: tuple[str, str]) -> Iterator[tuple[Revision, Revision]]:
     root = Path(_git("rev-parse", "--show-toplevel", problem="is no git repository; ab compares two of its revisions"))
     shas = tuple(_resolve(name, option) for name, option in zip(names, ("BASE", "HEAD"), strict=True))
     with tempfile.TemporaryDirectory(prefix="membench-ab-") as folder:
-        harness = Path(folder, "harness")
-        harness.mkdir()
-        (harness / "membench").symlink_to(_PACKAGE, target_is_directory=True)
         trees = [Path(folder, side) for side in ("base", "head")]
         try:
             for tree, sha in zip(trees, shas, strict=True):
                 _git("worktree", "add", "--detach", str(tree), sha, problem="cannot be checked out")
+            inside = Path.cwd().resolve().relative_to(root.resolve())
             found = [
-                Revision(name, sha[:_SHA_DIGITS], _environment(harness, tree))
+                Revision(name, sha[:_SHA_DIGITS], tree, _environment(tree, inside))
                 for name, sha, tree in zip(names, shas, trees, strict=True)
             ]
             yield found[0], found[1]
         finally:
             for tree in trees:
                 subprocess.run(["git", "worktree", "remove", "--force", str(tree)], capture_output=True, cwd=root)
+            subprocess.run(["git", "worktree", "prune"], capture_output=True, cwd=root)
 
 
 def uncommitted_changes() -> bool:
-    """Whether the work tree here holds anything that no revision does."""
+    """Whether a file that git knows was changed since the last commit."""
     return bool(_git("status", "--porcelain", "--untracked-files=no", problem="is no git repository"))
 
 
-def _environment(harness: Path, tree: Path) -> dict[str, str]:
-    """What Python finds first: the harness, then the revision; compiled kernels are cached for each side alone."""
-    paths = [harness, *(path for path in (tree / "src", tree) if path.is_dir())]
+def _harness(tree: Path) -> Path:
+    """A folder with this membench, and its ``layers`` unless the revision is one of membench's own."""
+    harness = tree.with_name(f"{tree.name}-harness")
+    harness.mkdir()
+    (harness / "membench").symlink_to(_PACKAGE, target_is_directory=True)
+    if not (tree / "layers" / "spec").is_dir():
+        (harness / "layers").symlink_to(_PACKAGE.parent / "layers", target_is_directory=True)
+    return harness
+
+
+def _environment(tree: Path, inside: Path) -> dict[str, str]:
+    """What Python finds first: the harness, then the revision; compiled kernels are cached for each side alone.
+
+    ``inside`` is where in the repository this was called from: a package may lie there.
+    """
+    here = tree / inside
+    folders = dict.fromkeys((here / "src", here, tree / "src", tree))
+    paths = [_harness(tree), *(path for path in folders if path.is_dir())]
     given = os.environ.get("PYTHONPATH")
     caches = tree.with_name(f"{tree.name}-cache")
     return {

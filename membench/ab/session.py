@@ -1,31 +1,33 @@
 """Two revisions measured in turn and judged; more rounds where the first do not decide, fresh data to confirm."""
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from membench.ab.duel import Duel, Rounds
 from membench.ab.revisions import Revision, checked_out
 from membench.case import Case
 from membench.errors import UsageError
-from membench.gate.cases import CaseComparison, in_turn_effect
-from membench.gate.comparison import FileComparison, compare_files
-from membench.gate.confirm import confirmed
-from membench.gate.judge import PLANNED_ROUNDS
+from membench.gate.comparison import FileComparison, compare_files, confirmed
+from membench.gate.confirm import needs_confirmation
 from membench.gate.result_set import LoadedResult
+from membench.gate.rounds import in_turn_effect
+from membench.gate.statistics import fewest_paired_rounds
 from membench.gate.thresholds import Thresholds
 from membench.gate.verdicts import Verdict
 from membench.journal import SUFFIX, Journal, check_folder
-from membench.plan import Plan
+from membench.plan import Plan, PlannedCase
 from membench.progress import RunProgress
 from membench.provenance import probe_environment, result_stem, utc_now
-from membench.records import Run
+from membench.records import Pair, ResultFile, Run
 from membench.runner import assemble, builds
 from membench.scenario import Scenario
 from membench.session import describe_run, ended_as_interrupted, plan_here, write_finished
 
-SIDES = ("base", "head")
+PLANNED_ROUNDS = 10
+SIDES: tuple[Literal["base"], Literal["head"]] = ("base", "head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,114 +62,120 @@ def run_ab(scenario: Scenario, names: tuple[str, str], settings: Settings) -> Ab
     if not plan.runnable:
         skipped = plan.cases[0].skipped if plan.cases else "it has no case"
         raise UsageError(f"nothing can be measured: {skipped}", source=scenario.source)
-    with checked_out(names) as revisions, ended_as_interrupted():
-        first = _Phase("", scenario, plan, environment, revisions, settings)
-        interrupted = not first.run(settings.rounds, None)
+    with ended_as_interrupted(), checked_out(names) as revisions:
+        pair_id = f"{utc_now()} {revisions[0].sha} {revisions[1].sha}"
+        first = _Phase("first", scenario, plan, environment, revisions, settings, pair_id, plan.runnable)
+        interrupted = not first.run(plan.runnable)
         found = first.compare()
         undecided = {case.id for case in found.cases if case.worst.verdict is Verdict.INCONCLUSIVE}
-        if undecided and not interrupted and settings.rounds == PLANNED_ROUNDS:
-            interrupted = not first.run(settings.rounds, undecided)
+        if undecided and not interrupted and settings.rounds >= fewest_paired_rounds():
+            interrupted = not first.run([p for p in plan.runnable if p.id in undecided])
             found = first.compare()
         paths = first.write(interrupted)
-        slow = _to_confirm(found)
-        if slow and not interrupted:
-            second = _Phase("-confirm", scenario, plan, environment, revisions, settings)
-            interrupted = not second.run(settings.rounds, slow)
+        again = [p for p in plan.runnable if p.id in _to_confirm(found)]
+        if again and not interrupted:
+            second = _Phase("confirm", scenario, plan, environment, revisions, settings, pair_id, again)
+            interrupted = not second.run(again)
             found = confirmed(found, second.compare())
             paths += second.write(interrupted)
-    heads = [path for path in paths if path]
-    base, head = (replace(side, path=path) for side, path in zip((found.base, found.head), heads, strict=False))
-    return AbResult(replace(found, base=base, head=head), heads, interrupted)
+    written = [path for path in paths if path]
+    sides = [replace(side, path=path or side.path) for side, path in zip((found.base, found.head), paths, strict=False)]
+    return AbResult(replace(found, base=sides[0], head=sides[1]), written, interrupted)
 
 
 def _to_confirm(found: FileComparison) -> set[str]:
-    """The ids of the cases to measure again: the slow ones; all of them where the suite is slow."""
-    if found.suite is not None and found.suite.verdict is Verdict.SLOW:
-        return {case.id for case in found.cases}
-    return {case.id for case in found.cases if _is_slow(case)}
-
-
-def _is_slow(case: CaseComparison) -> bool:
-    return any(metric.verdict is Verdict.SLOW for metric in case.metrics)
+    """The ids of the cases to measure again: those that failed or are slow; all of them where the suite is slow."""
+    whole = found.suite is not None and found.suite.verdict is Verdict.SLOW
+    return {case.id for case in found.cases if whole or needs_confirmation(case)}
 
 
 class _Phase:
-    """Rounds that make one pair of result files."""
+    """Rounds that make one pair of result files, of the cases in ``planned``."""
 
     def __init__(
         self,
-        suffix: str,
+        phase: Literal["first", "confirm"],
         scenario: Scenario,
         plan: Plan,
         environment: dict[str, Any],
         revisions: tuple[Revision, Revision],
         settings: Settings,
+        pair_id: str,
+        planned: list[PlannedCase],
     ) -> None:
-        self.plan, self.environment, self.settings = plan, environment, settings
-        self.scenario, self.done = scenario, 0
-        self.wanted: set[str] | None = None
+        self.phase, self.scenario, self.environment, self.revisions = phase, scenario, environment, revisions
+        self.settings, self.done = settings, 0
+        self.plan = plan.model_copy(update={"cases": planned})
         run = describe_run(scenario, plan, environment)
-        pair = f"{run.started} {revisions[0].sha} {revisions[1].sha}{suffix}"
+        again = "" if phase == "first" else "-confirm"
         self.runs, self.journals = [], []
         for side, revision in zip(SIDES, revisions, strict=True):
+            pair = Pair(id=pair_id, side=side, phase=phase, planned_rounds=settings.rounds)
             known = {"git_sha": revision.sha, "git_dirty": False, "pair": pair, "rounds": settings.rounds}
             self.runs.append(run.model_copy(update=known))
-            name = f"{scenario.name}-ab{suffix}-{side}"
+            name = f"{scenario.name}-ab{again}-{side}"
             stem = result_stem(name, environment["device"], run.started, revision.sha)
             self.journals.append(Journal.create(settings.output / f"{stem}{SUFFIX}", self.runs[-1], environment))
-        environments = revisions[0].environment, revisions[1].environment
-        self.duel: Callable[[RunProgress], Duel] = lambda progress: Duel(
-            environments, environment["device"]["type"], scenario.measure, progress.doing
-        )
 
-    def run(self, rounds: int, only: set[str] | None) -> bool:
-        """More rounds of the cases wanted; False where Ctrl-C ended them."""
-        cases = [p.case for p in self.plan.runnable if only is None or p.case.id in only]
-        self.wanted = only if self.wanted is None else self.wanted
+    def run(self, planned: list[PlannedCase]) -> bool:
+        """The rounds asked for, of these cases, after those that are done; False where Ctrl-C ended them."""
+        cases, rounds = [p.case for p in planned], self.settings.rounds
         with RunProgress(rounds * len(cases)) as progress:
-            progress.note(self._announcement(rounds, len(cases)))
+            progress.note(self._announcement(len(cases)))
 
             def finished(case: Case, found: Rounds) -> None:
                 for journal, each in zip(self.journals, found, strict=True):
                     journal.add(case.id, each)
                 progress.finished(_line(case, found))
 
-            duel = self.duel(progress)
+            environments = self.revisions[0].environment, self.revisions[1].environment
+            device = self.environment["device"]["type"]
+            duel = Duel(environments, device, self.scenario.measure, progress.doing)
             try:
                 for number in range(self.done, self.done + rounds):
-                    for build in builds(cases):
+                    order = builds(cases)
+                    random.Random(number).shuffle(order)
+                    for build in order:
                         duel.run(build, number, finished)
+                    self._check_origins(duel)
+                    self.done = number + 1
             except KeyboardInterrupt:
                 return False
-        self.done += rounds
         return True
+
+    def _check_origins(self, duel: Duel) -> None:
+        """Raises UsageError if no layer of a side is the revision's own: both sides would be the same code."""
+        for revision, option, origins in zip(self.revisions, ("BASE", "HEAD"), duel.origins, strict=True):
+            if origins and not any(map(revision.holds, origins)):
+                for journal in self.journals:
+                    journal.remove()
+                problem = "nothing that the scenario measures comes from this revision: layers were imported from"
+                raise UsageError(f"{problem} {', '.join(sorted(origins))}", source=f"{option} {revision.name}")
 
     def compare(self) -> FileComparison:
         """The two sides as they stand."""
-        loaded = [
-            LoadedResult(journal.path, self._result(run, journal))
-            for run, journal in zip(self.runs, self.journals, strict=True)
-        ]
-        return compare_files(loaded[0], loaded[1], self.settings.thresholds)
+        both = zip(self.runs, self.journals, strict=True)
+        base, head = (LoadedResult(journal.path, self._result(run, journal)) for run, journal in both)
+        return compare_files(base, head, self.settings.thresholds)
 
     def write(self, interrupted: bool) -> list[Path | None]:
         """Both result files."""
         paths = []
         for run, journal in zip(self.runs, self.journals, strict=True):
-            ended = run.model_copy(update={"finished": utc_now(), "interrupted": interrupted, "rounds": self.done or 1})
-            result = self._result(ended, journal)
-            paths.append(write_finished(result, journal, interrupted=interrupted))
+            known = {"finished": utc_now(), "interrupted": interrupted, "rounds": max(1, self.done)}
+            result = self._result(run.model_copy(update=known), journal)
+            paths.append(write_finished(result, journal, interrupted=False))  # nothing resumes an ab
         return paths
 
-    def _result(self, run: Run, journal: Journal) -> Any:
-        kept = [p for p in self.plan.cases if self.wanted is None or p.case.id in self.wanted]
-        return assemble(self.plan.model_copy(update={"cases": kept}), run, self.environment, journal)
+    def _result(self, run: Run, journal: Journal) -> ResultFile:
+        return assemble(self.plan, run, self.environment, journal)
 
-    def _announcement(self, rounds: int, cases: int) -> str:
+    def _announcement(self, cases: int) -> str:
         base, head = self.runs
-        more = "more rounds, where the first did not decide" if self.done else "rounds"
-        again = " to confirm on fresh data" if base.pair and base.pair.endswith("-confirm") else ""
-        return f"{base.scenario}: {base.git_sha} against {head.git_sha}, {cases} cases, {rounds} {more}{again}"
+        why = {"first": "", "confirm": " on fresh data, to confirm"}[self.phase]
+        more = "more rounds, where the first did not decide" if self.done else f"rounds{why}"
+        count = "1 case" if cases == 1 else f"{cases} cases"
+        return f"{base.scenario}: {base.git_sha} against {head.git_sha}, {count}, {self.settings.rounds} {more}"
 
 
 def _line(case: Case, found: Rounds) -> str:

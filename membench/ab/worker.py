@@ -6,21 +6,25 @@ Reads a job (a line of JSON) and then questions, a line each; answers with event
 
 import json
 import sys
+from importlib import import_module
 from itertools import count
 from typing import Any
 
-from membench.device import last_level_cache_bytes
+from pydantic import ValidationError
+
+from layers.spec import ExternalSpec
 from membench.worker import Events, Job, classify, die_with_parent, prepare_process
 
 
 class Side:
-    """The cases of one build, prepared once and timed on demand."""
+    """The cases of one build, prepared one after the other and timed on demand."""
 
     def __init__(self, job: Job, events: Events) -> None:
         self.threads = prepare_process(job.threads)
         import torch
 
         from layers.factory import build
+        from membench.device import last_level_cache_bytes
         from membench.measure.time import Clock
         from membench.measurement import CaseMeasurement
 
@@ -32,19 +36,27 @@ class Side:
         self.clock = Clock(job.device)
         self.measurement = CaseMeasurement(layer, self.clock, cache_bytes, self._progress)
         self.prepared: Any = None
+        self.clocks: list[dict[str, Any]] = []
         self.inputs = count()
 
     def _progress(self, doing: str) -> None:
         self.events.send("progress", doing=doing)
 
-    def prepare(self, case_id: str) -> None:
-        """Make a case the one that is timed: checked against the reference and warm."""
+    def origin(self) -> str:
+        """The file that what is measured was imported from."""
+        spec = self.job.cases[0].layer
+        module = spec.factory.split(":")[0] if isinstance(spec, ExternalSpec) else "layers"
+        return import_module(module).__file__ or ""
+
+    def prepare(self, index: int) -> None:
+        """Make a case of the job the one that is timed: checked against the reference and warm."""
+        from membench.measure.clocks import read_clocks
         from membench.measure.time import warm_up
 
-        case = next(case for case in self.job.cases if case.id == case_id)
-        self.prepared = self.measurement.prepare(case, self.job.implementations)
+        self.prepared = self.measurement.prepare(self.job.cases[index], self.job.implementations)
         calls, steady, fastest_s = warm_up(self.clock, self.prepared.step, self.job.warmup_seconds)
         self.inputs = count(calls)
+        self.clocks = [read_clocks(self.job.device)]
         self.events.send("prepared", fastest_s=fastest_s, warmup_calls=calls, steady=steady)
 
     def sample(self, samples: int, calls: int) -> None:
@@ -58,19 +70,29 @@ class Side:
 
     def facts(self) -> None:
         """Everything else that a round says of the case."""
-        self.events.send("facts", facts={**self.measurement.facts(self.prepared), "threads": self.threads})
+        from membench.measure.clocks import read_clocks
+
+        self.clocks.append(read_clocks(self.job.device))
+        known = {"threads": self.threads, "clocks": self.clocks}
+        self.events.send("facts", facts={**self.measurement.facts(self.prepared), **known})
 
 
-def serve(job: Job, events: Events) -> None:
+def serve(events: Events) -> None:
     """Answers questions until there are no more."""
+    try:
+        job = Job.model_validate_json(sys.stdin.readline())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ValueError(f"this revision's layers do not know the case: {key}: {first['msg']}") from None
     side = Side(job, events)
-    events.send("built")
+    events.send("built", origin=side.origin())
     for line in sys.stdin:
         question = json.loads(line)
         try:
             match question["ask"]:
                 case "prepare":
-                    side.prepare(question["case"])
+                    side.prepare(question["index"])
                 case "sample":
                     side.sample(question["samples"], question["calls"])
                 case "facts":
@@ -78,6 +100,8 @@ def serve(job: Job, events: Events) -> None:
         except Exception as error:  # whatever a layer raises is its round's reason
             status, reason = classify(error)
             events.send("case_failed", status=status, reason=reason)
+            if "CUDA error" in reason:
+                sys.exit(1)  # such an error stays with the process; what is left gets a new one
             side.measurement.layer.zero_gradients()
 
 
@@ -85,9 +109,8 @@ def main() -> int:
     """Entry point: the job on the first line of standard input."""
     die_with_parent()
     events = Events()
-    job = Job.model_validate_json(sys.stdin.readline())
     try:
-        serve(job, events)
+        serve(events)
     except Exception as error:
         status, reason = classify(error)
         events.send("failed", status=status, reason=reason)

@@ -17,6 +17,7 @@ from membench.cli.compare import compare
 from membench.cli.doctor import doctor
 from membench.cli.list import list_command
 from membench.cli.plan import plan
+from membench.cli.report import report
 from membench.cli.run import run
 from membench.cli.schema import schema
 from membench.errors import UsageError
@@ -34,6 +35,7 @@ app.command("plan")(plan)
 app.command("compare")(compare)
 app.command("ab")(ab)
 app.add_typer(baseline, name="baseline")
+app.command("report")(report)
 app.command("list")(list_command)
 app.command("doctor")(doctor)
 app.command("schema")(schema)

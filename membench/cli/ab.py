@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from membench.cli import exit_codes
 from membench.cli.compare import Advisory, Junit, Markdown, Strict, Thresholds
 from membench.cli.options import AsJson, Device, Only, Output, Overrides
 
@@ -19,7 +18,7 @@ def ab(
     overrides: Overrides = None,
     only: Only = None,
     rounds: Annotated[
-        int, typer.Option("--rounds", min=1, max=1000, help="Fresh pairs of processes; fewer than 8 decide nothing.")
+        int, typer.Option("--rounds", min=1, max=100, help="Fresh pairs of processes; fewer than 8 decide nothing.")
     ] = 10,
     device: Device = "auto",
     output: Output = Path("results"),
@@ -44,11 +43,12 @@ def ab(
     from membench.ab.revisions import uncommitted_changes
     from membench.ab.session import Settings, run_ab
     from membench.cli.device_option import checked_device
-    from membench.cli.gate_outputs import show_comparison
+    from membench.cli.gate_outputs import Outputs
     from membench.gate.thresholds import load_thresholds
     from membench.scenario import load_scenario
 
-    known, _ = load_thresholds(thresholds)
+    known = load_thresholds(thresholds)
+    outputs = Outputs(strict, advisory, markdown, junit, as_json).checked()
     settings = Settings(checked_device(device), output, rounds, only or (), known)
     loaded = load_scenario(scenario, overrides or ())
     if uncommitted_changes():
@@ -56,7 +56,4 @@ def ab(
     found = run_ab(loaded, (base, head), settings)
     for path in found.paths:
         print(f"result file: {path}", file=sys.stderr)
-    code = show_comparison(
-        [found.comparison], [], strict=strict, advisory=advisory, markdown=markdown, junit=junit, as_json=as_json
-    )
-    raise typer.Exit(exit_codes.INTERRUPTED if found.interrupted else code)
+    raise typer.Exit(outputs.show([found.comparison], [], interrupted=found.interrupted))

@@ -17,18 +17,27 @@ baseline = typer.Typer(
 def set_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A result file; it stays where it is.")],
     reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Kept beside it.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make FILE the baseline of its device and scenario, in baselines.yaml beside it."""
     from membench.errors import UsageError
     from membench.gate.baselines import FILE_NAME, set_baseline
-    from membench.records import read_result
+    from membench.records import read_result, strict_json
 
     result = read_result(file)
     if not any(record.status == "ok" for record in result.cases):
         raise UsageError("has no case that was measured: nothing could ever be compared with it", source=str(file))
+    if result.run.pair or result.run.interrupted or result.run.only:
+        what = "a side of an ab" if result.run.pair else "no whole run"
+        raise UsageError(f"is {what}; a baseline is what membench run measured from end to end", source=str(file))
     if result.run.git_dirty:
         print(f"membench: {file} was measured with changes that no commit holds", file=sys.stderr)
     found, before = set_baseline(file, result, reason)
+    if as_json:
+        print(
+            strict_json({"set": found.model_dump(mode="json"), "instead_of": before and before.model_dump(mode="json")})
+        )
+        return
     instead = f" instead of {before.file}" if before and before.file != found.file else ""
     print(f"{file.parent / FILE_NAME}: {found.scenario} on {found.device}: {found.file}{instead}")
 

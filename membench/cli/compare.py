@@ -50,19 +50,17 @@ def compare(
     from membench.gate.result_set import group_results, read_results
     from membench.gate.thresholds import load_thresholds
 
-    known, _ = load_thresholds(thresholds)
-    results = read_results(files)
+    known = load_thresholds(thresholds)
     if within:
-        from membench.cli.compare_within import show_within
+        from membench.cli.compare_within import check_alone, show_within
 
-        show_within(results, reference, known, as_json=as_json)
+        check_alone(baseline=baseline, every=every, strict=strict, advisory=advisory, markdown=markdown, junit=junit)
+        show_within(read_results(files), reference, known, as_json=as_json)
         return
-    from membench.cli.gate_outputs import show_comparison
+    from membench.cli.gate_outputs import Outputs
     from membench.gate.comparison import compare_group
 
-    groups = group_results(results, baseline, every=every)
+    outputs = Outputs(strict, advisory, markdown, junit, as_json).checked()
+    groups = group_results(read_results(files), baseline, every=every)
     comparisons = [each for group in groups for each in compare_group(group, known)]
-    code = show_comparison(
-        comparisons, groups, strict=strict, advisory=advisory, markdown=markdown, junit=junit, as_json=as_json
-    )
-    raise typer.Exit(code)
+    raise typer.Exit(outputs.show(comparisons, groups))

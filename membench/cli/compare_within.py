@@ -2,7 +2,7 @@
 
 import typer
 
-from membench.errors import blaming
+from membench.errors import UsageError, blaming
 from membench.gate.as_json import metric_json
 from membench.gate.outcome import NOTHING_COMPARABLE
 from membench.gate.result_set import LoadedResult
@@ -11,6 +11,14 @@ from membench.gate.within import WithinRow, compare_within
 from membench.records import strict_json
 from membench.tables.gate_within import within_table
 from membench.tables.render import print_tables
+
+
+def check_alone(**others: object) -> None:
+    """Raises UsageError if an option was given that is the gate's: --within judges no file against another."""
+    for name, value in others.items():
+        if value:
+            option = {"every": "all"}.get(name, name)
+            raise UsageError("does not go with --within, which compares the layers of one run", source=f"--{option}")
 
 
 def show_within(results: list[LoadedResult], reference: str, thresholds: Thresholds, *, as_json: bool) -> None:

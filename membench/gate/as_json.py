@@ -17,7 +17,7 @@ def comparison_json(comparisons: list[FileComparison], groups: list[Group], outc
         "answer": outcome.line,
         "comparisons": [_file_json(each) for each in comparisons],
         "alone": [
-            {"scenario": g.scenario, "device": g.device, "file": str(each.path)}
+            {"scenario": g.scenario, "device": g.device, "file": str(each.path), "why": g.why}
             for g in groups
             if g.baseline is None
             for each in g.judged
@@ -55,13 +55,13 @@ def metric_json(metric: MetricVerdict) -> dict[str, Any]:
         "metric": metric.metric,
         "verdict": metric.verdict.value,
         "reason": metric.reason or None,
-        "baseline": metric.base,
-        "new": metric.head,
+        "baseline": _finite(metric.base),
+        "new": _finite(metric.head),
         "change": _finite(metric.change),
         "margin": metric.margin,
-        "theta": estimate.effect if estimate else None,
-        "theta_low": estimate.low if estimate else None,
-        "theta_high": estimate.high if estimate else None,
+        "theta": _finite(estimate.effect) if estimate else None,
+        "theta_low": _finite(estimate.low) if estimate else None,
+        "theta_high": _finite(estimate.high) if estimate else None,
         "p": estimate.p if estimate else None,
         "rounds": estimate.rounds if estimate else None,
         "confidence": estimate.confidence if estimate else None,

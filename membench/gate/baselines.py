@@ -14,6 +14,7 @@ from membench.records import MAX_RESULT_BYTES, ResultFile
 from membench.yaml_reader import parse_mapping, read_text
 
 FILE_NAME = "baselines.yaml"
+_NEEDS = "it needs schema_version and baselines"
 _HEADER = "# Written by `membench baseline set`: what `membench compare` holds new results against.\n"
 
 
@@ -52,7 +53,7 @@ def read_baselines(folder: Path) -> Baselines:
         return Baselines()
     with blaming(str(path)):
         try:
-            found = Baselines.model_validate(parse_mapping(read_text(path), str(path)))
+            found = Baselines.model_validate(parse_mapping(read_text(path, _NEEDS), str(path), _NEEDS))
         except ValidationError as error:
             raise usage_error(error, Baselines) from None
         if found.schema_version != 1:

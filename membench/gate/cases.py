@@ -4,13 +4,17 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from membench.gate.judge import judge_counted, judge_paired, judge_unpaired
+from membench.gate.judge import TOPPED_UP_CONFIDENCE, judge_counted, judge_limit, judge_paired, judge_unpaired
 from membench.gate.machine import machine_slowdown
 from membench.gate.metrics import COUNTED, TIMED, TimedMetric
+from membench.gate.rounds import by_round, latency_effects
+from membench.gate.statistics import CONFIDENCE
 from membench.gate.thresholds import Limits, Thresholds, limits
-from membench.gate.verdicts import MetricVerdict, Verdict, worst
+from membench.gate.verdicts import ORDER, MetricVerdict, Verdict, worst
 from membench.groups import arm_name, routing_name, step_name, swept
-from membench.records import Record, ResultFile
+from membench.records import Pair, Record, ResultFile
+
+_LATENCY = TIMED[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,32 +34,47 @@ class CaseComparison:
 class Comparability:
     """What may be held against each other in two files.
 
-    ``paired``: their rounds were taken in turn. ``timings`` is None, or why timings may not be compared.
+    ``pair``: the head's, where the samples of both were taken in turn. ``same_device``: what depends
+    on the device may be compared. ``timings``: None, or why timings may not. ``partial``: None, or
+    why a case may be missing from the head by right.
     """
 
-    paired: bool
-    timings: str | None = None
+    pair: Pair | None
+    same_device: bool
+    timings: str | None
+    partial: str | None
 
 
 def comparability(base: ResultFile, head: ResultFile) -> Comparability:
     """How two files stand to each other."""
-    if base.environment.get("fingerprint") != head.environment.get("fingerprint"):
-        return Comparability(False, "measured on another device")
-    return Comparability(base.run.pair is not None and base.run.pair == head.run.pair)
+    fingerprint, other = (each.environment.get("fingerprint") for each in (base, head))
+    before, now = base.run.pair, head.run.pair
+    in_turn = before and now and (before.id, before.phase) == (now.id, now.phase) and before.side != now.side
+    timings = None
+    if not fingerprint or fingerprint != other:
+        timings = "measured on another device" if fingerprint and other else "the device is not known"
+    elif not in_turn and (before or now):
+        timings = "the sides of an ab are timed in turn, which takes longer than alone: only they compare"
+    partial = "only some cases were asked for (--case)" if head.run.only else None
+    if head.run.interrupted:
+        partial = "the new run was interrupted"
+    same_device = bool(fingerprint) and fingerprint == other
+    return Comparability(now if in_turn else None, same_device, timings, partial)
 
 
 def compare_cases(base: ResultFile, head: ResultFile, thresholds: Thresholds) -> list[CaseComparison]:
-    """Every case of either file, the worst first."""
+    """Every case of either file, the worst first; none for what was measured in neither."""
     how = comparability(base, head)
     before = {record.id: record for record in base.cases}
     now = {record.id: record for record in head.cases}
     found = [_compare(before.get(id_), now.get(id_), how, thresholds) for id_ in {**before, **now}]
-    return sorted((each for each in found if each), key=_badness)
+    return sorted((each for each in found if each), key=badness)
 
 
-def _badness(found: CaseComparison) -> tuple[int, float, str]:
-    shown, order = found.worst, list(Verdict)
-    return order.index(shown.verdict), -(shown.change or 0.0), found.label
+def badness(found: CaseComparison) -> tuple[int, float, str]:
+    """What cases are ordered by: the verdict, then the change, the largest first."""
+    shown = found.worst
+    return ORDER.index(shown.verdict), -(shown.change or 0.0), found.label
 
 
 def case_label(record: Record) -> str:
@@ -69,88 +88,81 @@ def _compare(
 ) -> CaseComparison | None:
     some = head or base
     assert some is not None
-    status = _status_verdict(base, head)
+    metrics = _limits_broken(head, thresholds) if head and head.status == "ok" else []
+    status = _status_verdict(base, head, how)
     if status is not None:
-        return CaseComparison(some.id, case_label(some), [status])
-    assert base is not None and head is not None
-    if base.status != "ok":
-        return None  # failed or was skipped on both sides: nothing to compare
-    counted = _counted_verdicts(base, head, thresholds)
-    timed = _timed_verdicts(base, head, how, thresholds)
-    return CaseComparison(head.id, case_label(head), [*timed, *counted])
+        metrics.append(status)
+    elif base and head and base.status == head.status == "ok":
+        metrics += _timed_verdicts(base, head, how, thresholds)
+        metrics += _counted_verdicts(base, head, how, thresholds)
+    return CaseComparison(some.id, case_label(some), metrics) if metrics else None
 
 
-def _status_verdict(base: Record | None, head: Record | None) -> MetricVerdict | None:
+def _status_verdict(base: Record | None, head: Record | None, how: Comparability) -> MetricVerdict | None:
     """What the two states alone say, or None where both were measured or neither was."""
     was_ok, is_ok = base is not None and base.status == "ok", head is not None and head.status == "ok"
-    if base is None:
-        assert head is not None
-        return MetricVerdict("status", Verdict.NEW, f"not in the baseline; {head.status}")
-    if head is None:
-        return MetricVerdict("status", Verdict.MISSING, "in the baseline, not in the new file") if was_ok else None
     if was_ok and not is_ok:
+        reached = head is not None and head.rounds
+        if how.partial and not reached:
+            return MetricVerdict("status", Verdict.INCOMPARABLE, f"not measured: {how.partial}")
+        if head is None:
+            return MetricVerdict("status", Verdict.MISSING, "in the baseline, not in the new file")
         return MetricVerdict("status", Verdict.FAILED, f"was ok, now {head.status}: {head.reason or 'no reason given'}")
-    if is_ok and not was_ok:
-        return MetricVerdict("status", Verdict.FIXED, f"was {base.status}: {base.reason or 'no reason given'}")
+    if is_ok and base is None:
+        return MetricVerdict("status", Verdict.NEW, "not in the baseline")
+    if is_ok and base is not None and not was_ok:
+        state = f"{base.status}: {base.reason or 'no reason given'}"
+        if how.pair:  # in the same minutes: nothing was repaired since
+            return MetricVerdict("status", Verdict.INCOMPARABLE, f"the base could not be measured: {state}")
+        return MetricVerdict("status", Verdict.FIXED, f"was {state}")
     return None
 
 
-def _counted_verdicts(base: Record, head: Record, thresholds: Thresholds) -> list[MetricVerdict]:
+def _limits_broken(head: Record, thresholds: Thresholds) -> list[MetricVerdict]:
+    """What ``gate.yaml`` forbids whatever the baseline is."""
+    values = {metric: metric.of_record(head) for metric in COUNTED}
+    values |= {m: statistics.median(of.values()) for m in TIMED if (of := by_round(head, m))}
+    found = (judge_limit(m.name, v, limits(thresholds, head.case, m)) for m, v in values.items() if v is not None)
+    return [each for each in found if each]
+
+
+def _counted_verdicts(base: Record, head: Record, how: Comparability, thresholds: Thresholds) -> list[MetricVerdict]:
     found = []
     for metric in COUNTED:
         before, now = metric.of_record(base), metric.of_record(head)
-        if before is not None and now is not None:
+        if before is not None and now is not None and (metric.on_any_device or how.same_device):
             found.append(judge_counted(metric.name, before, now, limits(thresholds, head.case, metric)))
     return found
 
 
 def _timed_verdicts(base: Record, head: Record, how: Comparability, thresholds: Thresholds) -> list[MetricVerdict]:
     found = []
-    slowdown = 0.0 if how.paired or how.timings else machine_slowdown(base, head)
+    slowdown = 0.0 if how.pair or how.timings else machine_slowdown(base, head)
     for metric in TIMED:
         allowed = limits(thresholds, head.case, metric)
-        before, now = _by_round(base, metric), _by_round(head, metric)
+        before, now = by_round(base, metric), by_round(head, metric)
         if allowed.margin is None or not before or not now:
             continue
         if how.timings:
             medians = statistics.median(before.values()), statistics.median(now.values())
             found.append(MetricVerdict(metric.name, Verdict.INCOMPARABLE, how.timings, *medians, allowed.margin))
-        elif how.paired:
-            found.append(_judge_in_turn(metric, base, head, before, now, allowed))
+        elif how.pair:
+            found.append(_judge_in_turn(metric, base, head, allowed, how.pair))
         else:
             found.append(judge_unpaired(metric.name, [*before.values()], [*now.values()], allowed, slowdown))
     if not found:
-        found.append(MetricVerdict(TIMED[0].name, Verdict.INCOMPARABLE, "no round has a timing on both sides"))
+        found.append(MetricVerdict(_LATENCY.name, Verdict.INCOMPARABLE, "no round has a timing on both sides"))
     return found
 
 
-def _by_round(record: Record, metric: TimedMetric) -> dict[int, float]:
-    tokens = record.case.tokens
-    return {r.number: v for r in record.rounds if r.status == "ok" and (v := metric.in_round(r, tokens))}
-
-
-def _judge_in_turn(
-    metric: TimedMetric, base: Record, head: Record, before: dict[int, float], now: dict[int, float], allowed: Limits
-) -> MetricVerdict:
-    numbers = sorted(before.keys() & now.keys())
-    if not numbers:
+def _judge_in_turn(metric: TimedMetric, base: Record, head: Record, allowed: Limits, pair: Pair) -> MetricVerdict:
+    before, now = by_round(base, metric), by_round(head, metric)
+    if metric is _LATENCY:
+        effects = latency_effects(base, head)
+    else:
+        effects = {n: math.log(now[n] / before[n]) for n in sorted(before.keys() & now.keys())}
+    if not effects:
         return MetricVerdict(metric.name, Verdict.INCOMPARABLE, "no round was measured on both sides")
-    effects = [math.log(now[n] / before[n]) for n in numbers]
-    if metric.name == "latency_ms_p50":
-        effects = _effects_in_turn(base, head, numbers)
-    return judge_paired(metric.name, [before[n] for n in numbers], [now[n] for n in numbers], effects, allowed)
-
-
-def _effects_in_turn(base: Record, head: Record, numbers: list[int]) -> list[float]:
-    """ln(head / base) of each round: the median over its samples, which were taken in turn.
-
-    What the machine does to one sample it does to its neighbour, so neighbours are divided before
-    anything is summed up.
-    """
-    before, now = ({r.number: r for r in record.rounds} for record in (base, head))
-    return [in_turn_effect(before[n].samples_s, now[n].samples_s) for n in numbers]
-
-
-def in_turn_effect(base_s: list[float], head_s: list[float]) -> float:
-    """The median of ln(head_i / base_i) over neighbouring samples."""
-    return statistics.median(math.log(h / b) for b, h in zip(base_s, head_s, strict=False))
+    confidence = CONFIDENCE if len(effects) <= pair.planned_rounds else TOPPED_UP_CONFIDENCE
+    sides = [before[n] for n in effects], [now[n] for n in effects]
+    return judge_paired(metric.name, *sides, [*effects.values()], allowed, confidence)

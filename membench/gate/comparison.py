@@ -1,12 +1,14 @@
-"""A whole comparison: groups of files, their cases and suites, and the exit code that it comes to."""
+"""A whole comparison: two files, their cases, and all cases taken together."""
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from membench.gate.cases import CaseComparison, comparability, compare_cases, in_turn_effect
+from membench.gate.cases import CaseComparison, badness, comparability, compare_cases
+from membench.gate.confirm import confirmed_case, confirmed_metric
 from membench.gate.judge import judge_paired
 from membench.gate.result_set import Group, LoadedResult
+from membench.gate.rounds import latency_effects
 from membench.gate.thresholds import Limits, Thresholds
 from membench.gate.verdicts import MetricVerdict, Verdict
 from membench.records import ResultFile
@@ -19,8 +21,8 @@ _FEWEST_CASES = 2
 class FileComparison:
     """One file against its baseline.
 
-    ``advisory``: None, or why its timings cannot fail a build. ``incomparable``: None, or why
-    nothing at all could be compared. ``suite``: all cases taken together, where they are paired.
+    ``suite``: all cases taken together, where they are paired. ``advisory``: None, or why its timings
+    cannot fail a build. ``incomparable``: None, or why nothing at all could be compared.
     """
 
     scenario: str
@@ -33,27 +35,35 @@ class FileComparison:
     incomparable: str | None = None
 
     def fails(self, case: CaseComparison) -> bool:
-        """Whether a case fails the build: a timing does only where timings are more than advice."""
-        return any(m.verdict.is_regression and self.counts(m) for m in case.metrics)
+        """Whether a case fails the build."""
+        return any(map(self.fails_by, case.metrics))
 
-    def counts(self, metric: MetricVerdict) -> bool:
-        return self.advisory is None or metric.verdict is not Verdict.SLOW
+    def fails_by(self, metric: MetricVerdict) -> bool:
+        """Whether a metric fails the build: a timing does only where timings are more than advice."""
+        return metric.verdict.is_regression and (self.advisory is None or metric.verdict is not Verdict.SLOW)
 
     @property
     def regressions(self) -> list[CaseComparison]:
         return [case for case in self.cases if self.fails(case)]
 
     @property
-    def is_open(self) -> bool:
-        """Whether any timing stayed without an answer."""
-        return any(m.verdict.is_open for case in self.cases for m in case.metrics)
+    def suite_fails(self) -> bool:
+        return self.suite is not None and self.fails_by(self.suite)
+
+    @property
+    def metrics(self) -> list[MetricVerdict]:
+        """Every verdict that was given, the suite's too."""
+        return [metric for case in self.cases for metric in case.metrics] + ([self.suite] if self.suite else [])
 
 
 def compare_group(group: Group, thresholds: Thresholds) -> list[FileComparison]:
-    """Each judged file of a group against its baseline."""
+    """Each judged file of a group against its baseline; an ab's first look with what its second found."""
     if group.baseline is None:
         return []
-    return [compare_files(group.baseline, head, thresholds, group.advisory) for head in group.judged]
+    found = [compare_files(group.baseline, head, thresholds, group.advisory) for head in group.judged]
+    if group.confirmation is None:
+        return found
+    return [confirmed(each, compare_files(*group.confirmation, thresholds)) for each in found]
 
 
 def compare_files(
@@ -67,11 +77,19 @@ def compare_files(
     return FileComparison(now.run.scenario, head.device, base, head, cases, suite, advisory, reason)
 
 
+def confirmed(first: FileComparison, second: FileComparison) -> FileComparison:
+    """The first look at an ab, its regressions kept only where the second look finds them again."""
+    again = {case.id: case for case in second.cases}
+    cases = [confirmed_case(case, again.get(case.id)) for case in first.cases]
+    suite = first.suite and confirmed_metric(first.suite, second.suite)
+    return replace(first, cases=sorted(cases, key=badness), suite=suite)
+
+
 def _incomparable(base: ResultFile, head: ResultFile) -> str | None:
     if base.run.method_version != head.run.method_version:
         versions = f"{base.run.method_version} and {head.run.method_version}"
         return f"they are of method versions {versions} (CHANGELOG.md says what changed): measure the baseline anew"
-    if not {record.id for record in base.cases} & {record.id for record in head.cases}:
+    if head.cases and not {record.id for record in base.cases} & {record.id for record in head.cases}:
         return "they have no case in common"
     if not any(record.status == "ok" for record in base.cases):
         why = next((f": {record.reason}" for record in base.cases if record.reason), "")
@@ -81,19 +99,17 @@ def _incomparable(base: ResultFile, head: ResultFile) -> str | None:
 
 def _suite(base: ResultFile, head: ResultFile) -> MetricVerdict | None:
     """All cases together: the mean of their effects in each round, where rounds are paired."""
-    if not comparability(base, head).paired:
+    if comparability(base, head).pair is None:
         return None  # two runs' machines differ by more than a suite's margin
     now = {record.id: record for record in head.cases if record.status == "ok"}
-    effects: dict[int, list[float]] = {}
     common = [record for record in base.cases if record.status == "ok" and record.id in now]
+    effects: dict[int, list[float]] = {}
     for record in common:
-        heads = {r.number: r for r in now[record.id].rounds}
-        for r in record.rounds:
-            if r.number in heads:
-                effects.setdefault(r.number, []).append(in_turn_effect(r.samples_s, heads[r.number].samples_s))
+        for number, effect in latency_effects(record, now[record.id]).items():
+            effects.setdefault(number, []).append(effect)
     whole = [statistics.fmean(of) for of in effects.values() if len(of) == len(common)]
     if len(common) < _FEWEST_CASES or not whole:
         return None
     ratios = [math.exp(effect) for effect in whole]
     allowed = Limits(SUITE_MARGIN, SUITE_MARGIN, 0.0, 0.0, None)
-    return judge_paired("geometric mean of all cases", [1.0] * len(ratios), ratios, whole, allowed)
+    return judge_paired("geometric mean", [1.0] * len(ratios), ratios, whole, allowed)

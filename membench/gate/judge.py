@@ -9,22 +9,22 @@ from membench.gate.statistics import CONFIDENCE, Estimate, bootstrap_interval, f
 from membench.gate.thresholds import Limits
 from membench.gate.verdicts import MetricVerdict, Verdict
 
-PLANNED_ROUNDS = 10
-TOPPED_UP_CONFIDENCE = 0.995
+TOPPED_UP_CONFIDENCE = 0.995  # rounds that were added because the first did not decide are a second look
 _EXACT = 1e-9  # relative: sums of floats in another order
 
 
 def judge_paired(
-    name: str, base: Sequence[float], head: Sequence[float], effects: Sequence[float], limits: Limits
+    name: str,
+    base: Sequence[float],
+    head: Sequence[float],
+    effects: Sequence[float],
+    limits: Limits,
+    confidence: float = CONFIDENCE,
 ) -> MetricVerdict:
     """A timing of rounds that were taken in turn: ``effects`` are ln(head / base) of each round."""
-    found = MetricVerdict(
-        name, Verdict.INCONCLUSIVE, "", statistics.median(base), statistics.median(head), limits.margin
-    )
-    # More rounds than planned for were added because the first did not decide: a second look, held to a stricter rule.
-    estimate = paired(effects, CONFIDENCE if len(effects) <= PLANNED_ROUNDS else TOPPED_UP_CONFIDENCE)
-    wanted = f"{len(effects)} paired rounds; {fewest_paired_rounds()} are needed"
-    return _decide(found, estimate, limits, machine_slowdown=0.0, wanted=wanted)
+    fewest = fewest_paired_rounds(confidence)
+    wanted = f"{len(effects)} paired rounds; {fewest} are needed"
+    return _decide(_open(name, base, head, limits), paired(effects, confidence), limits, 0.0, wanted)
 
 
 def judge_unpaired(
@@ -36,12 +36,8 @@ def judge_unpaired(
         base, head: a value a round.
         machine_slowdown: how much slower the machine itself was, ln, >= 0, by its worst yardstick.
     """
-    found = MetricVerdict(
-        name, Verdict.INCONCLUSIVE, "", statistics.median(base), statistics.median(head), limits.margin
-    )
-    estimate = unpaired(base, head)
     wanted = f"{len(base)} rounds against {len(head)}; 5 a side are needed (8 make it firm)"
-    decided = _decide(found, estimate, limits, machine_slowdown, wanted)
+    decided = _decide(_open(name, base, head, limits), unpaired(base, head), limits, machine_slowdown, wanted)
     if decided.verdict in (Verdict.SLOW, Verdict.FAST):
         low, high = bootstrap_interval(base, head)
         if not (low > 0 if decided.verdict is Verdict.SLOW else high < 0):
@@ -49,29 +45,32 @@ def judge_unpaired(
     return decided
 
 
+def _open(name: str, base: Sequence[float], head: Sequence[float], limits: Limits) -> MetricVerdict:
+    medians = statistics.median(base), statistics.median(head)
+    return MetricVerdict(name, Verdict.INCONCLUSIVE, "", *medians, limits.margin)
+
+
 def _decide(
     found: MetricVerdict, estimate: Estimate, limits: Limits, machine_slowdown: float, wanted: str
 ) -> MetricVerdict:
-    """The verdict of an estimate; ``found`` has everything else."""
+    """The verdict of an estimate; ``found`` has everything else, ``wanted`` says how many rounds would do."""
     assert limits.margin is not None
+    assert found.base is not None
+    assert found.head is not None
     found = replace(found, estimate=estimate)
-    if limits.limit is not None and found.head is not None and found.head > limits.limit:
-        return replace(found, verdict=Verdict.WORSE, reason=f"above the stated limit of {limits.limit:g}")
     if estimate.low is None or estimate.high is None:
         return replace(found, reason=wanted)
     if limits.too_noisy:
         return replace(found, reason=f"this machine's noise ({limits.margin:.1%}) is over twice the margin asked")
     limit = math.log1p(limits.margin)
-    assert found.base is not None and found.head is not None
-    if estimate.low > 0 and estimate.effect > limit:
-        if found.head - found.base <= limits.floor:
-            return replace(found, verdict=Verdict.SAME, reason=f"less than {limits.floor:g} apart")
-        if estimate.effect - machine_slowdown <= limit:
-            slower = f"the machine itself was up to {math.expm1(machine_slowdown):.1%} slower"
-            return replace(found, reason=f"{slower} by its own ceilings")
-        return replace(found, verdict=Verdict.SLOW)
-    if estimate.high < 0 and estimate.effect < -limit:
-        return replace(found, verdict=Verdict.FAST)
+    slow, fast = estimate.low > 0 and estimate.effect > limit, estimate.high < 0 and estimate.effect < -limit
+    if (slow or fast) and abs(found.head - found.base) <= limits.floor:
+        return replace(found, verdict=Verdict.SAME, reason=f"no more than {limits.floor:g} apart")
+    if slow and estimate.effect - machine_slowdown <= limit:
+        slower = f"the machine itself was up to {math.expm1(machine_slowdown):.1%} slower"
+        return replace(found, reason=f"{slower} by its own ceilings")
+    if slow or fast:
+        return replace(found, verdict=Verdict.SLOW if slow else Verdict.FAST)
     if -limit < estimate.low and estimate.high < limit:
         return replace(found, verdict=Verdict.SAME)
     return replace(found, reason="the interval is too wide: more rounds would tell")
@@ -80,13 +79,16 @@ def _decide(
 def judge_counted(name: str, base: float, head: float, limits: Limits) -> MetricVerdict:
     """A metric that a rerun must reproduce."""
     found = MetricVerdict(name, Verdict.SAME, "", base, head, limits.tolerance)
-    if limits.limit is not None and head > limits.limit:
-        return replace(found, verdict=Verdict.WORSE, reason=f"above the stated limit of {limits.limit:g}")
     slack = abs(base) * max(limits.tolerance, _EXACT)
     if head > base + slack:
         grown = "was 0" if base == 0 else f"grew by {100 * (head / base - 1):.2g} %"
         reason = f"{grown}, {100 * limits.tolerance:g} % is allowed"
         return replace(found, verdict=Verdict.WORSE, reason=reason)
-    if head < base - slack:
-        return replace(found, verdict=Verdict.BETTER)
-    return found
+    return replace(found, verdict=Verdict.BETTER) if head < base - slack else found
+
+
+def judge_limit(name: str, head: float, limits: Limits) -> MetricVerdict | None:
+    """WORSE where a value is above what ``gate.yaml`` states for it, whatever the baseline was; else None."""
+    if limits.limit is None or head <= limits.limit:
+        return None
+    return MetricVerdict(name, Verdict.WORSE, f"above the stated limit of {limits.limit:g}", None, head)

@@ -16,12 +16,20 @@ def to_junit(comparisons: list[FileComparison]) -> str:
     root = ElementTree.Element("testsuites", name="membench compare")
     for comparison in comparisons:
         suite = ElementTree.SubElement(root, "testsuite", name=_text(f"{comparison.scenario} on {comparison.device}"))
-        kinds = [_add_case(suite, comparison, case) for case in comparison.cases]
+        kinds = [_add_case(suite, comparison, case) for case in _all_cases(comparison)]
         suite.set("tests", str(len(kinds)))
         for kind, counter in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
             suite.set(counter, str(kinds.count(kind)))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _all_cases(comparison: FileComparison) -> list[CaseComparison]:
+    """The cases, and what is said of all of them: as one more, so that no suite that fails looks clean."""
+    whole = comparison.suite
+    if comparison.incomparable:
+        whole = MetricVerdict("status", Verdict.INCOMPARABLE, comparison.incomparable)
+    return [*comparison.cases, *([CaseComparison("", "all cases", [whole])] if whole else [])]
 
 
 def _add_case(suite: ElementTree.Element, comparison: FileComparison, case: CaseComparison) -> str:

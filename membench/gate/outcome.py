@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from membench.gate.comparison import FileComparison
+from membench.gate.verdicts import Verdict
 
 PASS, REGRESSION, INCONCLUSIVE, NOTHING_COMPARABLE, NOTHING_MEASURED = 0, 1, 3, 4, 5
 
@@ -24,21 +25,25 @@ def outcome_of(comparisons: list[FileComparison], *, strict: bool, advisory: boo
 
 
 def _outcome(comparisons: list[FileComparison], *, strict: bool) -> Outcome:
-    if any(not each.head.result.cases for each in comparisons):
-        return Outcome(NOTHING_MEASURED, "nothing was measured: a new file has no case")
-    count = sum(len(each.regressions) for each in comparisons) + sum(map(_suite_fails, comparisons))
+    if any(_nothing_measured(each) for each in comparisons):
+        return Outcome(NOTHING_MEASURED, "nothing was measured")
+    count = sum(len(each.regressions) + each.suite_fails for each in comparisons)
     if count:
         return Outcome(REGRESSION, f"{count} regression{'s' if count > 1 else ''}")
-    comparable = [each for each in comparisons if not each.incomparable]
-    if not comparable:
-        why = f": {comparisons[0].incomparable}" if comparisons else ": every device and scenario has one file only"
-        return Outcome(NOTHING_COMPARABLE, f"nothing could be compared{why}")
-    unclear = sum(m.verdict.is_open for each in comparable for case in each.cases for m in case.metrics)
-    if unclear:
-        line = f"no regression found, {unclear} inconclusive"
-        return Outcome(INCONCLUSIVE if strict else PASS, line)
-    return Outcome(PASS, "no regression")
+    left_out = [each.incomparable for each in comparisons if each.incomparable]
+    if len(left_out) == len(comparisons):
+        why = left_out[0] if left_out else "no device and scenario has two files"
+        return Outcome(NOTHING_COMPARABLE, f"nothing could be compared: {why}")
+    metrics = [metric for each in comparisons for metric in each.metrics]
+    slow = sum(metric.verdict is Verdict.SLOW for metric in metrics)
+    unclear = sum(metric.verdict.is_open for metric in metrics) + len(left_out)
+    parts = ["no regression"]
+    parts += [f"{slow} slow as far as advice goes"] if slow else []
+    parts += [f"{unclear} inconclusive"] if unclear else []
+    return Outcome(INCONCLUSIVE if strict and (unclear or slow) else PASS, ", ".join(parts))
 
 
-def _suite_fails(comparison: FileComparison) -> bool:
-    return comparison.suite is not None and comparison.suite.verdict.is_regression and comparison.advisory is None
+def _nothing_measured(comparison: FileComparison) -> bool:
+    """Whether the new file has no case, or neither file has one that worked."""
+    base, head = comparison.base.result, comparison.head.result
+    return not head.cases or not any(record.status == "ok" for record in (*base.cases, *head.cases))

@@ -10,7 +10,7 @@ from membench.records import Run
 def reproduce_command(comparison: FileComparison, case: CaseComparison) -> str:
     """Paired where the two commits are known and differ, else a run of that case."""
     base, head = comparison.base.result.run, comparison.head.result.run
-    where = [head.source or head.scenario, *_overrides(head), "--case", case.id]
+    where = [head.source or head.scenario, *_overrides(head), *(["--case", case.id] if case.id else [])]
     if base.git_sha and head.git_sha and base.git_sha != head.git_sha and not head.git_dirty:
         return shlex.join(["membench", "ab", base.git_sha, head.git_sha, "--scenario", *where])
     return shlex.join(["membench", "run", *where])

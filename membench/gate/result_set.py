@@ -33,10 +33,11 @@ class LoadedResult:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Files of one device and scenario, in the order of their runs.
+    """Files that may be held against each other.
 
-    ``baseline`` is None where there is only one file. ``advisory`` is None, or why timings
-    cannot fail a build.
+    ``baseline`` is None where nothing is compared; ``judged`` are then the files that are listed,
+    and ``why`` says why. ``advisory`` is None, or why timings cannot fail a build.
+    ``confirmation``: base and head of an ab's second look.
     """
 
     scenario: str
@@ -44,6 +45,8 @@ class Group:
     baseline: LoadedResult | None
     judged: list[LoadedResult]
     advisory: str | None = None
+    confirmation: tuple[LoadedResult, LoadedResult] | None = None
+    why: str = ""
 
 
 def read_results(paths: Sequence[str]) -> list[LoadedResult]:
@@ -67,53 +70,83 @@ def read_results(paths: Sequence[str]) -> list[LoadedResult]:
 
 
 def group_results(results: list[LoadedResult], baseline: str | None, *, every: bool) -> list[Group]:
-    """Groups by device and scenario.
+    """Groups by device and scenario, each with its baseline and what is judged.
 
     The baseline is the one named, else the one set in the folder's ``baselines.yaml``, else of
     two files the older, else the oldest, against which timings are advisory. Judged is the
-    newest other file, or with ``every`` each.
+    newest other file, or with ``every`` each. The files of an ab are judged only where nothing
+    else was given: each ab had its verdict when it ran.
 
     Raises:
         UsageError: a baseline cannot be read.
     """
     if baseline is not None:
         return _against_one(results, LoadedResult(Path(baseline), read_result(baseline)), every=every)
-    files: dict[tuple[str, str, str | None], list[LoadedResult]] = {}
+    runs = [each for each in results if each.result.run.pair is None]
+    sides: dict[str, list[LoadedResult]] = {}
     for each in results:
-        run = each.result.run  # the sides of an ab were timed in turn, which is slower than alone: they are a group
-        files.setdefault((each.fingerprint, run.scenario, run.pair), []).append(each)
-    return [_group(members, every=every) for members in files.values()]
+        if each.result.run.pair:
+            sides.setdefault(each.result.run.pair.id, []).append(each)
+    files: dict[tuple[str, str], list[LoadedResult]] = {}
+    for each in runs:
+        files.setdefault((each.fingerprint, each.result.run.scenario), []).append(each)
+    if not runs:
+        return [_ab_group(members) for members in sides.values()]
+    why = "a side of an ab, which was judged when it ran; name its files alone to see it again"
+    listed = [_listed(each, why) for members in sides.values() for each in members]
+    return [*(_group(members, every=every) for members in files.values()), *listed]
+
+
+def _listed(each: LoadedResult, why: str) -> Group:
+    return Group(each.result.run.scenario, each.device, None, [each], why=why)
+
+
+def _ab_group(members: list[LoadedResult]) -> Group:
+    """The sides of one ab, its second look with them."""
+    by_place = {(pair.phase, pair.side): each for each in members if (pair := each.result.run.pair)}
+    base, head = by_place.get(("first", "base")), by_place.get(("first", "head"))
+    if base is None or head is None:
+        return Group(members[0].result.run.scenario, members[0].device, None, members, why="a side of an ab, alone")
+    again = by_place.get(("confirm", "base")), by_place.get(("confirm", "head"))
+    confirmation = (again[0], again[1]) if again[0] and again[1] else None
+    advisory = None if confirmation else "no second look is among the files, and one look is no proof"
+    return Group(head.result.run.scenario, head.device, base, [head], advisory, confirmation)
 
 
 def _against_one(results: list[LoadedResult], base: LoadedResult, *, every: bool) -> list[Group]:
-    """All files of the baseline's scenario against it; the others are listed."""
+    """The newest file of each device (or every file) of the baseline's scenario against it; the others are listed."""
     scenario = base.result.run.scenario
     rest = [each for each in results if each.path.resolve() != base.path.resolve()]
-    judged = [each for each in rest if each.result.run.scenario == scenario]
-    others = [each for each in rest if each.result.run.scenario != scenario]
-    group = Group(scenario, base.device, base if judged else None, _newest(judged, every=every) or [base])
-    return [group, *(Group(each.result.run.scenario, each.device, None, [each]) for each in others)]
+    judged: dict[str, list[LoadedResult]] = {}
+    for each in rest:
+        if each.result.run.scenario == scenario:
+            judged.setdefault(each.fingerprint, []).append(each)
+    groups = [Group(scenario, of[0].device, base, of if every else of[-1:]) for of in judged.values()]
+    others = [_listed(each, "of another scenario") for each in rest if each.result.run.scenario != scenario]
+    return [*groups, *others] or [_listed(base, "the baseline itself")]
 
 
 def _group(members: list[LoadedResult], *, every: bool) -> Group:
     first = members[0]
     scenario, advisory = first.result.run.scenario, None
     base = _set_baseline(members)
-    if base is None:
-        base = first
+    judged = members
+    if base is not None:  # what was measured before it is history
+        judged = [each for each in members if each.result.run.started > base.result.run.started]
+    else:
+        base, judged = first, members[1:]
         if len(members) > 2:
             advisory = f"no baseline is set, so the oldest file is it; set one with: membench baseline set {first.path}"
-    judged = [each for each in members if each.path.resolve() != base.path.resolve()]
     if not judged:
-        return Group(scenario, first.device, None, members)
-    return Group(scenario, first.device, base, _newest(judged, every=every), advisory)
+        alone = len(members) == 1 and base is first
+        why = "the only file of its device and scenario" if alone else "nothing newer than the baseline"
+        return Group(scenario, first.device, None, members, why=why)
+    return Group(scenario, first.device, base, judged if every else judged[-1:], advisory)
 
 
 def _set_baseline(members: list[LoadedResult]) -> LoadedResult | None:
     """The baseline that a folder of these files has set for them; it need not be among them."""
     first = members[0]
-    if first.result.run.pair is not None:
-        return None
     for folder in dict.fromkeys(each.path.parent for each in members):
         found = read_baselines(folder).find(first.fingerprint, first.result.run.scenario)
         if found:
@@ -121,7 +154,3 @@ def _set_baseline(members: list[LoadedResult]) -> LoadedResult | None:
             known = next((each for each in members if each.path.resolve() == path.resolve()), None)
             return known or LoadedResult(path, read_result(path))
     return None
-
-
-def _newest(results: list[LoadedResult], *, every: bool) -> list[LoadedResult]:
-    return results if every else results[-1:]

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from layers.spec import Mode
+from layers.spec import Mode, Optimizer
 from membench.case import Case
 from membench.errors import UsageError, blaming, suggestion, usage_error
-from membench.gate.metrics import METRIC_NAMES, CountedMetric, TimedMetric
+from membench.gate.metrics import COUNTED, METRIC_NAMES, CountedMetric, TimedMetric
 from membench.yaml_reader import parse_mapping, read_text
 
 DEFAULT_FILE = "gate.yaml"
+_NEEDS = "thresholds need metrics or cases"
 
 
 class Threshold(BaseModel):
@@ -32,18 +33,21 @@ _Metrics = dict[str, Threshold]
 
 
 class CaseThresholds(BaseModel):
-    """Thresholds of the cases that match all that is said; ``arm`` may hold * and ?."""
+    """Thresholds of the cases that match all that is said; ``arm`` may hold * and ?, ``id`` is a beginning."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     arm: str = "*"
     mode: Mode | None = None
+    optimizer: Optimizer | None = None
     tokens: int | None = None
+    id: str = ""
     metrics: _Metrics
 
     def matches(self, case: Case) -> bool:
         """Whether this entry is about a case."""
-        same_mode = self.mode in (None, case.mode)
-        return fnmatchcase(case.arm, self.arm) and same_mode and self.tokens in (None, case.tokens)
+        asked = (self.mode, case.mode), (self.optimizer, case.optimizer), (self.tokens, case.tokens)
+        same = all(wanted in (None, found) for wanted, found in asked)
+        return same and fnmatchcase(case.arm, self.arm) and case.id.startswith(self.id)
 
 
 class Thresholds(BaseModel):
@@ -91,18 +95,18 @@ def limits(thresholds: Thresholds, case: Case, metric: TimedMetric | CountedMetr
     return Limits(margin, user_margin, said.get("floor", metric.floor), 0.0, said.get("limit"))
 
 
-def load_thresholds(path: str | None) -> tuple[Thresholds, str | None]:
-    """The thresholds, and the file they are from: the one named, else ``gate.yaml`` here, else None.
+def load_thresholds(path: str | None) -> Thresholds:
+    """The thresholds of the file named, else of ``gate.yaml`` here, else the defaults.
 
     Raises:
         UsageError: the file cannot be read, or a key or value in it makes no sense.
     """
     if path is None:
         if not Path(DEFAULT_FILE).is_file():
-            return Thresholds(), None
+            return Thresholds()
         path = DEFAULT_FILE
     with blaming(path):
-        content = parse_mapping(read_text(Path(path)), path)
+        content = parse_mapping(read_text(Path(path), _NEEDS), path, _NEEDS)
         try:
             thresholds = Thresholds.model_validate(content)
         except ValidationError as error:
@@ -111,12 +115,10 @@ def load_thresholds(path: str | None) -> tuple[Thresholds, str | None]:
         named += [(f"cases[{i}].metrics", entry.metrics) for i, entry in enumerate(thresholds.cases)]
         for key, metrics in named:
             _check_metrics(key, metrics)
-    return thresholds, path
+    return thresholds
 
 
 def _check_metrics(key: str, metrics: _Metrics) -> None:
-    from membench.gate.metrics import COUNTED
-
     counted = {metric.name for metric in COUNTED}
     for name, threshold in metrics.items():
         if name not in METRIC_NAMES:

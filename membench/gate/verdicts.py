@@ -52,7 +52,7 @@ class MetricVerdict:
         """The estimated change where there is an estimate, else the medians'; None against 0."""
         if self.estimate is not None:
             return math.expm1(self.estimate.effect)
-        return None if self.base is None or self.head is None or not self.base else self.head / self.base - 1
+        return None if self.head is None or not self.base else self.head / self.base - 1
 
     @property
     def interval(self) -> tuple[float, float] | None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from membench.errors import UsageError, suggestion
 from membench.gate.judge import judge_paired
 from membench.gate.metrics import TIMED
+from membench.gate.rounds import by_round
 from membench.gate.thresholds import Thresholds, limits
-from membench.gate.verdicts import MetricVerdict
+from membench.gate.verdicts import MetricVerdict, Verdict
 from membench.groups import arm_name, comparable_groups
-from membench.loose import number
+from membench.loose import positive
 from membench.records import Record, ResultFile
 
 _LATENCY = TIMED[0]
@@ -41,20 +42,18 @@ def compare_within(result: ResultFile, reference: str, thresholds: Thresholds) -
         base = next((r for r in records if r.case.arm == reference and r.status == "ok"), None)
         if base is None:
             continue
-        heads = [r for r in records if r is not base and r.status == "ok"]
-        rows += [
-            WithinRow(title, arm_name(r), arm_name(base), found)
-            for r in heads
-            if (found := _judge(base, r, thresholds))
-        ]
+        others = [r for r in records if r is not base]
+        rows += [WithinRow(title, arm_name(r), arm_name(base), _judge(base, r, thresholds)) for r in others]
     return rows
 
 
-def _judge(base: Record, head: Record, thresholds: Thresholds) -> MetricVerdict | None:
+def _judge(base: Record, head: Record, thresholds: Thresholds) -> MetricVerdict:
+    if head.status != "ok":
+        return MetricVerdict("step_ms", Verdict.INCOMPARABLE, f"{head.status}: {head.reason or 'no reason given'}")
     before, now = _step_ms(base), _step_ms(head)
     numbers = sorted(before.keys() & now.keys())
     if not numbers:
-        return None
+        return MetricVerdict("step_ms", Verdict.INCOMPARABLE, "no round was measured on both sides")
     effects = [math.log(now[n] / before[n]) for n in numbers]
     allowed = limits(thresholds, head.case, _LATENCY)
     return judge_paired("step_ms", [before[n] for n in numbers], [now[n] for n in numbers], effects, allowed)
@@ -62,10 +61,5 @@ def _judge(base: Record, head: Record, thresholds: Thresholds) -> MetricVerdict 
 
 def _step_ms(record: Record) -> dict[int, float]:
     """Milliseconds of each round's step, communication included where it is known."""
-    communication_ms = number(record.metrics, "communication_ms_predicted") or 0.0
-    found = {}
-    for r in record.rounds:
-        latency_ms = _LATENCY.in_round(r, record.case.tokens) if r.status == "ok" else None
-        if latency_ms:
-            found[r.number] = latency_ms + communication_ms
-    return found
+    communication_ms = positive(record.metrics, "communication_ms_predicted") or 0.0
+    return {number: latency_ms + communication_ms for number, latency_ms in by_round(record, _LATENCY).items()}

@@ -17,15 +17,20 @@ _SCREEN_ROWS = 100
 
 def comparison_tables(comparison: FileComparison) -> list[Table]:
     """The cases, the worst first, and the commands that show the regressions again."""
-    rows = [row for case in comparison.cases for row in _case_rows(comparison, case)]
-    if comparison.suite is not None:
-        rows.append(_row(comparison, "all cases", comparison.suite))
+    rows = [row for case in _all_cases(comparison) for row in _case_rows(comparison, case)]
     tables = [Table(title(comparison), _caption(comparison), COLUMNS, rows)]
-    commands = [[case.label, reproduce_command(comparison, case)] for case in comparison.regressions]
+    failing = [case for case in _all_cases(comparison) if comparison.fails(case)]
+    commands = [[case.label, reproduce_command(comparison, case)] for case in failing]
     if commands:
         columns = [Column("regression", right=False), Column("shown again by", right=False)]
         tables.append(Table("To see each again", "", columns, commands))
     return tables
+
+
+def _all_cases(comparison: FileComparison) -> list[CaseComparison]:
+    """All cases taken together come first: they are one row, and the answer to another question."""
+    suite = comparison.suite
+    return [*([CaseComparison("", "all cases", [suite])] if suite else []), *comparison.cases]
 
 
 def screen_tables(comparison: FileComparison) -> list[Table]:
@@ -42,20 +47,21 @@ def _cut(table: Table) -> Table:
 
 
 def listing(groups: Sequence[Group]) -> list[Table]:
-    """Files that stand alone on their device and in their scenario."""
-    rows = [
-        [g.scenario, g.device, each.name, describe(each)] for g in groups if g.baseline is None for each in g.judged
-    ]
+    """Files that were held against nothing, and why."""
+    alone = [(group, each) for group in groups if group.baseline is None for each in group.judged]
+    rows = [[group.scenario, group.device, each.name, describe(each), group.why] for group, each in alone]
     if not rows:
         return []
-    columns = [Column(header, right=False) for header in ("scenario", "device", "file", "run")]
-    return [Table("Nothing to compare with", "", columns, rows)]
+    columns = [Column(header, right=False) for header in ("scenario", "device", "file", "run", "why")]
+    return [Table("Not compared", "", columns, rows)]
 
 
 def title(comparison: FileComparison) -> str:
     """Which file is held against which, and the answer."""
     count = Counter(case.worst.verdict for case in comparison.cases)
     answer = ", ".join(f"{count[v]} {v}" for v in ORDER if count[v]) or comparison.incomparable or "no case"
+    if comparison.suite is not None:
+        answer += f"; all together {comparison.suite.verdict}"
     base, head = comparison.base, comparison.head
     lines = [
         f"{comparison.scenario} on {comparison.device}: {answer}",
@@ -78,6 +84,8 @@ def _caption(comparison: FileComparison) -> str:
     if estimates:
         first = estimates[0]
         parts.append(f"Change and its {first.confidence:.0%} interval: {first.method}; a replicate is a round.")
+        if comparison.suite is not None or first.method.startswith("paired"):
+            parts.append("Neighbouring samples are compared, so the change need not be the ratio of the two medians.")
     if comparison.advisory:
         parts.append(f"Timings are advice only: {comparison.advisory}.")
     return " ".join(parts)
@@ -106,7 +114,7 @@ def _case_rows(comparison: FileComparison, case: CaseComparison) -> list[list[ob
 
 
 def _row(comparison: FileComparison, label: str, found: MetricVerdict) -> list[object]:
-    advice = "" if comparison.counts(found) else " (advisory)"
+    advice = " (advisory)" if found.verdict.is_regression and not comparison.fails_by(found) else ""
     estimate = found.estimate
     return [
         f"{found.verdict}{advice}",

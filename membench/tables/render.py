@@ -106,5 +106,10 @@ def print_tables(tables: Iterable[Table], file: TextIO | None = None) -> None:
         console.print(to_rich(table))
 
 
+def markdown_text(text: str) -> str:
+    """A text as one line that Markdown shows as it is."""
+    return _markdown(one_line(text))
+
+
 def _markdown(text: str) -> str:
     return _MARKDOWN_SPECIAL.sub(r"\\\1", text)

@@ -1,0 +1,142 @@
+"""One case as a page shows it: its name, its look, and every number that is known."""
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from membench.groups import arm_name, counted, routing_name, step_ms
+from membench.loose import number, positive
+from membench.metrics import quantile
+from membench.records import Record, Round
+from membench.report.palette import Style
+from membench.roofline import RooflineCeilings, RooflinePoint
+
+_LONGEST_S = 1e7  # of one call; more is no measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A record with its name and look. Every number is None where it is unknown."""
+
+    record: Record
+    name: str
+    style: Style
+
+    @classmethod
+    def of(cls, record: Record, styles: dict[str, Style]) -> "Evidence":
+        return cls(record, arm_name(record), styles[record.case.arm])
+
+    def metric(self, name: str) -> float | None:
+        return number(self.record.metrics, name)
+
+    @property
+    def measured(self) -> bool:
+        return self.step_ms is not None
+
+    @property
+    def step_ms(self) -> float | None:
+        return step_ms(self.record)
+
+    @property
+    def latency_ms(self) -> float | None:
+        return positive(self.record.metrics, "latency_ms_p50")
+
+    @property
+    def communication_ms(self) -> float:
+        """Predicted; 0 where none is needed or no link is known."""
+        return positive(self.record.metrics, "communication_ms_predicted") or 0.0
+
+    @property
+    def rounds_ms(self) -> list[list[float]]:
+        """The samples of each round that went well, in milliseconds."""
+        return [kept for r in self._done if (kept := [1e3 * s for s in r.samples_s if 0 < s < _LONGEST_S])]
+
+    @property
+    def range_ms(self) -> tuple[float, float] | None:
+        """Where a step's time lies: the middle half of all samples, and every round's median."""
+        rounds = self.rounds_ms
+        pooled = [ms for samples in rounds for ms in samples]
+        if not self.measured or len(pooled) < 4:
+            return None
+        medians = [statistics.median(samples) for samples in rounds]
+        low, high = min(quantile(pooled, 0.25), *medians), max(quantile(pooled, 0.75), *medians)
+        return low + self.communication_ms, high + self.communication_ms
+
+    @property
+    def tokens(self) -> float | None:
+        """b, of one rank."""
+        return positive(self.record.case.model_dump(include={"tokens"}), "tokens")
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        return positive(self.record.metrics, "tokens_per_s")
+
+    @property
+    def joules_per_token(self) -> float | None:
+        return positive(self.record.metrics, "energy_j_per_token")
+
+    @property
+    def stored_bytes(self) -> float | None:
+        return counted(self.record, "stored_bytes")
+
+    @property
+    def peak_bytes(self) -> float | None:
+        """What the CUDA allocator held at most, else the process."""
+        return self.metric("peak_allocated_bytes") or self.metric("peak_process_bytes")
+
+    @property
+    def flops_per_token(self) -> float | None:
+        return number(self.record.achieved, "flops_per_token")
+
+    @property
+    def num_keys(self) -> float | None:
+        return positive(self.record.case.layer.model_dump(include={"num_keys"}), "num_keys")
+
+    @property
+    def routing(self) -> str:
+        return routing_name(self.record)
+
+    @property
+    def roofline_point(self) -> RooflinePoint | None:
+        """The work of one step and the time that its compute took."""
+        cost = self._done[-1].cost if self._done else {}
+        flops, moved = number(cost, "flops"), number(cost, "bytes_dram_expected")
+        if flops is None or moved is None or self.latency_ms is None:
+            return None
+        return RooflinePoint(self.name, flops, moved, self.latency_ms / 1e3)
+
+    @property
+    def _done(self) -> list[Round]:
+        return [r for r in self.record.rounds if r.status == "ok"]
+
+
+def stream_bytes_per_s(r: Round) -> float | None:
+    """The faster of copying and reading."""
+    rates = (positive(r.ceilings, name) for name in ("copy_bytes_per_s", "read_bytes_per_s"))
+    return max(filter(None, rates), default=None)
+
+
+def ceilings_of(cases: Iterable[Evidence]) -> RooflineCeilings:
+    """The median of what the cases' processes measured; of rows, over all the layouts that they read."""
+    rounds = [r for case in cases for r in case.record.rounds if r.status == "ok"]
+    return RooflineCeilings(
+        matmul_flops_per_s=_median(rounds, lambda r: positive(r.ceilings, "matmul_flops_per_s")),
+        stream_bytes_per_s=_median(rounds, stream_bytes_per_s),
+        random_row_bytes_per_s=_median(rounds, lambda r: positive(r.ceilings, "random_row_bytes_per_s")),
+    )
+
+
+def by_step(cases: Iterable[Evidence]) -> list[Evidence]:
+    """Those that were measured, the fastest step first: the order of rows in every plot."""
+    return sorted((case for case in cases if case.measured), key=lambda case: case.step_ms or 0.0)
+
+
+def overlap(one: Evidence, other: Evidence) -> bool:
+    """Whether the ranges of two cases overlap: they are not told apart."""
+    a, b = one.range_ms, other.range_ms
+    return a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]
+
+
+def _median(rounds: list[Round], value: Callable[[Round], float | None]) -> float | None:
+    found = [v for v in map(value, rounds) if v is not None]
+    return statistics.median(found) if found else None

@@ -1,0 +1,155 @@
+"""The page: what each run says, in the order in which a reader asks, and everything it needs inside it."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from membench import __version__
+from membench.groups import comparable_groups
+from membench.records import ResultFile
+from membench.report.answers import Answer, answer
+from membench.report.evidence import Evidence
+from membench.report.palette import Style, arm_styles, dark_colours
+from membench.report.slots import Slot, slots
+from membench.report.tables import decision_table, environment_table, raw_table, traffic_table
+from membench.tables.numbers import ratio, three
+from membench.tables.render import Table
+from membench.tables.results import arms_table, device_name, how_measured, notes_table
+
+_DIGITS = 6  # of a number in a plot; a pixel is worth three
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """One result file as the template shows it."""
+
+    file: str
+    result: ResultFile
+    device: str
+    how: str
+    statuses: str
+    answers: list[Answer]
+    decisions: list[Table]
+    traffic: list[Table]
+    slots: list[Slot]
+    arms: Table
+    notes: list[Table]
+    environment: Table
+
+
+def run_view(file: str, result: ResultFile, styles: dict[str, Style]) -> RunView:
+    """Everything the page says of one result file."""
+    groups = {
+        title: [Evidence.of(record, styles) for record in records]
+        for title, records in comparable_groups(result.cases).items()
+    }
+    cases = [Evidence.of(record, styles) for record in result.cases]
+    return RunView(
+        file=file,
+        result=result,
+        device=device_name(result),
+        how=how_measured(result),
+        statuses=_statuses(result),
+        answers=[answer(title, members) for title, members in groups.items()],
+        decisions=[decision_table(members) for members in groups.values()],
+        traffic=[traffic_table(members) for members in groups.values()],
+        slots=slots(cases, groups),
+        arms=arms_table(result),
+        notes=notes_table(result),
+        environment=environment_table(result, cases),
+    )
+
+
+def newest_first(results: Sequence[tuple[str, ResultFile]]) -> list[tuple[str, ResultFile]]:
+    """Result files with their names, the latest run first."""
+    return sorted(results, key=lambda pair: pair[1].run.started, reverse=True)
+
+
+def run_views(results: Sequence[tuple[str, ResultFile]]) -> list[RunView]:
+    """Each result file's view, the newest first; an arm looks the same in all of them."""
+    styles = arm_styles(record for _, result in results for record in result.cases)
+    return [run_view(file, result, styles) for file, result in newest_first(results)]
+
+
+def page(views: Sequence[RunView]) -> str:
+    """The HTML of one or more runs. It loads nothing: scripts run by their hashes, connections are forbidden."""
+    from plotly.offline import get_plotlyjs
+
+    assets = files("membench.report") / "assets"
+    scripts = [get_plotlyjs(), (assets / "page.js").read_text("utf-8")]
+    styles = arm_styles(record for view in views for record in view.result.cases)
+    environment = Environment(
+        loader=PackageLoader("membench.report", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    dark = dark_colours()
+    return environment.get_template("page.html.j2").render(
+        views=views,
+        title=", ".join(dict.fromkeys(view.result.run.scenario for view in views)),
+        version=__version__,
+        raw=raw_table([view.result for view in views]),
+        css=Markup((assets / "page.css").read_text("utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        policy=_policy(scripts),
+        figures=[embedded({slot.name: _choices(slot) for slot in view.slots}) for view in views],
+        dark=embedded(dark),
+        colours={arm: (style.colour, dark[style.colour]) for arm, style in styles.items()},
+        three=three,
+        ratio=ratio,
+    )
+
+
+def embedded(value: Any) -> Markup:
+    """JSON that stays inside its ``<script>``: no character of it can end or open a tag."""
+    text = json.dumps(_plain(value), allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _plain(value: Any) -> Any:
+    """The same with short numbers."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+
+
+def _choices(slot: Slot) -> dict[str, Any]:
+    if slot.always is not None:
+        return {"always": list(slot.always.items())}
+    return {"by_group": [list(choices.items()) for choices in slot.by_group]}
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """A Content-Security-Policy under which these scripts run and nothing is ever requested."""
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {hashes}",
+            "style-src 'unsafe-inline'",  # plotly sets styles
+            "img-src data: blob:",  # and draws the picture that its camera button saves
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+
+
+def _statuses(result: ResultFile) -> str:
+    """``26 cases`` or ``24 ok, 2 skipped``."""
+    found = [record.status for record in result.cases]
+    counts = {status: found.count(status) for status in dict.fromkeys(found)}
+    if set(counts) <= {"ok"}:
+        return f"{len(found)} cases, all ok"
+    return f"{len(found)} cases: " + ", ".join(f"{count} {status}" for status, count in counts.items())

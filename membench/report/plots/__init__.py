@@ -1,0 +1,1 @@
+"""Each plot a function from records to a plotly figure (a mapping of data and layout)."""

@@ -1,0 +1,192 @@
+"""Latency and throughput along an axis that was swept: tokens of a rank, or keys of a table."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from layers.spec.quantities import format_quantity
+from membench.groups import arm_name, step_name, swept
+from membench.report.evidence import Evidence
+from membench.report.plots.frame import (
+    FONT_PX,
+    LINE_PX,
+    Figure,
+    figure,
+    fraction,
+    log_axis,
+    note,
+    on_axis,
+    safe,
+    value_axis,
+)
+from membench.report.plots.spread import spread
+
+_HEIGHT_PX = 420
+_MARGIN = {"l": 60, "r": 16, "t": 12, "b": 48}
+_AREA_PX = _HEIGHT_PX - _MARGIN["t"] - _MARGIN["b"]
+_CHAR_PX = 6.8
+
+
+def _keys(count: float) -> str:
+    """A key count with its binary suffix, as the paper writes it."""
+    for factor, suffix in ((2**30, "G"), (2**20, "M"), (2**10, "K")):
+        if count >= factor:
+            return f"{count / factor:.3g}{suffix}"
+    return f"{count:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Along:
+    """What is swept: how a case's value is found and shown, and what stays equal along a line."""
+
+    title: str
+    of: Callable[[Evidence], float | None]
+    shown: Callable[[float], str]
+    held: Callable[[Evidence], str]
+
+
+def _fixed(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+TOKENS = Along(
+    "tokens a rank",
+    lambda c: c.tokens,
+    format_quantity,
+    lambda c: _fixed(step_name(c.record), swept(c.record)),
+)
+KEYS = Along(
+    "keys",
+    lambda c: c.num_keys,
+    _keys,
+    lambda c: _fixed(step_name(c.record), f"{c.record.case.tokens} tokens a rank", swept(c.record)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What is plotted against it."""
+
+    title: str
+    of: Callable[[Evidence], float | None]
+    shown: Callable[[float], str]
+    spread: Callable[[Evidence], tuple[float, float] | None] = lambda _: None
+
+
+LATENCY = Measure("step, ms", lambda c: c.step_ms, "{:g}".format, lambda c: c.range_ms)
+THROUGHPUT = Measure("tokens a second", lambda c: c.tokens_per_s, format_quantity)
+
+
+def trend_figures(cases: Sequence[Evidence], along: Along, measure: Measure) -> dict[str, Figure]:
+    """A plot for each set of cases that differ by the swept value alone, where there are two values of it."""
+    sets: dict[str, list[Evidence]] = defaultdict(list)
+    for case in cases:
+        if case.measured and measure.of(case):
+            sets[along.held(case)].append(case)
+    routings = sorted({case.routing for case in cases if case.routing})
+    found = {}
+    for title, members in sets.items():
+        for routing in routings or [""]:
+            alike = [case for case in members if case.routing in ("", routing)]
+            made = _figure(alike, along, measure)
+            if made is not None:
+                found[_fixed(title, routing if len(routings) > 1 else "")] = made
+    return found
+
+
+def _lines(cases: Iterable[Evidence], along: Along) -> dict[str, list[tuple[float, Evidence]]]:
+    """The cases of each arm by rising value; an arm's other swept keys make it another line."""
+    lines: dict[str, list[tuple[float, Evidence]]] = defaultdict(list)
+    for case in cases:
+        at = along.of(case)
+        if at is not None:
+            name = arm_name(case.record, but="num_keys") if along is KEYS else case.name
+            lines[name].append((at, case))
+    return {name: sorted(points, key=lambda point: point[0]) for name, points in lines.items()}
+
+
+def _figure(cases: Sequence[Evidence], along: Along, measure: Measure) -> Figure | None:
+    lines = _lines(cases, along)
+    if not any(points[0][0] < points[-1][0] for points in lines.values()):
+        return None
+    at = sorted({x for points in lines.values() for x, _ in points})
+    level = [case for case in cases if along.of(case) is None]
+    named = [(name, points[-1][1]) for name, points in lines.items()] + [(case.name, case) for case in level]
+    heights = [value for case in cases if (value := measure.of(case))]
+    heights += [bound for case in cases for bound in measure.spread(case) or () if bound > 0]
+    y_axis = value_axis(measure.title, heights, measure.shown)
+    ticks = at if len(at) <= 10 else at[:: -(-len(at) // 8)]
+    x_axis = log_axis(along.title, at[0], at[-1]) | {"tickvals": ticks, "ticktext": [along.shown(x) for x in ticks]}
+    return figure(
+        [
+            *(_line(name, points, along, measure) for name, points in lines.items()),
+            *(_level(case, measure.of(case), at) for case in level),
+        ],
+        _HEIGHT_PX,
+        margin={**_MARGIN, "r": max(len(safe(name)) for name, _ in named) * _CHAR_PX + 20},
+        xaxis=x_axis,
+        yaxis=y_axis,
+        annotations=_end_names([(name, measure.of(case) or heights[0], case) for name, case in named], y_axis),
+    )
+
+
+def _line(name: str, points: Sequence[tuple[float, Evidence]], along: Along, measure: Measure) -> dict[str, Any]:
+    """An arm's medians, joined; upright bars are their ranges."""
+    style = points[0][1].style
+    values = [measure.of(case) or 0.0 for _, case in points]
+    ranges = [measure.spread(case) or (value, value) for value, (_, case) in zip(values, points, strict=True)]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": safe(name),
+        "x": [x for x, _ in points],
+        "y": values,
+        "line": {"color": style.colour, "width": 1.75},
+        "marker": {"color": style.colour, "symbol": style.symbol, "size": 7},
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [max(0.0, high - value) for value, (_, high) in zip(values, ranges, strict=True)],
+            "arrayminus": [max(0.0, value - low) for value, (low, _) in zip(values, ranges, strict=True)],
+            "width": 0,
+            "thickness": 1.25,
+            "color": style.colour,
+        },
+        "text": [safe(name)] * len(points),
+        "hovertemplate": f"%{{text}}<br>%{{x:,}} {along.title}<br>{measure.title}: %{{y:.4g}}<extra></extra>",
+    }
+
+
+def _level(case: Evidence, value: float | None, at: Sequence[float]) -> dict[str, Any]:
+    """An arm that has no such dimension, as a level line across."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": safe(case.name),
+        "x": [at[0], at[-1]],
+        "y": [value, value],
+        "line": {"color": case.style.colour, "width": 1.75, "dash": "dash"},
+        "text": [safe(case.name)] * 2,
+        "hovertemplate": "%{text}<br>%{y:.4g}<extra></extra>",
+    }
+
+
+def _end_names(named: Sequence[tuple[str, float, Evidence]], y_axis: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each line's name at its right end, moved apart."""
+    wanted = [_AREA_PX * fraction(y_axis, value) for _, value, _ in named]
+    placed = spread(wanted, LINE_PX, LINE_PX / 2, _AREA_PX - LINE_PX / 2)
+    return [
+        note(
+            safe(name),
+            1,
+            on_axis(y_axis, value),
+            xref="paper",
+            xanchor="left",
+            xshift=10,
+            yshift=moved_to - at,
+            font={"size": FONT_PX - 1, "color": case.style.colour},
+            name="end",
+        )
+        for (name, value, case), at, moved_to in zip(named, wanted, placed, strict=True)
+    ]

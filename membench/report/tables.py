@@ -1,0 +1,186 @@
+"""The page's tables: the decision, what the inputs touched, the machine, and every number there is."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from layers.spec.quantities import format_quantity
+from membench.groups import arm_name, chosen_implementation, counted, rank_key, routing_name
+from membench.loose import mapping, number, text
+from membench.records import Record, ResultFile, Round
+from membench.report.evidence import Evidence, ceilings_of
+from membench.tables.numbers import percent, ratio, three
+from membench.tables.render import Column, Table, plain
+
+_TOLD_BY_THEMSELVES = ("device", "packages", "fingerprint")
+_DEEPEST = 4
+
+
+def decision_table(cases: Sequence[Evidence]) -> Table:
+    """What one decides by: a row an arm, the fastest step first; columns that nobody has are left out."""
+    fastest = min((c.step_ms for c in cases if c.step_ms), default=None)
+    dense = next((c.step_ms for c in cases if c.step_ms and c.record.case.layer.kind == "dense"), None)
+    columns = [
+        Column("arm", right=False),
+        Column("step ms", three),
+        Column("vs fastest", ratio),
+        Column("vs dense", ratio),
+        Column("IQR ms", three),
+        Column("FLOPs/token", format_quantity),
+        Column("stored GB", _gigabytes),
+        Column("peak GB", _gigabytes),
+        Column("J/token", three),
+        Column("MFU", percent),
+        Column("MBU", percent),
+        Column("tokens/s", format_quantity),
+        Column("compute ms", three),
+        Column("comm. ms", three),
+        Column("params", format_quantity),
+        Column("active", format_quantity),
+    ]
+    rows = [_decision_cells(case, fastest, dense) for case in sorted(cases, key=lambda c: rank_key(c.record))]
+    return _without_empty(Table("", "", columns, rows))
+
+
+def _decision_cells(case: Evidence, fastest: float | None, dense: float | None) -> list[Any]:
+    step = case.step_ms
+    name = case.name if case.measured else f"{case.name} ({case.record.status})"
+    return [
+        name,
+        step,
+        step / fastest if step and fastest else None,
+        step / dense if step and dense else None,
+        case.metric("latency_ms_iqr"),
+        case.flops_per_token,
+        case.stored_bytes,
+        case.peak_bytes,
+        case.joules_per_token,
+        case.metric("mfu"),
+        case.metric("mbu"),
+        case.tokens_per_s,
+        case.latency_ms,
+        case.metric("communication_ms_predicted"),
+        counted(case.record, "params"),
+        counted(case.record, "active_params"),
+    ]
+
+
+def traffic_table(cases: Sequence[Evidence]) -> Table:
+    """What the timed inputs really touched: unique rows over lookups, experts and their load."""
+    columns = [
+        Column("arm", right=False),
+        Column("lookups", format_quantity),
+        Column("unique rows", format_quantity),
+        Column("U/L", three),
+        Column("active experts", three),
+        Column("load max/mean", three),
+        Column("load entropy, bits", three),
+        Column("dropped tokens", three),
+    ]
+    keys = (
+        "lookups",
+        "unique_rows",
+        "unique_per_lookup",
+        "active_experts",
+        "expert_load_max_over_mean",
+        "expert_load_entropy_bits",
+        "dropped_tokens",
+    )
+    rows = []
+    for case in cases:
+        last: Round | None = next((r for r in reversed(case.record.rounds) if r.traffic), None)
+        cells = [number(last.traffic if last else {}, key) for key in keys]
+        if any(cell is not None for cell in cells):
+            rows.append([case.name, *cells])
+    return _without_empty(Table("", "", columns, rows))
+
+
+def environment_table(result: ResultFile, cases: Sequence[Evidence]) -> Table:
+    """What made the numbers: the run, the machine, the versions, and the ceilings that it measured."""
+    run, ceilings = result.run, ceilings_of(cases)
+    dirty = {True: ", with uncommitted changes", False: "", None: ""}[run.git_dirty]
+    device, host = mapping(result.environment, "device"), mapping(result.environment, "host")
+    rest = {key: value for key, value in result.environment.items() if key not in _TOLD_BY_THEMSELVES}
+    rest["host"] = {key: value for key, value in host.items() if device.get(key) != value}
+    facts: list[list[Any]] = [
+        ["command", run.command],
+        ["scenario", f"{run.source} ({run.scenario_hash})"],
+        ["overrides", ", ".join(run.overrides) or None],
+        ["started, finished", f"{run.started}, {plain(run.finished)}"],
+        ["commit", f"{plain(run.git_sha)}{dirty}"],
+        ["membench, method", f"{run.membench_version}, {run.method_version}"],
+        ["ceiling: matrix product", _rate(ceilings.matmul_flops_per_s, "FLOP/s")],
+        ["ceiling: streams", _rate(ceilings.stream_bytes_per_s, "B/s")],
+        ["ceiling: random rows, all arms", _rate(ceilings.random_row_bytes_per_s, "B/s")],
+        *_flat(device, "device"),
+        ["fingerprint", text(result.environment, "fingerprint")],
+        *_flat(mapping(result.environment, "packages"), ""),
+        *_flat(rest, ""),
+    ]
+    columns = [Column("", right=False), Column("", right=False)]
+    return Table("", "", columns, [fact for fact in facts if fact[1] is not None])
+
+
+def raw_table(results: Iterable[ResultFile]) -> Table:
+    """Every case of every run with all of its metrics under their own names."""
+    cases = [(result, record) for result in results for record in result.cases]
+    metrics = list(dict.fromkeys(name for _, record in cases for name in record.metrics))
+    swept = list(dict.fromkeys(key for _, record in cases for key in mapping(record.planned, "point")))
+    words = ("arm", "layer", "mode", "optimizer", "routing", "status", "reason", "implementation")
+    columns = [
+        *(Column(name, right=False) for name in (*words, *swept)),
+        *(Column(name) for name in ("tokens", "ranks", "rounds")),
+        *(Column(name, four_digits) for name in ("params", "stored_bytes", "flops_per_token", *metrics)),
+        *(Column(name, right=False) for name in ("scenario", "device", "started", "git_sha", "case")),
+    ]
+    return Table("", "", columns, [_raw_cells(result, record, swept, metrics) for result, record in cases])
+
+
+def _raw_cells(result: ResultFile, record: Record, swept: list[str], metrics: list[str]) -> list[Any]:
+    case, run = record.case, result.run
+    point = mapping(record.planned, "point")
+    chosen = chosen_implementation(record)
+    return [
+        *(arm_name(record), case.layer.kind, case.mode, case.optimizer),
+        routing_name(record).removeprefix("routing ") or None,
+        *(record.status, record.reason, None if chosen is None else str(chosen)),
+        *(None if point.get(key) is None else str(point[key]) for key in swept),
+        *(case.tokens, case.ranks, len(record.rounds)),
+        *(counted(record, "params"), counted(record, "stored_bytes"), record.achieved.get("flops_per_token")),
+        *(record.metrics.get(name) for name in metrics),
+        *(run.scenario, text(result.environment, "device", "name"), run.started, run.git_sha, record.id),
+    ]
+
+
+def four_digits(value: float | None) -> str:
+    """A number of any size in at most four digits."""
+    return plain(value) if value is None else f"{value:.4g}"
+
+
+def _rate(value: float | None, unit: str) -> str | None:
+    return None if value is None else f"{value / 1e9:.4g} G{unit}"
+
+
+def _flat(source: dict[str, Any], prefix: str, depth: int = 0) -> Iterator[list[Any]]:
+    """Nested mappings as one level of facts; what lies deeper than any environment does is left out."""
+    for key, value in source.items():
+        name = f"{prefix} {key}".strip().replace("_", " ")
+        if isinstance(value, dict) and depth < _DEEPEST:
+            yield from _flat(value, name, depth + 1)
+        elif isinstance(value, bool):
+            yield [name, "yes" if value else "no"]
+        elif name.endswith(" bytes") and (size := number(source, key)) is not None:
+            yield [name.removesuffix(" bytes"), f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"]
+        elif isinstance(value, (str, int, float)):
+            yield [name, value]
+        elif isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
+            yield [name, ", ".join(map(str, value))]
+
+
+def _gigabytes(value: float | None) -> str:
+    return three(None if value is None else value / 1e9)
+
+
+def _without_empty(table: Table) -> Table:
+    kept = [i for i in range(len(table.columns)) if i == 0 or any(row[i] is not None for row in table.rows)]
+    columns = [table.columns[i] for i in kept]
+    return Table(table.title, table.caption, columns, [[row[i] for i in kept] for row in table.rows])

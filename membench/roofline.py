@@ -1,0 +1,40 @@
+"""What a roofline picture is made of: how much work took how long, and how fast the device is."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RooflinePoint:
+    """A stage, or a whole case: the work it does and the seconds it takes.
+
+    ``bytes`` are those the time is judged by, as a rule the ones expected from DRAM.
+    """
+
+    name: str
+    flops: float
+    bytes: float
+    seconds: float
+
+    @property
+    def intensity(self) -> float | None:
+        """FLOPs a byte; None where nothing is moved."""
+        return self.flops / self.bytes if self.bytes else None
+
+    @property
+    def flops_per_s(self) -> float | None:
+        """None where it took no time that could be measured."""
+        return self.flops / self.seconds if self.seconds else None
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """None where it took no time that could be measured."""
+        return self.bytes / self.seconds if self.seconds else None
+
+
+@dataclass(frozen=True, slots=True)
+class RooflineCeilings:
+    """The measured rates of the device; None is unknown."""
+
+    matmul_flops_per_s: float | None
+    stream_bytes_per_s: float | None
+    random_row_bytes_per_s: float | None
