@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from layers.kernels.stages import stage
 from layers.layer import Layer, Routing, torch_dtype
 from layers.spec import Cost, ExternalSpec, MemoryNeed, Mode, StageCost, has_backward
+from layers.spec.accounting import passes
 
 
 class External(Layer):
@@ -33,7 +35,8 @@ class External(Layer):
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         if routing is not None:
             raise ValueError("a layer from outside routes by itself: use routing kind 'routed'")
-        return self.module(x)
+        with stage("layer"):
+            return self.module(x)
 
 
 def load_factory(name: str) -> Callable[..., Any]:
@@ -70,11 +73,16 @@ def counted_cost(layer: External, tokens: int, mode: Mode, device: torch.device 
     x.requires_grad_(has_backward(mode))
     with FlopCounterMode(display=False) as counter:
         y = layer(x)
+        forward_flops = float(counter.get_total_flops())
         if has_backward(mode):
             y.sum().backward()
     layer.zero_gradients()
-    flops = float(counter.get_total_flops())
-    passes = 3 if has_backward(mode) else 1
-    stage = StageCost("layer", flops, flops, passes * (weight_bytes + 2 * x.numel() * x.element_size()))
+    backward_flops = counter.get_total_flops() - forward_flops
+    moved = weight_bytes + 2 * x.numel() * x.element_size()
+    stages = passes(
+        mode,
+        StageCost("layer", forward_flops, forward_flops, moved),
+        StageCost("layer", backward_flops, backward_flops, 2 * moved, backward=True),
+    )
     memory = MemoryNeed(weight_bytes, weight_bytes if has_backward(mode) else 0, 0, 2 * x.numel() * x.element_size())
-    return Cost(params, params, params, weight_bytes, (stage,), memory), "counted"
+    return Cost(params, params, params, weight_bytes, tuple(stages), memory), "counted"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from layers.initialize import fill_normal_
+from layers.kernels.stages import stage
 from layers.layer import Routing, torch_dtype
 from layers.product_keys import RetrievalLayer
 from layers.spec import MemorySpec
@@ -53,15 +54,21 @@ class Memory(RetrievalLayer):
             self.output = nn.Parameter(torch.empty(d, width, device=device, dtype=dtype))
             fill_normal_(self.output, 1 / math.sqrt(width), generator)
         if spec.companion_hidden:
-            self.companion = SwiGLU(d, spec.companion_hidden, device=device, dtype=dtype, generator=generator)
+            self.companion = SwiGLU(
+                d, spec.companion_hidden, device=device, dtype=dtype, generator=generator, stage_prefix="companion_"
+            )
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
-        lookups, weights, _ = self.reads(self.select(x), routing)
-        y = self.join_columns(self.table.bag(lookups, weights))
+        selection = self.select(x)
+        with stage("bag"):
+            lookups, weights, _ = self.reads(selection, routing)
+            y = self.join_columns(self.table.bag(lookups, weights))
         if self.spec.gated:
-            y = y * functional.silu(functional.linear(x, self.gate))
+            with stage("gate"):
+                y = y * functional.silu(functional.linear(x, self.gate))
         if self.spec.projected:
-            y = functional.linear(y, self.output)
+            with stage("output"):
+                y = functional.linear(y, self.output)
         return y + self.companion(x) if self.spec.companion_hidden else y
 
     def tables(self) -> tuple[ValueTable, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from layers.initialize import fill_normal_
 from layers.kernels import dispatch as dispatching
 from layers.kernels.grouped_matmul import experts
+from layers.kernels.stages import stage
 from layers.layer import Layer, RemoteAssignments, Routing, Selection, torch_dtype
 from layers.spec import MoESpec
 from layers.swiglu import SwiGLU, swiglu_parameters
@@ -49,7 +50,7 @@ class MoE(Layer):
             experts=(spec.experts_on_rank(ranks),),
         )
         self.shared = (
-            SwiGLU(d, spec.shared_hidden, device=device, dtype=dtype, generator=generator)
+            SwiGLU(d, spec.shared_hidden, device=device, dtype=dtype, generator=generator, stage_prefix="shared_")
             if spec.shared_hidden
             else None
         )
@@ -59,13 +60,16 @@ class MoE(Layer):
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         """y (B, d) of x (B, d); in training mode sets ``auxiliary_loss``."""
-        selection = self.select(x)
-        self.auxiliary_loss = selection.auxiliary_loss
-        if self.expert_bias is not None and self.training:
-            self._last_load = self.load(selection.indices)
-        dispatch = self._dispatch(selection.indices, x.shape[0], routing or Routing())
-        weight = dispatching.row_weights(dispatch, selection.weights)
-        y = experts(x, self.expert_gate_up, self.expert_down, weight, dispatch)
+        with stage("router"):
+            selection = self.select(x)
+            self.auxiliary_loss = selection.auxiliary_loss
+            if self.expert_bias is not None and self.training:
+                self._last_load = self.load(selection.indices)
+        with stage("dispatch"):
+            dispatch = self._dispatch(selection.indices, x.shape[0], routing or Routing())
+            weight = dispatching.row_weights(dispatch, selection.weights)
+        with stage("experts"):
+            y = experts(x, self.expert_gate_up, self.expert_down, weight, dispatch)
         return y if self.shared is None else y + self.shared(x)
 
     def select(self, x: Tensor) -> Selection:

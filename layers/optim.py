@@ -8,6 +8,7 @@ row's moments decay every step, so it pays for the whole table.
 import torch
 from torch import Tensor
 
+from layers.kernels.stages import stage
 from layers.layer import Layer
 from layers.spec import Optimizer
 from layers.value_table import ValueTable
@@ -82,9 +83,12 @@ class LayerOptimizer:
     def step(self) -> None:
         """One update from the gradients that the last backward left."""
         if self._matrices is not None:
-            self._matrices.step()
-        for table in self._tables:
-            table.step()
+            with stage("update"):
+                self._matrices.step()
+        if self._tables:
+            with stage("table_update"):
+                for table in self._tables:
+                    table.step()
         self._layer.balance(frozen=self._frozen)
 
     @property

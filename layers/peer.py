@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from layers.layer import Routing, torch_dtype
+from layers.kernels.stages import stage
+from layers.layer import Routing, Selection, torch_dtype
 from layers.product_keys import RetrievalLayer
 from layers.spec import PeerSpec
 from layers.swiglu import SwiGLU
@@ -40,11 +41,22 @@ class Peer(RetrievalLayer):
         self.up = ValueTable(*shape, dtype=dtype, device=device, std=std, generator=generator)
         if spec.companion_hidden:
             self.companion = SwiGLU(
-                spec.model_dim, spec.companion_hidden, device=device, dtype=dtype, generator=generator
+                spec.model_dim,
+                spec.companion_hidden,
+                device=device,
+                dtype=dtype,
+                generator=generator,
+                stage_prefix="companion_",
             )
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
-        lookups, weights, remote = self.reads(self.select(x), routing)
+        selection = self.select(x)
+        with stage("experts"):
+            y = self._experts(x, selection, routing)
+        return y + self.companion(x) if self.spec.companion_hidden else y
+
+    def _experts(self, x: Tensor, selection: Selection, routing: Routing | None) -> Tensor:
+        lookups, weights, remote = self.reads(selection, routing)
         if remote is None:
             hidden = self.down.dots(lookups, x)
         elif remote.columns is None or remote.products is None:
@@ -52,8 +64,7 @@ class Peer(RetrievalLayer):
         else:
             columns = torch.cat([x[:, : self.spec.model_dim // self.ranks], remote.columns])
             hidden = self.down.dots(lookups, columns) + remote.products.flatten(1)
-        y = self.join_columns(self.up.bag(lookups, weights * functional.gelu(hidden)))
-        return y + self.companion(x) if self.spec.companion_hidden else y
+        return self.join_columns(self.up.bag(lookups, weights * functional.gelu(hidden)))
 
     def tables(self) -> tuple[ValueTable, ...]:
         return (self.down, self.up)

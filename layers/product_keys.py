@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from layers.initialize import fill_normal_
 from layers.kernels.key_scores import key_scores
+from layers.kernels.stages import stage
 from layers.kernels.top_k import best_pairs
 from layers.kernels.weighted_bag import Lookups
 from layers.layer import Layer, RemoteLookups, Routing, Selection, torch_dtype
@@ -49,25 +50,35 @@ class RetrievalLayer(Layer):
     def half_scores(self, x: Tensor) -> Tensor:
         """(H, 2, B, n) fp32 scores of both halves for x (B, d)."""
         spec = self.spec
+        with stage("query"):
+            halves = self._query_halves(x)
+        with stage("scores"):
+            return key_scores(halves, self.keys, normalized=spec.qk_norm, eps=EPS)
+
+    def _query_halves(self, x: Tensor) -> Tensor:
+        """(B, H, 2, c) fp32, normalised where the spec says so."""
+        spec = self.spec
         queries = functional.linear(x, self.query).float().view(-1, spec.heads, spec.key_dim)
         if spec.query_norm:
             weight, bias = self.query_norm_weight.float(), self.query_norm_bias.float()
             queries = functional.layer_norm(queries, (spec.key_dim,), weight, bias, EPS)
         halves = queries.view(-1, spec.heads, 2, spec.key_dim // 2)
-        if spec.qk_norm:
-            # (q∘s)·(k∘t) = (q∘s∘t)·k: both scales go to the queries, of which there are fewer.
-            scale = self.query_scale.float() * self.key_scale.float()
-            halves = functional.rms_norm(halves, halves.shape[-1:], eps=EPS) * scale.view(2, -1)
-        return key_scores(halves, self.keys, normalized=spec.qk_norm, eps=EPS)
+        if not spec.qk_norm:
+            return halves
+        # (q∘s)·(k∘t) = (q∘s∘t)·k: both scales go to the queries, of which there are fewer.
+        scale = self.query_scale.float() * self.key_scale.float()
+        return functional.rms_norm(halves, halves.shape[-1:], eps=EPS) * scale.view(2, -1)
 
     def select(self, x: Tensor) -> Selection:
         """The best k rows of every head, best first, with the softmax of their scores."""
         scores = self.half_scores(x)
-        with torch.no_grad():
-            halves = best_pairs(scores, self.spec.top_k)
-        sums = scores.gather(-1, halves).sum(dim=1)
-        rows = halves[:, 0] * self.spec.sub_keys + halves[:, 1]
-        return Selection(rows.transpose(0, 1).contiguous(), torch.softmax(sums, dim=-1).transpose(0, 1).contiguous())
+        with stage("top_k"):
+            with torch.no_grad():
+                halves = best_pairs(scores, self.spec.top_k)
+            sums = scores.gather(-1, halves).sum(dim=1)
+            rows = halves[:, 0] * self.spec.sub_keys + halves[:, 1]
+            weights = torch.softmax(sums, dim=-1).transpose(0, 1).contiguous()
+            return Selection(rows.transpose(0, 1).contiguous(), weights)
 
     def reads(self, selection: Selection, routing: Routing | None) -> tuple[Lookups, Tensor, RemoteLookups | None]:
         """What this rank's table share reads: lookups (P·B, H·k), their weights, and what came from other ranks.

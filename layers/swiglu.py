@@ -30,6 +30,7 @@ class SwiGLU(nn.Module):
     """W_down(silu(x W_gate) * (x W_up)), arXiv 2002.05202.
 
     Letters: B tokens, d model dim, f hidden. ``gate_up`` is (2f, d), gate first; ``down`` (d, f).
+    ``stage_prefix`` is what its stages are called by, before "up" and "down".
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class SwiGLU(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
+        stage_prefix: str = "",
     ) -> None:
         super().__init__()
+        self.stage_prefix = stage_prefix
         self.gate_up, self.down = swiglu_parameters(model_dim, hidden, device=device, dtype=dtype, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """y (B, d) of x (B, d)."""
-        return swiglu(x, self.gate_up, self.down)
+        return swiglu(x, self.gate_up, self.down, self.stage_prefix)

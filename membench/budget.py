@@ -100,6 +100,18 @@ def solve(kind: type[Spec], given: dict[str, Any], asks: list[Ask]) -> Spec:
         raise BudgetError(asks[-1].budget if asks else "", f"what the budgets give makes no layer: {message}") from None
 
 
+def nearest(kind: type[Spec], given: dict[str, Any], ask: Ask) -> Spec:
+    """The config with what is given kept that comes nearest to one ask, however far from it that is.
+
+    Raises:
+        BudgetError: a dimension is missing that this ask does not solve.
+    """
+    dimensions = _claims(kind, given, [ask])[ask.budget]
+    _check_missing(kind, given, {dimension.name for dimension in dimensions})
+    least = with_placeholders(kind, given).model_copy(update={each.name: each.minimum for each in dimensions})
+    return kind.model_validate(_choose(least, ask, dimensions).model_dump(), strict=True)
+
+
 def _claims(kind: type[Spec], given: dict[str, Any], asks: list[Ask]) -> dict[str, list[FreeDimension]]:
     """The dimensions that each budget solves: its own, less those given or claimed before."""
     taken = set(given)

@@ -10,9 +10,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class RunProgress:
-    """Counts finished cases and says what is being done. A context manager."""
+    """Counts finished cases and says what is being done. A context manager.
 
-    def __init__(self, total: int, done: int = 0) -> None:
+    With ``every_step`` what is being done is a line too where there is no terminal to show it on.
+    """
+
+    def __init__(self, total: int, done: int = 0, *, every_step: bool = False) -> None:
+        self._every_step = every_step
         self._console = Console(stderr=True)
         self._total, self._done, self._begin = total, done, time.monotonic()
         self._bar: Progress | None = None
@@ -33,9 +37,11 @@ class RunProgress:
             self._bar.stop()
 
     def doing(self, what: str) -> None:
-        """What is under way; shown on a terminal only."""
+        """What is under way."""
         if self._bar:
             self._bar.update(self._task, description=what)
+        elif self._every_step:
+            self.note(f"[{self._elapsed_s():.0f} s] {what}")
 
     def finished(self, line: str) -> None:
         """One more case is done; its line stays."""
@@ -44,8 +50,10 @@ class RunProgress:
             self._bar.advance(self._task)
             self._bar.console.print(line, markup=False, highlight=False)
         else:
-            elapsed_s = time.monotonic() - self._begin
-            self.note(f"[{self._done}/{self._total} {elapsed_s:.0f} s] {line}")
+            self.note(f"[{self._done}/{self._total} {self._elapsed_s():.0f} s] {line}")
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._begin
 
     def note(self, line: str) -> None:
         """A line beside the progress; that nobody reads it any more ends no run."""

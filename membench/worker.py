@@ -11,17 +11,18 @@ import json
 import os
 import signal
 import sys
-import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from pydantic import BaseModel
 
 from membench.case import Case
-from membench.device import last_level_cache_bytes, usable_cores
+from membench.device import usable_cores
 
 _PR_SET_PDEATHSIG = 1
+JobType = TypeVar("JobType", bound=BaseModel)
 
 
 class Job(BaseModel):
@@ -71,48 +72,22 @@ def prepare_process(threads: int | None) -> int:
 def run(job: Job, events: Events) -> None:
     """Measure every case of the job."""
     threads = prepare_process(job.threads)
-    import torch
-
-    from layers.factory import build
-    from layers.layer import torch_dtype
-    from membench.measure.ceilings import Ceilings, matmul_ceiling, random_row_ceiling, stream_ceilings
-    from membench.measure.time import Clock, Sampling
+    from membench.built import build_with_ceilings
+    from membench.measure.time import Sampling
     from membench.measurement import CaseMeasurement
 
-    if job.device == "cuda":
-        cache_bytes = torch.cuda.get_device_properties(0).L2_cache_size
-    else:
-        cache_bytes = last_level_cache_bytes() or 0
-    clock, first = Clock(job.device), job.cases[0]
-    begin = time.perf_counter()
-    events.send("progress", doing="ceilings")
-    copied, read = stream_ceilings(clock, cache_bytes)
-    flops = matmul_ceiling(clock, torch_dtype(first.layer.dtype))
-    after_ceilings = time.perf_counter()
-    events.send("progress", doing="building")
-    layer = build(first.layer, ranks=first.ranks, device=job.device, seed=first.seed)
-    built = time.perf_counter()
-    tables = layer.tables()
-    rows = random_row_ceiling(clock, tables[0].weight) if tables else None
-    ceilings = Ceilings(
-        copy_bytes_per_s=copied,
-        read_bytes_per_s=read,
-        random_row_bytes_per_s=rows,
-        random_row_bytes=tables[0].weight.shape[1] * tables[0].weight.element_size() if tables else None,
-        matmul_flops_per_s=flops,
-        matmul_dtype=first.layer.dtype,
-    )
+    def progress(doing: str) -> None:
+        events.send("progress", doing=doing)
+
+    built = build_with_ceilings(job.cases[0], job.device, progress)
     events.send(
         "built",
-        ceilings=ceilings.as_json(),
+        ceilings=built.ceilings.as_json(),
         threads=threads,
-        huge_pages=tables[0].huge_pages if tables else None,
-        seconds={
-            "ceilings": after_ceilings - begin + time.perf_counter() - built,
-            "build": built - after_ceilings,
-        },
+        huge_pages=built.huge_pages,
+        seconds=built.seconds,
     )
-    measurement = CaseMeasurement(layer, clock, cache_bytes, lambda doing: events.send("progress", doing=doing))
+    measurement = CaseMeasurement(built.layer, built.clock, built.cache_bytes, progress)
     sampling = Sampling(job.min_samples, job.floor_samples, job.max_seconds, job.warmup_seconds)
     for case in job.cases:
         events.send("case_started", id=case.id)
@@ -122,7 +97,7 @@ def run(job: Job, events: Events) -> None:
         except Exception as error:  # whatever a layer from outside raises is its record's reason
             status, reason = classify(error)
             events.send("case", id=case.id, status=status, reason=reason, found=None)
-            layer.zero_gradients()
+            built.layer.zero_gradients()
             if "CUDA error" in (reason or ""):
                 sys.exit(1)  # such an error stays with the process; the runner gives what is left a new one
     events.send("done")
@@ -138,13 +113,12 @@ def classify(error: BaseException) -> tuple[str, str]:
     return "error", f"{type(error).__name__}: {text}" if not text.startswith("wrong answer") else text
 
 
-def main() -> int:
-    """Entry point: the job on standard input."""
+def serve(job_type: type[JobType], run: Callable[[JobType, Events], None]) -> int:
+    """Entry point of a process that does a job: read it from standard input, run it, say what failed."""
     die_with_parent()
     events = Events()
-    job = Job.model_validate_json(sys.stdin.read())
     try:
-        run(job, events)
+        run(job_type.model_validate_json(sys.stdin.read()), events)
     except Exception as error:
         status, reason = classify(error)
         events.send("failed", status=status, reason=reason)
@@ -153,4 +127,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(Job, run))

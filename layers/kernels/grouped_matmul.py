@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from layers.kernels.dispatch import Dispatch, combine
 from layers.kernels.matmul import linear_gradients, linear_into
+from layers.kernels.stages import stage
 from layers.kernels.swiglu import activate, activate_backward
 from layers.kernels.workers import for_each
 
@@ -66,7 +67,8 @@ class _Experts(torch.autograd.Function):
         pre, rows = _grouped_forward(operands) if ctx.grouped else _looped_forward(operands, keep=keep)
         ctx.dispatch = dispatch
         ctx.save_for_backward(x, gate_up, down, operands.weight, pre)
-        return combine(rows, dispatch, operands.weight)
+        with stage("combine"):
+            return combine(rows, dispatch, operands.weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -74,7 +76,9 @@ class _Experts(torch.autograd.Function):
         operands = _Operands(x, gate_up, down, weight, ctx.dispatch)
         backward = _grouped_backward if ctx.grouped else _looped_backward
         of = backward(operands, pre, gradients[0].contiguous())
-        return combine(of.rows, ctx.dispatch), of.gate_up, of.down, of.weight, None, None
+        with stage("combine"):
+            x_gradient = combine(of.rows, ctx.dispatch)
+        return x_gradient, of.gate_up, of.down, of.weight, None, None
 
 
 def _has_grouped_products(gate_up: Tensor) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from layers.kernels.matmul import linear, linear_gradients
+from layers.kernels.stages import stage
 
 
 def activate(gate_up: Tensor) -> Tensor:
@@ -45,22 +46,39 @@ def activate_backward(
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        pre = linear(x, gate_up)
+    def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, prefix: str) -> Tensor:
+        ctx.prefix = prefix
+        with stage(f"{prefix}up"):
+            pre = linear(x, gate_up)
+            hidden = activate(pre)
         ctx.save_for_backward(x, gate_up, down, pre)
-        return linear(activate(pre), down)
+        with stage(f"{prefix}down"):
+            return linear(hidden, down)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, gate_up, down, pre = ctx.saved_tensors
         y_gradient = gradients[0].contiguous()
-        hidden, pre_gradient, _ = activate_backward(pre, linear(y_gradient, down.t()))
-        down_gradient = linear_gradients(y_gradient, hidden) if ctx.needs_input_grad[2] else None
-        gate_up_gradient = linear_gradients(pre_gradient, x) if ctx.needs_input_grad[1] else None
-        x_gradient = linear(pre_gradient, gate_up.t()) if ctx.needs_input_grad[0] else None
-        return x_gradient, gate_up_gradient, down_gradient
+        down_gradient = gate_up_gradient = x_gradient = None
+        with stage(f"{ctx.prefix}down"):
+            hidden_gradient = linear(y_gradient, down.t())
+        with stage(f"{ctx.prefix}up"):
+            hidden, pre_gradient, _ = activate_backward(pre, hidden_gradient)
+            del hidden_gradient
+        with stage(f"{ctx.prefix}down"):
+            if ctx.needs_input_grad[2]:
+                down_gradient = linear_gradients(y_gradient, hidden)
+        with stage(f"{ctx.prefix}up"):
+            if ctx.needs_input_grad[1]:
+                gate_up_gradient = linear_gradients(pre_gradient, x)
+            if ctx.needs_input_grad[0]:
+                x_gradient = linear(pre_gradient, gate_up.t())
+        return x_gradient, gate_up_gradient, down_gradient, None
 
 
-def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """(R, d) of x (R, d), gate_up (2f, d) with the gate first, down (d, f)."""
-    return _SwiGLU.apply(x, gate_up, down)
+def swiglu(x: Tensor, gate_up: Tensor, down: Tensor, prefix: str = "") -> Tensor:
+    """(R, d) of x (R, d), gate_up (2f, d) with the gate first, down (d, f).
+
+    Its stages are ``prefix`` and "up" or "down".
+    """
+    return _SwiGLU.apply(x, gate_up, down, prefix)

@@ -28,7 +28,8 @@ class StageCost:
     """One stage of a layer, in one mode.
 
     ``stream_bytes`` are read or written in order; the ``row_bytes_*`` are reads of
-    table rows at random addresses, which a device serves at another rate.
+    table rows at random addresses, which a device serves at another rate. ``backward``
+    marks what a stage does in the backward pass, which is counted by itself.
     """
 
     name: str
@@ -38,6 +39,7 @@ class StageCost:
     row_bytes_unique: float = 0.0
     row_bytes_issued: float = 0.0
     row_bytes_dram_expected: float = 0.0
+    backward: bool = False
 
     @property
     def bytes_min(self) -> float:

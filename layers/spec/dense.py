@@ -35,9 +35,9 @@ class DenseSpec(Spec):
         """Data-parallel over ranks: every rank holds the whole layer."""
         del unique_rows, active_experts, assignments, zipf_exponent, cache_bytes
         s, params = self.item_bytes, swiglu_params(self.model_dim, self.ffn_hidden)
-        stages = list(accounting.swiglu("", tokens, self.model_dim, self.ffn_hidden, s, mode))
+        stages = accounting.swiglu("", tokens, self.model_dim, self.ffn_hidden, s, mode)
         if mode == "train_step" and optimizer:
-            stages.append(accounting.update(params, 0, 0, 0, s, optimizer))
+            stages += accounting.update(params, 0, 0, 0, s, optimizer)
         backward = has_backward(mode)
         return Cost(
             params=params,

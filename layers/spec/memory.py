@@ -91,28 +91,26 @@ class MemorySpec(RetrievalSpec):
         lookups = group * self.lookups_per_token
         rows = self.expected_rows(group, zipf_exponent) if unique_rows is None else unique_rows
         stages = self.retrieval_stages(tokens, mode)
-        stages.append(
-            accounting.row_reads(
-                "bag",
-                lookups=lookups,
-                unique_rows=rows,
-                row_elements=columns,
-                tables=1,
-                bag_elements=group * columns,
-                item_bytes=s,
-                cache_bytes=cache_bytes,
-                mode=mode,
-            )
+        stages += accounting.row_reads(
+            "bag",
+            lookups=lookups,
+            unique_rows=rows,
+            row_elements=columns,
+            tables=1,
+            bag_elements=group * columns,
+            item_bytes=s,
+            cache_bytes=cache_bytes,
+            mode=mode,
         )
         if self.gated:
-            stages.append(accounting.linear("gate", tokens, d, width, s, mode))
+            stages += accounting.linear("gate", tokens, d, width, s, mode)
         if self.projected:
-            stages.append(accounting.linear("output", tokens, width, d, s, mode))
+            stages += accounting.linear("output", tokens, width, d, s, mode)
         if self.companion_hidden:
             stages += accounting.swiglu("companion_", tokens, d, self.companion_hidden, s, mode)
         table_share = self.num_keys * columns
         if mode == "train_step" and optimizer:
-            stages.append(accounting.update(self.layer_params, table_share, rows, columns, s, optimizer))
+            stages += accounting.update(self.layer_params, table_share, rows, columns, s, optimizer)
         params = self.layer_params + self.table_params
         backward = has_backward(mode)
         dense_table = table_share if optimizer == "adamw" else 0

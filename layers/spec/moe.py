@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from layers.spec import accounting
 from layers.spec.base import WIDTH_MULTIPLE, FreeDimension, Spec
-from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, has_backward
+from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
 from layers.spec.dense import swiglu_activation_bytes, swiglu_params
 from layers.spec.expectation import expected_busiest_load, expected_rank_share, expected_unique
 
@@ -125,16 +125,15 @@ class MoESpec(Spec):
                 active = expected_unique(experts, ranks * tokens, self.top_k, zipf_exponent)
                 active_experts = min(active * held / experts, assignments)
 
-        router = accounting.linear("router", tokens, d, experts, s, mode)
-        up, down = accounting.swiglu("experts_", assignments, d, self.expert_hidden, s, mode, matrices=active_experts)
-        combine = _combine(local_slots, tokens, d, s, mode)
-        stages = [router, up, down, combine]
+        stages = accounting.linear("router", tokens, d, experts, s, mode)
+        stages += accounting.swiglu("experts_", assignments, d, self.expert_hidden, s, mode, matrices=active_experts)
+        stages += _combine(local_slots, tokens, d, s, mode)
         replicated = self.router_params + swiglu_params(d, self.shared_hidden)
         if self.shared_hidden:
             stages += accounting.swiglu("shared_", tokens, d, self.shared_hidden, s, mode)
         rank_params = replicated + held * self.expert_params
         if mode == "train_step" and optimizer:
-            stages.append(accounting.update(rank_params, 0, 0, 0, s, optimizer))
+            stages += accounting.update(rank_params, 0, 0, 0, s, optimizer)
         params = replicated + experts * self.expert_params
         backward = has_backward(mode)
         communication = accounting.replica_gradients(replicated, s, ranks, mode)
@@ -161,11 +160,13 @@ class MoESpec(Spec):
         )
 
 
-def _combine(slots: float, tokens: int, model_dim: int, item_bytes: int, mode: Mode) -> accounting.StageCost:
+def _combine(slots: float, tokens: int, model_dim: int, item_bytes: int, mode: Mode) -> list[StageCost]:
     """The weighted sum of a token's expert outputs: 2·d FLOPs a slot, twice that backward."""
     flops = 2.0 * slots * model_dim
     elements = (slots + tokens) * model_dim
-    if has_backward(mode):
-        flops *= 3
-        elements += (2 * slots + tokens) * model_dim  # dY once, outputs read, their gradients written
-    return accounting.StageCost("combine", flops, flops, elements * item_bytes + slots * 8)
+    gradients = (2 * slots + tokens) * model_dim  # dY once, outputs read, their gradients written
+    return accounting.passes(
+        mode,
+        StageCost("combine", flops, flops, elements * item_bytes + slots * 8),
+        StageCost("combine", 2 * flops, 2 * flops, gradients * item_bytes, backward=True),
+    )

@@ -84,14 +84,14 @@ class PeerSpec(RetrievalSpec):
             cache_bytes=cache_bytes,
             mode=mode,
         )
-        tokens_moved = group * columns * s * (2 if backward else 1)  # x read; backward dx written
-        stages.append(replace(experts, stream_bytes=experts.stream_bytes + tokens_moved))
+        tokens_moved = group * columns * s  # x read; backward dx written
+        stages += [replace(each, stream_bytes=each.stream_bytes + tokens_moved) for each in experts]
         if self.companion_hidden:
             stages += accounting.swiglu("companion_", tokens, d, self.companion_hidden, s, mode)
         table_share = TABLES * self.num_keys * columns
         touched = TABLES * rows
         if mode == "train_step" and optimizer:
-            stages.append(accounting.update(self.layer_params, table_share, touched, columns, s, optimizer))
+            stages += accounting.update(self.layer_params, table_share, touched, columns, s, optimizer)
         params = self.layer_params + self.table_params
         state_rows = TABLES * self.num_keys
         return Cost(

@@ -69,17 +69,17 @@ class RetrievalSpec(Spec):
         keys = self.heads * self.sub_keys * self.key_dim * self.item_bytes
         score_bytes = 2 * per_half * SCORE_BYTES
         lookups = tokens * self.lookups_per_token
-        scores_moved = queries + keys + score_bytes
-        top_k_moved = score_bytes + lookups * (INDEX_BYTES + SCORE_BYTES)
-        if has_backward(mode):
-            flops *= 3
-            scores_moved += 2 * queries + 2 * keys + score_bytes
-            top_k_moved += score_bytes + lookups * (INDEX_BYTES + 2 * SCORE_BYTES)
-        return [
-            query,
-            StageCost("scores", flops, flops, scores_moved),
-            StageCost("top_k", 0.0, 0.0, top_k_moved),
-        ]
+        scores = accounting.passes(
+            mode,
+            StageCost("scores", flops, flops, queries + keys + score_bytes),
+            StageCost("scores", 2 * flops, 2 * flops, 2 * queries + 2 * keys + score_bytes, backward=True),
+        )
+        top_k = accounting.passes(
+            mode,
+            StageCost("top_k", stream_bytes=score_bytes + lookups * (INDEX_BYTES + SCORE_BYTES)),
+            StageCost("top_k", stream_bytes=score_bytes + lookups * (INDEX_BYTES + 2 * SCORE_BYTES), backward=True),
+        )
+        return [*query, *scores, *top_k]
 
     def retrieval_activation_bytes(self, tokens: int, mode: Mode) -> float:
         """Queries and both halves' fp32 scores; a backward holds their gradients too."""

@@ -17,6 +17,7 @@ from membench.cli.compare import compare
 from membench.cli.doctor import doctor
 from membench.cli.list import list_command
 from membench.cli.plan import plan
+from membench.cli.profile import profile
 from membench.cli.report import report
 from membench.cli.run import run
 from membench.cli.schema import schema
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command("run")(run)
 app.command("plan")(plan)
+app.command("profile")(profile)
 app.command("compare")(compare)
 app.command("ab")(ab)
 app.add_typer(baseline, name="baseline")

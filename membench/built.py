@@ -1,0 +1,59 @@
+"""A case's layer built on the device, and the device's ceilings beside it, measured in the same process."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from layers.factory import build
+from layers.layer import Layer, torch_dtype
+from membench.case import Case
+from membench.device import last_level_cache_bytes
+from membench.measure.ceilings import Ceilings, matmul_ceiling, random_row_ceiling, stream_ceilings
+from membench.measure.time import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A layer ready to be measured. ``huge_pages`` is None where it has no table; ``seconds`` are by purpose."""
+
+    layer: Layer
+    clock: Clock
+    cache_bytes: int
+    ceilings: Ceilings
+    huge_pages: bool | None
+    seconds: dict[str, float]
+
+
+def build_with_ceilings(case: Case, device: str, progress: Callable[[str], None]) -> Built:
+    """Build the layer of a case; the row ceiling is measured on the very table that it reads.
+
+    Raises:
+        ValueError: the layer cannot be built, or split over the case's ranks.
+    """
+    if device == "cuda":
+        cache_bytes = torch.cuda.get_device_properties(0).L2_cache_size
+    else:
+        cache_bytes = last_level_cache_bytes() or 0
+    clock = Clock(device)
+    begin = time.perf_counter()
+    progress("ceilings")
+    copied, read = stream_ceilings(clock, cache_bytes)
+    flops = matmul_ceiling(clock, torch_dtype(case.layer.dtype))
+    after_ceilings = time.perf_counter()
+    progress("building")
+    layer = build(case.layer, ranks=case.ranks, device=device, seed=case.seed)
+    built = time.perf_counter()
+    tables = layer.tables()
+    rows = random_row_ceiling(clock, tables[0].weight) if tables else None
+    ceilings = Ceilings(
+        copy_bytes_per_s=copied,
+        read_bytes_per_s=read,
+        random_row_bytes_per_s=rows,
+        random_row_bytes=tables[0].weight.shape[1] * tables[0].weight.element_size() if tables else None,
+        matmul_flops_per_s=flops,
+        matmul_dtype=case.layer.dtype,
+    )
+    seconds = {"ceilings": after_ceilings - begin + time.perf_counter() - built, "build": built - after_ceilings}
+    return Built(layer, clock, cache_bytes, ceilings, tables[0].huge_pages if tables else None, seconds)

@@ -1,0 +1,139 @@
+"""``membench profile``: where the time of one layer goes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from membench.cli import exit_codes
+from membench.cli.options import AsJson, Device
+
+_LAYER = "Layer"
+_WORK = "Work"
+_OUTPUT = "Output"
+
+
+def _option(name: str, help_text: str, panel: str, metavar: str | None = None) -> object:
+    return typer.Option(name, help=help_text, rich_help_panel=panel, metavar=metavar)
+
+
+def profile(
+    layer: Annotated[
+        str,
+        _option(
+            "--layer",
+            "dense, moe, memory, memory_plus, peer, or package.module:factory.",
+            _LAYER,
+            "KIND",
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        _option("--against", "A second layer, solved to the same FLOPs a token, beside it.", _LAYER, "KIND"),
+    ] = None,
+    dim: Annotated[int, _option("--dim", "d, width of a token.", _LAYER)] = 1024,
+    dtype: Annotated[str, _option("--dtype", "bf16, fp16 or fp32.", _LAYER, "DTYPE")] = "bf16",
+    keys: Annotated[
+        str | None,
+        _option("--keys", "N = n² value rows of memory and peer, as in 16M = 4096². Default: 1M.", _LAYER, "N"),
+    ] = None,
+    heads: Annotated[int | None, _option("--heads", "H. Default: 4; peer 8.", _LAYER)] = None,
+    top_k: Annotated[
+        int | None,
+        _option("--top-k", "k rows a head, or experts a token. Default: 32; peer 16, moe 8.", _LAYER),
+    ] = None,
+    key_dim: Annotated[int | None, _option("--key-dim", "Of one head, both halves. Default: d/2.", _LAYER)] = None,
+    value_dim: Annotated[int | None, _option("--value-dim", "D, width of a value row. Default: d.", _LAYER)] = None,
+    companion_hidden: Annotated[
+        int | None,
+        _option("--companion-hidden", "Width of a dense FFN beside memory or peer. Default: none.", _LAYER),
+    ] = None,
+    experts: Annotated[int | None, _option("--experts", "E of moe. Default: 64.", _LAYER)] = None,
+    expert_hidden: Annotated[
+        int | None, _option("--expert-hidden", "Width of one expert. Default: 4d/k.", _LAYER)
+    ] = None,
+    shared_hidden: Annotated[
+        int | None, _option("--shared-hidden", "Width of moe's shared experts. Default: none.", _LAYER)
+    ] = None,
+    ffn_hidden: Annotated[int | None, _option("--ffn-hidden", "f of dense. Default: 4d.", _LAYER)] = None,
+    settings: Annotated[
+        list[str] | None,
+        _option("--set", "Any other key of the layer, as in router=sigmoid.", _LAYER, "KEY=VALUE"),
+    ] = None,
+    tokens: Annotated[int | None, _option("--tokens", "b. Default: 512 on a CPU, 16384 on a GPU.", _WORK)] = None,
+    modes: Annotated[
+        list[str] | None,
+        _option("--mode", "Repeatable. Default: forward, forward_backward; also train_step.", _WORK, "MODE"),
+    ] = None,
+    optimizer: Annotated[
+        str, _option("--optimizer", "Of train_step: sgd, adamw or row_adagrad.", _WORK, "NAME")
+    ] = "row_adagrad",
+    routing: Annotated[str, _option("--routing", "routed (by the layer), uniform or zipf.", _WORK, "KIND")] = "routed",
+    ranks: Annotated[
+        int | None,
+        _option("--ranks", "P: profile one rank of so many. Default: the least that fits.", _WORK),
+    ] = None,
+    device: Device = "auto",
+    trace: Annotated[
+        Path | None,
+        _option("--trace", "Write traces for TensorBoard and Perfetto there.", _OUTPUT, "FOLDER"),
+    ] = None,
+    roofline: Annotated[
+        list[Path] | None,
+        _option("--roofline", "Draw the stages under the ceilings: .html, .png or .svg. Repeatable.", _OUTPUT, "FILE"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where the time of a layer goes: by stage, forward and backward, with how far each is from its limit.
+
+    The layer is checked against the reference first. One that does not fit is profiled as one rank's share.
+    Exit codes: 0 profiled, 2 bad input, 5 something could not be profiled.
+    """
+    from membench.cli.device_option import checked_device
+    from membench.profiler.asked import Asked
+    from membench.profiler.picture import check_picture_path, write_roofline
+    from membench.profiler.session import check_trace_folder, run_profile
+    from membench.records import strict_json
+    from membench.tables.profile import next_steps, profile_tables
+    from membench.tables.render import print_tables
+
+    dimensions = {
+        "num_keys": keys,
+        "heads": heads,
+        "top_k": top_k,
+        "key_dim": key_dim,
+        "value_dim": value_dim,
+        "companion_hidden": companion_hidden,
+        "num_experts": experts,
+        "expert_hidden": expert_hidden,
+        "shared_hidden": shared_hidden,
+        "ffn_hidden": ffn_hidden,
+    }
+    checked_device(device)
+    for path in roofline or ():
+        check_picture_path(path)
+    if trace is not None:
+        check_trace_folder(trace)
+    asked = Asked(
+        layer=layer,
+        against=against,
+        dimensions={name: value for name, value in dimensions.items() if value is not None},
+        model_dim=dim,
+        dtype=dtype,
+        tokens=tokens,
+        modes=tuple(modes) if modes else Asked.modes,
+        optimizer=optimizer,
+        routing=routing,
+        ranks=ranks,
+        overrides=tuple(settings or ()),
+    )
+    found = run_profile(asked, device, trace)
+    for path in roofline or ():
+        write_roofline(found, path)
+    if as_json:
+        print(strict_json({"profile": found.model_dump(mode="json")}))
+    else:
+        print_tables(profile_tables(found))
+        print("\n".join(next_steps(found)))
+    if any(mode.status != "ok" for each in found.layers for mode in each.modes):
+        raise typer.Exit(exit_codes.HARNESS)
