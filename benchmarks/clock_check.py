@@ -20,7 +20,7 @@ import torch
 
 from layers.factory import build
 from layers.optim import LayerOptimizer
-from layers.spec import DenseSpec, MemorySpec, Mode, MoESpec, PeerSpec
+from layers.spec import DenseSpec, MemoryPlusSpec, MemorySpec, Mode, MoESpec, PeerSpec
 from membench.case import Case
 from membench.device import last_level_cache_bytes
 from membench.inputs import make_inputs, pool_size
@@ -34,8 +34,8 @@ _TURNS = 15
 _SAMPLING = Sampling(min_samples=30, floor_samples=10, max_seconds=0.4, warmup_seconds=0.02)
 
 _DENSE = DenseSpec(model_dim=512, ffn_hidden=2048, dtype="float32")
-_MEMORY = MemorySpec(kind="memory", model_dim=512, num_keys=256**2, key_dim=256, dtype="float32")
-_PLUS = MemorySpec(kind="memory_plus", model_dim=512, num_keys=256**2, key_dim=256, dtype="bfloat16")
+_MEMORY = MemorySpec(model_dim=512, num_keys=256**2, key_dim=256, dtype="float32")
+_PLUS = MemoryPlusSpec(model_dim=512, num_keys=256**2, key_dim=256, dtype="bfloat16")
 _MOE = MoESpec(model_dim=512, num_experts=16, top_k=4, expert_hidden=192, dtype="float32")
 _PEER = PeerSpec(model_dim=512, num_keys=128**2, heads=4, top_k=8, key_dim=128, dtype="float32")
 CASES: list[tuple[Any, Mode]] = [
@@ -66,7 +66,7 @@ def step_of(spec: Any, mode: Mode, device: str) -> Step:
 def other_clock_s(step: Step, numbers: Any, device: str) -> float:
     """Median seconds a call, by the independent clock."""
     if device == "cuda":
-        from triton.testing import do_bench
+        from triton.testing import do_bench  # pyright: ignore[reportMissingImports] - comes with CUDA torch only
 
         return do_bench(lambda: step(next(numbers)), warmup=20, rep=200, return_mode="median") / 1e3
     from torch.utils.benchmark import Timer

@@ -162,7 +162,7 @@ def disturb(seed: int) -> None:
     while True:
         end = time.perf_counter() + draw.uniform(*_LOAD_SECONDS)
         while time.perf_counter() < end:
-            a @ a
+            torch.mm(a, a)
         time.sleep(draw.uniform(*_IDLE_SECONDS))
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from membench.process_environment import measuring_environment
+from membench.records import Status
 
 _LAST_WORDS = 400  # characters of standard error kept as a reason
 
@@ -20,9 +21,10 @@ _LAST_WORDS = 400  # characters of standard error kept as a reason
 class WorkerDied(RuntimeError):
     """The process ended without saying that it was done."""
 
-    def __init__(self, status: str, reason: str) -> None:
+    def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
-        self.status, self.reason = status, reason
+        self.status: Status = status
+        self.reason = reason
 
 
 class WorkerProcess:

@@ -57,14 +57,14 @@ def _decide(
     assert limits.margin is not None
     assert found.base is not None
     assert found.head is not None
-    found = replace(found, estimate=estimate)
+    gap, found = abs(found.head - found.base), replace(found, estimate=estimate)
     if estimate.low is None or estimate.high is None:
         return replace(found, reason=wanted)
     if limits.too_noisy:
         return replace(found, reason=f"this machine's noise ({limits.margin:.1%}) is over twice the margin asked")
     limit = math.log1p(limits.margin)
     slow, fast = estimate.low > 0 and estimate.effect > limit, estimate.high < 0 and estimate.effect < -limit
-    if (slow or fast) and abs(found.head - found.base) <= limits.floor:
+    if (slow or fast) and gap <= limits.floor:
         return replace(found, verdict=Verdict.SAME, reason=f"no more than {limits.floor:g} apart")
     if slow and estimate.effect - machine_slowdown <= limit:
         slower = f"the machine itself was up to {math.expm1(machine_slowdown):.1%} slower"
