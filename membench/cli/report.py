@@ -43,4 +43,5 @@ def report(files: Files, output: Page = Path("report.html"), as_json: AsJson = F
         print(strict_json({"report": str(output), "runs": runs}))
         return
     cases = sum(len(view.result.cases) for view in views)
-    print(f"report: {output} ({len(html) / 1e6:.1f} MB, {cases} cases of {len(views)} files)", file=sys.stderr)
+    runs = "1 run" if len(views) == 1 else f"{len(views)} runs"
+    print(f"report: {output} ({len(html) / 1e6:.1f} MB, {cases} cases of {runs})", file=sys.stderr)
