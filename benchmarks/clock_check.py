@@ -97,7 +97,7 @@ def compare_clocks(spec: Any, mode: Mode, device: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads; all cores if left out")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     if "GOMP_SPINCOUNT" not in os.environ:
