@@ -22,7 +22,7 @@ from layers.factory import build
 from layers.optim import LayerOptimizer
 from layers.spec import DenseSpec, MemoryPlusSpec, MemorySpec, Mode, MoESpec, PeerSpec
 from membench.case import Case
-from membench.device import last_level_cache_bytes
+from membench.device import cache_bytes
 from membench.inputs import make_inputs, pool_size
 from membench.measure.time import Clock, Sampling, Step, sample
 from membench.measurement import make_step
@@ -58,7 +58,7 @@ def step_of(spec: Any, mode: Mode, device: str) -> Step:
     layer = build(spec, device=device)
     optimizer = "adamw" if mode == "train_step" else None
     case = Case(arm=spec.kind, mode=mode, layer=spec, tokens=_TOKENS, optimizer=optimizer)
-    inputs = make_inputs(layer, case, min(8, pool_size(case, last_level_cache_bytes() or 0)), device)
+    inputs = make_inputs(layer, case, min(8, pool_size(case, cache_bytes(device))), device)
     update = LayerOptimizer(layer, optimizer, learning_rate=0.0) if optimizer else None
     return make_step(mode, layer, layer, inputs, torch.randn_like(inputs[0].x), update)
 
@@ -95,6 +95,7 @@ def compare_clocks(spec: Any, mode: Mode, device: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Both clocks on every case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")

@@ -176,6 +176,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    """Every rule on the recordings named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("series", nargs="+", type=Path)
     parser.add_argument("--step", type=int, default=3, help="rounds between the beginnings of two comparisons")

@@ -32,7 +32,7 @@ import torch
 from layers.factory import build
 from layers.spec import DenseSpec, MemorySpec
 from membench.case import Case
-from membench.device import last_level_cache_bytes, usable_cores
+from membench.device import cache_bytes, usable_cores
 from membench.inputs import make_inputs, pool_size
 from membench.measure.time import Clock, Step
 from membench.measurement import make_step
@@ -66,13 +66,13 @@ def _unit() -> Callable[[], object]:
 
 def build_steps() -> dict[str, Step]:
     """Every case's step, on layers built in this process."""
-    cache_bytes = last_level_cache_bytes() or 0
+    past_bytes = cache_bytes("cpu")
     built: dict[Any, Any] = {}
     steps = {}
     for name, (spec, mode) in CASES.items():
         layer = built.setdefault(spec, build(spec))
         case = Case(arm=spec.kind, mode=mode, layer=spec, tokens=_TOKENS)
-        inputs = make_inputs(layer, case, min(16, pool_size(case, cache_bytes)), "cpu")
+        inputs = make_inputs(layer, case, min(16, pool_size(case, past_bytes)), "cpu")
         steps[name] = make_step(mode, layer, layer, inputs, torch.randn_like(inputs[0].x), None)
     return steps
 
@@ -167,6 +167,7 @@ def disturb(seed: int) -> None:
 
 
 def main() -> None:
+    """Records one condition into a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("condition", choices=["quiet", "loaded"])
     parser.add_argument("--rounds", type=int, default=400)

@@ -4,12 +4,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from layers.factory import build
 from layers.layer import Layer, torch_dtype
 from membench.case import Case
-from membench.device import last_level_cache_bytes
+from membench.device import cache_bytes
 from membench.measure.ceilings import Ceilings, matmul_ceiling, random_row_ceiling, stream_ceilings
 from membench.measure.time import Clock
 
@@ -32,14 +30,10 @@ def build_with_ceilings(case: Case, device: str, progress: Callable[[str], None]
     Raises:
         ValueError: the layer cannot be built, or split over the case's ranks.
     """
-    if device == "cuda":
-        cache_bytes = torch.cuda.get_device_properties(0).L2_cache_size
-    else:
-        cache_bytes = last_level_cache_bytes() or 0
-    clock = Clock(device)
+    clock, past_bytes = Clock(device), cache_bytes(device)
     begin = time.perf_counter()
     progress("ceilings")
-    copied, read = stream_ceilings(clock, cache_bytes)
+    copied, read = stream_ceilings(clock, past_bytes)
     flops = matmul_ceiling(clock, torch_dtype(case.layer.dtype))
     after_ceilings = time.perf_counter()
     progress("building")
@@ -56,4 +50,4 @@ def build_with_ceilings(case: Case, device: str, progress: Callable[[str], None]
         matmul_dtype=case.layer.dtype,
     )
     seconds = {"ceilings": after_ceilings - begin + time.perf_counter() - built, "build": built - after_ceilings}
-    return Built(layer, clock, cache_bytes, ceilings, tables[0].huge_pages if tables else None, seconds)
+    return Built(layer, clock, past_bytes, ceilings, tables[0].huge_pages if tables else None, seconds)

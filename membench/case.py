@@ -46,6 +46,11 @@ class Case(BaseModel):
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
+    def name(self) -> str:
+        """What a line of progress calls it: arm, mode, optimizer, tokens."""
+        return " ".join(filter(None, [self.arm, self.mode, self.optimizer, f"x{self.tokens}"]))
+
+    @property
     def build_key(self) -> str:
         """Cases with equal keys share one build of the layer (all modes and token counts)."""
         config = self.model_dump(mode="json", include={"arm", "layer", "ranks", "seed"})

@@ -61,6 +61,15 @@ def last_level_cache_bytes() -> int | None:
     return sum(size for (level, _), size in caches.items() if level == last) or None
 
 
+def cache_bytes(kind: str) -> int:
+    """What inputs must go past on ``cpu`` or ``cuda``: the last-level caches, or the L2 cache; 0 where unknown."""
+    if kind != "cuda":
+        return last_level_cache_bytes() or 0
+    import torch
+
+    return torch.cuda.get_device_properties(0).L2_cache_size
+
+
 def cpu_name() -> str:
     """The processor's name."""
     match = re.search(r"^model name\s*:\s*(.+)$", read_text("/proc/cpuinfo") or "", re.MULTILINE)

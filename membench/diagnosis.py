@@ -8,7 +8,7 @@ import statistics
 import sys
 from typing import Any
 
-from membench.device import describe, last_level_cache_bytes
+from membench.device import cache_bytes, describe
 from membench.measure.clocks import read_clocks
 from membench.measure.energy import EnergyCounter
 
@@ -42,10 +42,7 @@ def _ceilings(device: str) -> dict[str, Any]:
     from membench.measure.time import Clock
 
     clock = Clock(device)
-    cache_bytes = (
-        torch.cuda.get_device_properties(0).L2_cache_size if device == "cuda" else last_level_cache_bytes() or 0
-    )
-    copied, read = stream_ceilings(clock, cache_bytes)
+    copied, read = stream_ceilings(clock, cache_bytes(device))
     found: dict[str, Any] = {"copy_bytes_per_s": copied, "read_bytes_per_s": read, "matmul_flops_per_s": {}}
     for name in ("float32", "bfloat16"):
         found["matmul_flops_per_s"][name] = matmul_ceiling(clock, getattr(torch, name))

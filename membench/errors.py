@@ -32,9 +32,8 @@ class UsageError(ValueError):
 
     def __init__(self, problem: str, *, key: str = "", source: str = "") -> None:
         places = (_cut(source, _MAX_PLACE_CHARS), _cut(key, _MAX_PLACE_CHARS))
-        line = " ".join(": ".join(part for part in (*places, problem) if part).split())
-        printable = "".join(c for c in line if c.isprintable())  # what a file holds may steer a terminal
-        super().__init__(_cut(printable, _MAX_LINE_CHARS))
+        line = one_line(": ".join(part for part in (*places, problem) if part))
+        super().__init__(_cut(line, _MAX_LINE_CHARS))
         self.problem, self.key, self.source = problem, key, source
 
 
@@ -47,6 +46,11 @@ def blaming(source: str) -> Iterator[None]:
         if error.source:
             raise
         raise UsageError(error.problem, key=error.key, source=source) from None
+
+
+def one_line(text: str) -> str:
+    """A text from a file as a line: white space is a space, and control characters, which steer terminals, are gone."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
 
 
 def shown(value: object) -> str:

@@ -80,16 +80,7 @@ class Runner:
     def _run_process(self, arm: str, cases: list[Case], number: int) -> list[Case]:
         """Measure in one process. Returns the cases still to do after it ended early."""
         shared: dict[str, Any] = {}
-        job = Job(
-            device=self.device,
-            threads=self.measure.threads,
-            cases=cases,
-            min_samples=self.measure.min_samples,
-            floor_samples=self.measure.floor_samples,
-            max_seconds=self.measure.max_seconds,
-            warmup_seconds=self.measure.warmup_seconds,
-            implementations=list(self.measure.implementations),
-        )
+        job = Job.of(cases, self.device, self.measure)
         left = {case.id: case for case in cases}
         current = cases[0]
         started = utc_now()

@@ -196,8 +196,7 @@ def _announcement(plan: Plan, environment: dict[str, Any], scenario: Scenario, l
 
 
 def _line(case: Case, found: Round, rounds: int) -> str:
-    name = f"{case.arm} {case.mode}" + (f" {case.optimizer}" if case.optimizer else "") + f" x{case.tokens}"
     number = f" round {found.number + 1}/{rounds}" if rounds > 1 else ""
     if found.status != "ok":
-        return f"{name}{number}: {found.status}: {found.reason}"
-    return f"{name}{number}: {1e3 * statistics.median(found.samples_s):.3g} ms ({len(found.samples_s)} samples)"
+        return f"{case.name}{number}: {found.status}: {found.reason}"
+    return f"{case.name}{number}: {1e3 * statistics.median(found.samples_s):.3g} ms ({len(found.samples_s)} samples)"

@@ -14,12 +14,13 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, Self, TextIO, TypeVar
 
 from pydantic import BaseModel
 
 from membench.case import Case
 from membench.device import usable_cores
+from membench.sections import Measure
 
 _PR_SET_PDEATHSIG = 1
 JobType = TypeVar("JobType", bound=BaseModel)
@@ -36,6 +37,12 @@ class Job(BaseModel):
     max_seconds: float
     warmup_seconds: float
     implementations: list[str]
+
+    @classmethod
+    def of(cls, cases: list[Case], device: str, measure: Measure) -> Self:
+        """The cases measured as a scenario says."""
+        same = cls.model_fields.keys() & Measure.model_fields.keys()
+        return cls(device=device, cases=cases, **measure.model_dump(include=same))
 
 
 class Events:
@@ -115,10 +122,15 @@ def classify(error: BaseException) -> tuple[str, str]:
 
 def serve(job_type: type[JobType], run: Callable[[JobType, Events], None]) -> int:
     """Entry point of a process that does a job: read it from standard input, run it, say what failed."""
+    return say_failure(lambda events: run(job_type.model_validate_json(sys.stdin.read()), events))
+
+
+def say_failure(run: Callable[[Events], None]) -> int:
+    """Runs a whole process; what is raised is an event of its own, and exit code 1."""
     die_with_parent()
     events = Events()
     try:
-        run(job_type.model_validate_json(sys.stdin.read()), events)
+        run(events)
     except Exception as error:
         status, reason = classify(error)
         events.send("failed", status=status, reason=reason)

@@ -106,14 +106,19 @@ def mutate(tree: dict[str, Any], rng: random.Random) -> None:
         holder[str(rng.choice(SCALARS))] = holder.pop(key)
 
 
+def mutated_bytes(text: str, rng: random.Random, most: int) -> bytes:
+    """Up to so many places cut, overwritten or repeated."""
+    raw = bytearray(text.encode())
+    for _ in range(rng.randint(1, most)):
+        place = rng.randrange(len(raw))
+        raw[place : place + rng.choice([0, 1, 1, 5, 40])] = rng.choice([*BYTES, b"", raw[place : place + 30]])
+    return bytes(raw)
+
+
 def mutated(text: str, rng: random.Random) -> str:
     """A scenario's text, changed in its data (as JSON, which is YAML) or in its bytes."""
     if rng.random() < 0.3:
-        raw = bytearray(text.encode())
-        for _ in range(rng.randint(1, 4)):
-            place = rng.randrange(len(raw))
-            raw[place : place + rng.choice([0, 1, 1, 5, 40])] = rng.choice([*BYTES, b"", raw[place : place + 30]])
-        return raw.decode(errors="surrogateescape")
+        return mutated_bytes(text, rng, 4).decode(errors="surrogateescape")
     tree = parse_mapping(text, "shipped")
     for _ in range(rng.randint(1, 3)):
         mutate(tree, rng)

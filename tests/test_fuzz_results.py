@@ -1,6 +1,5 @@
 """Mutated result files: each is compared and shown, or refused in one line; nothing else, and never slowly."""
 
-import copy
 import json
 import os
 import random
@@ -9,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from gate_results import a_file, a_record, noisy, side
-from test_fuzz import BYTES, mutate
+from test_fuzz import mutate, mutated_bytes
 
 from membench.errors import UsageError
 from membench.gate.as_json import comparison_json
@@ -41,18 +40,14 @@ def base(tmp_path_factory):
 
 def mutated(text, rng):
     if rng.random() < 0.2:
-        raw = bytearray(text.encode())
-        for _ in range(rng.randint(1, 3)):
-            place = rng.randrange(len(raw))
-            raw[place : place + rng.choice([0, 1, 1, 5, 40])] = rng.choice([*BYTES, b"", raw[place : place + 30]])
-        return bytes(raw)
+        return mutated_bytes(text, rng, 3)
     tree = json.loads(text)
     for _ in range(rng.randint(1, 3)):
         # mostly inside the cases, where most of what is shown comes from
         cases = tree.get("cases")
         inside = [case for case in cases if isinstance(case, dict) and case] if isinstance(cases, list) else []
         mutate(rng.choice([tree, *inside]), rng)
-    return json.dumps(copy.deepcopy(tree)).encode(errors="replace")
+    return json.dumps(tree).encode(errors="replace")
 
 
 def show(found, groups):

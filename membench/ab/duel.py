@@ -109,16 +109,7 @@ class Duel:
         self, cases: list[Case], number: int, draw: random.Random, finished: Callable[[Case, Rounds], None]
     ) -> list[Case]:
         """As many cases as both processes live for; returns those that are left."""
-        job = Job(
-            device=self.device,
-            threads=self.measure.threads,
-            cases=cases,
-            min_samples=self.measure.min_samples,
-            floor_samples=self.measure.floor_samples,
-            max_seconds=self.measure.max_seconds,
-            warmup_seconds=self.measure.warmup_seconds,
-            implementations=list(self.measure.implementations),
-        )
+        job = Job.of(cases, self.device, self.measure)
         self.report(f"{cases[0].arm}: building")
         with ExitStack() as stack:
             sides: dict[int, Fighter] = {}

@@ -179,9 +179,8 @@ class _Phase:
 
 
 def _line(case: Case, found: Rounds) -> str:
-    name = f"{case.arm} {case.mode}" + (f" {case.optimizer}" if case.optimizer else "") + f" x{case.tokens}"
     failed = [f"{side}: {r.status}: {r.reason}" for side, r in zip(SIDES, found, strict=True) if r.status != "ok"]
     if failed:
-        return f"{name} round {found[0].number + 1}: {'; '.join(failed)}"
+        return f"{case.name} round {found[0].number + 1}: {'; '.join(failed)}"
     effect = in_turn_effect(found[0].samples_s, found[1].samples_s)
-    return f"{name} round {found[0].number + 1}: {100 * effect:+.1f} %"
+    return f"{case.name} round {found[0].number + 1}: {100 * effect:+.1f} %"

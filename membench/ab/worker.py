@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from layers.spec import ExternalSpec
-from membench.worker import Events, Job, classify, die_with_parent, prepare_process
+from membench.device import cache_bytes
+from membench.worker import Events, Job, classify, prepare_process, say_failure
 
 
 class Side:
@@ -21,20 +22,15 @@ class Side:
 
     def __init__(self, job: Job, events: Events) -> None:
         self.threads = prepare_process(job.threads)
-        import torch
-
         from layers.factory import build
-        from membench.device import last_level_cache_bytes
         from membench.measure.time import Clock
         from membench.measurement import CaseMeasurement
 
         self.job, self.events = job, events
-        cuda = job.device == "cuda"
-        cache_bytes = torch.cuda.get_device_properties(0).L2_cache_size if cuda else last_level_cache_bytes() or 0
         first = job.cases[0]
         layer = build(first.layer, ranks=first.ranks, device=job.device, seed=first.seed)
         self.clock = Clock(job.device)
-        self.measurement = CaseMeasurement(layer, self.clock, cache_bytes, self._progress)
+        self.measurement = CaseMeasurement(layer, self.clock, cache_bytes(job.device), self._progress)
         self.prepared: Any = None
         self.clocks: list[dict[str, Any]] = []
         self.inputs = count()
@@ -105,18 +101,5 @@ def serve(events: Events) -> None:
             side.measurement.layer.zero_gradients()
 
 
-def main() -> int:
-    """Entry point: the job on the first line of standard input."""
-    die_with_parent()
-    events = Events()
-    try:
-        serve(events)
-    except Exception as error:
-        status, reason = classify(error)
-        events.send("failed", status=status, reason=reason)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(say_failure(serve))

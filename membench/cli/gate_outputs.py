@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from membench.cli import exit_codes
-from membench.errors import UsageError
+from membench.errors import UsageError, one_line
 from membench.gate.as_json import comparison_json
 from membench.gate.comparison import FileComparison
 from membench.gate.junit import to_junit
@@ -15,7 +15,7 @@ from membench.gate.result_set import Group
 from membench.records import strict_json
 from membench.tables.gate import listing, screen_tables
 from membench.tables.gate_summary import to_summary
-from membench.tables.render import one_line, print_tables
+from membench.tables.render import print_tables
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,11 @@ class FileComparison:
         return [case for case in self.cases if self.fails(case)]
 
     @property
+    def together(self) -> list[CaseComparison]:
+        """All cases taken together, as one more case; empty where they are not judged so."""
+        return [CaseComparison("", "all cases", [self.suite])] if self.suite else []
+
+    @property
     def suite_fails(self) -> bool:
         return self.suite is not None and self.fails_by(self.suite)
 

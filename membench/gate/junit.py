@@ -26,10 +26,10 @@ def to_junit(comparisons: list[FileComparison]) -> str:
 
 def _all_cases(comparison: FileComparison) -> list[CaseComparison]:
     """The cases, and what is said of all of them: as one more, so that no suite that fails looks clean."""
-    whole = comparison.suite
     if comparison.incomparable:
-        whole = MetricVerdict("status", Verdict.INCOMPARABLE, comparison.incomparable)
-    return [*comparison.cases, *([CaseComparison("", "all cases", [whole])] if whole else [])]
+        why = MetricVerdict("status", Verdict.INCOMPARABLE, comparison.incomparable)
+        return [*comparison.cases, CaseComparison("", "all cases", [why])]
+    return [*comparison.cases, *comparison.together]
 
 
 def _add_case(suite: ElementTree.Element, comparison: FileComparison, case: CaseComparison) -> str:

@@ -6,6 +6,7 @@ numbers rise, and that at each change of stage is kept. A hook on every node the
 begins; a stage named inside a node's own backward interrupts it, as it does forward.
 """
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from torch.autograd.graph import Node
 from membench.profiler.findings import REST, StageKey
 
 
-class StageFollower:
+class StageFollower(ABC):
     """Calls ``moved`` whenever another stage begins to run; None stands for what is no part of the step.
 
     A step is enclosed by ``begin`` and ``end``, and ``follow`` is given its outputs between
@@ -33,9 +34,9 @@ class StageFollower:
         self._changes: list[tuple[int, StageKey]] = []  # forward: the sequence number at each change
         self._hooks: list[Any] = []
 
+    @abstractmethod
     def moved(self, key: StageKey | None) -> None:
         """From now on this stage runs."""
-        raise NotImplementedError
 
     def begin(self) -> None:
         """A step begins."""

@@ -4,33 +4,29 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from membench.errors import one_line
 from membench.gate.cases import CaseComparison
 from membench.gate.comparison import FileComparison
 from membench.gate.reproduce import reproduce_command
 from membench.gate.result_set import Group, LoadedResult
 from membench.gate.verdicts import ORDER, MetricVerdict, Verdict
 from membench.tables.numbers import short
-from membench.tables.render import Column, Table, one_line, plain
+from membench.tables.render import Column, Table, plain
 
 _SCREEN_ROWS = 100
 
 
 def comparison_tables(comparison: FileComparison) -> list[Table]:
     """The cases, the worst first, and the commands that show the regressions again."""
-    rows = [row for case in _all_cases(comparison) for row in _case_rows(comparison, case)]
+    cases = [*comparison.together, *comparison.cases]  # one row first that answers another question
+    rows = [row for case in cases for row in _case_rows(comparison, case)]
     tables = [Table(title(comparison), _caption(comparison), COLUMNS, rows)]
-    failing = [case for case in _all_cases(comparison) if comparison.fails(case)]
+    failing = [case for case in cases if comparison.fails(case)]
     commands = [[case.label, reproduce_command(comparison, case)] for case in failing]
     if commands:
         columns = [Column("regression", right=False), Column("shown again by", right=False)]
         tables.append(Table("To see each again", "", columns, commands))
     return tables
-
-
-def _all_cases(comparison: FileComparison) -> list[CaseComparison]:
-    """All cases taken together come first: they are one row, and the answer to another question."""
-    suite = comparison.suite
-    return [*([CaseComparison("", "all cases", [suite])] if suite else []), *comparison.cases]
 
 
 def screen_tables(comparison: FileComparison) -> list[Table]:

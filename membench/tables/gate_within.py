@@ -1,10 +1,11 @@
 """The layers of one run beside its reference layer, as a table."""
 
+from membench.errors import one_line
 from membench.gate.result_set import LoadedResult
 from membench.gate.verdicts import Verdict
 from membench.gate.within import WithinRow
 from membench.tables.numbers import short
-from membench.tables.render import Column, Table, one_line, plain
+from membench.tables.render import Column, Table, plain
 
 _WORDS = {Verdict.SLOW: "slower", Verdict.FAST: "faster", Verdict.SAME: "the same"}
 _COLUMNS = (

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from membench.errors import one_line
+
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~])")
 _PIPE_WIDTH = 220  # characters, where the output is no terminal
 
@@ -19,11 +21,6 @@ _PIPE_WIDTH = 220  # characters, where the output is no terminal
 def plain(value: Any) -> str:
     """A value as a table shows it by default; unknown is a dash."""
     return "-" if value is None else str(value)
-
-
-def one_line(text: str) -> str:
-    """A text from a file as a line: runs of white space are a space, control characters are gone."""
-    return "".join(c for c in " ".join(text.split()) if c.isprintable())
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 from layers.spec.quantities import format_quantity
+from membench.errors import one_line
 from membench.groups import (
     arm_name,
     chosen_implementation,
@@ -17,7 +18,7 @@ from membench.groups import (
 from membench.loose import text, value_at
 from membench.records import Record, ResultFile
 from membench.tables.numbers import four, giga, percent, ratio, short, signed
-from membench.tables.render import Column, Table, one_line, plain
+from membench.tables.render import Column, Table, plain
 
 _GIB = 2**30
 
