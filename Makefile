@@ -22,8 +22,10 @@ check: $(VENV)/.dev-ready
 # On a machine with an NVIDIA GPU whose Python has torch: no virtual environment, no network.
 gpu:
 	$(PYTHON) -m pytest -m gpu tests
+	$(PYTHON) -m pytest tests/test_triton_*.py
 	$(PYTHON) -m membench run quickstart iso_flop_8b --device cuda --set measure.max_seconds=1
 	$(PYTHON) -m membench doctor --device cuda
+	$(PYTHON) -m membench run op_bag op_top_k op_experts op_expert_rows --device cuda
 	for layer in dense moe memory memory_plus peer; do $(PYTHON) -m membench profile --layer $$layer --device cuda || exit; done
 	$(PYTHON) -m benchmarks.clock_check --device cuda
 

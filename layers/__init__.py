@@ -11,7 +11,10 @@ from layers.spec import spec_from
 
 if TYPE_CHECKING:
     from layers.factory import build
+    from layers.host_table import HostTable
     from layers.layer import Layer, Routing, Selection
+    from layers.optim import LayerOptimizer, clip_gradients_
+    from layers.quantized_table import QuantizedTable
     from layers.value_table import RowGradient, ValueTable
     from layers.verification import Verification, verify
 
@@ -22,18 +25,26 @@ _LAZY = {
     "Selection": "layers.layer",
     "RowGradient": "layers.value_table",
     "ValueTable": "layers.value_table",
+    "HostTable": "layers.host_table",
+    "QuantizedTable": "layers.quantized_table",
+    "LayerOptimizer": "layers.optim",
+    "clip_gradients_": "layers.optim",
     "Verification": "layers.verification",
     "verify": "layers.verification",
 }
 
 __all__ = [
+    "HostTable",
     "Layer",
+    "LayerOptimizer",
+    "QuantizedTable",
     "Routing",
     "RowGradient",
     "Selection",
     "ValueTable",
     "Verification",
     "build",
+    "clip_gradients_",
     "spec_from",
     "verify",
 ]

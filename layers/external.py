@@ -1,6 +1,7 @@
 """A layer of somebody else's behind the face of ours."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -9,13 +10,28 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from layers.kernels.stages import stage
-from layers.layer import Layer, Routing, torch_dtype
-from layers.spec import Cost, ExternalSpec, MemoryNeed, Mode, StageCost, has_backward
+from layers.layer import Layer, Routing, Selection, torch_dtype
+from layers.spec import Cost, ExternalSpec, MemoryNeed, Mode, Spec, StageCost, has_backward
 from layers.spec.accounting import passes
 
 
 class External(Layer):
-    """Wraps the module that a factory returns; it routes by itself and has no reference.
+    """Wraps the module that a factory returns; it routes by itself.
+
+    All that the module must have is ``forward``: (B, d) to (B, d). What else it has is used.
+
+    * ``reference(x)``: what it should compute of a few tokens x (T, d), in float64. While it is
+      called, the module's parameters are float64 too. With it the layer is checked before it is timed.
+    * ``select(x)``: its choice as a ``Selection``. ``reference(x, chosen)`` then gets the chosen
+      indices too, so that rounding cannot decide which of two nearly equal scores wins.
+    * ``scores(x)``: float64 scores, over its last dimension those of all that ``select`` chose among.
+      With it the choice itself is checked.
+    * ``counted_as``: the config of a layer of ours that does the same work; its cost is then exact.
+      ``cost(tokens, mode)``: else, a ``Cost`` of the module's own.
+    * ``table``: the tensor whose rows it reads at random addresses.
+    * ``optimizers(name, learning_rate)``: the ``torch.optim`` optimizers that a training step with
+      optimizer ``name`` takes, or a ValueError that says which it has.
+    * ``notes``: lines that a reader of the measurements should know.
 
     Raises:
         ValueError: the factory is not found, or does not return a module.
@@ -38,6 +54,36 @@ class External(Layer):
         with stage("layer"):
             return self.module(x)
 
+    def select(self, x: Tensor) -> Selection | None:
+        select = self._offered("select")
+        return None if select is None else select(x)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether it can be checked."""
+        return self._offered("reference") is not None
+
+    @property
+    def counted_as(self) -> Spec:
+        return getattr(self.module, "counted_as", self.spec)
+
+    @property
+    def random_rows(self) -> Tensor | None:
+        table = getattr(self.module, "table", None)
+        return None if table is None else table.detach()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(getattr(self.module, "notes", ()))
+
+    def own_optimizers(self, name: str, learning_rate: float) -> list[torch.optim.Optimizer] | None:
+        optimizers = self._offered("optimizers")
+        return None if optimizers is None else optimizers(name, learning_rate)
+
+    def _offered(self, method: str) -> Callable[..., Any] | None:
+        found = getattr(self.module, method, None)
+        return found if callable(found) else None
+
 
 def load_factory(name: str) -> Callable[..., Any]:
     """The callable that ``package.module:function`` names.
@@ -55,8 +101,15 @@ def load_factory(name: str) -> Callable[..., Any]:
     return found
 
 
+def with_own_parameters(cost: Cost, layer: External) -> Cost:
+    """The cost of the layer of ours that does the same work, with the parameters that this one holds."""
+    params = sum(p.numel() for p in layer.parameters())
+    stored_bytes = sum(p.nbytes for p in layer.parameters())
+    return replace(cost, params=params, rank_params=params, stored_bytes=stored_bytes)
+
+
 def counted_cost(layer: External, tokens: int, mode: Mode, device: torch.device | str) -> tuple[Cost, str]:
-    """The cost of a layer from outside and where it comes from.
+    """The cost of a layer from outside that names no config of ours, and where it comes from.
 
     A ``cost(tokens, mode)`` of the module is taken at its word (source ``"cost()"``). Else
     params are counted, FLOPs come from torch's counter, which sees matrix products only, and
@@ -68,7 +121,7 @@ def counted_cost(layer: External, tokens: int, mode: Mode, device: torch.device 
             raise ValueError(f"{layer.spec.factory}: cost() returned {type(stated).__name__}, not layers.spec.Cost")
         return stated, "cost()"
     params = sum(p.numel() for p in layer.parameters())
-    weight_bytes = sum(p.numel() * p.element_size() for p in layer.parameters())
+    weight_bytes = sum(p.nbytes for p in layer.parameters())
     x = torch.randn(tokens, layer.spec.model_dim, dtype=torch_dtype(layer.spec.dtype), device=device)
     x.requires_grad_(has_backward(mode))
     with FlopCounterMode(display=False) as counter:

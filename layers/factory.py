@@ -7,8 +7,25 @@ from layers.external import External
 from layers.layer import Layer
 from layers.memory import Memory
 from layers.moe import MoE
+from layers.operators.experts import GroupedExperts
+from layers.operators.operator import Operator
+from layers.operators.retrieval import KeyScores, ProductKeyTopK
+from layers.operators.rows import ExpertRows, WeightedBag
 from layers.peer import Peer
-from layers.spec import AnySpec, DenseSpec, ExternalSpec, MemorySpec, MoESpec, PeerSpec
+from layers.spec import (
+    AnyOperatorSpec,
+    AnySpec,
+    DenseSpec,
+    ExpertRowsSpec,
+    ExternalSpec,
+    GroupedExpertsSpec,
+    KeyScoresSpec,
+    MemorySpec,
+    MoESpec,
+    PeerSpec,
+    ProductKeyTopKSpec,
+    WeightedBagSpec,
+)
 from layers.value_table import ValueTable
 
 
@@ -43,3 +60,21 @@ def build(
             return Peer(spec, ranks, device=device, generator=generator)
         case ExternalSpec():
             return External(spec, device=device, seed=seed)
+        case _:
+            if error := spec.split_error(ranks):
+                raise ValueError(error)
+            return _operator(spec, device, generator)
+
+
+def _operator(spec: AnyOperatorSpec, device: torch.device | str, generator: torch.Generator) -> Operator:
+    match spec:
+        case WeightedBagSpec():
+            return WeightedBag(spec, device=device, generator=generator)
+        case KeyScoresSpec():
+            return KeyScores(spec, device=device, generator=generator)
+        case ProductKeyTopKSpec():
+            return ProductKeyTopK(spec, device=device)
+        case ExpertRowsSpec():
+            return ExpertRows(spec, device=device, generator=generator)
+        case GroupedExpertsSpec():
+            return GroupedExperts(spec, device=device, generator=generator)

@@ -19,6 +19,12 @@ def fill_normal_(tensor: Tensor, std: float, generator: torch.Generator | None =
     if tensor.numel() <= EXACT_ELEMENTS:
         return tensor.normal_(0.0, std, generator=generator)
     block = torch.empty(BLOCK_ELEMENTS, dtype=tensor.dtype, device=tensor.device).normal_(0.0, std, generator=generator)
-    for part in tensor.view(-1).split(BLOCK_ELEMENTS):
+    return repeat_(tensor, block)
+
+
+@torch.no_grad()
+def repeat_(tensor: Tensor, block: Tensor) -> Tensor:
+    """Fill a contiguous tensor with a block (elements,), over and over, in place."""
+    for part in tensor.view(-1).split(len(block)):
         part.copy_(block[: part.numel()])
     return tensor

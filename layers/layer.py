@@ -4,7 +4,8 @@ Letters: B tokens of this rank, P ranks, d model dim, H heads, k rows a head rea
 K experts a token uses, E experts, D value dim.
 """
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,11 +62,17 @@ class Routing:
     """How the tokens of one call are routed, where it is not by the layer's choice alone.
 
     ``selected`` replaces the chosen indices; the weights stay those of the layer's own
-    choice, so all of its arithmetic is still done.
+    choice, so all of its arithmetic is still done. An operator, which chooses nothing, is given
+    their ``weights`` too, of the same shape, fp32.
     """
 
     selected: Tensor | None = None
     remote: RemoteLookups | RemoteAssignments | None = None
+    weights: Tensor | None = None
+
+    def with_leaf_weights(self) -> "Routing":
+        """The same, its weights (where there are any) a new leaf that a backward pass gives a gradient."""
+        return self if self.weights is None else replace(self, weights=self.weights.detach().requires_grad_(True))
 
 
 class Layer(nn.Module):
@@ -88,6 +95,10 @@ class Layer(nn.Module):
         """y (B, d) of x (B, d)."""
         raise TypeError(f"{type(self).__name__} must define forward()")
 
+    def output_like(self, x: Tensor) -> Tensor:
+        """An empty tensor of the shape, dtype and memory layout of y; for an operator they are not those of x."""
+        return torch.empty_like(x)
+
     def select(self, x: Tensor) -> Selection | None:
         """The layer's own choice for x (B, d); None where nothing is chosen."""
         del x
@@ -96,6 +107,35 @@ class Layer(nn.Module):
     def tables(self) -> "tuple[ValueTable, ...]":
         """The value tables this layer reads, with their row gradients."""
         return ()
+
+    @property
+    def counted_as(self) -> Spec:
+        """The config whose formulas count this layer's work: its own, but for a layer from outside that names one."""
+        return self.spec
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its measurements should know, in a line each."""
+        return ()
+
+    def own_optimizers(self, name: str, learning_rate: float) -> list[torch.optim.Optimizer] | None:
+        """What optimizer ``name`` means for a layer that brings its own, over all parameters; None for all others."""
+        del name, learning_rate
+        return None
+
+    @property
+    def random_rows(self) -> Tensor | None:
+        """The tensor whose rows it reads at random addresses; the ceiling of random rows is measured on it."""
+        return next((table.weight.detach() for table in self.tables()), None)
+
+    @property
+    def unavailable(self) -> str | None:
+        """Why this device cannot compute it in the way its config asks for, or None."""
+        return None
+
+    def on_path(self) -> AbstractContextManager[None]:
+        """Inside, forward and backward passes are computed in the way its config asks for."""
+        return nullcontext()
 
     def balance(self, *, frozen: bool = False) -> None:
         """What a router changes after a training step besides its weights; ``frozen``: changes nothing."""

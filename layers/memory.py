@@ -4,15 +4,18 @@ Letters: B tokens, d model dim, D value dim, P ranks, H heads, k rows a head, N 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from layers.host_table import HostTable
 from layers.initialize import fill_normal_
 from layers.kernels.stages import stage
 from layers.layer import Routing, torch_dtype
 from layers.product_keys import RetrievalLayer
+from layers.quantized_table import NORMAL_ROW_ERROR, QuantizedTable
 from layers.spec import MemorySpec
 from layers.swiglu import SwiGLU
 from layers.value_table import ValueTable
@@ -33,19 +36,23 @@ class Memory(RetrievalLayer):
         spec: MemorySpec,
         ranks: int = 1,
         *,
-        table: ValueTable | None = None,
+        table: ValueTable | QuantizedTable | None = None,
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(spec, ranks, device=device, generator=generator)
         d, width, dtype = spec.model_dim, spec.row_elements, torch_dtype(spec.dtype)
-        shape = (spec.num_keys, width // ranks)
+        shape, row_dtype = (spec.num_keys, width // ranks), torch_dtype(spec.row_dtype)
         if table is None:
-            std = 1 / math.sqrt(width)
-            table = ValueTable(*shape, dtype=dtype, device=device, std=std, generator=generator)
-        elif table.weight.shape != shape or table.weight.dtype != dtype:
+            options: dict[str, Any] = {"device": device, "std": 1 / math.sqrt(width), "generator": generator}
+            if spec.quantized:
+                table = QuantizedTable.random(*shape, row_dtype, dtype=dtype, **options)
+            else:
+                kind = HostTable if spec.table_on == "host" else ValueTable
+                table = kind(*shape, dtype=dtype, **options)
+        elif table.weight.shape != shape or table.weight.dtype != row_dtype:
             given = f"{tuple(table.weight.shape)} of {table.weight.dtype}"
-            raise ValueError(f"the table given is {given}, this layer needs {shape} of {dtype}")
+            raise ValueError(f"the table given is {given}, this layer needs {shape} of {row_dtype}")
         self.table = table
         if spec.gated:
             self.gate = nn.Parameter(torch.empty(width, d, device=device, dtype=dtype))
@@ -72,4 +79,18 @@ class Memory(RetrievalLayer):
         return y + self.companion(x) if self.spec.companion_hidden else y
 
     def tables(self) -> tuple[ValueTable, ...]:
-        return (self.table,)
+        return () if isinstance(self.table, QuantizedTable) else (self.table,)
+
+    @property
+    def random_rows(self) -> Tensor:
+        return self.table.seen if isinstance(self.table, HostTable) else self.table.weight.detach()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if isinstance(self.table, HostTable) and self.table.way is not None:
+            trials = [f"{way} takes {ms:.3g} ms a bag" for way, ms in self.table.way_ms.items()]
+            return (f"table in host memory, read {self.table.way}" + (f" ({', '.join(trials)})" if trials else ""),)
+        if not isinstance(self.table, QuantizedTable):
+            return ()
+        error = NORMAL_ROW_ERROR[self.table.weight.dtype]
+        return (f"normal numbers rounded to {self.spec.row_format} rows are off by up to {100 * error:.2g} % (RMS)",)

@@ -1,113 +1,139 @@
-"""Optimizers of a layer: AdamW for its matrices, and for its tables one that touches only the rows read.
+"""The optimizer of a whole layer: its matrices by AdamW or SGD, its tables by a rule that touches only rows read.
 
-Row-wise Adagrad keeps one fp32 number a row: s += mean(g²), w -= lr·g / (sqrt(s) + eps)
-(as FBGEMM's exact row-wise Adagrad defines it). AdamW on a table is dense by definition: every
-row's moments decay every step, so it pays for the whole table.
+AdamW on a table is dense by definition: every row's moments decay every step, so it pays for the whole
+table. It is there to be compared with.
 """
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from layers.kernels.row_update import ROW_OPTIMIZERS
 from layers.kernels.stages import stage
 from layers.layer import Layer
 from layers.spec import Optimizer
-from layers.value_table import ValueTable
-
-_EPS = 1e-8
-
-
-class RowUpdate:
-    """SGD or row-wise Adagrad on the touched rows of one table."""
-
-    def __init__(self, table: ValueTable, learning_rate: float, *, adagrad: bool) -> None:
-        self.table = table
-        self.learning_rate = learning_rate
-        self.state = torch.zeros(len(table.weight), device=table.weight.device) if adagrad else None
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Apply the table's row gradient, if there is one, in fp32; the rows keep their dtype."""
-        gradient = self.table.gradient
-        if gradient is None:
-            return
-        rows, change = gradient.rows, gradient.values.float()
-        if self.state is not None:
-            sums = self.state[rows] + change.square().mean(dim=1)
-            self.state[rows] = sums
-            change = change / (sums.sqrt() + _EPS)[:, None]
-        weight = self.table.weight
-        weight.index_copy_(0, rows, (weight[rows].float() - self.learning_rate * change).to(weight.dtype))
-
-
-class DenseTableAdamW:
-    """The same AdamW as for any parameter, over the whole table: what a dense gradient costs."""
-
-    def __init__(self, table: ValueTable, learning_rate: float) -> None:
-        self.table = table
-        self.parameter = table.weight
-        self.adamw = torch.optim.AdamW([self.parameter], lr=learning_rate, fused=True)
-
-    def step(self) -> None:
-        """Spread the row gradient into a dense one and step."""
-        if self.table.gradient is None:
-            return
-        self.parameter.grad = self.table.gradient.to_dense(len(self.parameter))
-        self.adamw.step()
-        self.parameter.grad = None
+from layers.table_optim import DenseTableAdamW, RowRule, TableOptimizer, moments
 
 
 class LayerOptimizer:
     """What ``optimizer`` means for a whole layer: ``step()`` updates matrices and tables.
 
-    ``adamw``: AdamW everywhere. ``row_adagrad``: AdamW, tables by row-wise Adagrad.
+    ``adamw``: AdamW everywhere. ``row_adagrad``, ``row_adam``, ``lazy_adam``: AdamW, tables by that rule.
     ``sgd``: plain SGD, tables by touched rows. A learning rate of 0 does all the work and
     leaves the weights as they are.
+
+        with optimizer.fused():      # rows are updated by the backward pass that reads them
+            loss.backward()
+        optimizer.step()
+
+    Without ``fused`` a backward leaves row gradients, which ``clip_gradients_`` and accumulation need, and
+    ``step()`` applies them. Layers that share a table are given together: it is updated once a step.
     """
 
-    def __init__(self, layer: Layer, optimizer: Optimizer, learning_rate: float = 1e-3) -> None:
-        self._layer, self._frozen = layer, learning_rate == 0.0
-        tables = layer.tables()
-        table_weights = {id(table.weight) for table in tables}
-        matrices = [p for p in layer.parameters() if id(p) not in table_weights]
-        if optimizer == "sgd":
-            self._matrices = torch.optim.SGD(matrices, lr=learning_rate, fused=True) if matrices else None
-        else:
-            self._matrices = torch.optim.AdamW(matrices, lr=learning_rate, fused=True) if matrices else None
-        self._tables: list[RowUpdate | DenseTableAdamW] = [
-            DenseTableAdamW(table, learning_rate)
-            if optimizer == "adamw"
-            else RowUpdate(table, learning_rate, adagrad=optimizer == "row_adagrad")
-            for table in tables
-        ]
+    def __init__(
+        self,
+        layers: Layer | Sequence[Layer],
+        optimizer: Optimizer,
+        learning_rate: float = 1e-3,
+        *,
+        table_learning_rate: float | None = None,
+        table_weight_decay: float = 0.0,
+    ) -> None:
+        self._optimizer = optimizer
+        self._layers = [layers] if isinstance(layers, Layer) else list(layers)
+        self._frozen = learning_rate == 0.0
+        read = [table for layer in self._layers for table in layer.tables()]
+        tables = {id(table): table for table in read}
+        self._readers = [read.count(table) for table in tables.values()]
+        table_weights = {id(table.weight) for table in read}
+        parameters = {id(p): p for layer in self._layers for p in layer.parameters()}
+        # what a layer from outside trains in its own way
+        own = [each for layer in self._layers for each in layer.own_optimizers(optimizer, learning_rate) or []]
+        taken = {id(p) for each in own for group in each.param_groups for p in group["params"]}
+        matrices = [p for key, p in parameters.items() if key not in table_weights | taken]
+        kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
+        self._matrices = [*own, kind(matrices, lr=learning_rate, fused=True)] if matrices else own
+        rate = learning_rate if table_learning_rate is None else table_learning_rate
+        self.tables: list[TableOptimizer | DenseTableAdamW] = []
+        for number, table in enumerate(tables.values()):
+            if optimizer in ROW_OPTIMIZERS:
+                rule = RowRule(optimizer, rate, table_weight_decay)
+                self.tables.append(TableOptimizer(table, rule, seed=number))
+            else:
+                self.tables.append(DenseTableAdamW(table, rate))
+
+    @contextmanager
+    def fused(self) -> Iterator[None]:
+        """Inside, one backward pass updates the rows it reads, of tables with one reader; others wait for ``step``."""
+        with ExitStack() as stack:
+            for table, readers in zip(self.tables, self._readers, strict=True):
+                if isinstance(table, TableOptimizer):
+                    stack.enter_context(table.fused() if readers == 1 else table.queued())
+            yield
 
     def step(self) -> None:
         """One update from the gradients that the last backward left."""
-        if self._matrices is not None:
+        for matrices in self._matrices:
             with stage("update"):
-                self._matrices.step()
-        if self._tables:
+                matrices.step()
+        self.step_tables()
+        for layer in self._layers:
+            layer.balance(frozen=self._frozen)
+
+    def step_tables(self) -> None:
+        """The tables' part of ``step``: what a fused backward has not done."""
+        if waiting := [table for table in self.tables if table.waiting]:
             with stage("table_update"):
-                for table in self._tables:
+                for table in waiting:
                     table.step()
-        self._layer.balance(frozen=self._frozen)
 
     @property
     def dense_table_gradient_bytes(self) -> int:
         """What AdamW on tables spreads row gradients into, for the length of a step."""
-        return sum(table.parameter.nbytes for table in self._tables if isinstance(table, DenseTableAdamW))
+        return sum(table.parameter.nbytes for table in self.tables if isinstance(table, DenseTableAdamW))
 
     def state_tensors(self) -> list[Tensor]:
         """Every tensor of optimizer state, to be counted."""
-        found = _states(self._matrices)
-        for table in self._tables:
-            if isinstance(table, DenseTableAdamW):
-                found += _states(table.adamw)
-            elif table.state is not None:
-                found.append(table.state)
-        return found
+        of_matrices = [tensor for matrices in self._matrices for tensor in moments(matrices)]
+        return of_matrices + [tensor for table in self.tables for tensor in table.state_tensors()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs; shares memory with the optimizer."""
+        matrices = [optimizer.state_dict() for optimizer in self._matrices]
+        tables = [table.state_dict() for table in self.tables]
+        return {"optimizer": self._optimizer, "matrices": matrices, "tables": tables}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave.
+
+        Raises:
+            ValueError: it is of another optimizer, or of layers with other parameters or tables.
+        """
+        if state["optimizer"] != self._optimizer:
+            raise ValueError(f"the state is of {state['optimizer']}, this optimizer is {self._optimizer}")
+        for name, optimizers in {"matrices": self._matrices, "tables": self.tables}.items():
+            for optimizer, own in zip(optimizers, state[name], strict=True):
+                optimizer.load_state_dict(own)
 
 
-def _states(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
-    if optimizer is None:
-        return []
-    return [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v) and v.numel() > 1]
+@torch.no_grad()
+def clip_gradients_(layers: Layer | Sequence[Layer], max_norm: float) -> Tensor:
+    """Scales all gradients, of parameters and of table rows, so that their total norm is at most ``max_norm``.
+
+    A table that several layers share counts once. Needs row gradients, so not inside ``fused``.
+
+    Returns:
+        the norm before, a scalar tensor; nothing waits for it.
+    """
+    layers = [layers] if isinstance(layers, Layer) else layers
+    parameters = {id(p): p.grad for layer in layers for p in layer.parameters() if p.grad is not None}
+    tables = {id(table): table for layer in layers for table in layer.tables()}
+    gradients = [*parameters.values(), *(t.gradient.values for t in tables.values() if t.gradient is not None)]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.to(gradient.device, gradient.dtype))
+    return norm

@@ -1,8 +1,6 @@
 """Product-key retrieval, shared by memory and peer (arXiv 1907.05242, section 3.1).
 
-A query's two halves are scored against n sub-keys each; the best k of the n² sums lie among
-119 pairs (at k = 32) of both halves' best k. Selection is exact, ties included: equal
-sums go to the lower row i·n + j.
+A query's two halves are scored against n sub-keys each; the k rows i·n + j with the best sums are chosen.
 
 Letters: B tokens, d model dim, H heads, dk key dim, c = dk/2, n sub-keys a half, k rows a head.
 """
@@ -15,9 +13,9 @@ from torch.nn import functional
 
 from layers.initialize import fill_normal_
 from layers.kernels.key_scores import key_scores
+from layers.kernels.lookups import Lookups, index_dtype
+from layers.kernels.retrieval import retrieve
 from layers.kernels.stages import stage
-from layers.kernels.top_k import best_pairs
-from layers.kernels.weighted_bag import Lookups
 from layers.layer import Layer, RemoteLookups, Routing, Selection, torch_dtype
 from layers.spec import RetrievalSpec
 
@@ -71,14 +69,19 @@ class RetrievalLayer(Layer):
 
     def select(self, x: Tensor) -> Selection:
         """The best k rows of every head, best first, with the softmax of their scores."""
-        scores = self.half_scores(x)
-        with stage("top_k"):
-            with torch.no_grad():
-                halves = best_pairs(scores, self.spec.top_k)
-            sums = scores.gather(-1, halves).sum(dim=1)
-            rows = halves[:, 0] * self.spec.sub_keys + halves[:, 1]
-            weights = torch.softmax(sums, dim=-1).transpose(0, 1).contiguous()
-            return Selection(rows.transpose(0, 1).contiguous(), weights)
+        spec = self.spec
+        with stage("query"):
+            queries = self._query_halves(x)
+        halves, weights = retrieve(
+            queries,
+            self.keys,
+            spec.top_k,
+            normalized=spec.qk_norm,
+            eps=EPS,
+            sparse_backward=spec.sparse_scores_backward,
+        )
+        first, second = halves.to(index_dtype(spec.num_keys)).unbind()
+        return Selection(first * spec.sub_keys + second, weights)
 
     def reads(self, selection: Selection, routing: Routing | None) -> tuple[Lookups, Tensor, RemoteLookups | None]:
         """What this rank's table share reads: lookups (P·B, H·k), their weights, and what came from other ranks.
@@ -94,7 +97,7 @@ class RetrievalLayer(Layer):
             rows, weights = torch.cat([rows, remote.indices]), torch.cat([weights, remote.weights])
         if (remote is None) != (self.ranks == 1) or remote is not routing.remote:
             raise ValueError(f"{self.ranks} ranks: a share of a table needs the others' RemoteLookups, a whole none")
-        return Lookups(rows.flatten(1)), weights.flatten(1), remote
+        return Lookups(rows.flatten(1), self.spec.num_keys), weights.flatten(1), remote
 
     def join_columns(self, bags: Tensor) -> Tensor:
         """(B, D) of bags (P·B, D/P): the other ranks' tokens stand in for the columns they would send."""

@@ -52,14 +52,18 @@ def moe_token_choice(spec: MoESpec, w: Weights, x: Tensor, chosen: Tensor, compu
         computed_by: (B, K) the experts (by index into ``w``) that compute them; the same,
             unless a routing was imposed.
     """
-    weights = moe_weights(spec, router_scores(spec, w, x), chosen)
+    y = swiglu_experts(w, x, moe_weights(spec, router_scores(spec, w, x), chosen), computed_by)
+    return y + swiglu(x, w["shared.gate_up"], w["shared.down"]) if spec.shared_hidden else y
+
+
+def swiglu_experts(w: Weights, x: Tensor, weights: Tensor, computed_by: Tensor) -> Tensor:
+    """(B, d): the sum of each token's results by the experts ``computed_by`` (B, K), with weights (B, K)."""
     outputs = x.new_zeros(*computed_by.shape, x.shape[1])
     for expert in computed_by.unique().tolist():
         token, slot = (computed_by == expert).nonzero(as_tuple=True)
         result = swiglu(x[token], w["expert_gate_up"][expert], w["expert_down"][expert])
         outputs = outputs.index_put((token, slot), result)
-    y = (weights[:, None, :] @ outputs)[:, 0]
-    return y + swiglu(x, w["shared.gate_up"], w["shared.down"]) if spec.shared_hidden else y
+    return (weights[:, None, :] @ outputs)[:, 0]
 
 
 def moe_expert_choice(spec: MoESpec, w: Weights, x: Tensor, chosen: Tensor | Sequence[Tensor]) -> Tensor:
@@ -112,8 +116,15 @@ def half_scores(spec: RetrievalSpec, w: Weights, x: Tensor) -> tuple[Tensor, Ten
     if spec.qk_norm:
         halves = rms_norm(halves, w["query_scale"].view(2, dk // 2))
         keys = rms_norm(keys, w["key_scale"].view(2, 1, dk // 2))
-    scores = [torch.stack([halves[:, head, half] @ keys[head, half].T for head in range(H)], dim=1) for half in (0, 1)]
-    return scores[0], scores[1]
+    first, second = key_scores(halves, keys).unbind(2)
+    return first, second
+
+
+def key_scores(halves: Tensor, keys: Tensor) -> Tensor:
+    """(B, H, 2, n): both halves of queries (B, H, 2, dk/2) times the sub-keys (H, 2, n, dk/2) of their head."""
+    heads = range(keys.shape[0])
+    scores = [torch.stack([halves[:, head, half] @ keys[head, half].T for head in heads], dim=1) for half in (0, 1)]
+    return torch.stack(scores, dim=2)
 
 
 def top_rows(first: Tensor, second: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -183,11 +194,37 @@ def peer(
     groups = [(rows, row_weights(spec, w, x, chosen), x[:, :columns]), *remote]
     bags = []
     for rank, (indices, weights, tokens) in enumerate(groups):
-        B = indices.shape[0]
-        hidden = (w["down"][indices.reshape(B, -1)] @ tokens[:, :, None])[:, :, 0].view(indices.shape)
-        if products:
-            hidden = hidden + products[rank]
-        activated = weights * torch.nn.functional.gelu(hidden)
-        bags.append(weighted_bag(activated, w["up"], indices))
+        bags.append(expert_rows(w, tokens, weights, indices, products[rank] if products else None))
     y = torch.cat(bags, dim=-1)
     return y + swiglu(x, w["companion.gate_up"], w["companion.down"]) if spec.companion_hidden else y
+
+
+def expert_rows(w: Weights, x: Tensor, weights: Tensor, rows: Tensor, products: Tensor | None = None) -> Tensor:
+    """(B, D): the sum over H·k of weights (B, H, k) · gelu(u·x + products) · v, u and v being ``rows`` of the tables."""
+    B = rows.shape[0]
+    hidden = (w["down"][rows.reshape(B, -1)] @ x[:, :, None])[:, :, 0].view(rows.shape)
+    if products is not None:
+        hidden = hidden + products
+    return weighted_bag(weights * torch.nn.functional.gelu(hidden), w["up"], rows)
+
+
+def first_row_update(
+    optimizer: str,
+    rows: Tensor,
+    gradient: Tensor,
+    learning_rate: float,
+    weight_decay: float,
+    eps: float,
+) -> Tensor:
+    """(U, D): table rows after their first update, all moments and sums having been zero.
+
+    The rules of ``layers.kernels.row_update``; corrected for their start, first moments are the gradient itself
+    and second ones its square.
+    """
+    decayed = rows * (1 - learning_rate * weight_decay)
+    if optimizer == "sgd":
+        return decayed - learning_rate * gradient
+    square = gradient.square()
+    if optimizer != "lazy_adam":
+        square = square.mean(dim=1, keepdim=True)
+    return decayed - learning_rate * gradient / (square.sqrt() + eps)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from layers import reference
 from layers.layer import Layer, RemoteAssignments, RemoteLookups, Routing, Selection
+from layers.quantized_table import AnyTable, exact_rows, tables_of
 from layers.spec import DenseSpec, MemorySpec, MoESpec, PeerSpec, RetrievalSpec
-from layers.value_table import ValueTable
 
 _ZERO = 1e-9  # float64 rounds seven orders below this
 _EXPERT_PARAMETERS = ("expert_gate_up", "expert_down")
@@ -82,15 +82,15 @@ class SampledReference:
 
     def __init__(self, layer: Layer, x: Tensor, sample: Tensor) -> None:
         self.layer, self.sample = layer, sample
-        self.x = _leaf(x[sample])
+        self.x = float64_leaf(x[sample])
         self.w = self._leaves()
         self.y = self._output()
 
     def _leaves(self) -> dict[str, Tensor]:
         """Every parameter of which all is touched."""
-        partial = {id(table.weight) for table in self.layer.tables()}
+        partial = {id(part) for table in tables_of(self.layer).values() for part in table.parameters()}
         named = self.layer.named_parameters()
-        return {name: _leaf(p) for name, p in named if id(p) not in partial and name not in _EXPERT_PARAMETERS}
+        return {name: float64_leaf(p) for name, p in named if id(p) not in partial and name not in _EXPERT_PARAMETERS}
 
     def _output(self) -> Tensor:
         assert isinstance(self.layer.spec, DenseSpec)
@@ -111,7 +111,7 @@ class SampledReference:
         for name, leaf in self.w.items():
             leaf.register_post_accumulate_grad_hook(partial(compare, name))
         self.y.backward(upstream)
-        scale = max(each.expected_rms for each in found.values())
+        scale = max((each.expected_rms for each in found.values()), default=0.0)
         errors: dict[str, float] = dict.fromkeys(self._strays(), math.inf)
         for name, difference in found.items():
             parameter = self._parameter(name)
@@ -178,7 +178,7 @@ class _SampledExperts(SampledReference):
         """The weights by name; of the experts' a mapping from expert to leaf."""
         self.touched = set(touched)
         parameters = dict(self.layer.named_parameters())
-        slices = {name: {e: _leaf(parameters[name][e]) for e in self.touched} for name in _EXPERT_PARAMETERS}
+        slices = {name: {e: float64_leaf(parameters[name][e]) for e in self.touched} for name in _EXPERT_PARAMETERS}
         weights: dict[str, object] = {**self.w, **slices}
         self.w |= {f"{name}[{e}]": leaf for name, leaves in slices.items() for e, leaf in leaves.items()}
         return weights
@@ -208,7 +208,7 @@ class _SampledExperts(SampledReference):
             scores = scores if bias is None else scores + bias.double()
             chosen = self.selection.indices[self.sample].long()
         best = scores.topk(chosen.shape[-1], dim=-1).values[..., -1:]
-        return _shortfall(chosen, scores.gather(-1, chosen), best)
+        return shortfall(chosen, scores.gather(-1, chosen), best)
 
 
 class _SampledRows(SampledReference):
@@ -228,8 +228,8 @@ class _SampledRows(SampledReference):
         places = [self.sample + rank * self.batch for rank in range(self.layer.ranks - 1)]
         groups = [self.rows, *(remote.indices[at].long() for at in places if remote is not None)]
         self.touched = torch.cat([group.flatten() for group in groups]).unique()
-        self.tables = {name: m for name, m in self.layer.named_modules() if isinstance(m, ValueTable)}
-        self.w |= {name: _leaf(table.weight[self.touched]) for name, table in self.tables.items()}
+        self.tables = tables_of(self.layer)
+        self.w |= {name: float64_leaf(exact_rows(table, self.touched)) for name, table in self.tables.items()}
         local, *others = [torch.searchsorted(self.touched, group) for group in groups]
         if isinstance(self.spec, MemorySpec):
             parts = [
@@ -258,14 +258,15 @@ class _SampledRows(SampledReference):
             return super()._gradient(name)
         gradient = self.tables[name].gradient
         assert gradient is not None, f"{name} got no row gradient"
-        at = torch.searchsorted(gradient.rows, self.touched).clamp(max=len(gradient.rows) - 1)
-        missing = gradient.rows[at] != self.touched
-        return gradient.values[at].masked_fill(missing[:, None], math.nan)
+        touched = self.touched.to(gradient.rows)  # of a table in host memory, the gradient is there too
+        at = torch.searchsorted(gradient.rows, touched).clamp(max=len(gradient.rows) - 1)
+        missing = gradient.rows[at] != touched
+        return gradient.values[at].masked_fill(missing[:, None], math.nan).to(self.touched.device)
 
     def _strays(self) -> list[str]:
-        def stray(table: ValueTable) -> bool:
+        def stray(table: AnyTable) -> bool:
             assert table.gradient is not None
-            others = ~torch.isin(table.gradient.rows, self.touched)
+            others = ~torch.isin(table.gradient.rows, self.touched.to(table.gradient.rows))
             return bool(table.gradient.values[others].count_nonzero())
 
         return [f"{name}.weight" for name, table in self.tables.items() if stray(table)]
@@ -274,15 +275,19 @@ class _SampledRows(SampledReference):
     def selection_shortfall(self, x: Tensor) -> float | None:
         del x
         first, second = reference.half_scores(self.spec, self.w, self.x)
-        # the k best sums lie in the k x k grid of both halves' best k
-        k, n = self.spec.top_k, self.spec.sub_keys
-        grid = first.topk(k).values[..., :, None] + second.topk(k).values[..., None, :]
-        best = grid.flatten(-2).topk(k).values[..., -1:]
+        n = self.spec.sub_keys
         values = first.gather(-1, self.chosen // n) + second.gather(-1, self.chosen % n)
-        return _shortfall(self.chosen, values, best)
+        return shortfall(self.chosen, values, kth_best_sum(first, second, self.spec.top_k))
 
 
-def _shortfall(chosen: Tensor, values: Tensor, best: Tensor) -> float:
+def kth_best_sum(first: Tensor, second: Tensor, top_k: int) -> Tensor:
+    """(…, 1) of both halves' scores (…, n): the best k sums lie in the k x k grid of both halves' best k."""
+    grid = first.topk(top_k).values[..., :, None] + second.topk(top_k).values[..., None, :]
+    return grid.flatten(-2).topk(top_k).values[..., -1:]
+
+
+def shortfall(chosen: Tensor, values: Tensor, best: Tensor) -> float:
+    """How far the worst of the scores (…, k) of the chosen lies below the k-th best (…, 1); inf on a repeat."""
     ordered = chosen.sort(dim=-1).values
     if bool((ordered[..., 1:] == ordered[..., :-1]).any()):
         return float("inf")
@@ -290,5 +295,6 @@ def _shortfall(chosen: Tensor, values: Tensor, best: Tensor) -> float:
     return (best - values).clamp(min=0).max().item() / scale
 
 
-def _leaf(tensor: Tensor) -> Tensor:
+def float64_leaf(tensor: Tensor) -> Tensor:
+    """A copy whose gradient can be asked for."""
     return tensor.detach().double().requires_grad_(True)

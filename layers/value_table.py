@@ -1,25 +1,21 @@
-"""The value rows of a memory layer: their memory, their sharing, and gradients of the rows that were read.
+"""The value rows of a memory layer: their sharing, and gradients of the rows that were read.
 
 Letters: N rows, D columns, B tokens, L lookups a token, U distinct rows read.
 """
 
-import contextlib
-import mmap
-import re
-import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from layers.initialize import fill_normal_
-from layers.kernels.weighted_bag import Lookups, find_runs, row_dots, row_gradient, weighted_bag
-
-HUGE_PAGE_BYTES = 2**21
+from layers.kernels.lookups import Lookups, find_runs
+from layers.kernels.row_passes import row_backward, row_dots, weighted_bag
+from layers.pages import allocate, on_huge_pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +25,34 @@ class RowGradient:
     rows: Tensor
     values: Tensor
 
-    def __add__(self, other: "RowGradient") -> "RowGradient":
-        runs = find_runs(torch.cat([self.rows, other.rows]))
+    def plus(self, other: "RowGradient", num_rows: int) -> "RowGradient":
+        """The sum of both, for a table of so many rows."""
         values = torch.cat([self.values, other.values])
-        return RowGradient(runs.rows, functional.embedding_bag(runs.order, values, runs.starts, mode="sum"))
+        runs = find_runs(torch.cat([self.rows, other.rows]), num_rows).exact()
+        ones = values.new_ones(len(values), 1)
+        summed, _ = row_backward(values, runs, ones, values, gradient=True, dots=False)
+        assert summed is not None
+        return RowGradient(runs.rows, summed)
 
     def to_dense(self, num_rows: int) -> Tensor:
         """(N, D), zero where no row was read."""
         dense = self.values.new_zeros(num_rows, self.values.shape[1])
         dense[self.rows] = self.values
         return dense
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One use of a table in a backward pass, from which its rows' gradients follow.
+
+    d(row) is the sum, over the row's lookups, of weights (B, L) times tokens (B, D). With ``dots`` the
+    products of the rows with those tokens are wanted too: they are the gradient of a bag's weights.
+    """
+
+    lookups: Lookups
+    weights: Tensor
+    tokens: Tensor
+    dots: bool
 
 
 class ValueTable(nn.Module):
@@ -61,28 +75,64 @@ class ValueTable(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        weight = fill_normal_(_allocate(num_rows, columns, dtype, torch.device(device)), std, generator)
+        weight = fill_normal_(allocate(num_rows, columns, dtype, torch.device(device)), std, generator)
         self.weight = nn.Parameter(weight, requires_grad=False)
-        self.huge_pages = weight.device.type == "cpu" and _on_huge_pages(weight)
+        self.huge_pages = weight.device.type == "cpu" and on_huge_pages(weight)
         self.gradient: RowGradient | None = None
+        self._taker: Callable[[Use], Tensor | None] | None = None
         # Empty. It makes autograd visit a table all of whose other inputs are frozen.
         self._anchor = torch.empty(0, requires_grad=True)
 
-    def accumulate(self, gradient: RowGradient) -> None:
-        """Add one use's gradient: of another layer that shares the pool, or of another backward pass."""
-        self.gradient = gradient if self.gradient is None else self.gradient + gradient
-
     def bag(self, lookups: Lookups, weights: Tensor) -> Tensor:
         """(B, D): the sum over a token's L lookups of weights (B, L) times rows."""
-        return _Bag.apply(self, lookups, weights, self._anchor)
+        if torch.is_grad_enabled():
+            return _bag(self, lookups, weights)
+        return weighted_bag(self.weight, lookups.rows, weights)
 
     def dots(self, lookups: Lookups, tokens: Tensor) -> Tensor:
         """(B, L) fp32: the rows a token reads, each times the token's vector of tokens (B, D)."""
-        return _Dots.apply(self, lookups, tokens, self._anchor)
+        if torch.is_grad_enabled():
+            return _dots(self, lookups, tokens)
+        return row_dots(self.weight, lookups.rows, tokens)
+
+    def accumulate(self, gradient: RowGradient) -> None:
+        """Add one use's gradient: of another layer that shares the pool, or of another backward pass."""
+        self.gradient = gradient if self.gradient is None else self.gradient.plus(gradient, len(self.weight))
+
+    @contextmanager
+    def uses_taken_by(self, taker: Callable[[Use], Tensor | None]) -> Iterator[None]:
+        """Inside, backward passes hand each use to ``taker``, which returns its dots, and add no gradient."""
+        before, self._taker = self._taker, taker
+        try:
+            yield
+        finally:
+            self._taker = before
+
+    def take(self, use: Use) -> Tensor | None:
+        """What a backward pass does with a use; returns its dots (B, L), if wanted."""
+        if self._taker is not None:
+            return self._taker(use)
+        runs = use.lookups.runs.exact()
+        gradient, dots = row_backward(self.weight, runs, use.weights, use.tokens, gradient=True, dots=use.dots)
+        assert gradient is not None
+        self.accumulate(RowGradient(runs.rows, gradient))
+        return dots
 
     def extra_repr(self) -> str:
         rows, columns = self.weight.shape
         return f"{rows}, {columns}, dtype={self.weight.dtype}, huge_pages={self.huge_pages}"
+
+
+# A backward pass leaves the rows' gradient in the table, and not with autograd, which knows dense ones alone.
+# A compiler cannot follow that: it computes what is before and behind, and leaves this to Python.
+@torch.compiler.disable()
+def _bag(table: ValueTable, lookups: Lookups, weights: Tensor) -> Tensor:
+    return _Bag.apply(table, lookups, weights, table._anchor)
+
+
+@torch.compiler.disable()
+def _dots(table: ValueTable, lookups: Lookups, tokens: Tensor) -> Tensor:
+    return _Dots.apply(table, lookups, tokens, table._anchor)
 
 
 class _Bag(torch.autograd.Function):
@@ -96,11 +146,8 @@ class _Bag(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (dy,), (weights,) = upstream, ctx.saved_tensors
-        runs = ctx.lookups.runs
-        dy = dy.contiguous()
-        ctx.table.accumulate(RowGradient(runs.rows, row_gradient(runs, weights, dy)))
-        wanted = ctx.needs_input_grad[2]
-        return None, None, row_dots(ctx.table.weight, ctx.lookups, dy) if wanted else None, None
+        dots = ctx.table.take(Use(ctx.lookups, weights, dy.contiguous(), ctx.needs_input_grad[2]))
+        return None, None, None if dots is None else dots.to(weights.dtype), None
 
 
 class _Dots(torch.autograd.Function):
@@ -108,40 +155,13 @@ class _Dots(torch.autograd.Function):
     def forward(ctx: Any, table: ValueTable, lookups: Lookups, tokens: Tensor, anchor: Tensor) -> Tensor:
         ctx.table, ctx.lookups = table, lookups
         ctx.save_for_backward(tokens)
-        return row_dots(table.weight, lookups, tokens)
+        return row_dots(table.weight, lookups.rows, tokens)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (ddots,), (tokens,) = upstream, ctx.saved_tensors
-        runs = ctx.lookups.runs
-        ctx.table.accumulate(RowGradient(runs.rows, row_gradient(runs, ddots, tokens.contiguous())))
-        wanted = ctx.needs_input_grad[2]
-        return None, None, weighted_bag(ctx.table.weight, ctx.lookups.rows, ddots) if wanted else None, None
-
-
-def _allocate(num_rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory for a table; on a Linux CPU a private mapping that asks for huge pages."""
-    num_bytes = num_rows * columns * dtype.itemsize
-    if sys.platform != "linux" or device.type != "cpu" or num_bytes < HUGE_PAGE_BYTES:
-        return torch.empty(num_rows, columns, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without transparent huge pages: the mapping serves all the same
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(num_rows, columns)
-
-
-def _on_huge_pages(tensor: Tensor) -> bool:
-    """Whether most of a touched tensor's mapping lies on huge pages, by the kernel's own account."""
-    try:
-        account = Path("/proc/self/smaps").read_text()
-    except OSError:
-        return False
-    start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
-    mappings = re.finditer(r"^([0-9a-f]+)-([0-9a-f]+) .*?^AnonHugePages: +(\d+) kB", account, re.MULTILINE | re.DOTALL)
-    mapped = huge = 0
-    for low, high, kib in (mapping.groups() for mapping in mappings):
-        if int(low, 16) < end and int(high, 16) > start:
-            mapped += int(high, 16) - int(low, 16)
-            huge += int(kib) * 1024
-    return 2 * huge > mapped
+        # before the table takes the use: it may update the rows
+        dx = weighted_bag(ctx.table.weight, ctx.lookups.rows, ddots) if ctx.needs_input_grad[2] else None
+        ctx.table.take(Use(ctx.lookups, ddots, tokens.contiguous(), dots=False))
+        return None, None, None if dx is None else dx.to(tokens.dtype), None

@@ -14,7 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from layers.external import External
+from layers.external_reference import ExternalReference
 from layers.layer import Layer, Routing
+from layers.operators.operator import Operator
+from layers.operators.sampled_reference import operator_reference
 from layers.sampled_reference import relative_rms, sampled_reference
 
 # fp32: some hundred roundings of 6e-8. 16-bit dtypes: eight units of their roundoff (eps / 2), a chain of
@@ -64,7 +68,7 @@ def verify(
     seed: int = 0,
     call: Callable[[Tensor, Routing | None], Tensor] | None = None,
 ) -> Verification:
-    """Compare a layer with its float64 reference on a few tokens of x (B, d).
+    """Compare a layer, or an operator, with its float64 reference on a few tokens of x (B, …).
 
     ``call`` is another way to run the same layer (compiled, say). Gradients left on the layer
     are dropped before and after.
@@ -72,19 +76,24 @@ def verify(
     generator = torch.Generator().manual_seed(seed)
     count = min(sampled_tokens, x.shape[0])
     sample = torch.randperm(x.shape[0], generator=generator)[:count].sort().values.to(x.device)
-    upstream = torch.zeros_like(x)
-    upstream[sample] = torch.randn(count, x.shape[1], generator=generator).to(x.device, x.dtype)
+    upstream = layer.output_like(x).zero_()
+    upstream[sample] = torch.randn(count, *upstream.shape[1:], generator=generator).to(upstream)
 
     layer.zero_gradients()
-    inputs = x.detach().clone().requires_grad_(gradients)
+    inputs, routing = x.detach().clone().requires_grad_(gradients), routing and routing.with_leaf_weights()
     with torch.no_grad():
         selection = layer.select(inputs)
-    with torch.set_grad_enabled(gradients):
+    with torch.set_grad_enabled(gradients), layer.on_path():
         y = (layer if call is None else call)(inputs, routing)
         if gradients:
             y.backward(upstream)
 
-    expected = sampled_reference(layer, x, sample, selection, routing)
+    if isinstance(layer, External):
+        expected = ExternalReference(layer, x, sample, selection)
+    elif isinstance(layer, Operator):
+        expected = operator_reference(layer, x, sample, selection, routing)
+    else:
+        expected = sampled_reference(layer, x, sample, selection, routing)
     errors = {"output": relative_rms(y.detach()[sample], expected.y.detach())}
     if gradients:
         errors |= expected.gradient_errors(upstream[sample].double())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from layers.factory import build
 from layers.layer import Layer, torch_dtype
+from layers.pages import on_huge_pages
 from membench.case import Case
 from membench.device import cache_bytes
 from membench.measure.ceilings import Ceilings, matmul_ceiling, random_row_ceiling, stream_ceilings
@@ -14,7 +15,7 @@ from membench.measure.time import Clock
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A layer ready to be measured. ``huge_pages`` is None where it has no table; ``seconds`` are by purpose."""
+    """A layer ready to be measured. ``huge_pages`` is None where no rows are read; ``seconds`` are by purpose."""
 
     layer: Layer
     clock: Clock
@@ -39,15 +40,15 @@ def build_with_ceilings(case: Case, device: str, progress: Callable[[str], None]
     progress("building")
     layer = build(case.layer, ranks=case.ranks, device=device, seed=case.seed)
     built = time.perf_counter()
-    tables = layer.tables()
-    rows = random_row_ceiling(clock, tables[0].weight) if tables else None
+    table = layer.random_rows
     ceilings = Ceilings(
         copy_bytes_per_s=copied,
         read_bytes_per_s=read,
-        random_row_bytes_per_s=rows,
-        random_row_bytes=tables[0].weight.shape[1] * tables[0].weight.element_size() if tables else None,
+        random_row_bytes_per_s=None if table is None else random_row_ceiling(clock, table),
+        random_row_bytes=None if table is None else table.shape[1] * table.element_size(),
         matmul_flops_per_s=flops,
         matmul_dtype=case.layer.dtype,
     )
     seconds = {"ceilings": after_ceilings - begin + time.perf_counter() - built, "build": built - after_ceilings}
-    return Built(layer, clock, past_bytes, ceilings, tables[0].huge_pages if tables else None, seconds)
+    huge_pages = None if table is None else table.device.type == "cpu" and on_huge_pages(table)
+    return Built(layer, clock, past_bytes, ceilings, huge_pages, seconds)

@@ -28,7 +28,7 @@ class Case(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     arm: str
-    level: Literal["layer"] = "layer"
+    level: Literal["layer", "op"] = "layer"
     mode: Mode
     layer: LayerSpec
     tokens: PositiveInt = Field(description="b, tokens of one rank")
@@ -43,6 +43,9 @@ class Case(BaseModel):
         """Hash of the resolved config and the method's version; equal ids are comparable."""
         config = {**self.model_dump(mode="json"), "method_version": METHOD_VERSION}
         config["routing"].pop("trace")  # a recording is what is in it, not where it lies
+        for name in type(self.layer).LATER_FIELDS:
+            if config["layer"][name] == type(self.layer).model_fields[name].default:
+                del config["layer"][name]
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

@@ -37,6 +37,10 @@ class UsageError(ValueError):
         self.problem, self.key, self.source = problem, key, source
 
 
+class Unavailable(RuntimeError):
+    """This device cannot run a case in the way that it asks for: it is skipped, for the reason given."""
+
+
 @contextmanager
 def blaming(source: str) -> Iterator[None]:
     """Names ``source`` in every UsageError raised inside that does not name one yet."""

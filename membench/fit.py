@@ -18,6 +18,18 @@ PROCESS_BYTES = 1.2e9  # the interpreter with torch loaded, inputs, buffers of t
 _SMALLEST_SCALE = 2.0**-20
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes that a process may take of its device, and of the host; None is unknown and refuses nothing.
+
+    Without ``apart`` the device is the host's processor: it has one memory for both.
+    """
+
+    device_bytes: float | None
+    host_bytes: float | None = None
+    apart: bool = False
+
+
 @dataclass(frozen=True)
 class Work:
     """One arm of one point in one mode, before P is known."""
@@ -51,26 +63,32 @@ class Fitted:
 
 
 def need_bytes(work: Work, ranks: int) -> float:
-    """Bytes a process needs to measure one case: the layer's, the check's and the process's own."""
+    """Bytes of its device a process needs to measure one case: the layer's, the check's and the process's own."""
     return work.cost(ranks).memory.total + check_bytes(work.arm.spec) + PROCESS_BYTES
 
 
-def refusal(work: Work, ranks: int, available_bytes: float | None) -> str | None:
-    """Why a work cannot run as one of ``ranks`` ranks, or None. Unknown memory refuses nothing."""
+def refusal(work: Work, ranks: int, room: Room) -> str | None:
+    """Why a work cannot run as one of ``ranks`` ranks, or None."""
     if error := work.arm.spec.split_error(ranks):
         return f"P = {ranks}: {error}"
-    if available_bytes is None or isinstance(work.arm.spec, ExternalSpec):
+    if isinstance(work.arm.spec, ExternalSpec):
         return None
-    need = need_bytes(work, ranks)
-    if need <= available_bytes:
+    need, on_host = need_bytes(work, ranks), work.cost(ranks).memory.host
+    if not room.apart:
+        return _shortage(need + on_host, ranks, room.device_bytes, "")
+    return _shortage(need, ranks, room.device_bytes, "") or _shortage(on_host, ranks, room.host_bytes, " of the host's")
+
+
+def _shortage(need: float, ranks: int, available_bytes: float | None, whose: str) -> str | None:
+    if available_bytes is None or need <= available_bytes:
         return None
-    return f"needs {need / 1e9:.1f} GB at P = {ranks}, has {available_bytes / 1e9:.1f} GB"
+    return f"needs {need / 1e9:.1f} GB{whose} at P = {ranks}, has {available_bytes / 1e9:.1f} GB"
 
 
 def fit(
     settings: Fit,
     works: list[Work],
-    available_bytes: float | None,
+    room: Room,
     shrunk: Callable[[float], list[Work]],
     devices: int = 1,
 ) -> Fitted:
@@ -79,7 +97,7 @@ def fit(
     Args:
         settings: the scenario's ``fit:``.
         works: everything that is to be measured.
-        available_bytes: what one device may hold; None if unknown.
+        room: what one device, and its host, may hold.
         shrunk: the same works with their parameters scaled.
         devices: devices of the named hardware; more than one are the P ranks.
 
@@ -87,7 +105,7 @@ def fit(
         UsageError: no P, or no scale, makes everything fit.
     """
     splits = settings.policy == "rank" and settings.ranks == "auto" and devices == 1
-    alone = PROCESS_BYTES + CHECK_WORKSPACE_BYTES
+    alone, available_bytes = PROCESS_BYTES + CHECK_WORKSPACE_BYTES, room.device_bytes
     if available_bytes is not None and available_bytes < alone and (splits or settings.policy == "shrink"):
         raise UsageError(
             f"{available_bytes / 1e9:.1f} GB are available, and a process takes {alone / 1e9:.1f} GB beside the layer: "
@@ -95,11 +113,11 @@ def fit(
             key="fit.memory",
         )
     if splits:
-        ranks = _least_ranks(works, available_bytes)
+        ranks = _least_ranks(works, room)
         return Fitted(ranks, "least power of two that fits everything", 1.0, works)
     ranks, reason = _stated_ranks(settings, devices)
     if settings.policy == "shrink":
-        return _shrunk_to_fit(works, ranks, reason, available_bytes, shrunk)
+        return _shrunk_to_fit(works, ranks, reason, room, shrunk)
     return Fitted(ranks, reason, 1.0, works)
 
 
@@ -111,13 +129,13 @@ def _stated_ranks(settings: Fit, devices: int) -> tuple[int, str]:
     return int(settings.ranks), "pinned by the scenario"
 
 
-def _least_ranks(works: list[Work], available_bytes: float | None) -> int:
+def _least_ranks(works: list[Work], room: Room) -> int:
     """The least power of two at which nothing is refused."""
     reasons: list[str] = []
     blocker: list[Work] = []  # what was refused last is asked first
     ranks = 1
     while ranks <= MAX_RANKS:
-        refusals = ((work, refusal(work, ranks, available_bytes)) for work in [*blocker, *works])
+        refusals = ((work, refusal(work, ranks, room)) for work in [*blocker, *works])
         refused = next(((work, reason) for work, reason in refusals if reason), None)
         if refused is None:
             return ranks
@@ -135,12 +153,12 @@ def _shrunk_to_fit(
     works: list[Work],
     ranks: int,
     reason: str,
-    available_bytes: float | None,
+    room: Room,
     shrunk: Callable[[float], list[Work]],
 ) -> Fitted:
     """Halves the parameters until nothing is refused."""
     scale = 1.0
-    while refused := [f"{work.arm.name} {why}" for work in works if (why := refusal(work, ranks, available_bytes))]:
+    while refused := [f"{work.arm.name} {why}" for work in works if (why := refusal(work, ranks, room))]:
         scale /= 2
         if scale < _SMALLEST_SCALE:
             raise UsageError(f"no scale of the parameters makes everything fit: {refused[0]}", key="fit.policy")

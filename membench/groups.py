@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from membench.loose import mapping, number, positive, value_at
+from layers.spec import OperatorSpec
+from membench.loose import mapping, number, positive, text, value_at
 from membench.records import Record
 
 
@@ -23,7 +24,7 @@ def comparable_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
             where = ", ".join(part for part in (f"{record.case.tokens} tokens a rank", routing, swept(record)) if part)
             groups[f"{step_name(record)}, {where}"].append(record)
             if record.case.optimizer is not None:
-                arms = best[f"{record.case.mode}, each layer's best optimizer, {where}"]
+                arms = best[f"{mode_name(record)}, each layer's best optimizer, {where}"]
                 if arm_name(record) not in arms or rank_key(record) < rank_key(arms[arm_name(record)]):
                     arms[arm_name(record)] = record
     several = len({r.case.optimizer for r in records if r.case.optimizer}) > 1
@@ -55,23 +56,42 @@ def arm_name(record: Record, but: str = "") -> str:
     return " ".join([record.case.arm, *(f"{key} {value}" for key, value in own if key != but)])
 
 
-def swept(record: Record) -> str:
-    """Swept keys that every arm shares; tokens and routing are told by themselves."""
+def swept(record: Record, but: str = "") -> str:
+    """Swept keys that every arm shares, without key ``but``; tokens and routing are told by themselves."""
     own = ("arms.", "workload.tokens", "workload.routing")
     shared = {k: v for k, v in mapping(record.planned, "point").items() if not k.startswith(own)}
-    return ", ".join(f"{key} {value}" for key, value in shared.items())
+    named = {key.removeprefix("every_arm."): value for key, value in shared.items()}
+    return ", ".join(f"{key} {value}" for key, value in named.items() if key != but)
 
 
 def step_name(record: Record) -> str:
     """The mode, with the optimizer where there is one."""
+    mode, optimizer = mode_name(record), record.case.optimizer
+    return mode if optimizer is None else f"{mode} with {optimizer}"
+
+
+def mode_name(record: Record) -> str:
+    """The mode; of an operator its name too, for it is compared with no other."""
     case = record.case
-    return case.mode if case.optimizer is None else f"{case.mode} with {case.optimizer}"
+    return f"{case.layer.kind} {case.mode}" if isinstance(case.layer, OperatorSpec) else case.mode
+
+
+def yardstick(records: Iterable[Record]) -> tuple[str, float | None]:
+    """What others are held against and its step, None where it was not measured: dense, or torch's own calls."""
+    records = list(records)
+    if any(isinstance(record.case.layer, OperatorSpec) for record in records):
+        return "plain", next((step for r in records if _is_plain(r) and (step := step_ms(r))), None)
+    return "dense", next((step for r in records if r.case.layer.kind == "dense" and (step := step_ms(r))), None)
+
+
+def _is_plain(record: Record) -> bool:
+    return isinstance(record.case.layer, OperatorSpec) and record.case.layer.path == "plain"
 
 
 def routing_name(record: Record) -> str:
     """Where lookups or assignments come from; empty for a layer that routes nothing."""
     case = record.case
-    if case.layer.kind in ("dense", "external"):
+    if not case.layer.ROUTED:
         return ""
     return (
         f"routing zipf {case.routing.zipf_exponent:g}"
@@ -87,5 +107,7 @@ def counted(record: Record, name: str) -> float | None:
 
 
 def chosen_implementation(record: Record) -> Any:
-    """What was timed (eager, compiled, cuda_graph), None where nothing was."""
-    return next((value_at(r.implementation, "chosen") for r in record.rounds if r.implementation), None)
+    """What was timed (eager, compiled, cuda_graph; of an operator with its path), None where nothing was."""
+    ran = next((r.implementation for r in record.rounds if r.implementation), {})
+    chosen, path = value_at(ran, "chosen"), text(ran, "path")
+    return f"{chosen}, {path}" if path else chosen

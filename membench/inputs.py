@@ -10,9 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layers.kernels.lookups import index_dtype
 from layers.layer import Layer, RemoteAssignments, RemoteLookups, Routing, torch_dtype
+from layers.operators.operator import Operator
 from layers.routing import busiest_rank, draw_experts, draw_lookups
-from layers.spec import ExternalSpec, MemorySpec, MoESpec, PeerSpec
+from layers.spec import (
+    ExternalSpec,
+    GroupedExpertsSpec,
+    MemorySpec,
+    MoESpec,
+    PeerSpec,
+    RowOperatorSpec,
+    Spec,
+    TokenSpec,
+)
 from membench.case import Case, RoutingConfig
 
 _POOL_CACHES = 4  # inputs rotate past this many times the last-level cache
@@ -21,27 +32,38 @@ _MAX_POOL = 256
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One batch x (b, d) and how its tokens are routed (None: by the layer alone)."""
+    """One batch x (b, d), or an operator's own x, and how its tokens are routed (None: by the layer alone)."""
 
     x: Tensor
     routing: Routing | None
 
+    @property
+    def nbytes(self) -> int:
+        """What it holds but for indices."""
+        weights = None if self.routing is None else self.routing.weights
+        return self.x.nbytes + (0 if weights is None else weights.nbytes)
 
-def pool_size(case: Case, cache_bytes: int) -> int:
+    def leaves(self) -> tuple[Tensor, Routing | None]:
+        """Both for a pass with a backward: what then has a gradient is a new leaf."""
+        return self.x.detach().requires_grad_(True), self.routing and self.routing.with_leaf_weights()
+
+
+def pool_size(case: Case, cache_bytes: int, counted_as: Spec | None = None) -> int:
     """How many inputs it takes until a round of them touches 4x the cache.
+
+    ``counted_as`` is the layer's, where that is not the case's own config.
 
     A round touches the weights that all inputs share once, and of each input its tokens and
     the table rows that only it reads. A layer whose shared weights are larger than that
     needs no more than two inputs.
     """
-    spec, tokens = case.layer, case.tokens
-    own = float(tokens * spec.model_dim * spec.item_bytes)
+    spec, tokens = counted_as or case.layer, case.tokens
+    own = spec.input_bytes(tokens)
     shared = 0.0
     if not isinstance(spec, ExternalSpec):
         cost = spec.cost(tokens, ranks=case.ranks)
         own += sum(stage.row_bytes_unique for stage in cost.stages)
-        tables = spec.table_params // case.ranks if isinstance(spec, (MemorySpec, PeerSpec)) else 0
-        shared = float((cost.rank_params - tables) * spec.item_bytes)
+        shared = float((cost.rank_params - spec.table_params // case.ranks) * spec.item_bytes)
     return max(2, min(_MAX_POOL, math.ceil((_POOL_CACHES * cache_bytes - shared) / own)))
 
 
@@ -56,11 +78,14 @@ def make_inputs(layer: Layer, case: Case, count: int, device: str) -> list[Input
 
 
 def _tokens(count: int, case: Case, device: str, generator: torch.Generator) -> Tensor:
+    assert isinstance(case.layer, TokenSpec)
     x = torch.randn(count, case.layer.model_dim, device=device, generator=generator)
     return x.to(torch_dtype(case.layer.dtype))
 
 
 def _make_input(layer: Layer, case: Case, index: int, device: str, generator: torch.Generator) -> Input:
+    if isinstance(layer, Operator):
+        return _operator_input(layer, case, index, device, generator)
     x = _tokens(case.tokens, case, device, generator)
     spec = case.layer
     if isinstance(spec, (MemorySpec, PeerSpec)):
@@ -75,14 +100,7 @@ def _lookup_routing(
 ) -> Routing | None:
     others = (case.ranks - 1) * case.tokens
     group = case.tokens + others
-    imposed: Tensor | None = None
-    if case.routing.kind == "trace":
-        imposed = _from_trace(case.routing, (group, spec.heads, spec.top_k), spec.num_keys, index).to(device)
-    elif case.routing.kind != "routed":
-        exponent = case.routing.zipf_exponent
-        imposed = draw_lookups(
-            case.routing.kind, spec.num_keys, spec.heads, spec.top_k, group, exponent, generator, device
-        )
+    imposed = _imposed_rows(spec, case.routing, group, index, device, generator)
     selected = None if imposed is None else imposed[: case.tokens]
     if not others:
         return None if selected is None else Routing(selected=selected)
@@ -108,12 +126,7 @@ def _expert_routing(
             raise ValueError(f"routing kind {kind!r} cannot be imposed on expert choice: each expert picks its tokens")
         return None
     group = case.ranks * case.tokens
-    experts: Tensor | None = None
-    if kind == "trace":
-        experts = _from_trace(case.routing, (group, spec.top_k), spec.num_experts, index).to(device)
-    elif kind != "routed":
-        exponent = case.routing.zipf_exponent
-        experts = draw_experts(kind, spec.num_experts, spec.top_k, group, exponent, generator, device)
+    experts = _imposed_experts(spec, case.routing, group, index, device, generator)
     if case.ranks == 1:
         return None if experts is None else Routing(selected=experts)
     if experts is None:
@@ -122,6 +135,56 @@ def _expert_routing(
         experts = torch.cat([c.indices for c in chosen if c])
     counts = busiest_rank(experts, spec.num_experts, case.ranks)
     return Routing(remote=RemoteAssignments(counts))
+
+
+def _operator_input(operator: Operator, case: Case, index: int, device: str, generator: torch.Generator) -> Input:
+    """An operator's x, and what a layer would have chosen: rows as retrieval gives them, experts as a router does."""
+    spec = operator.spec
+    x, weights = operator.draw(case.tokens, generator)
+    if isinstance(spec, RowOperatorSpec):
+        rows = _imposed_rows(spec, case.routing, case.tokens, index, device, generator)
+        # torch.topk, which a plain composition has its rows from, gives int64
+        if rows is not None and spec.path != "plain":
+            rows = rows.to(index_dtype(spec.num_keys))
+        return Input(x, Routing(selected=rows, weights=weights))
+    if isinstance(spec, GroupedExpertsSpec):
+        experts = _imposed_experts(spec, case.routing, case.tokens, index, device, generator)
+        return Input(x, Routing(selected=experts, weights=weights))
+    return Input(x, None)
+
+
+def _imposed_rows(
+    spec: MemorySpec | PeerSpec | RowOperatorSpec,
+    routing: RoutingConfig,
+    tokens: int,
+    index: int,
+    device: str,
+    generator: torch.Generator,
+) -> Tensor | None:
+    """(tokens, H, k) rows of a stated routing; None where the layer's own weights decide."""
+    if routing.kind == "routed":
+        return None
+    if routing.kind == "trace":
+        return _from_trace(routing, (tokens, spec.heads, spec.top_k), spec.num_keys, index).to(device)
+    sizes = (spec.num_keys, spec.heads, spec.top_k, tokens)
+    return draw_lookups(routing.kind, *sizes, routing.zipf_exponent, generator, device)
+
+
+def _imposed_experts(
+    spec: MoESpec | GroupedExpertsSpec,
+    routing: RoutingConfig,
+    tokens: int,
+    index: int,
+    device: str,
+    generator: torch.Generator,
+) -> Tensor | None:
+    """(tokens, K) experts of a stated routing; None where the layer's own weights decide."""
+    if routing.kind == "routed":
+        return None
+    if routing.kind == "trace":
+        return _from_trace(routing, (tokens, spec.top_k), spec.num_experts, index).to(device)
+    sizes = (spec.num_experts, spec.top_k, tokens)
+    return draw_experts(routing.kind, *sizes, routing.zipf_exponent, generator, device)
 
 
 def _from_trace(routing: RoutingConfig, shape: tuple[int, ...], limit: int, index: int) -> Tensor:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from layers.layer import Layer
+from layers.operators.operator import Operator
 from layers.optim import LayerOptimizer
 from layers.spec import Cost, Mode, has_backward
 from layers.verification import Verification
 from membench.case import Case
+from membench.errors import Unavailable
 from membench.implementations import Call, implementation
 from membench.inputs import Input
 from membench.measure.clocks import read_clocks
@@ -58,7 +60,7 @@ def make_step(
 
     forward, prefill, decode: y, without autograd. forward_backward: y and every gradient,
     of x, the parameters (materialized anew) and the touched rows, a router's auxiliary loss
-    included. train_step: the same and the optimizer's update.
+    included. train_step: the same and the optimizer's update, of table rows in the backward pass itself.
     """
 
     def forward(i: int) -> Tensor:
@@ -69,7 +71,7 @@ def make_step(
     def forward_backward(i: int) -> None:
         item = inputs[i % len(inputs)]
         layer.zero_gradients()
-        y = call(item.x.detach().requires_grad_(True), item.routing)
+        y = call(*item.leaves())
         loss = layer.auxiliary_loss
         if loss is None:
             y.backward(upstream)
@@ -78,12 +80,17 @@ def make_step(
 
     def train_step(i: int) -> None:
         assert optimizer is not None
-        forward_backward(i)
+        with optimizer.fused():
+            forward_backward(i)
         optimizer.step()
 
-    if mode == "train_step":
-        return train_step
-    return forward_backward if has_backward(mode) else forward
+    step = train_step if mode == "train_step" else forward_backward if has_backward(mode) else forward
+
+    def on_path(i: int) -> object:
+        with layer.on_path():
+            return step(i)
+
+    return on_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +118,12 @@ class CaseMeasurement:
         """Everything before the first sample: inputs, optimizer, the fastest implementation that is right.
 
         Raises:
+            Unavailable: this device cannot compute it in the way it asks for.
             WrongAnswer: the layer disagrees with its reference.
             ValueError: the case cannot be run on this layer.
         """
+        if reason := self.layer.unavailable:
+            raise Unavailable(reason)
         watch = StopWatch()
         self.layer.train(has_backward(case.mode))
         self.progress("inputs")
@@ -122,14 +132,18 @@ class CaseMeasurement:
         optimizer, upstream = self.preparation.optimizer(case), self.preparation.upstream(case)
         name, call, tried = self._choose(case, inputs, upstream, optimizer, implementations, watch)
         step = make_step(case.mode, call, self.layer, inputs, upstream, optimizer)
+        found = self.preparation.check(case, name, call)
+        if optimizer is not None and found is not None:
+            backward = make_step("forward_backward", call, self.layer, inputs, upstream, None)
+            found = self.preparation.check_update(found, name, optimizer, lambda: backward(0))
         return Prepared(
             case,
             step,
             inputs,
             traffic,
             optimizer,
-            self.preparation.check(case, name, call),
-            {"chosen": name, "tried": tried},
+            found,
+            {"chosen": name, "tried": tried, **_path_taken(self.layer)},
             watch,
         )
 
@@ -168,6 +182,7 @@ class CaseMeasurement:
             "memory": memory,
             "energy": energy,
             "inputs": len(prepared.inputs),
+            "notes": list(self.layer.notes),
             "seconds": watch.seconds,
         }
 
@@ -216,8 +231,8 @@ class CaseMeasurement:
         self.layer.zero_gradients()
         saved = 0
         if has_backward(case.mode):
-            with SavedForBackward(self.layer) as keeper:
-                y = self.layer(first.x.detach().requires_grad_(True), first.routing)
+            with SavedForBackward(self.layer) as keeper, self.layer.on_path():
+                y = self.layer(*first.leaves())
             saved = keeper.bytes
             del y
             self.layer.zero_gradients()
@@ -247,6 +262,11 @@ class CaseMeasurement:
             calls += 1
         spent = counter.spent_j(before, counter.read())
         return {"source": counter.source, "joules_per_call": None if spent is None else spent / calls}
+
+
+def _path_taken(layer: Layer) -> dict[str, str]:
+    """What ``auto`` came to, for an operator that has several paths."""
+    return {"path": layer.path} if isinstance(layer, Operator) and layer.path else {}
 
 
 def cost_json(cost: Cost) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def _seconds_at_ceilings(cost: dict[str, Any], stream: float | None, rows: float
 
 def _mfu(r: Round) -> float | None:
     ceiling = r.ceilings.get("matmul_flops_per_s")
-    return r.cost["flops"] / statistics.median(r.samples_s) / ceiling if ceiling else None
+    flops = r.cost["flops"]  # 0 of an operator that multiplies nothing: it has no MFU
+    return flops / statistics.median(r.samples_s) / ceiling if ceiling and flops else None
 
 
 def _mbu(r: Round) -> float | None:

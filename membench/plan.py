@@ -8,13 +8,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from layers.spec import Cost, DenseSpec, ExternalSpec, MoESpec, Optimizer
+from layers.spec import Cost, ExternalSpec, MoESpec, Optimizer
+from membench.arms import Level
 from membench.case import Case, RoutingConfig
 from membench.comparison import SolvedArm, solve_point, solve_shrunk
 from membench.datasheet import Entry, Hardware
 from membench.device import available_memory_bytes
 from membench.errors import UsageError, blaming, shown
-from membench.fit import Work, fit, refusal
+from membench.fit import Room, Work, fit, refusal
 from membench.scenario import Scenario
 
 
@@ -103,6 +104,7 @@ def make_plan(
     *,
     hardware: Hardware | None = None,
     available_bytes: int | None = None,
+    host_bytes: int | None = None,
     cache_bytes: int = 0,
 ) -> Plan:
     """The plan of a scenario on the named hardware, or on this machine.
@@ -113,6 +115,7 @@ def make_plan(
         available_bytes: what the device has; else the named hardware's, else this host's,
             else (device cuda) unknown. The scenario's ``fit.memory`` caps all but the
             named hardware's.
+        host_bytes: what the host has beside the device's own memory; else unknown, or the same memory.
         cache_bytes: last-level cache; else the named hardware's, else taken as none.
 
     Raises:
@@ -120,6 +123,8 @@ def make_plan(
     """
     with blaming(scenario.source):
         available = _available_bytes(scenario, hardware, available_bytes)
+        apart = hardware is not None or host_bytes is not None or scenario.device == "cuda"
+        room = Room(available, host_bytes, apart)
         ranks_hint = scenario.fit.ranks if isinstance(scenario.fit.ranks, int) else 1
         solved = [solve_point(point, ranks_hint) for point in scenario.points]
 
@@ -134,15 +139,16 @@ def make_plan(
         if not works:
             raise UsageError("leaves out every case; exclude less", key="axes.exclude")
         devices = hardware.count if hardware else 1
-        fitted = fit(scenario.fit, works, available, shrunk, devices)
+        fitted = fit(scenario.fit, works, room, shrunk, devices)
     link_gb_s = _link_gb_s(scenario, hardware)
     planner = _Planner(
         ranks=fitted.ranks,
-        available_bytes=available,
+        room=room,
         entry=hardware.entry if hardware else None,
         link_gb_s=link_gb_s,
         cache_bytes=cache_bytes or (hardware.entry.cache_bytes if hardware else None) or 0,
         threads=scenario.measure.threads,
+        level=scenario.level,
     )
     return Plan(
         scenario=scenario.name,
@@ -198,8 +204,10 @@ def _works(scenario: Scenario, solved: list[dict[str, SolvedArm]]) -> Iterator[W
 
 
 def _not_imposable(work: Work) -> str | None:
-    """Why the workload's routing cannot be forced upon this layer, or None."""
+    """Why this layer cannot run in this mode, or the workload's routing cannot be forced upon it; or None."""
     spec, kind = work.arm.spec, work.point.workload.routing.kind
+    if error := spec.mode_error(work.mode, work.optimizer):
+        return error
     if isinstance(spec, MoESpec) and spec.choice == "expert" and kind != "routed":
         return f"routing {kind} cannot be imposed on expert choice: each expert picks its tokens"
     return None
@@ -207,7 +215,7 @@ def _not_imposable(work: Work) -> str | None:
 
 def _routing(work: Work) -> RoutingConfig:
     """The workload's routing less what has no effect, so that equal measurements get equal ids."""
-    if isinstance(work.arm.spec, (DenseSpec, ExternalSpec)):
+    if not work.arm.spec.ROUTED:
         return RoutingConfig()
     routing = work.point.workload.routing
     if routing.kind == "trace" and routing.trace is not None:
@@ -237,11 +245,12 @@ class _Planner:
     """What is the same for every case of a plan."""
 
     ranks: int
-    available_bytes: float | None
+    room: Room
     entry: Entry | None
     link_gb_s: float | None
     cache_bytes: int
     threads: int | None
+    level: Level
 
     def plan(self, works: list[Work]) -> list[PlannedCase]:
         """A planned case for each work; one that several points have is planned once, without what tells them apart."""
@@ -260,6 +269,7 @@ class _Planner:
     def case(self, work: Work) -> Case:
         return Case(
             arm=work.arm.name,
+            level=self.level,
             mode=work.mode,
             layer=work.arm.spec,  # type: ignore[arg-type]
             tokens=work.point.workload.tokens,
@@ -273,7 +283,7 @@ class _Planner:
     def planned(self, work: Work, case: Case, twin: str) -> PlannedCase:
         """A case with its counts, skipped where it cannot run; ``twin`` is the first arm of the same layer."""
         spec = work.arm.spec
-        skipped = refusal(work, self.ranks, self.available_bytes) or _not_imposable(work)
+        skipped = refusal(work, self.ranks, self.room) or _not_imposable(work)
         if twin != work.arm.name:
             skipped = f"the same layer as arm {twin} here"
         known = {} if isinstance(spec, ExternalSpec) or spec.split_error(self.ranks) else self.counts(work)

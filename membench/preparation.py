@@ -1,11 +1,16 @@
 """A case made ready on a built layer: its inputs, the check against the reference, its exact cost. Nothing is timed."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from layers.external import External, counted_cost, with_own_parameters
 from layers.layer import Layer
 from layers.optim import LayerOptimizer
 from layers.spec import Cost, ExternalSpec, has_backward
+from layers.update_verification import update_errors
 from layers.verification import Verification, verify
 from membench.case import Case
 from membench.check_size import sampled_tokens
@@ -36,27 +41,28 @@ class Preparation:
         if key not in self._inputs:
             self._inputs.clear()  # one pool at a time: tables leave little room
             with torch.no_grad():
-                inputs = make_inputs(self.layer, case, pool_size(case, self.cache_bytes), self.device)
+                count = pool_size(case, self.cache_bytes, self.layer.counted_as)
+                inputs = make_inputs(self.layer, case, count, self.device)
                 self._inputs[key] = inputs, count_traffic(self.layer, inputs)
         return self._inputs[key]
 
     def input_bytes(self) -> int:
         """Device memory of the inputs at hand, but for the one in use."""
         inputs = next(iter(self._inputs.values()))[0]
-        return sum(item.x.nbytes for item in inputs[1:])
+        return sum(item.nbytes for item in inputs[1:])
 
     def upstream(self, case: Case) -> Tensor:
-        """The gradient that is sent back, (b, d)."""
-        x = self.inputs(case)[0][0].x
+        """The gradient that is sent back, of y's shape."""
+        like = self.layer.output_like(self.inputs(case)[0][0].x)
         generator = torch.Generator().manual_seed(case.seed + 2)
-        return torch.randn(x.shape, generator=generator).to(x)
+        return like.copy_(torch.randn(like.shape, generator=generator))
 
     def optimizer(self, case: Case) -> LayerOptimizer | None:
         """The case's optimizer, at a learning rate of 0: what is timed stays the layer that was checked."""
         return LayerOptimizer(self.layer, case.optimizer, learning_rate=0.0) if case.optimizer else None
 
     def check(self, case: Case, name: str, call: Call) -> Verification | None:
-        """The errors against the reference; None for a layer from outside, which has none. Each is found once.
+        """The errors against the reference; None for a layer from outside that brings none. Each is found once.
 
         Args:
             name: the implementation that ``call`` is.
@@ -70,7 +76,7 @@ class Preparation:
         return self._verified[key]
 
     def _checked(self, case: Case, name: str, call: Call) -> Verification | None:
-        if isinstance(case.layer, ExternalSpec):
+        if isinstance(self.layer, External) and not self.layer.has_reference:
             return None
         first = self.inputs(case)[0][0]
         found = verify(
@@ -78,22 +84,33 @@ class Preparation:
             first.x,
             first.routing,
             gradients=has_backward(case.mode),
-            sampled_tokens=sampled_tokens(case.layer),
+            sampled_tokens=sampled_tokens(self.layer.counted_as),
             seed=case.seed,
             call=call,
         )
-        if found.failure:
-            raise WrongAnswer(f"wrong answer ({name}): {found.failure}; not timed")
-        return found
+        return _right(found, name)
+
+    def check_update(
+        self, found: Verification, name: str, optimizer: LayerOptimizer, backward: Callable[[], object]
+    ) -> Verification:
+        """What ``check`` found and, besides, the errors of table rows after one update.
+
+        Raises:
+            WrongAnswer: they are too large.
+        """
+        errors = update_errors(optimizer, backward)
+        self.layer.zero_gradients()
+        return _right(replace(found, errors=found.errors | errors), name)
 
     def cost(self, case: Case, traffic: Traffic) -> tuple[Cost, str]:
-        """The cost of what these inputs really touch, and its source (``exact`` but for layers from outside)."""
-        if isinstance(case.layer, ExternalSpec):
-            from layers.external import External, counted_cost
+        """The cost of what these inputs really touch, and its source.
 
-            assert isinstance(self.layer, External)
+        ``exact``, also for a layer from outside that does the work of one of ours; else as ``counted_cost`` says.
+        """
+        spec = self.layer.counted_as
+        if isinstance(self.layer, External) and isinstance(spec, ExternalSpec):
             return counted_cost(self.layer, case.tokens, case.mode, self.device)
-        cost = case.layer.cost(
+        cost = spec.cost(
             case.tokens,
             mode=case.mode,
             optimizer=case.optimizer,
@@ -103,7 +120,13 @@ class Preparation:
             ranks=case.ranks,
             cache_bytes=self.cache_bytes,
         )
-        return cost, "exact"
+        return (with_own_parameters(cost, self.layer) if isinstance(self.layer, External) else cost), "exact"
+
+
+def _right(found: Verification, name: str) -> Verification:
+    if found.failure:
+        raise WrongAnswer(f"wrong answer ({name}): {found.failure}; not timed")
+    return found
 
 
 def _pool_key(case: Case) -> str:

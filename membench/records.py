@@ -47,6 +47,7 @@ class Round(_Strict):
     threads: int | None = None
     huge_pages: bool | None = None
     inputs: int | None = None
+    notes: list[str] = Field(default_factory=list, description="what the layer says of itself: versions, known faults")
     seconds: dict[str, float] = Field(default_factory=dict, description="where this process's time went")
 
 

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, PrivateAttr, Validatio
 
 from layers.spec import MODES, OPTIMIZERS
 from layers.spec.quantities import DTypeName
-from membench.arms import Arm, arm_from
+from membench.arms import Arm, Level, arm_from, check_every_arm
 from membench.axes import SWEPT_SECTIONS, Axes, axes_from, put_at, without_axis
 from membench.errors import UsageError, blaming, shown, suggestion, usage_error
 from membench.scenario_files import find_scenario, list_scenarios
@@ -53,11 +53,12 @@ class Scenario(Strict):
     schema_version: Annotated[Literal[1], BeforeValidator(_whole_number)] = Field(description="this version reads 1")
     name: ScenarioName
     description: str = ""
-    level: Literal["layer"] = "layer"
+    level: Level = Field(default="layer", description="op: single operators, which an arm names by op:")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     model_dim: PositiveInt | None = Field(default=None, le=2**20, description="d of arms that state none")
     dtype: DTypeName | None = Field(default=None, description="of arms that state none")
     budgets: Budgets = Field(default=Budgets(), description="of arms that state none")
+    every_arm: dict[str, Any] = Field(default={}, description="keys of arms that state none")
     arms: dict[str, Any] = Field(min_length=1)
     workload: Workload = Workload()
     axes: dict[str, Any] = {}
@@ -183,7 +184,10 @@ def _point(tree: dict[str, Any], values: dict[str, Any], base: Scenario) -> Poin
             put_at(tree, key, value)
         base = _validated(tree)
     defaults = {key: value for key in ("model_dim", "dtype") if (value := getattr(base, key)) is not None}
-    arms = {name: arm_from(name, raw, defaults) for name, raw in base.arms.items()}
+    arms = {name: arm_from(name, raw, base.every_arm, defaults, base.level) for name, raw in base.arms.items()}
+    check_every_arm(base.every_arm, arms)
+    if base.level == "op":
+        _check_operators(base, arms)
     for owner, budgets in [("", base.budgets), *((f"arms.{name}.", arm.budgets) for name, arm in arms.items())]:
         _check_references(budgets, f"{owner}budgets", arms)
     return Point(values, tree, base.budgets, arms, base.workload)
@@ -196,3 +200,17 @@ def _check_references(budgets: Budgets | None, key: str, arms: dict[str, Arm]) -
             raise UsageError(
                 f"{shown(amount)} is neither a quantity such as 352.3M nor an arm; {known}", key=f"{key}.{name}"
             )
+
+
+def _check_operators(base: Scenario, arms: dict[str, Arm]) -> None:
+    """Refuses what means nothing to an operator: budgets, and a routing by the layer's own weights."""
+    own = [(f"arms.{arm.name}.budgets", arm.budgets) for arm in arms.values()]
+    for key, budgets in [("budgets", base.budgets), *own]:
+        if budgets is not None and (budgets.amounts() or budgets.latency_ms):
+            raise UsageError("an operator's sizes are given, there is nothing to solve: leave budgets out", key=key)
+    routed = next((arm.name for arm in arms.values() if arm.kind.ROUTED), None)
+    if routed is not None and base.workload.routing.kind == "routed":
+        raise UsageError(
+            f"arm {routed} is an operator, which chooses nothing itself: say uniform, zipf or trace, not 'routed'",
+            key="workload.routing.kind",
+        )

@@ -98,11 +98,13 @@ def plan_here(scenario: Scenario, environment: dict[str, Any], sides: int = 1) -
     device = environment["device"]
     cuda = device["type"] == "cuda"
     sheet = lookup(device["name"]) if cuda else None
-    available = device["available_bytes"] if cuda else available_memory_bytes()
+    host = available_memory_bytes()
+    available = device["available_bytes"] if cuda else host
     return make_plan(
         scenario,
         hardware=Hardware(sheet) if sheet else None,
         available_bytes=available // sides if available else None,
+        host_bytes=host // sides if cuda and host else None,
         cache_bytes=device["cache_bytes"] or 0,
     )
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from membench.case import Case
 from membench.device import usable_cores
+from membench.errors import Unavailable
 from membench.sections import Measure
 
 _PR_SET_PDEATHSIG = 1
@@ -111,8 +112,10 @@ def run(job: Job, events: Events) -> None:
 
 
 def classify(error: BaseException) -> tuple[str, str]:
-    """(status, reason) of a failed case: ``oom`` for memory, else ``error``; the reason is one line."""
+    """(status, reason): ``skipped`` where the device cannot, ``oom`` for memory, else ``error``; a reason is a line."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, Unavailable):
+        return "skipped", text
     low_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     low_memory = low_memory or getattr(error, "errno", None) == errno.ENOMEM
     if low_memory or "can't allocate memory" in text or "out of memory" in text.lower():

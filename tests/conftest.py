@@ -9,6 +9,12 @@ import pytest
 # Threads that wait give their core away: tests share the cores with each other. Before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import torch
+
+if not torch.cuda.is_available():
+    # Importing layers imports Triton, which decides then whether its kernels are interpreted.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 HERE = Path(__file__).parent
 
 
@@ -18,6 +24,17 @@ def seed(request):
     value = int(os.environ.get("MEMBENCH_TEST_SEED") or secrets.randbelow(2**31))
     request.node.add_report_section("call", "seed", f"MEMBENCH_TEST_SEED={value}")
     return value
+
+
+@pytest.fixture(params=["torch", "native"])
+def path(request):
+    """Both ways a CPU has to compute an operator, one after the other."""
+    from layers.kernels import paths
+
+    if request.param == "native" and not paths.has_native():
+        pytest.skip("no C++ compiler")
+    with paths.forced(request.param):
+        yield request.param
 
 
 @pytest.fixture

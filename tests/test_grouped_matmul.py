@@ -5,12 +5,14 @@ import threading
 
 import pytest
 import torch
-from against_reference import assert_close, poisoned_memory
+from against_reference import assert_close, counted_flops, poisoned_memory
 
 from layers import reference
 from layers.kernels import dispatch as dispatching
 from layers.kernels.grouped_matmul import experts
 from layers.kernels.workers import for_each
+from layers.moe import MoE
+from layers.spec import MoESpec
 from layers.verification import TOLERANCE
 
 COUNTS = {
@@ -101,6 +103,60 @@ def test_in_inference_mode(rng):
     expected = experts(x, gate_up, down, row_weights, dispatch)
     with torch.inference_mode():
         assert torch.equal(experts(x, gate_up, down, row_weights, dispatch), expected)
+
+
+@pytest.mark.parametrize("wanted", [["x"], ["gate_up"], ["down"], ["weights"], ["x", "weights"], []])
+def test_only_the_gradients_asked_for(wanted, rng):
+    x, gate_up, down, weights, selected = operands(COUNTS["empty first, middle and last"], 9, 6, torch.float32)
+    dispatch = dispatching.by_expert(selected, 6)
+    leaves = {"x": x, "gate_up": gate_up, "down": down, "weights": weights}
+
+    def gradients():
+        y = experts(x, gate_up, down, dispatching.row_weights(dispatch, weights), dispatch)
+        asked = [leaf for leaf in leaves.values() if leaf.requires_grad]
+        return dict(
+            zip([n for n in leaves if leaves[n].requires_grad], torch.autograd.grad(y.sum(), asked), strict=True)
+        )
+
+    expected = gradients()
+    for name, leaf in leaves.items():
+        leaf.requires_grad_(name in wanted)
+    if not wanted:
+        assert not experts(x, gate_up, down, dispatching.row_weights(dispatch, weights), dispatch).requires_grad
+        return
+    for name, gradient in gradients().items():
+        torch.testing.assert_close(gradient, expected[name], rtol=0, atol=0)
+
+
+def test_as_an_operator(rng):
+    """Its schema, fake kernel and autograd hold together, and nothing of its output is its input."""
+    x, gate_up, down, weights, selected = operands(COUNTS["even"], 8, 6, torch.float32)
+    dispatch = dispatching.by_expert(selected, 12)
+    weight = dispatching.row_weights(dispatch, weights).detach().requires_grad_()
+    fields = (dispatch.token, dispatch.ends, dispatch.slot, dispatch.returned, dispatch.starts)
+    for keep in (True, False):
+        given = [tensor.detach().requires_grad_(keep) for tensor in (x, gate_up, down, weight)]
+        torch.library.opcheck(torch.ops.membench.experts, (*given, *fields, keep))
+
+
+@pytest.mark.parametrize("choice", ["token", "expert"])
+def test_flops_counted_of_a_layer_are_those_it_states(choice, rng):
+    spec = MoESpec(model_dim=24, num_experts=8, expert_hidden=16, top_k=3, dtype="float32", choice=choice)
+    layer, x = MoE(spec), torch.randn(10, 24, requires_grad=True)
+    assert counted_flops(lambda: layer(x)) == tuple(
+        spec.cost(10, mode=mode).flops for mode in ("forward", "forward_backward")
+    )
+
+
+@pytest.mark.parametrize("choice", ["token", "expert"])
+def test_a_layer_compiles_into_one_graph(choice, rng):
+    layer = MoE(MoESpec(model_dim=24, num_experts=8, expert_hidden=16, top_k=3, dtype="float32", choice=choice))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for tokens in (10, 17):
+        x = torch.randn(tokens, 24, requires_grad=True)
+        found = [torch.autograd.grad(run(x).square().sum(), [x, *layer.parameters()]) for run in (layer, compiled)]
+        for expected, actual in zip(*found, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_dispatch_by_expert_is_a_stable_sort(rng):

@@ -30,10 +30,10 @@ def random_spec(rng, kind, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_random_configs(kind, seed):
+def test_random_configs(kind, path, seed):
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    for _ in range(200):
+    for _ in range(60):
         layer = Memory(random_spec(rng, kind, "float32"))
         x = tokens_for(layer.spec, rng.choice([1, 3, 24]))
         assert sum(p.numel() for p in layer.parameters()) == layer.spec.cost(len(x)).params
@@ -43,10 +43,10 @@ def test_random_configs(kind, seed):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_random_configs_in_bfloat16(kind, seed):
+def test_random_configs_in_bfloat16(kind, path, seed):
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    for _ in range(60):
+    for _ in range(30):
         layer = Memory(random_spec(rng, kind, "bfloat16"))
         x = tokens_for(layer.spec, 48, torch.bfloat16)
         assert_selection_exact(layer, x)
@@ -135,7 +135,7 @@ def test_a_table_trains_alone_when_all_else_is_frozen():
     assert all(p.grad is None for p in layer.parameters())
 
 
-def test_same_bits_twice_and_nothing_uninitialized(seed):
+def test_same_bits_twice_and_nothing_uninitialized(path, seed):
     """Deterministic mode fills fresh memory with NaN and refuses operators with unordered sums."""
     spec = MemoryPlusSpec(**SMALL)
 

@@ -6,14 +6,54 @@ from pathlib import Path
 
 import pytest
 import torch
+from recorded_operators import recorded
 
 from layers.initialize import BLOCK_ELEMENTS, EXACT_ELEMENTS, fill_normal_
-from layers.kernels.weighted_bag import Lookups
+from layers.kernels.lookups import Lookups
 from layers.value_table import RowGradient, ValueTable
+from layers.verification import relative_rms
 
 
 def gradient(rows, columns=4):
-    return RowGradient(torch.tensor(rows), torch.randn(len(rows), columns))
+    return RowGradient(torch.tensor(rows, dtype=torch.int32), torch.randn(len(rows), columns))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("operation", ["bag", "dots"])
+def test_gradients_agree_with_autograd(operation, frozen, path, seed):
+    torch.manual_seed(seed)
+    table = ValueTable(40, 24)
+    rows = torch.randint(40, (13, 6))
+    leaf = torch.randn(13, 6 if operation == "bag" else 24).requires_grad_(not frozen)
+    y = getattr(table, operation)(Lookups(rows, 40), leaf)
+    upstream = torch.randn_like(y)
+    y.backward(upstream)
+
+    values, plain = (tensor.detach().double().requires_grad_() for tensor in (table.weight, leaf))
+    read = values[rows]
+    expected = (plain[:, None] @ read)[:, 0] if operation == "bag" else (read @ plain[:, :, None])[:, :, 0]
+    expected.backward(upstream.double())
+    pairs = [(y.detach(), expected.detach()), (table.gradient.to_dense(40), values.grad)]
+    if not frozen:
+        pairs.append((leaf.grad, plain.grad))
+    assert max(relative_rms(actual, wanted) for actual, wanted in pairs) < 1e-6
+
+
+def test_an_expanded_gradient_is_as_good_as_any(path):
+    table = ValueTable(8, 3)
+    table.bag(Lookups(torch.tensor([[1, 2]]), 8), torch.ones(1, 2)).sum().backward()
+    assert table.gradient.rows.tolist() == [1, 2]
+    assert bool((table.gradient.values == 1).all())
+
+
+def test_a_gradient_nobody_wants_is_not_computed():
+    table = ValueTable(8, 3)
+    lookups = Lookups(torch.tensor([[1, 2]]), 8)
+    with recorded() as calls:
+        table.bag(lookups, torch.ones(1, 2)).sum().backward()
+        table.dots(lookups, torch.ones(1, 3)).sum().backward()
+    assert [name for name, _ in calls if name in ("weighted_bag", "row_dots")] == ["weighted_bag", "row_dots"]
+    assert [arguments[-1] for name, arguments in calls if name == "row_backward"] == [False, False, False]
 
 
 def test_gradients_add_up_to_ascending_distinct_rows(seed):
@@ -28,7 +68,7 @@ def test_gradients_add_up_to_ascending_distinct_rows(seed):
 
 def test_several_backward_passes_accumulate():
     table = ValueTable(10, 4)
-    lookups = Lookups(torch.tensor([[1, 7]]))
+    lookups = Lookups(torch.tensor([[1, 7]]), 10)
     for _ in range(3):
         table.bag(lookups, torch.ones(1, 2)).sum().backward()
     assert table.gradient.rows.tolist() == [1, 7]
@@ -39,7 +79,7 @@ def test_several_backward_passes_accumulate():
 def test_nothing_is_recorded_without_autograd():
     table = ValueTable(10, 4)
     with torch.no_grad():
-        y = table.bag(Lookups(torch.tensor([[1, 7]])), torch.ones(1, 2))
+        y = table.bag(Lookups(torch.tensor([[1, 7]]), 10), torch.ones(1, 2))
     assert not y.requires_grad and table.gradient is None
 
 

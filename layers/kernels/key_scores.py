@@ -4,69 +4,95 @@ Scores rounded to 16 bits would tie by the dozen. Products of 16-bit numbers are
 fp32, so widening the keys gives what an fp32-accumulating 16-bit matrix product would; it is
 done a head's half at a time, in a buffer that stays in the cache.
 
-Letters: B tokens, H heads, n sub-keys a half, c = dk/2 columns of a half.
+A normalized score is s = r·(q·k) with r = 1/rms(k): r multiplies scores, not keys, so that normalized keys
+are never formed. Its gradient by k is r·q - k·(r²/c)·s; summed over tokens the second part needs only the
+sum of ds·s.
+
+Letters: B tokens, H heads, n sub-keys a half, c = dk/2 columns of a half, k rows a head chooses.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
+
+from layers.kernels.matmul import linear_into
 
 
 def key_scores(queries: Tensor, keys: Tensor, *, normalized: bool, eps: float) -> Tensor:
-    """(H, 2, B, n) fp32 scores of queries (B, H, 2, c), fp32, and keys (H, 2, n, c).
+    """(H, 2, B, n) fp32 scores of queries (B, H, 2, c), fp32, and keys (H, 2, n, c). Differentiable.
 
     Args:
         normalized: divide each sub-key by its root mean square, sqrt(mean k² + eps).
     """
-    return _KeyScores.apply(queries, keys, normalized, eps)
+    return _key_scores(queries, keys, normalized, eps)[0]
 
 
-class _KeyScores(torch.autograd.Function):
-    """Written out so that neither widened nor normalized keys are formed whole, or kept.
+def scores_with_scales(queries: Tensor, keys: Tensor, *, normalized: bool, eps: float) -> tuple[Tensor, Tensor]:
+    """``key_scores``, and r (H, 2, 1, n), which is empty where nothing is normalized."""
+    return _key_scores(queries, keys, normalized, eps)
 
-    With r = 1/rms(k) a normalized score is s = r·(q·k): r multiplies scores, not keys. Its
-    gradient by k is r·q - k·(r²/c)·s; summed over tokens the second part needs only the sum
-    of ds·s.
-    """
 
-    @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> Tensor:
-        heads, _, count, columns = keys.shape
-        fp32: dict[str, Any] = {"dtype": torch.float32, "device": keys.device}
-        scores = torch.empty(heads, 2, queries.shape[0], count, **fp32)
-        inverse_rms = torch.empty(heads, 2, 1, count, **fp32) if normalized else None
-        buffer = None if keys.dtype == torch.float32 else torch.empty(count, columns, **fp32)
-        for head in range(heads):
-            for half in (0, 1):
-                key = keys[head, half] if buffer is None else buffer.copy_(keys[head, half])
-                torch.mm(queries[:, head, half], key.T, out=scores[head, half])
-                if inverse_rms is not None:
-                    mean_square = torch.linalg.vector_norm(key, dim=-1).square() / columns
-                    inverse_rms[head, half, 0] = torch.rsqrt(mean_square + eps)
-        if inverse_rms is not None:
-            scores *= inverse_rms
-        ctx.save_for_backward(queries, keys, scores if normalized else None, inverse_rms)
-        return scores
+@torch.library.custom_op("membench::key_scores", mutates_args=())
+def _key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> tuple[Tensor, Tensor]:
+    heads, _, count, columns = keys.shape
+    fp32: dict[str, Any] = {"dtype": torch.float32, "device": keys.device}
+    scores = torch.empty(heads, 2, queries.shape[0], count, **fp32)
+    inverse_rms = torch.empty((heads, 2, 1, count) if normalized else 0, **fp32)
+    buffer = None if keys.dtype == torch.float32 else torch.empty(count, columns, **fp32)
+    for head in range(heads):
+        for half in (0, 1):
+            key = keys[head, half] if buffer is None else buffer.copy_(keys[head, half])
+            linear_into(scores[head, half], queries[:, head, half], key)
+            if normalized:
+                mean_square = torch.linalg.vector_norm(key, dim=-1).square() / columns
+                inverse_rms[head, half, 0] = torch.rsqrt(mean_square + eps)
+    if normalized:
+        scores *= inverse_rms
+    return scores, inverse_rms
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (dscores,), (queries, keys, scores, inverse_rms) = upstream, ctx.saved_tensors
-        along_key = None
-        if inverse_rms is not None:
-            along_key = (dscores * scores).sum(dim=2) * inverse_rms[:, :, 0].square() / keys.shape[-1]  # (H, 2, n)
-            dscores = dscores * inverse_rms
-        # bfloat16 has the range of fp32, so gradients may be rounded to it before they are multiplied.
-        key = keys if keys.dtype == torch.bfloat16 else keys.float()
-        dscores = dscores.to(key.dtype)
-        dqueries = dkeys = None
-        if ctx.needs_input_grad[0]:
-            dqueries = (dscores @ key).permute(2, 0, 1, 3).float()
-        if ctx.needs_input_grad[1]:
-            dkeys = dscores.transpose(-1, -2) @ queries.permute(1, 2, 0, 3).to(key.dtype)
-            if along_key is not None:
-                dkeys.addcmul_(key, along_key[..., None].to(key.dtype), value=-1)
-            dkeys = dkeys.to(keys.dtype)
-        return dqueries, dkeys, None, None
+
+@_key_scores.register_fake
+def _(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> tuple[Tensor, Tensor]:
+    del eps
+    heads, _, count, _ = keys.shape
+    scores = keys.new_empty((heads, 2, queries.shape[0], count), dtype=torch.float32)
+    return scores, keys.new_empty((heads, 2, 1, count) if normalized else 0, dtype=torch.float32)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, bool, float], output: tuple[Tensor, Tensor]) -> None:
+    scores, inverse_rms = output
+    ctx.normalized = inputs[2]
+    ctx.save_for_backward(*inputs[:2], scores if inputs[2] else None, inverse_rms)
+    ctx.mark_non_differentiable(inverse_rms)
+
+
+def _backward(ctx: Any, dscores: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    queries, keys, scores, inverse_rms = ctx.saved_tensors
+    along_key = None
+    if ctx.normalized:
+        along_key = (dscores * scores).sum(dim=2) * inverse_rms[:, :, 0].square() / keys.shape[-1]  # (H, 2, n)
+        dscores = dscores * inverse_rms
+    # bfloat16 has the range of fp32, so gradients may be rounded to it before they are multiplied.
+    key = keys if keys.dtype == torch.bfloat16 else keys.float()
+    dscores = dscores.to(key.dtype)
+    dqueries = dkeys = None
+    if ctx.needs_input_grad[0]:
+        dqueries = (dscores @ key).permute(2, 0, 1, 3).float()
+    if ctx.needs_input_grad[1]:
+        dkeys = dscores.transpose(-1, -2) @ queries.permute(1, 2, 0, 3).to(key.dtype)
+        if along_key is not None:
+            dkeys.addcmul_(key, along_key[..., None].to(key.dtype), value=-1)
+        dkeys = dkeys.to(keys.dtype)
+    return dqueries, dkeys, None, None
+
+
+_key_scores.register_autograd(_backward, setup_context=_save)
+
+
+@register_flop_formula(torch.ops.membench.key_scores)
+def _flops(queries: Any, keys: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:
+    del arguments, out_shape, others
+    heads, halves, count, columns = keys
+    return 2 * queries[0] * heads * halves * count * columns

@@ -5,10 +5,12 @@ Letters: R rows, d_in and d_out widths.
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -58,3 +60,14 @@ def _onednn_is_faster() -> bool:
     except OSError:
         return False
     return torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and not vendor_is_intel
+
+
+def _flops(x: Any, weight: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:
+    del arguments, out_shape, others
+    return 2 * x[0] * x[1] * weight[0]
+
+
+# torch counts its other products, but not this one; and a torch without oneDNN does not have it
+_onednn_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+if _onednn_linear is not None and _onednn_linear not in flop_registry:
+    register_flop_formula(_onednn_linear)(_flops)

@@ -1,87 +1,66 @@
-"""Exact top-k with a defined order of ties, and the best pairs of two score lists.
+"""The best k of the n² sums that two halves' scores make, with their softmax weights (arXiv 1907.05242, section 3.1).
 
-Letters: B tokens, H heads, n sub-keys a half, k wanted, C candidate pairs, m any length.
+The best k sums lie among the pairs (i, j) of both halves' best k with (i+1)(j+1) <= k, counted from 0 in
+sorted order: 119 pairs at k = 32. Selection is exact, ties included: equal sums go to the lower row i·n + j.
+
+Letters: H heads, B tokens, n sub-keys a half, k rows a head.
 """
 
-from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from layers.spec.retrieval import candidate_pairs
+from layers.kernels.paths import implementation
 
 
-def ordered_top_k(values: Tensor, top_k: int, order: Tensor | None = None) -> Tensor:
-    """(…, k) indices of the best of values (…, m), best first; equal values by the lower ``order``.
+def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The choice of both halves' scores (H, 2, B, n), fp32. Differentiable by the weights.
 
-    ``torch.topk`` leaves the order of equal values open, and which of them it takes. They are
-    rare in fp32 scores, so it goes first and lists with a tie among the best k + 1 are sorted again.
+    Returns:
+        sub-keys i and j of the chosen rows i·n + j (2, B, H, k) int32, best first; and the softmax (B, H, k)
+        fp32 of their sums.
 
-    Args:
-        order: (…, m) distinct integers; the index itself if None.
+    Raises:
+        ValueError: k is above n.
     """
-    if values.device.type != "cpu":  # asking whether there is a tie would make the host wait for the device
-        return _stable_top_k(values, top_k, order)
-    found, indices = values.topk(min(top_k + 1, values.shape[-1]), dim=-1)
-    tied = (found[..., 1:] == found[..., :-1]).any(dim=-1)
-    indices = indices[..., :top_k].contiguous()
-    if tied.any():
-        indices[tied] = _stable_top_k(values[tied], top_k, None if order is None else order[tied])
-    return indices
+    if top_k > scores.shape[-1]:
+        raise ValueError(f"top_k {top_k} of {scores.shape[-1]} sub-keys a half: each offers at most all it has")
+    return _product_key_top_k(scores, top_k)
 
 
-def _stable_top_k(values: Tensor, top_k: int, order: Tensor | None) -> Tensor:
-    by_order = None if order is None else order.argsort(dim=-1)
-    arranged = values if by_order is None else values.gather(-1, by_order)
-    best = arranged.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
-    return best if by_order is None else by_order.gather(-1, best)
+def sums_gradient(weights: Tensor, gradient: Tensor) -> Tensor:
+    """(B, H, k): the softmax's backward, the gradient of the chosen sums given that of their weights (B, H, k)."""
+    weighted = weights * gradient
+    return torch.addcmul(weighted, weights, weighted.sum(dim=-1, keepdim=True), value=-1)
 
 
-def long_top_k(values: Tensor, top_k: int) -> Tensor:
-    """(…, k) indices of the best of long lists (…, m), equal values by the lower index.
-
-    The best k lie in the k neighbourhoods with the largest maxima: whatever lies in another
-    is preceded by k maxima. That holds for ties too, as neighbourhoods are contiguous. Two
-    lists of some sqrt(m·k) are then searched instead of one of m.
-    """
-    size = _neighbourhood(values.shape[-1], top_k)
-    if size == 1:
-        return ordered_top_k(values, top_k)
-    lists = values.reshape(-1, values.shape[-1])
-    maxima = functional.max_pool1d(lists[:, None], size)[:, 0]
-    chosen = ordered_top_k(maxima, top_k)
-    base = torch.arange(len(lists), device=values.device)[:, None] * maxima.shape[1]
-    inside = functional.embedding(chosen + base, lists.view(-1, size)).flatten(1)
-    index = (chosen[:, :, None] * size + torch.arange(size, device=values.device)).flatten(1)
-    best = index.gather(1, ordered_top_k(inside, top_k, index))
-    return best.view(*values.shape[:-1], top_k)
+@torch.library.custom_op("membench::product_key_top_k", mutates_args=())
+def _product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    return implementation("top_k", scores).product_key_top_k(scores, top_k)
 
 
-def _neighbourhood(length: int, top_k: int) -> int:
-    """The largest power of two up to sqrt(2m/k) that divides m; 1 for lists too short to gain by it."""
-    size = 1
-    while length >= 16 * top_k and length % (2 * size) == 0 and top_k * (2 * size) ** 2 <= 2 * length:
-        size *= 2
-    return size
+@_product_key_top_k.register_fake
+def _(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    heads, _, tokens, _ = scores.shape
+    halves = scores.new_empty(2, tokens, heads, top_k, dtype=torch.int32)
+    return halves, scores.new_empty(tokens, heads, top_k)
 
 
-@cache
-def _candidates(top_k: int, device: torch.device) -> Tensor:
-    """(2, C) the pairs as a tensor, copied to a device once."""
-    return torch.tensor(candidate_pairs(top_k), device=device).T.contiguous()
+def _save(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+    ctx.shape = inputs[0].shape
+    ctx.save_for_backward(*output)
+    ctx.mark_non_differentiable(output[0])
 
 
-def best_pairs(scores: Tensor, top_k: int) -> Tensor:
-    """(H, 2, B, k) sub-keys (i, j) of the k best sums of both halves' scores (H, 2, B, n).
+def _backward(ctx: Any, _: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    halves, weights = ctx.saved_tensors
+    of_sums = sums_gradient(weights, gradient)
+    scores_gradient = of_sums.new_zeros(ctx.shape)
+    # a half of the scores may be part of several chosen sums
+    index = halves.permute(2, 0, 1, 3).long()
+    scores_gradient.scatter_add_(-1, index, of_sums.transpose(0, 1)[:, None].expand(index.shape))
+    return scores_gradient, None
 
-    Best first, equal sums by the lower row i·n + j. Sums of two fp32 numbers are formed in
-    fp64, where they are exact: rounded sums could tie outside the candidates.
-    """
-    ranked = long_top_k(scores, top_k)
-    values = scores.gather(-1, ranked).double()
-    first, second = _candidates(top_k, scores.device)
-    sums = values[:, 0][..., first] + values[:, 1][..., second]
-    rows = ranked[:, 0][..., first] * scores.shape[-1] + ranked[:, 1][..., second]
-    row = rows.gather(-1, ordered_top_k(sums, top_k, rows))
-    return torch.stack([row // scores.shape[-1], row % scores.shape[-1]], dim=1)
+
+_product_key_top_k.register_autograd(_backward, setup_context=_save)

@@ -1,20 +1,31 @@
-"""Typed configs and exact costs of every kind of layer. No torch: planning needs only this."""
+"""Typed configs and exact costs of every kind of layer and operator. No torch: planning needs only this."""
 
 from typing import Annotated
 
 from pydantic import Discriminator, TypeAdapter
 
-from layers.spec.base import FreeDimension, Spec
+from layers.spec.base import FreeDimension, Spec, TokenSpec
 from layers.spec.cost import MODES, OPTIMIZERS, Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
 from layers.spec.dense import DenseSpec
 from layers.spec.expectation import ROUTINGS, RoutingKind
 from layers.spec.external import ExternalSpec
 from layers.spec.memory import MemoryPlusSpec, MemorySpec
 from layers.spec.moe import MoESpec
+from layers.spec.operator import OperatorSpec
+from layers.spec.operators import (
+    OPERATORS,
+    ExpertRowsSpec,
+    GroupedExpertsSpec,
+    KeyScoresSpec,
+    ProductKeyTopKSpec,
+    RowOperatorSpec,
+    WeightedBagSpec,
+)
 from layers.spec.peer import PeerSpec
 from layers.spec.retrieval import RetrievalSpec
 
-AnySpec = DenseSpec | MoESpec | MemorySpec | MemoryPlusSpec | PeerSpec | ExternalSpec
+AnyOperatorSpec = WeightedBagSpec | KeyScoresSpec | ProductKeyTopKSpec | ExpertRowsSpec | GroupedExpertsSpec
+AnySpec = DenseSpec | MoESpec | MemorySpec | MemoryPlusSpec | PeerSpec | ExternalSpec | AnyOperatorSpec
 LayerSpec = Annotated[AnySpec, Discriminator("kind")]
 
 KINDS: dict[str, type[Spec]] = {
@@ -40,25 +51,35 @@ def spec_from(values: dict[str, object]) -> AnySpec:
 __all__ = [
     "KINDS",
     "MODES",
+    "OPERATORS",
     "OPTIMIZERS",
     "ROUTINGS",
+    "AnyOperatorSpec",
     "AnySpec",
     "Cost",
     "DenseSpec",
+    "ExpertRowsSpec",
     "ExternalSpec",
     "FreeDimension",
+    "GroupedExpertsSpec",
+    "KeyScoresSpec",
     "LayerSpec",
     "MemoryNeed",
     "MemoryPlusSpec",
     "MemorySpec",
     "MoESpec",
     "Mode",
+    "OperatorSpec",
     "Optimizer",
     "PeerSpec",
+    "ProductKeyTopKSpec",
     "RetrievalSpec",
     "RoutingKind",
+    "RowOperatorSpec",
     "Spec",
     "StageCost",
+    "TokenSpec",
+    "WeightedBagSpec",
     "has_backward",
     "spec_from",
 ]

@@ -90,19 +90,26 @@ def row_reads(
     item_bytes: int,
     cache_bytes: float,
     mode: Mode,
+    optimizer: Optimizer | None = None,
+    row_bytes: float | None = None,
 ) -> list[StageCost]:
     """Weighted bags over table rows: 2·L·D FLOPs a table, 4·L·D more backward (dV and d(score)).
 
     Forward reads L indices and weights and the rows, and writes the bags. Backward gathers
-    dY once a lookup, reads the unique rows again for d(score), and writes their gradients.
+    dY once a lookup, reads the unique rows again for d(score), and writes their gradients; or, in a training
+    step with a row optimizer, the updated rows and what it remembers of them: the gradient stays in registers.
+    ``row_bytes`` are those of a stored row, where its numbers are no ``item_bytes`` wide.
     """
-    row_bytes = row_elements * item_bytes
+    row_bytes = row_elements * item_bytes if row_bytes is None else row_bytes
     flops = 2.0 * lookups * row_elements * tables
     stream = lookups * (4 + SCORE_BYTES) + bag_elements * item_bytes
     unique, issued = unique_rows * row_bytes * tables, lookups * row_bytes * tables
     dram = dram_row_bytes(lookups, unique_rows, row_bytes, cache_bytes) * tables
     bags = bag_elements / row_elements if row_elements else 0.0
     gathered = dram_row_bytes(lookups, bags, row_bytes, cache_bytes) * tables
+    updated = 0.0
+    if updates_in_backward(mode, optimizer):
+        updated = unique + unique_rows * tables * row_state_bytes(row_elements, optimizer) * 2
     return passes(
         mode,
         StageCost(name, flops, flops, stream, unique, issued, dram),
@@ -110,54 +117,61 @@ def row_reads(
             name,
             2 * flops,
             2 * flops,
-            stream_bytes=lookups * (4 + 2 * SCORE_BYTES) + unique,
-            row_bytes_unique=unique + bags * row_bytes * tables,
-            row_bytes_issued=unique + issued,
-            row_bytes_dram_expected=unique + gathered,
+            stream_bytes=lookups * (4 + 2 * SCORE_BYTES) + (0 if updated else unique),
+            row_bytes_unique=unique + updated + bags * row_bytes * tables,
+            row_bytes_issued=unique + updated + issued,
+            row_bytes_dram_expected=unique + updated + gathered,
             backward=True,
         ),
+    )
+
+
+def updates_in_backward(mode: Mode, optimizer: Optimizer | None) -> bool:
+    """Whether table rows are updated by the backward pass that reads them: by every rule but dense AdamW."""
+    return mode == "train_step" and optimizer is not None and optimizer != "adamw"
+
+
+def table_gradients(mode: Mode, optimizer: Optimizer | None, touched: float, table_params: float) -> float:
+    """Elements held of tables' gradients: ``touched`` ones, dense ones besides for AdamW, none where fused."""
+    if updates_in_backward(mode, optimizer):
+        return 0.0
+    return touched + (table_params if optimizer == "adamw" else 0)
+
+
+def row_state_bytes(row_elements: float, optimizer: Optimizer | None) -> float:
+    """What a row optimizer remembers of one row, fp32: a number a row, a moment an element, or both moments.
+
+    ``lazy_adam`` keeps the number of a row's last update too.
+    """
+    return {"row_adagrad": 4.0, "row_adam": 4.0 + 4 * row_elements, "lazy_adam": 4.0 + 8 * row_elements}.get(
+        optimizer or "sgd", 0.0
     )
 
 
 def optimizer_state_bytes(
     dense_params: float, table_params: float, table_rows: float, item_bytes: int, optimizer: Optimizer
 ) -> float:
-    """Moments held: AdamW two a parameter, in its dtype as torch keeps them; row-wise Adagrad one fp32 a row."""
+    """Moments held: AdamW two a parameter, in its dtype as torch keeps them; of tables what their rule remembers."""
     if optimizer == "sgd":
         return 0.0
     moments = 2.0 * item_bytes
     if optimizer == "adamw":
         return moments * (dense_params + table_params)
-    return moments * dense_params + 4.0 * table_rows
+    columns = table_params / table_rows if table_rows else 0.0
+    return moments * dense_params + table_rows * row_state_bytes(columns, optimizer)
 
 
-def update(
-    dense_params: float,
-    table_params: float,
-    touched_rows: float,
-    row_elements: float,
-    item_bytes: int,
-    optimizer: Optimizer,
-) -> list[StageCost]:
+def update(dense_params: float, table_params: float, item_bytes: int, optimizer: Optimizer) -> list[StageCost]:
     """The optimizer's traffic: AdamW reads w, g, m, v and writes w, m, v, all in the parameter's dtype.
 
-    Row-wise Adagrad and SGD read and write only the touched rows of a table. AdamW on a table
-    is dense by definition, its moments decay everywhere, and first spreads the row gradient
-    into a dense one. Tables, where there are some, are a stage of their own.
+    AdamW on a table is dense by definition, its moments decay everywhere, and first spreads the row gradient
+    into a dense one; that is a stage of its own. Other rules update rows in the backward (``row_reads``).
     """
     adamw = 7 * item_bytes
-    sgd = 3 * item_bytes
-    rows = touched_rows * (3 * row_elements * item_bytes)
-    stream, table_stream, row_bytes = {
-        "adamw": (adamw * dense_params, (adamw + item_bytes) * table_params, 0.0),
-        "row_adagrad": (adamw * dense_params, 0.0, rows + 8 * touched_rows),
-        "sgd": (sgd * dense_params, 0.0, rows),
-    }[optimizer]
-    matrices = StageCost("update", stream_bytes=stream)
-    if not table_params:
+    matrices = StageCost("update", stream_bytes=(3 * item_bytes if optimizer == "sgd" else adamw) * dense_params)
+    if not table_params or optimizer != "adamw":
         return [matrices]
-    table = StageCost("table_update", 0.0, 0.0, table_stream, row_bytes, row_bytes, row_bytes)
-    return [matrices, table]
+    return [matrices, StageCost("table_update", stream_bytes=(adamw + item_bytes) * table_params)]
 
 
 def ring_bytes(payload_bytes: float, ranks: int) -> float:

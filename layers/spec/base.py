@@ -27,21 +27,32 @@ class FreeDimension(BaseModel):
 
 
 class Spec(BaseModel):
-    """A layer's typed config. Frozen; unknown keys and senseless values are refused.
+    """A layer's or an operator's typed config. Frozen; unknown keys and senseless values are refused.
 
     ``FREE`` names, per budget, the dimensions a solver may choose to meet it, in the
-    order in which they are tried.
+    order in which they are tried. ``ROUTED`` is False where the workload's routing has no effect.
+    ``LATER_FIELDS`` came when results had been kept already: at their defaults they are no part of a case's id.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     FREE: ClassVar[dict[BudgetName, tuple[FreeDimension, ...]]] = {}
+    ROUTED: ClassVar[bool] = True
+    LATER_FIELDS: ClassVar[frozenset[str]] = frozenset()
 
-    model_dim: PositiveInt = Field(le=2**20, description="d, width of a token")
     dtype: DTypeName = "bfloat16"
 
     @property
     def item_bytes(self) -> int:
         return ITEM_BYTES[self.dtype]
+
+    @property
+    def table_params(self) -> int:
+        """Parameters in tables, of which a step reads few."""
+        return 0
+
+    def input_bytes(self, tokens: int) -> float:
+        """Bytes of the inputs of so many tokens, rows of tables left out."""
+        raise TypeError(f"{type(self).__name__} must define input_bytes()")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -84,6 +95,20 @@ class Spec(BaseModel):
         del ranks
         return None
 
+    def mode_error(self, mode: Mode, optimizer: Optimizer | None) -> str | None:
+        """Why this cannot run in a mode, with an optimizer, or None."""
+        del mode, optimizer
+        return None
+
     def with_dimensions(self, **dimensions: int) -> Self:
         """A validated copy with other dimensions."""
         return type(self).model_validate({**self.model_dump(), **dimensions})
+
+
+class TokenSpec(Spec):
+    """The config of what maps tokens of width d to tokens of width d."""
+
+    model_dim: PositiveInt = Field(le=2**20, description="d, width of a token")
+
+    def input_bytes(self, tokens: int) -> float:
+        return float(tokens * self.model_dim * self.item_bytes)

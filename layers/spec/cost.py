@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Mode = Literal["forward", "forward_backward", "train_step", "prefill", "decode"]
-Optimizer = Literal["sgd", "adamw", "row_adagrad"]
+Optimizer = Literal["sgd", "adamw", "row_adagrad", "row_adam", "lazy_adam"]
 
 MODES: tuple[Mode, ...] = ("forward", "forward_backward", "train_step", "prefill", "decode")
-OPTIMIZERS: tuple[Optimizer, ...] = ("sgd", "adamw", "row_adagrad")
+OPTIMIZERS: tuple[Optimizer, ...] = ("sgd", "adamw", "row_adagrad", "row_adam", "lazy_adam")
 
 
 def has_backward(mode: Mode) -> bool:
@@ -56,15 +56,17 @@ class StageCost:
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes one rank must hold, by part."""
+    """Bytes one rank must hold on its device, by part, and ``host`` bytes in the host's memory, whatever the device."""
 
     weights: float
     gradients: float
     optimizer: float
     activations: float
+    host: float = 0.0
 
     @property
     def total(self) -> float:
+        """On the device."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 

@@ -5,16 +5,17 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from layers.spec import accounting
-from layers.spec.base import WIDTH_MULTIPLE, FreeDimension, Spec
+from layers.spec.base import WIDTH_MULTIPLE, FreeDimension, TokenSpec
 from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, has_backward
 
 _HIDDEN = (FreeDimension(name="ffn_hidden", step=WIDTH_MULTIPLE, minimum=WIDTH_MULTIPLE),)
 
 
-class DenseSpec(Spec):
+class DenseSpec(TokenSpec):
     """A dense FFN of hidden width f."""
 
     FREE: ClassVar = dict.fromkeys(("flops_per_token", "params", "stored_bytes", "moved_bytes"), _HIDDEN)
+    ROUTED: ClassVar = False
 
     kind: Literal["dense"] = "dense"
     ffn_hidden: PositiveInt = Field(le=2**24, description="f, hidden width")
@@ -37,7 +38,7 @@ class DenseSpec(Spec):
         s, params = self.item_bytes, swiglu_params(self.model_dim, self.ffn_hidden)
         stages = accounting.swiglu("", tokens, self.model_dim, self.ffn_hidden, s, mode)
         if mode == "train_step" and optimizer:
-            stages += accounting.update(params, 0, 0, 0, s, optimizer)
+            stages += accounting.update(params, 0, s, optimizer)
         backward = has_backward(mode)
         return Cost(
             params=params,

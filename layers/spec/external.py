@@ -1,19 +1,22 @@
 """A layer of somebody else's: a factory named ``package.module:function`` or an entry point.
 
 The factory is called as ``factory(model_dim=…, dtype=torch.dtype, **options)`` and returns a
-module that maps (B, d) to (B, d). Its cost is not known before it is built: it comes from a
-``cost()`` of the module or, failing that, is counted from its parameters and torch's FLOP counter.
+module that maps (B, d) to (B, d). Its cost is not known before it is built: it is that of the layer
+of ours whose work the module says that it does, or comes from a ``cost()`` of the module or, failing
+that, is counted from its parameters and torch's FLOP counter.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from layers.spec.base import Spec
+from layers.spec.base import TokenSpec
 
 
-class ExternalSpec(Spec):
+class ExternalSpec(TokenSpec):
     """A layer from outside, found at run time."""
+
+    ROUTED: ClassVar = False
 
     kind: Literal["external"] = "external"
     factory: str = Field(description="package.module:function")

@@ -12,7 +12,7 @@ from layers.spec import accounting
 from layers.spec.base import WIDTH_MULTIPLE, FreeDimension
 from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, has_backward
 from layers.spec.dense import swiglu_activation_bytes, swiglu_params
-from layers.spec.quantities import INDEX_BYTES, SCORE_BYTES
+from layers.spec.quantities import INDEX_BYTES, SCALE_BYTES, SCORE_BYTES, RowFormat
 from layers.spec.retrieval import RetrievalSpec
 
 _KEYS = (FreeDimension(name="num_keys", square=True, minimum=4),)
@@ -34,6 +34,45 @@ class MemorySpec(RetrievalSpec):
     top_k: PositiveInt = Field(default=32, description="k, rows a head reads")
     value_dim: PositiveInt | None = Field(default=None, le=2**20, description="D, width of a value row; d if left out")
     companion_hidden: NonNegativeInt = Field(default=0, description="hidden width of a dense FFN added beside")
+    row_format: RowFormat = Field(
+        default="same", description="of stored value rows: the layer's dtype, or eight bits a number with a scale a row"
+    )
+
+    table_on: Literal["device", "host"] = Field(
+        default="device", description="host: value rows in the host's memory, for more than the device holds"
+    )
+
+    LATER_FIELDS: ClassVar = frozenset({"row_format", "table_on"})
+
+    @model_validator(mode="after")
+    def _check_table(self) -> Self:
+        if self.quantized and self.table_on == "host":
+            raise ValueError(f"row_format {self.row_format} is for tables on the device: leave out table_on host")
+        return self
+
+    @property
+    def quantized(self) -> bool:
+        """Whether rows have eight bits a number and a scale."""
+        return self.row_format != "same"
+
+    @property
+    def row_dtype(self) -> str:
+        """Of the numbers of a stored row."""
+        return self.row_format if self.quantized else self.dtype
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        rows = (f"{self.row_format} rows",) if self.quantized else ()
+        return (*rows, "table in host memory") if self.table_on == "host" else rows
+
+    def mode_error(self, mode: Mode, optimizer: Optimizer | None) -> str | None:
+        if has_backward(mode) and self.quantized:
+            return f"rows in {self.row_format} are read, not trained: take mode forward, prefill or decode"
+        return super().mode_error(mode, optimizer)
+
+    def stored_row_bytes(self, columns: int) -> int:
+        """Bytes of so many columns of a value row as it lies in memory, with its scale where it has one."""
+        return columns + SCALE_BYTES if self.quantized else columns * self.item_bytes
 
     @property
     def row_elements(self) -> int:
@@ -101,6 +140,8 @@ class MemorySpec(RetrievalSpec):
             item_bytes=s,
             cache_bytes=cache_bytes,
             mode=mode,
+            optimizer=optimizer,
+            row_bytes=self.stored_row_bytes(columns),
         )
         if self.gated:
             stages += accounting.linear("gate", tokens, d, width, s, mode)
@@ -110,34 +151,47 @@ class MemorySpec(RetrievalSpec):
             stages += accounting.swiglu("companion_", tokens, d, self.companion_hidden, s, mode)
         table_share = self.num_keys * columns
         if mode == "train_step" and optimizer:
-            stages += accounting.update(self.layer_params, table_share, rows, columns, s, optimizer)
+            stages += accounting.update(self.layer_params, table_share, s, optimizer)
         params = self.layer_params + self.table_params
-        backward = has_backward(mode)
-        dense_table = table_share if optimizer == "adamw" else 0
-        gradients = self.layer_params + rows * columns + dense_table if backward else 0
         return Cost(
             params=params,
             active_params=self.layer_params + self.lookups_per_token * width,
             rank_params=self.layer_params + table_share,
-            stored_bytes=params * s,
+            stored_bytes=self.layer_params * s + self.num_keys * self.stored_row_bytes(width),
             stages=tuple(stages),
-            memory=MemoryNeed(
-                weights=(self.layer_params + table_share) * s,
-                gradients=gradients * s,
-                optimizer=accounting.optimizer_state_bytes(self.layer_params, table_share, self.num_keys, s, optimizer)
-                if optimizer
-                else 0,
-                activations=self.retrieval_activation_bytes(tokens, mode)
-                + lookups * (INDEX_BYTES + 2 * SCORE_BYTES) * (2 if backward else 1)
-                + group * columns * s * 2
-                + tokens * (d + 3 * width) * s
-                + swiglu_activation_bytes(tokens, d, self.companion_hidden, s, mode),
-            ),
+            memory=self._memory(tokens, ranks, rows, mode, optimizer),
             communication_bytes=self._communication(tokens, ranks, mode),
             lookups=lookups,
             unique_rows=rows,
             is_expectation=unique_rows is None,
         )
+
+    def _memory(self, tokens: int, ranks: int, rows: float, mode: Mode, optimizer: Optimizer | None) -> MemoryNeed:
+        """With a table on the host the device holds copies of the rows that were read, and their gradient."""
+        s, columns, group = self.item_bytes, self.row_elements // ranks, ranks * tokens
+        table_share, backward = self.num_keys * columns, has_backward(mode)
+        dense = self.layer_params * s
+        table = float(self.num_keys * self.stored_row_bytes(columns))
+        state, table_state = 0.0, 0.0
+        if optimizer:
+            state = accounting.optimizer_state_bytes(self.layer_params, 0, 0, s, optimizer)
+            whole = accounting.optimizer_state_bytes(self.layer_params, table_share, self.num_keys, s, optimizer)
+            table_state = whole - state
+        activations = (
+            self.retrieval_activation_bytes(tokens, mode)
+            + group * self.lookups_per_token * (INDEX_BYTES + 2 * SCORE_BYTES) * (2 if backward else 1)
+            + group * columns * s * 2
+            + tokens * (self.model_dim + 3 * self.row_elements) * s
+            + swiglu_activation_bytes(tokens, self.model_dim, self.companion_hidden, s, mode)
+        )
+        if self.table_on == "host":
+            copies = rows * columns * s
+            gradients = (table_share if optimizer == "adamw" else 0) * s + copies if backward else 0.0
+            host = table + table_state + gradients
+            return MemoryNeed(dense, dense + copies if backward else 0.0, state, activations + copies, host)
+        of_table = accounting.table_gradients(mode, optimizer, rows * columns, table_share) * s
+        gradients = dense + of_table if backward else 0.0
+        return MemoryNeed(dense + table, gradients, state + table_state, activations)
 
     def _communication(self, tokens: int, ranks: int, mode: Mode) -> dict[str, float]:
         """Indices and weights gathered, column slices exchanged; backward the slices' and weights' gradients."""

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from layers.spec import accounting
-from layers.spec.base import WIDTH_MULTIPLE, FreeDimension, Spec
+from layers.spec.base import WIDTH_MULTIPLE, FreeDimension, TokenSpec
 from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
 from layers.spec.dense import swiglu_activation_bytes, swiglu_params
 from layers.spec.expectation import expected_busiest_load, expected_rank_share, expected_unique
@@ -24,7 +24,7 @@ _WIDTHS = (
 )
 
 
-class MoESpec(Spec):
+class MoESpec(TokenSpec):
     """E experts of hidden width f_e, of which each token uses K; shared experts see every token."""
 
     FREE: ClassVar = {
@@ -127,13 +127,13 @@ class MoESpec(Spec):
 
         stages = accounting.linear("router", tokens, d, experts, s, mode)
         stages += accounting.swiglu("experts_", assignments, d, self.expert_hidden, s, mode, matrices=active_experts)
-        stages += _combine(local_slots, tokens, d, s, mode)
+        stages += combine(local_slots, tokens, d, s, mode)
         replicated = self.router_params + swiglu_params(d, self.shared_hidden)
         if self.shared_hidden:
             stages += accounting.swiglu("shared_", tokens, d, self.shared_hidden, s, mode)
         rank_params = replicated + held * self.expert_params
         if mode == "train_step" and optimizer:
-            stages += accounting.update(rank_params, 0, 0, 0, s, optimizer)
+            stages += accounting.update(rank_params, 0, s, optimizer)
         params = replicated + experts * self.expert_params
         backward = has_backward(mode)
         communication = accounting.replica_gradients(replicated, s, ranks, mode)
@@ -160,7 +160,7 @@ class MoESpec(Spec):
         )
 
 
-def _combine(slots: float, tokens: int, model_dim: int, item_bytes: int, mode: Mode) -> list[StageCost]:
+def combine(slots: float, tokens: int, model_dim: int, item_bytes: int, mode: Mode) -> list[StageCost]:
     """The weighted sum of a token's expert outputs: 2·d FLOPs a slot, twice that backward."""
     flops = 2.0 * slots * model_dim
     elements = (slots + tokens) * model_dim

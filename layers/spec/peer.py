@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from layers.spec import accounting
 from layers.spec.base import WIDTH_MULTIPLE, FreeDimension
-from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, has_backward
+from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
 from layers.spec.dense import swiglu_activation_bytes, swiglu_params
 from layers.spec.quantities import INDEX_BYTES, SCORE_BYTES
 from layers.spec.retrieval import RetrievalSpec
@@ -73,25 +73,13 @@ class PeerSpec(RetrievalSpec):
         rows = self.expected_rows(group, zipf_exponent) if unique_rows is None else unique_rows
         stages = self.retrieval_stages(tokens, mode)
         backward = has_backward(mode)
-        experts = accounting.row_reads(
-            "experts",
-            lookups=lookups,
-            unique_rows=rows,
-            row_elements=columns,
-            tables=TABLES,
-            bag_elements=group * columns,
-            item_bytes=s,
-            cache_bytes=cache_bytes,
-            mode=mode,
-        )
-        tokens_moved = group * columns * s  # x read; backward dx written
-        stages += [replace(each, stream_bytes=each.stream_bytes + tokens_moved) for each in experts]
+        stages += expert_row_stages(group, lookups, rows, columns, s, cache_bytes, mode, optimizer)
         if self.companion_hidden:
             stages += accounting.swiglu("companion_", tokens, d, self.companion_hidden, s, mode)
         table_share = TABLES * self.num_keys * columns
         touched = TABLES * rows
         if mode == "train_step" and optimizer:
-            stages += accounting.update(self.layer_params, table_share, touched, columns, s, optimizer)
+            stages += accounting.update(self.layer_params, table_share, s, optimizer)
         params = self.layer_params + self.table_params
         state_rows = TABLES * self.num_keys
         return Cost(
@@ -102,7 +90,10 @@ class PeerSpec(RetrievalSpec):
             stages=tuple(stages),
             memory=MemoryNeed(
                 weights=(self.layer_params + table_share) * s,
-                gradients=(self.layer_params + touched * columns + (table_share if optimizer == "adamw" else 0)) * s
+                gradients=(
+                    self.layer_params + accounting.table_gradients(mode, optimizer, touched * columns, table_share)
+                )
+                * s
                 if backward
                 else 0,
                 optimizer=accounting.optimizer_state_bytes(self.layer_params, table_share, state_rows, s, optimizer)
@@ -132,3 +123,30 @@ class PeerSpec(RetrievalSpec):
             "all_reduce_products": 2 * (ranks - 1) * lookups * SCORE_BYTES * passes,
             **accounting.replica_gradients(self.layer_params, s, ranks, mode),
         }
+
+
+def expert_row_stages(
+    tokens: float,
+    lookups: float,
+    unique_rows: float,
+    columns: int,
+    item_bytes: int,
+    cache_bytes: float,
+    mode: Mode,
+    optimizer: Optimizer | None,
+) -> list[StageCost]:
+    """u·x and the weighted v over both tables, 4·L·d FLOPs; x is read too, and backward dx written."""
+    rows = accounting.row_reads(
+        "experts",
+        lookups=lookups,
+        unique_rows=unique_rows,
+        row_elements=columns,
+        tables=TABLES,
+        bag_elements=tokens * columns,
+        item_bytes=item_bytes,
+        cache_bytes=cache_bytes,
+        mode=mode,
+        optimizer=optimizer,
+    )
+    tokens_moved = tokens * columns * item_bytes
+    return [replace(each, stream_bytes=each.stream_bytes + tokens_moved) for each in rows]

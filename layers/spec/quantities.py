@@ -9,11 +9,13 @@ import re
 from typing import Literal
 
 DTypeName = Literal["float32", "bfloat16", "float16"]
+RowFormat = Literal["same", "int8", "float8_e4m3fn"]
 ITEM_BYTES: dict[str, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 MAX_NUM_KEYS = 2**40
 _MAX_DIGITS = 20
 INDEX_BYTES = 4
+SCALE_BYTES = 4  # fp32, one of each row in eight bits
 SCORE_BYTES = 4  # scores, softmax weights and their gradients stay in fp32 on every path
 
 _BINARY = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}

@@ -11,15 +11,19 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from layers.spec import accounting
-from layers.spec.base import Spec
+from layers.spec.base import TokenSpec
 from layers.spec.cost import Mode, StageCost, has_backward
 from layers.spec.expectation import expected_unique
 from layers.spec.quantities import INDEX_BYTES, SCORE_BYTES, parse_num_keys
 
 NumKeys = Annotated[int, BeforeValidator(parse_num_keys)]
 
+# From so many sub-keys for each chosen one, the backward of the scores is done for the chosen alone: measured
+# on CPUs, where it is faster already at 8 and several times so beyond (benchmarks/memory_step.py).
+_SPARSE_FROM = 8
 
-class RetrievalSpec(Spec):
+
+class RetrievalSpec(TokenSpec):
     """Per-head product keys over N = n² rows."""
 
     num_keys: NumKeys = Field(description="N = n², rows of the table")
@@ -61,31 +65,81 @@ class RetrievalSpec(Spec):
         return expected_unique(self.num_keys, tokens * self.heads, self.top_k, zipf_exponent)
 
     def retrieval_stages(self, tokens: int, mode: Mode) -> list[StageCost]:
-        """Query projection, key scores (2·B·H·n·dk FLOPs, dense backward), top-k."""
-        query = accounting.linear("query", tokens, self.model_dim, self.heads * self.key_dim, self.item_bytes, mode)
-        per_half = tokens * self.heads * self.sub_keys
-        flops = 2.0 * per_half * self.key_dim
-        queries = tokens * self.heads * self.key_dim * self.item_bytes
-        keys = self.heads * self.sub_keys * self.key_dim * self.item_bytes
-        score_bytes = 2 * per_half * SCORE_BYTES
-        lookups = tokens * self.lookups_per_token
-        scores = accounting.passes(
-            mode,
-            StageCost("scores", flops, flops, queries + keys + score_bytes),
-            StageCost("scores", 2 * flops, 2 * flops, 2 * queries + 2 * keys + score_bytes, backward=True),
-        )
-        top_k = accounting.passes(
-            mode,
-            StageCost("top_k", stream_bytes=score_bytes + lookups * (INDEX_BYTES + SCORE_BYTES)),
-            StageCost("top_k", stream_bytes=score_bytes + lookups * (INDEX_BYTES + 2 * SCORE_BYTES), backward=True),
-        )
-        return [*query, *scores, *top_k]
+        """Query projection, key scores (2·B·H·n·dk FLOPs), top-k."""
+        s = self.item_bytes
+        return [
+            *accounting.linear("query", tokens, self.model_dim, self.heads * self.key_dim, s, mode),
+            *score_stages(
+                tokens,
+                self.heads,
+                self.sub_keys,
+                self.key_dim,
+                mode,
+                query_item_bytes=s,
+                key_item_bytes=s,
+                sparse_top_k=self.top_k if self.sparse_scores_backward else None,
+            ),
+            *top_k_stages(
+                tokens, self.heads, self.sub_keys, self.top_k, mode, sparse_backward=self.sparse_scores_backward
+            ),
+        ]
+
+    @property
+    def sparse_scores_backward(self) -> bool:
+        """Whether a backward computes the gradients of the chosen scores alone, and not of all n a half."""
+        return self.sub_keys >= _SPARSE_FROM * self.top_k
 
     def retrieval_activation_bytes(self, tokens: int, mode: Mode) -> float:
         """Queries and both halves' fp32 scores; a backward holds their gradients too."""
         queries = tokens * self.heads * self.key_dim * (self.item_bytes + 4)
         scores = 2 * tokens * self.heads * self.sub_keys * SCORE_BYTES
         return (queries + scores) * (2 if has_backward(mode) else 1)
+
+
+def score_stages(
+    tokens: float,
+    heads: int,
+    sub_keys: int,
+    key_dim: int,
+    mode: Mode,
+    *,
+    query_item_bytes: int,
+    key_item_bytes: int,
+    sparse_top_k: int | None = None,
+) -> list[StageCost]:
+    """Queries times keys, 2·B·H·n·dk FLOPs; twice that backward, both gradients as dense products.
+
+    With ``sparse_top_k`` the backward is one of the chosen scores only, 4·B·H·k·dk: it reads queries, keys and
+    lookups and writes the gradients of all queries and keys.
+    """
+    per_half = tokens * heads * sub_keys
+    flops = 2.0 * per_half * key_dim
+    operands = tokens * heads * key_dim * query_item_bytes + heads * sub_keys * key_dim * key_item_bytes
+    scores = 2 * per_half * SCORE_BYTES
+    backward = StageCost("scores", 2 * flops, 2 * flops, 2 * operands + scores, backward=True)
+    if sparse_top_k is not None:
+        lookups = 2 * tokens * heads * sparse_top_k
+        chosen = 2.0 * lookups * key_dim
+        moved = 2 * operands + lookups * (INDEX_BYTES + SCORE_BYTES)
+        backward = StageCost("scores", chosen, chosen, moved, backward=True)
+    return accounting.passes(mode, StageCost("scores", flops, flops, operands + scores), backward)
+
+
+def top_k_stages(
+    tokens: float, heads: int, sub_keys: int, top_k: int, mode: Mode, *, sparse_backward: bool = False
+) -> list[StageCost]:
+    """Both halves' scores read, an index and a weight a lookup written.
+
+    Backward, the scores' gradient is written: all of it, or one number a lookup.
+    """
+    scores = 2 * tokens * heads * sub_keys * SCORE_BYTES
+    lookups = tokens * heads * top_k
+    written = lookups * SCORE_BYTES if sparse_backward else scores
+    return accounting.passes(
+        mode,
+        StageCost("top_k", stream_bytes=scores + lookups * (INDEX_BYTES + SCORE_BYTES)),
+        StageCost("top_k", stream_bytes=written + lookups * (INDEX_BYTES + 2 * SCORE_BYTES), backward=True),
+    )
 
 
 def candidate_pairs(top_k: int) -> list[tuple[int, int]]:

@@ -4,20 +4,23 @@ from membench.cli.options import AsJson
 
 
 def list_command(as_json: AsJson = False) -> None:
-    """List the shipped scenarios with their questions, and the kinds of layer."""
-    from layers.spec import KINDS
+    """List the shipped scenarios with their questions, the kinds of layer and the operators."""
+    from layers.spec import KINDS, OPERATORS
     from membench.arms import entry_point_layers
     from membench.records import strict_json
     from membench.scenario_files import list_scenarios
     from membench.tables.render import Column, Table, print_tables
 
     scenarios = list_scenarios()
-    kinds = {name: (spec.__doc__ or "").splitlines()[0] for name, spec in KINDS.items()}
+    kinds, operators = (
+        {name: (spec.__doc__ or "").splitlines()[0] for name, spec in known.items()} for known in (KINDS, OPERATORS)
+    )
     plugins = entry_point_layers()
     if as_json:
         content = {
             "scenarios": [{"name": name, "question": question} for name, question in scenarios],
             "layers": [{"kind": name, "summary": summary} for name, summary in kinds.items()],
+            "operators": [{"kind": name, "summary": summary} for name, summary in operators.items()],
             "layers_from_outside": [{"name": name, "factory": factory} for name, factory in plugins.items()],
         }
         print(strict_json(content))
@@ -29,5 +32,11 @@ def list_command(as_json: AsJson = False) -> None:
         [
             Table("Scenarios: membench run NAME", "", left, [list(row) for row in scenarios]),
             Table("Layers", "", [Column("layer", right=False), Column("what it is", right=False)], layers),
+            Table(
+                "Operators: scenarios of level op",
+                "",
+                [Column("op", right=False), Column("what it computes", right=False)],
+                [list(row) for row in operators.items()],
+            ),
         ]
     )

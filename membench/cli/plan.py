@@ -28,7 +28,7 @@ def plan(
 
     from membench.cli.device_option import checked_device
     from membench.datasheet import Hardware, local_gpu, parse_hardware
-    from membench.device import last_level_cache_bytes
+    from membench.device import available_memory_bytes, last_level_cache_bytes
     from membench.plan import make_plan
     from membench.scenario import load_scenario
     from membench.tables.plan import plan_tables
@@ -41,7 +41,8 @@ def plan(
         scenario = load_scenario(name, changes)
         local = local_gpu() if named is None and scenario.device != "cpu" else None
         if local:
-            plans.append(make_plan(scenario, hardware=Hardware(local), available_bytes=int(local.memory_bytes)))
+            own = {"available_bytes": int(local.memory_bytes), "host_bytes": available_memory_bytes()}
+            plans.append(make_plan(scenario, hardware=Hardware(local), **own))
         else:
             cache_bytes = last_level_cache_bytes() if named is None and scenario.device != "cuda" else None
             plans.append(make_plan(scenario, hardware=named, cache_bytes=cache_bytes or 0))

@@ -66,7 +66,7 @@ def profile(
         _option("--mode", "Repeatable. Default: forward, forward_backward; also train_step.", _WORK, "MODE"),
     ] = None,
     optimizer: Annotated[
-        str, _option("--optimizer", "Of train_step: sgd, adamw or row_adagrad.", _WORK, "NAME")
+        str, _option("--optimizer", "Of train_step: sgd, adamw, row_adagrad, row_adam or lazy_adam.", _WORK, "NAME")
     ] = "row_adagrad",
     routing: Annotated[str, _option("--routing", "routed (by the layer), uniform or zipf.", _WORK, "KIND")] = "routed",
     ranks: Annotated[

@@ -4,20 +4,23 @@ import ctypes
 import gc
 import resource
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from layers.layer import Layer
 from membench.device import read_text
 
 
-def tensor_bytes(tensors: Any) -> int:
-    """Bytes of tensors, each storage once."""
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors, each storage once; of sparse ones their indices and values."""
     storages = {}
-    for tensor in tensors:
+    for tensor in chain.from_iterable((t._indices(), t._values()) if t.is_sparse else (t,) for t in tensors):
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = min(storage.nbytes(), tensor.nbytes if tensor.is_contiguous() else sys.maxsize)
     return sum(storages.values())

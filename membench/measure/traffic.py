@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layers.external import External
 from layers.layer import Layer, RemoteAssignments, RemoteLookups
 from layers.moe import MoE
-from layers.spec import MemorySpec, PeerSpec
+from layers.spec import GroupedExpertsSpec, MemorySpec, MoESpec, PeerSpec, RowOperatorSpec
 from membench.inputs import Input
 
 
@@ -38,13 +39,15 @@ class Traffic:
 
 @torch.no_grad()
 def count_traffic(layer: Layer, inputs: list[Input]) -> Traffic:
-    """Exact counts of what these inputs read and compute on this rank."""
-    spec = layer.spec
-    if isinstance(spec, (MemorySpec, PeerSpec)):
+    """Exact counts of what these inputs read and compute on this rank; none where a layer does not tell its choice."""
+    spec = layer.counted_as
+    if isinstance(layer, External) and layer.select(inputs[0].x) is None:
+        return Traffic()
+    if isinstance(spec, (MemorySpec, PeerSpec, RowOperatorSpec)):
         rows = [_rows(layer, item) for item in inputs]
         return Traffic(lookups=rows[0].numel(), unique_rows=_mean([len(r.unique()) for r in rows]))
-    if isinstance(layer, MoE):
-        loads = [_expert_load(layer, item) for item in inputs]
+    if isinstance(spec, (MoESpec, GroupedExpertsSpec)):
+        loads = [_expert_load(layer, spec.num_experts, item) for item in inputs]
         shares = [load[load > 0] / load.sum() for load in loads]
         return Traffic(
             active_experts=_mean([int((load > 0).sum()) for load in loads]),
@@ -60,29 +63,32 @@ def _mean(values: list[float] | list[int]) -> float:
     return sum(values) / len(values)
 
 
+def _chosen(layer: Layer, item: Input) -> Tensor:
+    """The indices in force: imposed ones, else the layer's own."""
+    if item.routing is not None and item.routing.selected is not None:
+        return item.routing.selected
+    selection = layer.select(item.x)
+    assert selection is not None
+    return selection.indices
+
+
 def _rows(layer: Layer, item: Input) -> Tensor:
-    routing = item.routing
-    if routing is not None and routing.selected is not None:
-        local = routing.selected
-    else:
-        selection = layer.select(item.x)
-        assert selection is not None
-        local = selection.indices
+    local, routing = _chosen(layer, item), item.routing
     if routing is not None and isinstance(routing.remote, RemoteLookups):
         return torch.cat([local.flatten(), routing.remote.indices.flatten()])
     return local.flatten()
 
 
-def _expert_load(layer: MoE, item: Input) -> Tensor:
+def _expert_load(layer: Layer, num_experts: int, item: Input) -> Tensor:
     routing = item.routing
     if routing is not None and isinstance(routing.remote, RemoteAssignments):
         return routing.remote.counts
-    imposed = None if routing is None else routing.selected
-    return layer.load(layer.select(item.x).indices if imposed is None else imposed)
+    chosen = _chosen(layer, item)
+    return layer.load(chosen) if isinstance(layer, MoE) else torch.bincount(chosen.flatten(), minlength=num_experts)
 
 
-def _dropped(layer: MoE, item: Input) -> int:
+def _dropped(layer: Layer, item: Input) -> int:
     """Tokens no expert took: only expert choice leaves any."""
-    if layer.spec.choice == "token":
+    if not isinstance(layer, MoE) or layer.spec.choice == "token":
         return 0
     return layer.unrouted_tokens(layer.select(item.x).indices, len(item.x))

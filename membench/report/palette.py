@@ -26,6 +26,14 @@ _HUES = {
     "moe": (("#d55e00", "#f08a3c"), ("#e88b45", "#c76a1e"), ("#963f00", "#fbbd8b"), ("#b58100", "#e3b84a")),
     "external": (("#6b5b95", "#a899d6"), ("#8f80b8", "#8474b3"), ("#473a6b", "#cfc5ec"), ("#a14d4d", "#dc8f8f")),
 }
+# An operator looks like the layer whose stage it is.
+_LAYER_OF = {
+    "weighted_bag": "memory",
+    "key_scores": "memory_plus",
+    "product_key_top_k": "memory_plus",
+    "expert_rows": "peer",
+    "grouped_experts": "moe",
+}
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "star", "hexagon")
 
 # Where colours name no arm: the parts of a memory, the stages of a layer.
@@ -51,7 +59,7 @@ def arm_styles(records: Iterable[Record]) -> dict[str, Style]:
     styles: dict[str, Style] = {}
     for kind, arms in of_kind.items():
         for index, arm in enumerate(arms):
-            steps = _HUES[kind]
+            steps = _HUES[_LAYER_OF.get(kind, kind)]
             styles.setdefault(arm, Style(steps[index % len(steps)][0], _SYMBOLS[index % len(_SYMBOLS)]))
     return styles
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from layers.spec.quantities import format_quantity
-from membench.groups import arm_name, chosen_implementation, counted, rank_key, routing_name
+from membench.groups import arm_name, chosen_implementation, counted, rank_key, routing_name, yardstick
 from membench.loose import mapping, number, text
 from membench.records import Record, ResultFile, Round
 from membench.report.evidence import Evidence, ceilings_of
@@ -18,12 +18,12 @@ _DEEPEST = 4
 def decision_table(cases: Sequence[Evidence]) -> Table:
     """What one decides by: a row an arm, the fastest step first; columns that nobody has are left out."""
     fastest = min((c.step_ms for c in cases if c.step_ms), default=None)
-    dense = next((c.step_ms for c in cases if c.step_ms and c.record.case.layer.kind == "dense"), None)
+    beside, beside_ms = yardstick(case.record for case in cases)
     columns = [
         Column("arm", right=False),
         Column("step ms", three),
         Column("vs fastest", ratio),
-        Column("vs dense", ratio),
+        Column(f"vs {beside}", ratio),
         Column("IQR ms", three),
         Column("FLOPs/token", format_quantity),
         Column("stored GB", _gigabytes),
@@ -37,18 +37,18 @@ def decision_table(cases: Sequence[Evidence]) -> Table:
         Column("params", format_quantity),
         Column("active", format_quantity),
     ]
-    rows = [_decision_cells(case, fastest, dense) for case in sorted(cases, key=lambda c: rank_key(c.record))]
+    rows = [_decision_cells(case, fastest, beside_ms) for case in sorted(cases, key=lambda c: rank_key(c.record))]
     return _without_empty(Table("", "", columns, rows))
 
 
-def _decision_cells(case: Evidence, fastest: float | None, dense: float | None) -> list[Any]:
+def _decision_cells(case: Evidence, fastest: float | None, beside: float | None) -> list[Any]:
     step = case.step_ms
     name = case.name if case.measured else f"{case.name} ({case.record.status})"
     return [
         name,
         step,
         step / fastest if step and fastest else None,
-        step / dense if step and dense else None,
+        step / beside if step and beside else None,
         case.metric("latency_ms_iqr"),
         case.flops_per_token,
         case.stored_bytes,

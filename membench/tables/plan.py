@@ -28,7 +28,7 @@ def _arms_table(plan: Plan) -> Table:
     swept = _swept(plan)
     columns = [
         Column("arm", right=False),
-        *(Column(key, right=False) for key in swept),
+        *(Column(key.removeprefix("every_arm."), right=False) for key in swept),
         Column("dimensions", right=False),
         Column("params", format_quantity),
         Column("params asked", format_quantity),
@@ -62,26 +62,26 @@ def _arms_table(plan: Plan) -> Table:
 
 def _cases_table(plan: Plan) -> Table:
     swept = _swept(plan)
+    on_host = any((planned.memory_bytes or {}).get("host") for planned in plan.cases)
+    parts = ["weights", "gradients", "optimizer", "activations", *(["host"] if on_host else [])]
     columns = [
         Column("arm", right=False),
         Column("mode", right=False),
-        *(Column(key, right=False) for key in swept),
+        *(Column(key.removeprefix("every_arm."), right=False) for key in swept),
         Column("tokens"),
         Column("GFLOP", _giga),
         Column("DRAM GB", _giga),
-        Column("weights GB", _giga),
-        Column("gradients GB", _giga),
-        Column("optimizer GB", _giga),
-        Column("activations GB", _giga),
+        *(Column(f"{part} GB", _giga) for part in parts),
         Column("compute ms", _milliseconds),
         Column("communication ms", _milliseconds),
         Column("sum ms", _milliseconds),
         Column("runs", right=False),
     ]
-    return Table("Cases, one rank of each", _caption(plan), columns, [_case_row(swept, each) for each in plan.cases])
+    rows = [_case_row(swept, parts, each) for each in plan.cases]
+    return Table("Cases, one rank of each", _caption(plan), columns, rows)
 
 
-def _case_row(swept: list[str], planned: PlannedCase) -> list[Any]:
+def _case_row(swept: list[str], parts: list[str], planned: PlannedCase) -> list[Any]:
     case, memory = planned.case, planned.memory_bytes or {}
     compute_ms, communication_ms = planned.predicted_ms, planned.communication_ms
     total_ms = None if compute_ms is None or communication_ms is None else compute_ms + communication_ms
@@ -92,7 +92,7 @@ def _case_row(swept: list[str], planned: PlannedCase) -> list[Any]:
         case.tokens,
         planned.flops,
         planned.bytes_dram_expected,
-        *(memory.get(part) for part in ("weights", "gradients", "optimizer", "activations")),
+        *(memory.get(part) for part in parts),
         compute_ms,
         communication_ms,
         total_ms,

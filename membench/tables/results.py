@@ -1,6 +1,7 @@
 """A result file as tables: what was compared, the answer, then every case."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from layers.spec.quantities import format_quantity
@@ -14,6 +15,7 @@ from membench.groups import (
     ranked,
     step_ms,
     step_name,
+    yardstick,
 )
 from membench.loose import text, value_at
 from membench.records import Record, ResultFile
@@ -108,6 +110,7 @@ def arms_table(result: ResultFile) -> Table:
 
 
 def _cases_table(title: str, records: list[Record]) -> Table:
+    beside, beside_ms = yardstick(records)
     columns = [
         Column("arm", right=False),
         Column("status", right=False),
@@ -115,7 +118,7 @@ def _cases_table(title: str, records: list[Record]) -> Table:
         Column("iqr", short),
         Column("comm ms", short),
         Column("step ms", short),
-        Column("vs dense", ratio),
+        Column(f"vs {beside}", ratio),
         Column("tokens/s", format_quantity),
         Column("MFU", percent),
         Column("MBU", percent),
@@ -129,13 +132,13 @@ def _cases_table(title: str, records: list[Record]) -> Table:
     ]
     if not any(r.metrics.get("energy_j_per_token") for r in records):
         columns = [c for c in columns if c.header != "J/token"]
-    dense = next((step_ms(r) for r in records if r.case.layer.kind == "dense" and r.status == "ok"), None)
-    rows = [_case_cells(columns, record, dense) for record in sorted(records, key=rank_key)]
+    rows = [_case_cells(columns, record, beside_ms) for record in sorted(records, key=rank_key)]
     return Table(title, "", columns, rows)
 
 
-def _case_cells(columns: list[Column], record: Record, dense_ms: float | None) -> list[Any]:
+def _case_cells(columns: list[Column], record: Record, beside_ms: float | None) -> list[Any]:
     m, step = record.metrics, step_ms(record)
+    times = step / beside_ms if step and beside_ms else None
     cells = {
         "arm": arm_name(record),
         "status": record.status,
@@ -143,7 +146,8 @@ def _case_cells(columns: list[Column], record: Record, dense_ms: float | None) -
         "iqr": m.get("latency_ms_iqr"),
         "comm ms": m.get("communication_ms_predicted"),
         "step ms": m.get("step_ms"),
-        "vs dense": step / dense_ms if step and dense_ms else None,
+        "vs dense": times,
+        "vs plain": times,
         "tokens/s": m.get("tokens_per_s"),
         "MFU": m.get("mfu"),
         "MBU": m.get("mbu"),
@@ -159,14 +163,20 @@ def _case_cells(columns: list[Column], record: Record, dense_ms: float | None) -
 
 
 def notes_table(result: ResultFile) -> list[Table]:
-    """Cases that did not run, and what to distrust of those that did; no table where there is neither."""
+    """Why cases did not run and what to distrust of those that did; what layers say of themselves. No empty table."""
     where: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for record in result.cases:
         for note in ([record.reason] if record.reason else []) + record.flags:
             case = record.case
             where[case.arm, record.status, note].append(f"{step_name(record)} x{case.tokens}")
-    if not where:
-        return []
     rows = [[arm, status, note, ", ".join(cases)] for (arm, status, note), cases in where.items()]
-    columns = [Column(header, right=False) for header in ("arm", "status", "note", "in")]
-    return [Table("Notes", "", columns, rows)]
+    told = dict.fromkeys((r.case.arm, note) for r in result.cases for round_ in r.rounds for note in round_.notes)
+    tables = [
+        _words("Notes", ("arm", "status", "note", "in"), rows),
+        _words("What layers say of themselves", ("arm", "note"), list(told)),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _words(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    return Table(title, "", [Column(header, right=False) for header in headers], rows)

@@ -60,7 +60,7 @@ KEYS = Along(
     "keys",
     lambda c: c.num_keys,
     _keys,
-    lambda c: _fixed(step_name(c.record), f"{c.record.case.tokens} tokens a rank", swept(c.record)),
+    lambda c: _fixed(step_name(c.record), f"{c.record.case.tokens} tokens a rank", swept(c.record, but="num_keys")),
 )
 
 

@@ -1,0 +1,67 @@
+"""The forward pass, and the choice of rows alone, beside torch's own calls on the same weights and scores."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.memory_step_parts.against_public import INPUTS
+from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes
+from benchmarks.memory_step_parts.processes import short_of_memory
+from benchmarks.memory_step_parts.turns import Timed, take_turns, timed
+from benchmarks.public_memory import with_weights_of
+from layers.memory import Memory
+from layers.operators.retrieval import ProductKeyTopK
+from layers.sampled_reference import relative_rms
+from layers.spec import ProductKeyTopKSpec
+
+_FORWARD_GOAL, _TOP_K_GOAL = 1.5, 3.0
+_TOLERANCE = 1e-5  # of fp32 sums in another order
+
+
+def compare_forwards(sizes: Sizes) -> Findings:
+    """Both forwards on one table, and both ways to choose on the same scores.
+
+    Raises:
+        ArithmeticError: they do not compute the same.
+    """
+    forward = "forward, einsum + three topk + F.embedding_bag over ours"
+    top_k = f"top-k without products, three torch.topk over ours, k {sizes.top_k}, n {sizes.spec().sub_keys}"
+    if reason := short_of_memory(1.1 * sizes.table_bytes() + 2**30):
+        missing = Answer(forward, goal=_FORWARD_GOAL, reason=reason)
+        return Findings([missing, Answer(top_k, goal=_TOP_K_GOAL, reason=reason)])
+    with torch.no_grad():
+        answers = [
+            _compared(forward, *_forwards(sizes), sizes, _FORWARD_GOAL),
+            _compared(top_k, *_choices(sizes), sizes, _TOP_K_GOAL),
+        ]
+    return Findings(answers)
+
+
+def _compared(
+    question: str, ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor], inputs: list[Tensor],
+    sizes: Sizes, goal: float,
+) -> Answer:  # fmt: skip
+    difference = relative_rms(ours(inputs[0]), theirs(inputs[0]).double())
+    if difference > _TOLERANCE:
+        raise ArithmeticError(f"{question}: the results differ by {difference:.2g} of their RMS")
+    ways = {"theirs": _on(theirs, inputs), "ours": _on(ours, inputs)}
+    seconds = take_turns(ways, sizes.quick_rounds)
+    return Answer.of_times(question, seconds["theirs"], seconds["ours"], ("theirs", "ours"), goal=goal)
+
+
+def _on(call: Callable[[Tensor], Tensor], inputs: list[Tensor]) -> Timed:
+    return timed(lambda number: call(inputs[number % len(inputs)]))
+
+
+def _forwards(sizes: Sizes) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], list[Tensor]]:
+    layer = Memory(sizes.spec())
+    return layer, with_weights_of(layer), [torch.randn(sizes.tokens, sizes.model_dim) for _ in range(INPUTS)]
+
+
+def _choices(sizes: Sizes) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], list[Tensor]]:
+    """Operators that give the softmax weights of the chosen rows, for scores (B, H, 2, n)."""
+    spec = ProductKeyTopKSpec(num_keys=sizes.num_keys, heads=sizes.heads, top_k=sizes.top_k)
+    ours, theirs = ProductKeyTopK(spec), ProductKeyTopK(spec.model_copy(update={"path": "plain"}))
+    draw = torch.Generator().manual_seed(0)
+    return ours, theirs, [ours.draw(sizes.tokens, draw)[0] for _ in range(INPUTS)]

@@ -1,0 +1,104 @@
+"""How a training step grows with the table, and in which stages.
+
+Queries, keys and their gradients are as many whatever the table's size, but scores and top-k go over n = sqrt(N)
+sub-keys a half; rows read cost what the distinct ones among them cost, and there are never more than lookups.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from benchmarks.memory_step_parts.against_public import INPUTS
+from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes, named
+from benchmarks.memory_step_parts.processes import short_of_memory
+from benchmarks.memory_step_parts.turns import take_turns, timed
+from layers.factory import build
+from layers.layer import Layer
+from layers.optim import LayerOptimizer
+from membench.case import Case
+from membench.inputs import Input
+from membench.measure.time import Step
+from membench.measure.traffic import count_traffic
+from membench.measurement import make_step
+from membench.profiler.findings import StageKey
+from membench.profiler.stage_clock import StageClock
+from membench.profiler.stage_times import followed, mean_of_middle, observed
+
+_GOAL = 2.5
+
+
+@dataclass(slots=True)
+class _Trained:
+    """One size: its step, the same observed, and what was observed so far."""
+
+    step: Step
+    watched: Step
+    clock: StageClock
+    unique_rows: float | None
+    stages: list[dict[StageKey, float]] = field(default_factory=list)
+
+    def observe(self, number: int) -> float:
+        self.watched(number)
+        found = self.clock.seconds()
+        self.stages.append(found)
+        return sum(found.values())
+
+
+def measure_growth(sizes: Sizes) -> Findings:
+    """Every size that fits, smallest to largest, in turns."""
+    question = "train_step, {} over {} keys".format(*map(named, (sizes.key_counts[-1], sizes.key_counts[0])))
+    if reason := short_of_memory(1.05 * sum(map(sizes.table_bytes, sizes.key_counts)) + 2**30):
+        return Findings([Answer(question, goal=_GOAL, at_most=True, reason=reason)])
+    batches = [torch.randn(sizes.tokens, sizes.model_dim) for _ in range(INPUTS)]
+    trained = {named(count): _trained(sizes, count, batches) for count in sizes.key_counts}
+    seconds = take_turns({name: timed(size.step) for name, size in trained.items()}, sizes.quick_rounds)
+    take_turns({name: size.observe for name, size in trained.items()}, sizes.quick_rounds)
+    smallest, *_, largest = trained
+    answer = Answer.of_times(
+        question, seconds[largest], seconds[smallest], (largest, smallest), goal=_GOAL, at_most=True
+    )
+    stages = {name: mean_of_middle(size.stages) for name, size in trained.items()}
+    facts = {
+        name: {
+            "seconds": seconds[name],
+            "unique_rows": size.unique_rows,
+            "stages_ms": {_name(key): 1e3 * taken for key, taken in stages[name].items()},
+        }
+        for name, size in trained.items()
+    }
+    return Findings([answer], facts, _table(facts))
+
+
+def _trained(sizes: Sizes, num_keys: int, batches: list[torch.Tensor]) -> _Trained:
+    spec = sizes.spec(num_keys)
+    layer, inputs, dy = build(spec), [Input(x, None) for x in batches], torch.randn_like(batches[0])
+    optimizer = LayerOptimizer(layer, "row_adagrad", 0.0)
+    case = Case(arm="memory", mode="train_step", layer=spec, tokens=sizes.tokens, optimizer="row_adagrad")
+
+    def step_of(call: Any) -> Step:
+        return make_step(case.mode, call, layer, inputs, dy, optimizer)
+
+    clock = StageClock("cpu")
+    watched = observed(step_of(followed(layer, clock)), clock)
+    return _Trained(step_of(layer), watched, clock, _unique_rows(layer, inputs))
+
+
+def _unique_rows(layer: Layer, inputs: list[Input]) -> float | None:
+    return count_traffic(layer, inputs).unique_rows
+
+
+def _name(key: StageKey) -> str:
+    return f"{key.name} backward" if key.backward else key.name
+
+
+def _table(facts: dict[str, Any]) -> list[str]:
+    """Milliseconds by stage, a column a size, and what each grew by from the first size to the last."""
+    names = list(dict.fromkeys(name for each in facts.values() for name in each["stages_ms"]))
+    sizes = list(facts)
+    lines = [f"{'ms of a step by stage, at so many keys':40}{''.join(f'{size:>10}' for size in sizes)}{'growth':>10}"]
+    for name in names:
+        row = [facts[size]["stages_ms"].get(name, 0.0) for size in sizes]
+        lines.append(f"{name:40}{''.join(f'{ms:10.2f}' for ms in [*row, row[-1] - row[0]])}")
+    unique = "".join(f"{facts[size]['unique_rows']:10.0f}" for size in sizes)
+    return [*lines, f"{'distinct rows read':40}{unique}"]

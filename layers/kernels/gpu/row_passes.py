@@ -1,0 +1,165 @@
+"""Row passes by Triton kernels. Shapes and meaning: ``layers.kernels.row_passes``.
+
+Nothing here waits for the GPU, and no kernel is compiled again because the number of tokens changes.
+
+Letters: N rows, D columns, B tokens, L lookups a token, M = B·L, U distinct rows among them.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layers.kernels.gpu import backward_kernels, bag_kernels, tiles, update_kernels
+from layers.kernels.gpu.backward_kernels import Operands
+from layers.kernels.gpu.tiles import Tile, ceil_div
+from layers.kernels.gpu.update_kernels import StepNumbers
+from layers.kernels.row_update import RowState, RowStep
+
+SPLIT = 256  # lookups of one row that one program sums at most
+_SHARE_OF_DOTS = 16  # lookups of a token that are one program's: few, so that a few tokens keep a GPU busy
+
+
+def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    (tokens, lookups), columns = rows.shape, table.shape[1]
+    sums = table.new_empty(tokens, columns)
+    tile = tiles.of_bags(columns, table.itemsize, lookups, few=False)
+    if tokens * tile.parts(columns) < _multiprocessors(table.device):
+        tile = tiles.of_bags(columns, table.itemsize, lookups, few=True)
+    if sums.numel():
+        programs = (tokens * tile.parts(columns),)
+        arguments = (table, rows.contiguous(), weights.contiguous(), sums, lookups)
+        _launch(bag_kernels.bag, programs, tile, *arguments, **_shape(table))
+    return sums
+
+
+def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+    lookups = rows.shape[1]
+    products = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
+    if products.numel():
+        tile = tiles.of_dots(table.shape[1], table.itemsize)
+        programs = (len(rows) * ceil_div(lookups, _SHARE_OF_DOTS),)
+        arguments = (table, rows.contiguous(), tokens.contiguous(), products, lookups)
+        _launch(bag_kernels.dots, programs, tile, *arguments, SHARE=_SHARE_OF_DOTS, **_shape(table))
+    return products
+
+
+def row_backward(
+    table: Tensor,
+    rows: Tensor,
+    starts: Tensor,
+    order: Tensor,
+    weights: Tensor,
+    tokens: Tensor,
+    *,
+    gradient: bool,
+    dots: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient of an empty run is left unwritten."""
+    summed = tokens.new_empty(len(rows), table.shape[1]) if gradient else None
+    tile = tiles.of_runs(table.shape[1], whole=False)
+    products = _products(tile, table, weights) if dots else None
+    if gradient or dots:
+        of = Operands(table, rows, starts, order, weights.contiguous(), tokens.contiguous(), summed, products)
+        _backward(of, tile, _NO_UPDATE)
+    return summed, None if products is None else _added(products)
+
+
+def row_backward_update_(
+    table: Tensor,
+    state: RowState,
+    rows: Tensor,
+    starts: Tensor,
+    order: Tensor,
+    weights: Tensor,
+    tokens: Tensor,
+    step: RowStep,
+    *,
+    dots: bool,
+) -> Tensor | None:
+    tile = tiles.of_runs(table.shape[1], whole=True)
+    products = _products(tile, table, weights) if dots else None
+    of = Operands(table, rows, starts, order, weights.contiguous(), tokens.contiguous(), None, products)
+    _backward(of, tile, _update(table, state, step))
+    return None if products is None else _added(products)
+
+
+def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep) -> None:
+    if gradient.numel():
+        tile = tiles.of_runs(table.shape[1], whole=True)
+        programs = (ceil_div(len(rows), tile.rows),)
+        arguments = (table, rows.contiguous(), gradient.contiguous())
+        constants = {"count": len(rows), **_shape(table), **_update(table, state, step)}
+        _launch(update_kernels.update_rows, programs, tile, *arguments, **constants)
+
+
+def _backward(of: Operands, tile: Tile, update: dict[str, Any]) -> None:
+    """Short runs, then long ones, which there can be only among more than SPLIT lookups."""
+    (runs, count), (columns, lookups) = (len(of.rows), len(of.order)), (of.table.shape[1], of.weights.shape[1])
+    if not count:
+        return
+    parts = tile.parts(columns)
+    constants = {"runs": runs, "SPLIT": SPLIT, **_shape(of.table)}
+    of_lookups = {"count": count, "LOOKUPS": lookups}
+    programs = (ceil_div(runs, tile.rows), parts)
+    _launch(backward_kernels.short_runs, programs, tile, of, **of_lookups, **constants, **update)
+    if count > SPLIT:
+        windows, of_pieces = ceil_div(count, SPLIT), tiles.of_pieces(tile)
+        sums = of.gradient is not None or update is not _NO_UPDATE
+        pieces = torch.empty(2 * windows, columns, device=of.table.device) if sums else None
+        programs = (2 * windows, parts)
+        _launch(backward_kernels.long_run_pieces, programs, of_pieces, of, pieces, **of_lookups, **constants)
+        if sums:
+            programs = (windows, parts)
+            _launch(backward_kernels.finish_long_runs, programs, of_pieces, of, pieces, **constants, **update)
+
+
+def _products(tile: Tile, table: Tensor, weights: Tensor) -> Tensor:
+    """(parts, B, L): a program knows the products of its own tile's columns alone."""
+    return torch.empty(tile.parts(table.shape[1]), *weights.shape, dtype=torch.float32, device=table.device)
+
+
+def _added(products: Tensor) -> Tensor:
+    return products[0] if len(products) == 1 else products.sum(0)
+
+
+_NO_UPDATE = {"step": None, "number": 0, "seed": 0, "OPTIMIZER": None, "STOCHASTIC": False}
+
+
+def _update(table: Tensor, state: RowState, step: RowStep) -> dict[str, Any]:
+    """What kernels that end in an update are told of it."""
+    return {
+        "step": StepNumbers.of(state, step),
+        "number": step.number,
+        "seed": _as_int32(step.seed or 0),
+        "OPTIMIZER": step.optimizer,
+        "STOCHASTIC": step.seed is not None and table.dtype == torch.bfloat16,
+    }
+
+
+def _as_int32(bits: int) -> int:
+    """The same 32 bits as a signed number: a larger one would be a 64-bit argument, of another kernel."""
+    return (bits + 2**31) % 2**32 - 2**31
+
+
+def _shape(table: Tensor) -> dict[str, int]:
+    """D, and how far a row is from the next: a table may be some columns of another, but is never copied.
+
+    Raises:
+        ValueError: a row's elements do not lie side by side.
+    """
+    columns, (pitch, step) = table.shape[1], table.stride()
+    if step != 1 and columns > 1:
+        raise ValueError(f"a row's elements must lie side by side; the table's strides are {table.stride()}")
+    return {"COLUMNS": columns, "PITCH": pitch}
+
+
+def _launch(kernel: Any, programs: tuple[int, ...], tile: Tile, *arguments: Any, **constants: Any) -> None:
+    kernel[programs](*arguments, **constants, ROWS=tile.rows, TILE=tile.columns, num_warps=tile.warps)
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    """Of a GPU; where the kernels are interpreted there is no need for many programs."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

@@ -1,0 +1,78 @@
+"""Which rows each token reads, and the same sorted by row, which every gradient of rows needs.
+
+Letters: N rows, B tokens, L lookups a token, M = B·L, U distinct rows among them.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from layers.kernels.paths import implementation
+
+MAX_INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Lookups grouped by row: those of ``rows[u]`` are ``order[starts[u] : starts[u + 1]]``, ascending.
+
+    A GPU's host does not know U: there are M rows then, of which those past U have empty runs.
+
+    Attributes:
+        rows: (U,) ascending and distinct, of the lookups' dtype.
+        starts: (U + 1,) int32.
+        order: (M,) int32, lookups numbered b·L + l.
+    """
+
+    rows: Tensor
+    starts: Tensor
+    order: Tensor
+
+    def exact(self) -> "Runs":
+        """Without the empty runs; makes the host of a GPU wait for it."""
+        if self.rows.device.type == "cpu":
+            return self
+        distinct = int((self.starts[1:] > self.starts[:-1]).sum())
+        return Runs(self.rows[:distinct], self.starts[: distinct + 1], self.order)
+
+
+class Lookups:
+    """The rows (B, L) of a table of ``num_rows`` that each token reads; sorted when a gradient first needs it.
+
+    Kept as int32 where row numbers fit, which halves what is read and sorted.
+    """
+
+    def __init__(self, rows: Tensor, num_rows: int) -> None:
+        self.rows = rows.to(index_dtype(num_rows))
+        self.num_rows = num_rows
+
+    @cached_property
+    def runs(self) -> Runs:
+        return find_runs(self.rows.flatten(), self.num_rows)
+
+
+def index_dtype(num_rows: int) -> torch.dtype:
+    """int32 where it can number so many rows."""
+    return torch.int32 if num_rows <= MAX_INT32 else torch.int64
+
+
+def find_runs(rows: Tensor, num_rows: int) -> Runs:
+    """The runs of equal rows among lookups (M,), by a stable sort, so that sums over a run are reproducible."""
+    return Runs(*_find_runs(rows, num_rows))
+
+
+@torch.library.custom_op("membench::find_runs", mutates_args=())
+def _find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    return implementation("lookups", rows).find_runs(rows, num_rows)
+
+
+@_find_runs.register_fake
+def _(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    del num_rows
+    distinct = rows.shape[0]
+    if rows.device.type == "cpu":
+        distinct = torch.library.get_ctx().new_dynamic_size()
+    int32 = {"dtype": torch.int32, "device": rows.device}
+    return rows.new_empty(distinct), torch.empty(distinct + 1, **int32), torch.empty(rows.shape[0], **int32)

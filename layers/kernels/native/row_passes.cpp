@@ -1,0 +1,137 @@
+// Passes over the rows that a batch reads: see layers/kernels/row_passes.py.
+//
+// Letters: N rows, D columns, B tokens, L lookups a token, U distinct rows.
+
+#include <vector>
+
+#include "rows.h"
+
+namespace {
+
+constexpr int64_t AHEAD = 4;         // rows asked for before they are needed
+constexpr int64_t LONG_RUN = 2048;   // lookups of one row that are split into pieces of so many, for all threads
+
+// What a run's gradient is for: written out, or spent on the row at once.
+struct Purpose {
+    void* gradient;     // (U, D) of the table's element, or null
+    const Step* step;   // or null
+};
+
+struct Pass {
+    const int64_t* rows;     // (U,)
+    const int32_t* starts;   // (U + 1,)
+    const int32_t* order;    // (B·L,)
+    int64_t runs, columns, lookups;
+    const float* weights;    // (B, L)
+    float* dots;             // (B, L) or null
+};
+
+// One gather of the tokens of lookups `begin` to `end`: their weighted sum, and their products with the row.
+template <typename Element>
+void gather(const Pass& pass, const Element* row, const Element* tokens, int64_t begin, int64_t end, float* sum) {
+    for (int64_t at = begin; at < end; ++at) {
+        const int64_t lookup = pass.order[at];
+        const Element* token = tokens + lookup / pass.lookups * pass.columns;
+        if (sum) add_scaled(sum, pass.weights[lookup], token, pass.columns);
+        if (pass.dots) pass.dots[lookup] = dot(row, token, pass.columns);
+    }
+}
+
+template <typename Element>
+void finish(const Pass& pass, const Purpose& purpose, Element* table, int64_t run, float* sum) {
+    const int64_t row = pass.rows[run], columns = pass.columns;
+    if (purpose.gradient) {
+        narrow_all(sum, static_cast<Element*>(purpose.gradient) + run * columns, columns);
+    }
+    if (purpose.step) update_row(*purpose.step, table + row * columns, sum, row, columns);
+}
+
+// Runs longer than LONG_RUN first, piece by piece on all threads, then summed in the order of the pieces.
+template <typename Element>
+void long_runs(const Pass& pass, const Purpose& purpose, Element* table, const Element* tokens, int threads) {
+    const int64_t columns = pass.columns;
+    const bool summed = purpose.gradient || purpose.step;
+    for (int64_t run = 0; run < pass.runs; ++run) {
+        const int64_t begin = pass.starts[run], end = pass.starts[run + 1];
+        if (end - begin <= LONG_RUN) continue;
+        const int64_t pieces = (end - begin + LONG_RUN - 1) / LONG_RUN;
+        std::vector<float> partial(summed ? pieces * columns : 0, 0.0f);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+        for (int64_t piece = 0; piece < pieces; ++piece) {
+            const int64_t first = begin + piece * LONG_RUN;
+            gather(pass, table + pass.rows[run] * columns, tokens, first, std::min(end, first + LONG_RUN),
+                   summed ? partial.data() + piece * columns : nullptr);
+        }
+        if (!summed) continue;
+        for (int64_t piece = 1; piece < pieces; ++piece)
+            add_scaled(partial.data(), 1.0f, partial.data() + piece * columns, columns);
+        finish(pass, purpose, table, run, partial.data());
+    }
+}
+
+template <typename Element>
+void row_backward(const Pass& pass, const Purpose& purpose, void* table_, const void* tokens_, int threads) {
+    Element* table = static_cast<Element*>(table_);
+    const Element* tokens = static_cast<const Element*>(tokens_);
+    const int64_t columns = pass.columns;
+    const bool summed = purpose.gradient || purpose.step, reads = pass.dots || purpose.step;
+    threads = useful_threads(threads, 2 * pass.starts[pass.runs] * columns);
+    long_runs(pass, purpose, table, tokens, threads);
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> sum(summed ? columns : 0);
+#pragma omp for schedule(dynamic, RUNS_A_TASK)
+        for (int64_t run = 0; run < pass.runs; ++run) {
+            if (reads && run + AHEAD < pass.runs) prefetch_row(table + pass.rows[run + AHEAD] * columns, columns);
+            const int64_t begin = pass.starts[run], end = pass.starts[run + 1];
+            if (begin == end || end - begin > LONG_RUN) continue;
+            if (summed) std::fill(sum.begin(), sum.end(), 0.0f);
+            gather(pass, table + pass.rows[run] * columns, tokens, begin, end, summed ? sum.data() : nullptr);
+            if (summed) finish(pass, purpose, table, run, sum.data());
+        }
+    }
+}
+
+template <typename Element>
+void update_rows(void* table_, const int64_t* rows, const void* gradient_, int64_t count, int64_t columns,
+                 const Step& step, int threads) {
+    Element* table = static_cast<Element*>(table_);
+    const Element* gradient = static_cast<const Element*>(gradient_);
+    threads = useful_threads(threads, 2 * count * columns);
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<float> widened(columns);
+#pragma omp for schedule(dynamic, RUNS_A_TASK)
+        for (int64_t at = 0; at < count; ++at) {
+            if (at + AHEAD < count) prefetch_row(table + rows[at + AHEAD] * columns, columns);
+            for (int64_t j = 0; j < columns; ++j) widened[j] = widen(gradient[at * columns + j]);
+            update_row(step, table + rows[at] * columns, widened.data(), rows[at], columns);
+        }
+    }
+}
+
+// Calls `function<Element>` for the element's number: 0 float, 1 bfloat16, 2 float16.
+#define FOR_ELEMENT(element, function, ...)                              \
+    switch (element) {                                                   \
+        case 0: return function<float>(__VA_ARGS__);                     \
+        case 1: return function<BFloat16>(__VA_ARGS__);                  \
+        case 2: return function<Half>(__VA_ARGS__);                  \
+    }
+
+}  // namespace
+
+extern "C" {
+
+void membench_row_backward(int element, void* table, const int64_t* rows, const int32_t* starts, const int32_t* order,
+                           int64_t runs, int64_t columns, int64_t lookups, const float* weights, const void* tokens,
+                           void* gradient, float* dots, const Step* step, int threads) {
+    const Pass pass{rows, starts, order, runs, columns, lookups, weights, dots};
+    FOR_ELEMENT(element, row_backward, pass, Purpose{gradient, step}, table, tokens, threads)
+}
+
+void membench_update_rows(int element, void* table, const int64_t* rows, const void* gradient, int64_t count,
+                          int64_t columns, const Step* step, int threads) {
+    FOR_ELEMENT(element, update_rows, table, rows, gradient, count, columns, *step, threads)
+}
+
+}  // extern "C"

@@ -1,0 +1,163 @@
+"""Row passes in C++: every row that a batch reads is fetched from memory once, some rows ahead of its use.
+
+Shapes and meaning: ``layers.kernels.row_passes``. Tokens have the table's dtype.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from layers.kernels.native.build import library
+from layers.kernels.native.lookups import find_runs
+from layers.kernels.plain import row_passes as plain
+from layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
+
+# torch's own bag is at the random-row ceiling already
+weighted_bag = plain.weighted_bag
+
+_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+class _Step(ctypes.Structure):
+    """``Step`` of rows.h."""
+
+    _fields_ = [
+        ("rule", ctypes.c_int32),
+        ("stochastic", ctypes.c_int32),
+        *((name, ctypes.c_double) for name in ("learning_rate", "weight_decay", "eps", "beta1", "beta2")),
+        *((name, ctypes.c_double) for name in ("correction1", "correction2")),
+        ("number", ctypes.c_int32),
+        ("seed", ctypes.c_uint32),
+        *((name, ctypes.c_void_p) for name in ("sums", "first", "second", "stamps")),
+    ]
+
+    @classmethod
+    def of(cls, step: RowStep, state: RowState) -> "_Step":
+        pointers = {name: tensor.data_ptr() for name, tensor in state.named_tensors().items()}
+        return cls(
+            rule=ROW_OPTIMIZERS.index(step.optimizer),
+            stochastic=step.seed is not None,
+            learning_rate=step.learning_rate,
+            weight_decay=step.weight_decay,
+            eps=step.eps,
+            beta1=step.beta1,
+            beta2=step.beta2,
+            correction1=1 - step.beta1**step.number,
+            correction2=1 - step.beta2**step.number,
+            number=step.number,
+            seed=step.seed or 0,
+            **pointers,
+        )
+
+
+def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+    """In the order of rows: each is fetched once, and caches hold the tokens, of which there are few."""
+    if not _computable(table, tokens):
+        return plain.row_dots(table, rows, tokens)
+    runs = find_runs(rows.flatten(), len(table))
+    dots = torch.empty(rows.shape, dtype=torch.float32)
+    _pass(table, *runs, torch.empty(0, rows.shape[1]), tokens, None, dots, None)
+    return dots
+
+
+def row_backward(
+    table: Tensor,
+    rows: Tensor,
+    starts: Tensor,
+    order: Tensor,
+    weights: Tensor,
+    tokens: Tensor,
+    *,
+    gradient: bool,
+    dots: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    if not _computable(table, tokens):
+        return plain.row_backward(table, rows, starts, order, weights, tokens, gradient=gradient, dots=dots)
+    summed = tokens.new_empty(len(rows), table.shape[1]) if gradient else None
+    found = torch.empty(weights.shape, dtype=torch.float32) if dots else None
+    _pass(table, rows, starts, order, weights, tokens, summed, found, None)
+    return summed, found
+
+
+def row_backward_update_(
+    table: Tensor,
+    state: RowState,
+    rows: Tensor,
+    starts: Tensor,
+    order: Tensor,
+    weights: Tensor,
+    tokens: Tensor,
+    step: RowStep,
+    *,
+    dots: bool,
+) -> Tensor | None:
+    if not _computable(table, tokens):
+        return plain.row_backward_update_(table, state, rows, starts, order, weights, tokens, step, dots=dots)
+    found = torch.empty(weights.shape, dtype=torch.float32) if dots else None
+    _pass(table, rows, starts, order, weights, tokens, None, found, _Step.of(step, state))
+    return found
+
+
+def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep) -> None:
+    if not _computable(table, gradient):
+        plain.update_rows_(table, state, rows, gradient, step)
+        return
+    _check_rows(rows, table)
+    rows, gradient = rows.long().contiguous(), gradient.contiguous()
+    _call(
+        "update_rows",
+        ctypes.c_int(_ELEMENTS[table.dtype]),
+        *map(_pointer, (table, rows, gradient)),
+        ctypes.c_int64(len(rows)),
+        ctypes.c_int64(table.shape[1]),
+        ctypes.byref(_Step.of(step, state)),
+    )
+
+
+def _pass(
+    table: Tensor,
+    rows: Tensor,
+    starts: Tensor,
+    order: Tensor,
+    weights: Tensor,
+    tokens: Tensor,
+    summed: Tensor | None,
+    found: Tensor | None,
+    step: _Step | None,
+) -> None:
+    if found is not None or step is not None:
+        _check_rows(rows, table)
+    rows, weights, tokens = rows.long(), weights.float().contiguous(), tokens.contiguous()
+    _call(
+        "row_backward",
+        ctypes.c_int(_ELEMENTS[table.dtype]),
+        *map(_pointer, (table, rows, starts, order)),
+        *map(ctypes.c_int64, (len(rows), table.shape[1], weights.shape[1])),
+        *map(_pointer, (weights, tokens, summed, found)),
+        None if step is None else ctypes.byref(step),
+    )
+
+
+def _computable(table: Tensor, other: Tensor) -> bool:
+    return table.dtype == other.dtype and table.dtype in _ELEMENTS and table.is_contiguous()
+
+
+def _check_rows(rows: Tensor, table: Tensor) -> None:
+    """Where torch would refuse a row that the table does not have, a pointer would reach other memory."""
+    if not rows.numel():
+        return
+    lowest, highest = (int(end) for end in torch.aminmax(rows))
+    if lowest < 0 or highest >= len(table):
+        raise IndexError(f"row {min(lowest, 0) or highest} of a table of {len(table)} rows")
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _call(name: str, *arguments: object) -> None:
+    """Calls a kernel with torch's number of threads as its last argument."""
+    kernels = library()
+    assert kernels is not None
+    getattr(kernels, f"membench_{name}")(*arguments, ctypes.c_int(torch.get_num_threads()))

@@ -1,0 +1,114 @@
+// What the passes over table rows share: one row's arithmetic, and its update.
+#pragma once
+
+#include <cmath>
+
+#include "elements.h"
+
+constexpr int64_t LINE_BYTES = 64;
+
+// Asks for a row some time before it is needed: rows lie at addresses that no hardware can guess.
+template <typename Element> inline void prefetch_row(const Element* row, int64_t columns) {
+    const char* first = reinterpret_cast<const char*>(row);
+    for (int64_t at = 0; at < columns * int64_t(sizeof(Element)); at += LINE_BYTES) __builtin_prefetch(first + at);
+}
+
+template <typename Element> inline float dot(const Element* a, const Element* b, int64_t columns) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < columns; ++j) sum += widen(a[j]) * widen(b[j]);
+    return sum;
+}
+
+// sum += weight * vector
+template <typename Element> inline void add_scaled(float* sum, float weight, const Element* vector, int64_t columns) {
+#pragma omp simd
+    for (int64_t j = 0; j < columns; ++j) sum[j] += weight * widen(vector[j]);
+}
+
+inline float mean_square(const float* vector, int64_t columns) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < columns; ++j) sum += vector[j] * vector[j];
+    return sum / float(columns);
+}
+
+enum class Rule : int32_t { sgd = 0, row_adagrad = 1, row_adam = 2, lazy_adam = 3 };
+
+// One update, as layers/kernels/row_update.py defines it. State pointers are null where a rule has none.
+struct Step {
+    int32_t rule;
+    int32_t stochastic;
+    double learning_rate, weight_decay, eps, beta1, beta2;  // of fp32 numbers 1 - beta2 would keep four digits
+    double correction1, correction2;                        // 1 - beta^t
+    int32_t number;
+    uint32_t seed;
+    float* sums;
+    float* first;
+    float* second;
+    int32_t* stamps;
+};
+
+template <typename Element> inline void round_row(const Step&, const float* values, Element* row, int64_t, int64_t columns) {
+    narrow_all(values, row, columns);
+}
+template <>
+inline void round_row<BFloat16>(const Step& step, const float* values, BFloat16* row, int64_t index, int64_t columns) {
+    if (step.stochastic)
+        narrow_stochastically(values, row, columns, uint64_t(index) * columns, step.seed);
+    else
+        narrow_all(values, row, columns);
+}
+
+// row = decay * row - scale * change; `change` is overwritten.
+template <typename Element>
+inline void write_row(const Step& step, Element* row, float* change, float scale, float decay, int64_t index, int64_t columns) {
+#pragma omp simd
+    for (int64_t j = 0; j < columns; ++j) change[j] = decay * widen(row[j]) - scale * change[j];
+    round_row(step, change, row, index, columns);
+}
+
+// Updates row `index` of a table by its gradient, which is overwritten.
+template <typename Element>
+inline void update_row(const Step& step, Element* row, float* gradient, int64_t index, int64_t columns) {
+    const float lr = float(step.learning_rate), eps = float(step.eps), b1 = float(step.beta1), b2 = float(step.beta2);
+    const float rest1 = float(1 - step.beta1), rest2 = float(1 - step.beta2);
+    double decay = 1 - step.learning_rate * step.weight_decay;
+    float scale = lr;
+    switch (Rule(step.rule)) {
+        case Rule::sgd: break;
+        case Rule::row_adagrad: {
+            float sum = step.sums[index] += mean_square(gradient, columns);
+            scale = lr / (std::sqrt(sum) + eps);
+            break;
+        }
+        case Rule::row_adam: {
+            float second = step.second[index] = b2 * step.second[index] + rest2 * mean_square(gradient, columns);
+            scale = float(lr / step.correction1) / (float(std::sqrt(second / step.correction2)) + eps);
+            float* first = step.first + index * columns;
+#pragma omp simd
+            for (int64_t j = 0; j < columns; ++j) gradient[j] = first[j] = b1 * first[j] + rest1 * gradient[j];
+            break;
+        }
+        case Rule::lazy_adam: {
+            // Steps in which the row had no gradient: dense Adam only decays its moments and weights then,
+            // but for the drift that the first moment still causes.
+            const int32_t gap = step.number - step.stamps[index];
+            step.stamps[index] = step.number;
+            const float decay1 = float(std::pow(step.beta1, gap)), decay2 = float(std::pow(step.beta2, gap));
+            decay = std::pow(decay, gap);
+            float* first = step.first + index * columns;
+            float* second = step.second + index * columns;
+            const float inverse2 = float(1 / step.correction2);
+            scale = float(lr / step.correction1);
+#pragma omp simd
+            for (int64_t j = 0; j < columns; ++j) {
+                first[j] = decay1 * first[j] + rest1 * gradient[j];
+                second[j] = decay2 * second[j] + rest2 * gradient[j] * gradient[j];
+                gradient[j] = first[j] / (std::sqrt(second[j] * inverse2) + eps);
+            }
+            break;
+        }
+    }
+    write_row(step, row, gradient, scale, float(decay), index, columns);
+}

@@ -1,0 +1,67 @@
+"""Which way an operator is computed: by torch's own calls, by C++ on a CPU, or by Triton on a GPU.
+
+An operator ``x`` is declared in ``layers/kernels/x.py``; what it does lies in ``plain/x.py``,
+``native/x.py`` and ``gpu/x.py``, under the same names. All give the same results; ``torch``, which
+is ``plain``, runs anywhere and is what is left where the others cannot run.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Literal
+
+from torch import Tensor
+
+Path = Literal["torch", "native", "triton"]
+_FOLDERS: dict[Path, str] = {"torch": "plain", "native": "native", "triton": "gpu"}
+_forced: Path | None = None
+
+
+def implementation(name: str, tensor: Tensor) -> ModuleType:
+    """The module that computes operator ``name`` on tensors like this one."""
+    return import_module(f"layers.kernels.{_FOLDERS[path_of(tensor)]}.{name}")
+
+
+def path_of(tensor: Tensor) -> Path:
+    """The way to compute on a tensor like this one."""
+    if _forced is not None:
+        return _forced
+    if tensor.device.type == "cuda":
+        return "triton" if has_triton() else "torch"
+    return "native" if tensor.device.type == "cpu" and has_native() else "torch"
+
+
+@contextmanager
+def forced(path: Path) -> Iterator[None]:
+    """Inside, every operator takes this path.
+
+    Raises:
+        ValueError: it cannot run here.
+    """
+    global _forced
+    if path == "native" and not has_native():
+        raise ValueError("path native needs Linux and a C++ compiler (c++, g++ or clang++, or one named by $CXX)")
+    if path == "triton" and not has_triton():
+        raise ValueError("path triton needs the triton package")
+    before, _forced = _forced, path
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed. It runs on CUDA, and under ``TRITON_INTERPRET=1`` anywhere."""
+    return find_spec("triton") is not None
+
+
+@cache
+def has_native() -> bool:
+    """Whether the C++ kernels could be compiled here."""
+    from layers.kernels.native.build import library
+
+    return library() is not None

@@ -1,0 +1,62 @@
+"""Weighted sums of table rows that are stored in eight bits a number, for layers that are only read.
+
+    y_b = sum_l w_bl · scale_row · q_row
+
+Rows are widened where they are summed: what is fetched is a quarter of fp32 rows, half of bf16 rows.
+
+Letters: N rows, D columns, B tokens, L lookups a token.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from layers.kernels.paths import implementation
+from layers.kernels.quantization import LARGEST
+
+
+def quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, D) of ``dtype``: the sum over l of weights (B, L) times scales[rows] times table[rows]. No gradient.
+
+    Args:
+        table: (N, D) int8 or float8_e4m3fn, as ``quantize_rows`` makes it.
+        scales: (N,) fp32.
+        rows: (B, L) int32 or int64.
+        dtype: of the result; sums are formed in fp32.
+
+    Raises:
+        ValueError: the table holds other numbers (``Module.to`` of another dtype casts e4m3 rows, for one).
+        RuntimeError: in a backward pass.
+    """
+    if table.dtype not in LARGEST or scales.dtype != torch.float32:
+        raise ValueError(f"rows of {table.dtype} with scales of {scales.dtype} are none that quantize_rows makes")
+    return _quantized_bag(table, scales, rows, weights, dtype)
+
+
+@torch.library.custom_op("membench::quantized_bag", mutates_args=())
+def _quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    return implementation("quantized_bag", table).quantized_bag(table, scales, rows, weights, dtype)
+
+
+@_quantized_bag.register_fake
+def _(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    del scales, weights
+    return table.new_empty(rows.shape[0], table.shape[1], dtype=dtype)
+
+
+def _no_gradient(ctx: Any, upstream: Tensor) -> None:
+    del ctx, upstream
+    raise RuntimeError("quantized rows are read, not trained: run the layer under torch.no_grad()")
+
+
+_quantized_bag.register_autograd(_no_gradient)
+
+
+@register_flop_formula(torch.ops.membench.quantized_bag)
+def _one_product_a_lookup(
+    table: Any, scales: Any, rows: Any, weights: Any, dtype: Any, *, out_shape: Any = None, **others: Any
+) -> int:
+    del scales, weights, dtype, out_shape, others
+    return 2 * rows[0] * rows[1] * table[1]

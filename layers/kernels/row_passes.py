@@ -1,0 +1,259 @@
+"""Weighted sums of table rows, their products with tokens, and what the rows' gradients need, in single passes.
+
+    bag    y_b  = sum_l w_bl · row_bl      dw_bl = row_bl · dy_b,  d(row) = sum over its lookups of w_bl · dy_b
+    dots   s_bl = row_bl · x_b             dx_b  = sum_l ds_bl · row_bl,  d(row) = sum of ds_bl · x_b
+
+Each is the other's gradient. Only rows that were read have a gradient; a backward goes over them in order,
+fetches each once and each token's vector once a lookup, and can end with the row's update, so that its
+gradient is never written to memory. Sums are in a fixed order: the same bits every time.
+
+Letters: N rows, D columns, B tokens, L lookups a token, M = B·L, U distinct rows among them.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from layers.kernels.lookups import Runs, find_runs
+from layers.kernels.paths import implementation
+from layers.kernels.row_update import RowOptimizer, RowState, RowStep
+
+_NAME = "row_passes"
+
+
+def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """(B, D): the sum over l of weights (B, L) times table[rows]; rows (B, L). Differentiable.
+
+    Summed in fp32. A table that requires a gradient gets a sparse one, of the rows that were read.
+    """
+    return _weighted_bag(table, rows, weights)
+
+
+def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+    """(B, L) fp32: the rows that a token reads, each times the token's own vector of tokens (B, D). Differentiable."""
+    return _row_dots(table, rows, tokens)
+
+
+def row_backward(
+    table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, *, gradient: bool, dots: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a bag's rows and weights, given tokens = dy (of its rows alone, for those of ``row_dots``).
+
+    Returns:
+        (U, D) for each distinct row the sum, over its lookups, of weights (B, L) times tokens (B, D), in their
+        dtype, if ``gradient``; and (B, L) fp32, the ``row_dots`` of the same lookups, if ``dots``.
+    """
+    summed, found = _row_backward(table, runs.rows, runs.starts, runs.order, weights, tokens, gradient, dots)
+    return summed if gradient else None, found if dots else None
+
+
+def row_backward_update_(
+    table: Tensor, state: RowState, runs: Runs, weights: Tensor, tokens: Tensor, step: RowStep, *, dots: bool
+) -> Tensor | None:
+    """The same pass, which updates each row by its gradient instead of writing that; returns the dots.
+
+    A row is read before it is updated: the dots are those of the table as it was.
+    """
+    found = _row_backward_update_(
+        table, *_tensors(state), runs.rows, runs.starts, runs.order, weights, tokens, *_numbers(step), dots
+    )
+    return found if dots else None
+
+
+def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep) -> None:
+    """Updates table[rows], distinct rows (U,), by their gradient (U, D)."""
+    _update_rows_(table, *_tensors(state), rows, gradient, *_numbers(step))
+
+
+@torch.library.custom_op("membench::weighted_bag", mutates_args=())
+def _weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    return implementation(_NAME, table).weighted_bag(table, rows, weights)
+
+
+@_weighted_bag.register_fake
+def _(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    del weights
+    return table.new_empty(rows.shape[0], table.shape[1])
+
+
+@torch.library.custom_op("membench::row_dots", mutates_args=())
+def _row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+    return implementation(_NAME, table).row_dots(table, rows, tokens)
+
+
+@_row_dots.register_fake
+def _(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+    del tokens
+    return table.new_empty(rows.shape, dtype=torch.float32)
+
+
+@torch.library.custom_op("membench::row_backward", mutates_args=())
+def _row_backward(
+    table: Tensor,
+    rows: Tensor,
+    starts: Tensor,
+    order: Tensor,
+    weights: Tensor,
+    tokens: Tensor,
+    gradient: bool,
+    dots: bool,
+) -> tuple[Tensor, Tensor]:
+    compute = implementation(_NAME, table).row_backward
+    found = compute(table, rows, starts, order, weights, tokens, gradient=gradient, dots=dots)
+    # an operator returns tensors, so what was not asked for is an empty one
+    return tuple(table.new_empty(0) if each is None else each for each in found)  # type: ignore[return-value]
+
+
+@_row_backward.register_fake
+def _(
+    table: Tensor,
+    rows: Tensor,
+    starts: Tensor,
+    order: Tensor,
+    weights: Tensor,
+    tokens: Tensor,
+    gradient: bool,
+    dots: bool,
+) -> tuple[Tensor, Tensor]:
+    del starts, order
+    summed = tokens.new_empty(rows.shape[0], table.shape[1]) if gradient else table.new_empty(0)
+    found = table.new_empty(weights.shape, dtype=torch.float32) if dots else table.new_empty(0)
+    return summed, found
+
+
+@torch.library.custom_op("membench::row_backward_update_", mutates_args=("table", "sums", "first", "second", "stamps"))
+def _row_backward_update_(
+    table: Tensor,
+    sums: Tensor | None,
+    first: Tensor | None,
+    second: Tensor | None,
+    stamps: Tensor | None,
+    rows: Tensor,
+    starts: Tensor,
+    order: Tensor,
+    weights: Tensor,
+    tokens: Tensor,
+    optimizer: str,
+    numbers: list[float],
+    number: int,
+    seed: int | None,
+    dots: bool,
+) -> Tensor:
+    compute = implementation(_NAME, table).row_backward_update_
+    step, state = _step(optimizer, numbers, number, seed), RowState(sums, first, second, stamps)
+    found = compute(table, state, rows, starts, order, weights, tokens, step, dots=dots)
+    return table.new_empty(0) if found is None else found
+
+
+@_row_backward_update_.register_fake
+def _(table: Tensor, *arguments: Any) -> Tensor:
+    weights, dots = arguments[7], arguments[-1]
+    return table.new_empty(weights.shape, dtype=torch.float32) if dots else table.new_empty(0)
+
+
+@torch.library.custom_op("membench::update_rows_", mutates_args=("table", "sums", "first", "second", "stamps"))
+def _update_rows_(
+    table: Tensor,
+    sums: Tensor | None,
+    first: Tensor | None,
+    second: Tensor | None,
+    stamps: Tensor | None,
+    rows: Tensor,
+    gradient: Tensor,
+    optimizer: str,
+    numbers: list[float],
+    number: int,
+    seed: int | None,
+) -> None:
+    step, state = _step(optimizer, numbers, number, seed), RowState(sums, first, second, stamps)
+    implementation(_NAME, table).update_rows_(table, state, rows, gradient, step)
+
+
+@_update_rows_.register_fake
+def _(table: Tensor, *arguments: Any) -> None:
+    del table, arguments
+
+
+def _tensors(state: RowState) -> tuple[Tensor | None, ...]:
+    return state.sums, state.first, state.second, state.stamps
+
+
+def _numbers(step: RowStep) -> tuple[str, list[float], int, int | None]:
+    """An operator takes no objects: the step's fields."""
+    rates = [step.learning_rate, step.weight_decay, step.eps, step.beta1, step.beta2]
+    return step.optimizer, rates, step.number, step.seed
+
+
+def _step(optimizer: str, numbers: list[float], number: int, seed: int | None) -> RowStep:
+    known: RowOptimizer = optimizer  # type: ignore[assignment]
+    return RowStep(known, *numbers, number=number, seed=seed)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    del output
+    ctx.save_for_backward(*inputs)
+
+
+def _bag_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+    table, rows, weights = ctx.saved_tensors
+    of_table, _, of_weights = ctx.needs_input_grad
+    if not of_table:
+        return None, None, row_dots(table, rows, dy).to(weights.dtype) if of_weights else None
+    runs = find_runs(rows.flatten(), table.shape[0]).exact()
+    gradient, found = row_backward(table, runs, weights, dy.contiguous(), gradient=True, dots=of_weights)
+    return _sparse(runs, gradient, table), None, None if found is None else found.to(weights.dtype)
+
+
+def _dots_backward(ctx: Any, ddots: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+    table, rows, tokens = ctx.saved_tensors
+    of_table, _, of_tokens = ctx.needs_input_grad
+    gradient = None
+    if of_table:
+        runs = find_runs(rows.flatten(), table.shape[0]).exact()
+        summed, _ = row_backward(table, runs, ddots, tokens, gradient=True, dots=False)
+        gradient = _sparse(runs, summed, table)
+    return gradient, None, weighted_bag(table, rows, ddots).to(tokens.dtype) if of_tokens else None
+
+
+def _sparse(runs: Runs, gradient: Tensor | None, table: Tensor) -> Tensor:
+    assert gradient is not None
+    return torch.sparse_coo_tensor(
+        runs.rows[None].long(), gradient.to(table.dtype), table.shape, is_coalesced=True, check_invariants=False
+    )
+
+
+_weighted_bag.register_autograd(_bag_backward, setup_context=_save)
+_row_dots.register_autograd(_dots_backward, setup_context=_save)
+
+
+@register_flop_formula([torch.ops.membench.weighted_bag, torch.ops.membench.row_dots])
+def _one_product_a_lookup(table: Any, rows: Any, other: Any, *, out_shape: Any = None, **others: Any) -> int:
+    del other, out_shape, others
+    return 2 * rows[0] * rows[1] * table[1]
+
+
+@register_flop_formula(torch.ops.membench.row_backward)
+def _backward_flops(
+    table: Any,
+    rows: Any,
+    starts: Any,
+    order: Any,
+    weights: Any,
+    tokens: Any,
+    gradient: bool,
+    dots: bool,
+    *,
+    out_shape: Any = None,
+    **others: Any,
+) -> int:
+    del rows, starts, order, tokens, out_shape, others
+    return 2 * weights[0] * weights[1] * table[1] * (gradient + dots)
+
+
+@register_flop_formula(torch.ops.membench.row_backward_update_)
+def _backward_update_flops(table: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:
+    del out_shape, others
+    weights, dots = arguments[7], arguments[-1]
+    return 2 * weights[0] * weights[1] * table[1] * (1 + dots)

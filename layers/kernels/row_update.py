@@ -1,0 +1,106 @@
+"""How a row of a table changes by its gradient: the rules, their numbers and what they remember.
+
+Letters: N rows, D columns, w a row, g its gradient, t the number of the update, lr the learning rate.
+
+Arithmetic is fp32. Decoupled weight decay (arXiv 1711.05101) shrinks only rows that are touched.
+
+    sgd          w -= lr·g
+    row_adagrad  s += mean(g²);  w -= lr·g / (sqrt(s) + eps)                       (one s a row, as in FBGEMM)
+    row_adam     m, v = moments of g and of mean(g²);  w -= lr·m̂ / (sqrt(v̂) + eps)  (one v a row)
+    lazy_adam    Adam by elements (arXiv 1412.6980). A row that was not read for some steps first decays its
+                 moments and weights as often, as dense AdamW would have; what is missing is the drift
+                 that the first moment would have caused meanwhile.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+RowOptimizer = Literal["sgd", "row_adagrad", "row_adam", "lazy_adam"]
+ROW_OPTIMIZERS: tuple[RowOptimizer, ...] = ("sgd", "row_adagrad", "row_adam", "lazy_adam")
+
+
+@dataclass(frozen=True, slots=True)
+class RowStep:
+    """One update.
+
+    Attributes:
+        number: t, from 1.
+        seed: 32 bits that decide how bf16 rows are rounded, up or down with the chances that keep the
+            mean; None rounds to nearest, and so are other dtypes.
+    """
+
+    optimizer: RowOptimizer
+    learning_rate: float
+    weight_decay: float = 0.0
+    eps: float = 1e-8
+    beta1: float = 0.9
+    beta2: float = 0.999
+    number: int = 1
+    seed: int | None = None
+
+
+@dataclass(slots=True)
+class RowState:
+    """What a rule remembers of a table; None what it does not.
+
+    Attributes:
+        sums: (N,) fp32, of row_adagrad.
+        first: (N, D) fp32, the first moment of row_adam and lazy_adam.
+        second: fp32, the second moment: (N,) of row_adam, (N, D) of lazy_adam.
+        stamps: (N,) int32, of lazy_adam: the last update of each row, 0 for none.
+    """
+
+    sums: Tensor | None = None
+    first: Tensor | None = None
+    second: Tensor | None = None
+    stamps: Tensor | None = None
+
+    @classmethod
+    def of(cls, table: Tensor, optimizer: RowOptimizer) -> "RowState":
+        """All zeros, for a table (N, D)."""
+        fp32 = {"dtype": torch.float32, "device": table.device}
+        rows = table.shape[0]
+        match optimizer:
+            case "sgd":
+                return cls()
+            case "row_adagrad":
+                return cls(sums=torch.zeros(rows, **fp32))
+            case "row_adam":
+                return cls(first=torch.zeros(table.shape, **fp32), second=torch.zeros(rows, **fp32))
+            case "lazy_adam":
+                stamps = torch.zeros(rows, dtype=torch.int32, device=table.device)
+                first, second = (torch.zeros(table.shape, **fp32) for _ in range(2))
+                return cls(first=first, second=second, stamps=stamps)
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Those that there are, by name."""
+        named = {"sums": self.sums, "first": self.first, "second": self.second, "stamps": self.stamps}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+
+def random_bits(rows: Tensor, columns: int, seed: int) -> Tensor:
+    """(U, D) int64 in 0 … 65535: the bits that stochastic rounding adds below a bf16's last.
+
+    A hash of the element's place, so that every path rounds alike: with index = row·D + column, the lower
+    half of fmix32(low 32 bits of index ^ fmix32(high 32 bits + seed)); fmix32 is MurmurHash3's finalizer.
+    """
+    index = rows.long()[:, None] * columns + torch.arange(columns, device=rows.device)
+    return _fmix32((index & 0xFFFFFFFF) ^ _fmix32(((index >> 32) + seed) & 0xFFFFFFFF)) & 0xFFFF
+
+
+def _fmix32(h: Tensor) -> Tensor:
+    h = h ^ (h >> 16)
+    h = _product32(h, 0x85EBCA6B)
+    h = h ^ (h >> 13)
+    h = _product32(h, 0xC2B2AE35)
+    return h ^ (h >> 16)
+
+
+def _product32(h: Tensor, factor: int) -> Tensor:
+    """h·factor mod 2^32, in two halves: the whole product would overflow 63 bits."""
+    low = h * (factor & 0xFFFF)
+    high = ((h * (factor >> 16)) & 0xFFFF) << 16
+    return (low + high) & 0xFFFFFFFF

@@ -1,0 +1,1 @@
+"""Single operators behind the face of a layer, for scenarios of level ``op``."""

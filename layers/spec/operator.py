@@ -1,0 +1,145 @@
+"""What the configs of single operators have in common: their paths, what they are given, their cost. No torch.
+
+An operator is one stage of a layer by itself. What the layer would hand it (scores, or rows and their
+weights) is drawn, and its formulas are those of the stage.
+
+Letters: B tokens, L lookups, U distinct rows, D columns of a row.
+"""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from layers.spec import accounting
+from layers.spec.base import Spec
+from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
+
+Path = Literal["auto", "torch", "native", "triton", "plain"]
+_DENSE_OPTIMIZERS = ("sgd", "adamw")  # what torch has for a dense gradient
+
+
+class OperatorSpec(Spec):
+    """One operator on one path.
+
+    ``plain`` is the composition of torch's own calls that a user would write first. The other paths are
+    this project's operator: by torch, by C++ on a CPU, by Triton on a GPU, or ``auto``, as layers take it.
+    ``PATHS`` are those of them that an operator has; one that has a single way is only ``auto``.
+    ``IMPOSES`` says what is drawn by the workload's routing, for an operator chooses nothing itself;
+    ``TABLES`` how many tables its rows are read of.
+    """
+
+    PATHS: ClassVar[tuple[Path, ...]] = ("torch", "native", "triton")
+    IMPOSES: ClassVar[Literal["rows", "experts"] | None] = None
+    TABLES: ClassVar[int] = 0
+
+    path: Path = Field(default="auto", description="plain: torch's own calls, as a user would write them")
+
+    @model_validator(mode="after")
+    def _check_path(self) -> Self:
+        known = ("auto", "plain", *self.PATHS)
+        if self.path not in known:
+            raise ValueError(f"path {self.path!r} is none of this operator; it has {', '.join(known)}")
+        return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return () if self.path == "auto" else (f"path {self.path}",)
+
+    @property
+    def dense_params(self) -> int:
+        """Parameters in no table."""
+        return 0
+
+    @property
+    def table_columns(self) -> int:
+        """D; 0 where there is no table."""
+        return 0
+
+    @property
+    def read_params(self) -> int:
+        """Parameters that one token uses."""
+        return self.dense_params
+
+    def lookups(self, tokens: int) -> int:
+        """L, rows that so many tokens read of each table."""
+        del tokens
+        return 0
+
+    def expected_touched(self, tokens: int, zipf_exponent: float) -> float:
+        """Expected distinct rows of a table, or experts, that so many tokens use."""
+        del tokens, zipf_exponent
+        return 0.0
+
+    def stages(
+        self, tokens: int, touched: float, mode: Mode, optimizer: Optimizer | None, cache_bytes: float
+    ) -> list[StageCost]:
+        """What is computed but for dense updates; ``touched`` is U, or the experts that got a token."""
+        raise TypeError(f"{type(self).__name__} must define stages()")
+
+    def activation_bytes(self, tokens: int) -> float:
+        """Inputs, results and what lies between them in a forward pass."""
+        raise TypeError(f"{type(self).__name__} must define activation_bytes()")
+
+    def split_error(self, ranks: int) -> str | None:
+        return "an operator is not split over ranks" if ranks > 1 else None
+
+    def mode_error(self, mode: Mode, optimizer: Optimizer | None) -> str | None:
+        """Why this operator cannot run in a mode, with an optimizer, or None."""
+        if mode == "train_step" and not self.dense_params and not self.table_params:
+            return f"{mode}: there is nothing to train"
+        if self.path == "plain" and self.table_params and optimizer not in (None, *_DENSE_OPTIMIZERS):
+            return f"path plain has a dense gradient, which {optimizer} is not for; sgd and adamw are"
+        return None
+
+    def cost(
+        self,
+        tokens: int,
+        *,
+        mode: Mode = "forward",
+        optimizer: Optimizer | None = None,
+        unique_rows: float | None = None,
+        active_experts: float | None = None,
+        assignments: float | None = None,
+        ranks: int = 1,
+        zipf_exponent: float = 0.0,
+        cache_bytes: float = 0.0,
+    ) -> Cost:
+        """What must be done, the same on every path; only the memory is what ``plain`` needs of it."""
+        del assignments
+        if error := self.split_error(ranks):
+            raise ValueError(error)
+        given = {"rows": unique_rows, "experts": active_experts, None: 0.0}[self.IMPOSES]
+        touched = self.expected_touched(tokens, zipf_exponent) if given is None else given
+        rows = touched * self.TABLES
+        stages = self.stages(tokens, touched, mode, optimizer, cache_bytes)
+        if mode == "train_step" and optimizer:
+            update = accounting.update(self.dense_params, self.table_params, self.item_bytes, optimizer)
+            stages += [stage for stage in update if stage.bytes_min]
+        params = self.dense_params + self.table_params
+        return Cost(
+            params=params,
+            active_params=self.read_params,
+            rank_params=params,
+            stored_bytes=params * self.item_bytes,
+            stages=tuple(stages),
+            memory=self._memory(tokens, rows, mode, optimizer),
+            lookups=self.lookups(tokens),
+            unique_rows=touched if self.IMPOSES == "rows" else None,
+            active_experts=touched if self.IMPOSES == "experts" else None,
+            is_expectation=given is None,
+        )
+
+    def _memory(self, tokens: int, rows: float, mode: Mode, optimizer: Optimizer | None) -> MemoryNeed:
+        """Path plain has gradients and moments of whole tables; the others those of ``rows`` touched rows."""
+        dense, table, s = self.dense_params, self.table_params, self.item_bytes
+        gradients = accounting.table_gradients(mode, optimizer, rows * self.table_columns, table)
+        if self.path == "plain":
+            dense, table, gradients = dense + table, 0, 0.0
+        table_rows = table / self.table_columns if table else 0.0
+        backward = has_backward(mode)
+        return MemoryNeed(
+            weights=(dense + table) * s,
+            gradients=(dense + gradients) * s if backward else 0,
+            optimizer=accounting.optimizer_state_bytes(dense, table, table_rows, s, optimizer) if optimizer else 0,
+            activations=self.activation_bytes(tokens) * (2 if backward else 1),
+        )

@@ -1,0 +1,97 @@
+"""The C++ kernels: compiled once, kept, and done without where they cannot be had."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from layers.kernels import paths
+from layers.kernels.native import build
+
+needs_compiler = pytest.mark.skipif(not paths.has_native(), reason="no C++ compiler")
+
+# A training step of every layer that uses the kernels, and how it was computed.
+SCRIPT = """
+import torch
+from layers import build, spec_from
+from layers.kernels import paths
+from layers.optim import LayerOptimizer
+
+for kind in ("memory", "peer"):
+    sizes = {"num_keys": 4096, "model_dim": 16, "heads": 2, "top_k": 4, "key_dim": 8}
+    layer = build(spec_from({"kind": kind, "dtype": "float32", **sizes}))
+    optimizer = LayerOptimizer(layer, "row_adagrad")
+    x = torch.randn(5, 16, requires_grad=True)
+    with optimizer.fused():
+        layer(x).sum().backward()
+    optimizer.step()
+    assert x.grad.isfinite().all() and layer.tables()[0].weight.isfinite().all()
+print(paths.has_native(), paths.path_of(x))
+try:
+    paths.forced("native").__enter__()
+except ValueError as error:
+    print(error)
+"""
+
+
+def compiler(folder, on_source):
+    """A compiler that has a version, and does what is told when given sources."""
+    script = folder / "compiler"
+    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] && {{ echo 1; exit 0; }}\n{on_source}\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+def test_a_layer_trains_where_the_kernels_do_not_compile(tmp_path):
+    failing = compiler(tmp_path, "echo 'In file included' >&2; echo 'x.cpp:1: error: no such luck' >&2; exit 1")
+    environment = {**os.environ, "CXX": failing, "MEMBENCH_CACHE": str(tmp_path / "cache")}
+    run = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[0] == "False torch" and "needs Linux and a C++ compiler" in run.stdout
+    warned = [line for line in run.stderr.splitlines() if "UserWarning" in line]
+    assert len(warned) == 1 and warned[0].endswith("torch's take their place: x.cpp:1: error: no such luck")
+    assert not list((tmp_path / "cache").iterdir())  # nothing half made is left
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("CXX", "no-such-compiler"),
+        ("CXX", "a quote that 'does not close"),
+        ("CXX", "{folder}/compiler"),  # compiles to nothing
+        ("MEMBENCH_CACHE", "{folder}/compiler/cache"),  # a folder inside a file
+    ],
+)
+def test_what_cannot_be_had_is_done_without(variable, value, tmp_path, monkeypatch):
+    compiler(tmp_path, "exit 0")
+    monkeypatch.setenv("MEMBENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv(variable, value.format(folder=tmp_path))
+    with pytest.warns(UserWarning, match="C\\+\\+ kernels cannot be used, torch's take their place: .+"):
+        assert build.library.__wrapped__() is None
+
+
+def test_no_compiler_at_all_is_no_reason_to_warn(monkeypatch, recwarn):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert build.library.__wrapped__() is None and not recwarn
+
+
+@needs_compiler
+def test_what_is_compiled_is_kept(monkeypatch):
+    def fail(*_):
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(build, "_compile", fail)
+    assert build.library.__wrapped__() is not None
+
+
+@needs_compiler
+def test_another_compiler_options_or_source_is_another_library(tmp_path):
+    (source := tmp_path / "kernel.cpp").write_text("int x;")
+    command = build._compiler()
+    before = build._fingerprint(command, [source])
+    assert build._fingerprint(command, [source]) == before
+    assert build._fingerprint([*command, "-O0"], [source]) != before
+    source.write_text("int y;")
+    assert build._fingerprint(command, [source]) != before
