@@ -66,9 +66,10 @@ def step_of(spec: Any, mode: Mode, device: str) -> Step:
 def other_clock_s(step: Step, numbers: Any, device: str) -> float:
     """Median seconds a call, by the independent clock."""
     if device == "cuda":
-        from triton.testing import do_bench  # pyright: ignore[reportMissingImports] - comes with CUDA torch only
+        from triton.testing import do_bench
 
-        return do_bench(lambda: step(next(numbers)), warmup=20, rep=200, return_mode="median") / 1e3
+        median_ms: Any = do_bench(lambda: step(next(numbers)), warmup=20, rep=200, return_mode="median")
+        return median_ms / 1e3
     from torch.utils.benchmark import Timer
 
     timer = Timer(

@@ -132,6 +132,10 @@ class _TableUpdate:
         if self._dense:
             self._dense.step()
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        if optimizer := self._rows or self._dense:
+            optimizer.set_learning_rate(learning_rate)
+
 
 def train(setup: Setup, rule: str, learning_rate: float, seed: int) -> list[float]:
     """The loss on held-out queries before the first step, and after every so many; infinite once it is not finite."""
@@ -140,6 +144,9 @@ def train(setup: Setup, rule: str, learning_rate: float, seed: int) -> list[floa
     adamw = torch.optim.AdamW(model.matrices(), lr=setup.matrix_rate, weight_decay=0.0, fused=True)
     curve = [_held_out_loss(model, facts)]
     for number in range(1, setup.steps + 1):
+        left = 1 - (number - 1) / setup.steps
+        update.set_learning_rate(left * learning_rate)
+        adamw.param_groups[0]["lr"] = left * setup.matrix_rate
         x, classes = facts.queries(setup.tokens)
         adamw.zero_grad()
         model.memory.zero_gradients()

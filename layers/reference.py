@@ -200,7 +200,7 @@ def peer(
 
 
 def expert_rows(w: Weights, x: Tensor, weights: Tensor, rows: Tensor, products: Tensor | None = None) -> Tensor:
-    """(B, D): the sum over H·k of weights (B, H, k) · gelu(u·x + products) · v, u and v being ``rows`` of the tables."""
+    """(B, D): the sum over H·k of weights (B, H, k) · gelu(u·x + products) · v; u, v the ``rows`` of two tables."""
     B = rows.shape[0]
     hidden = (w["down"][rows.reshape(B, -1)] @ x[:, :, None])[:, :, 0].view(rows.shape)
     if products is not None:

@@ -35,7 +35,7 @@ def test_memory_against_dense_with_everything_it_can_write(tmp_path):
     result = found(*words, "--roofline", pictures[0], "--roofline", pictures[1])
     memory, dense = result["layers"]
     (mode,) = memory["modes"]
-    assert {"query", "scores", "top_k", "bag", "bag backward", "table_update", "rest"} <= set(labels(mode))
+    assert {"query", "scores", "top_k", "bag", "bag backward", "update", "rest"} <= set(labels(mode))
     assert labels(dense["modes"][0])[:2] == ["up", "down"]
     assert sum(row["time_ms"] for row in mode["stages"]) == pytest.approx(mode["observed_ms"])
     assert mode["reference"]["errors"]["output"] < 1e-5

@@ -86,16 +86,16 @@ def test_lazy_adam_is_adamw_where_all_rows_are_read(path, seed):
     gradients = dense_gradients(12, 8, all_rows=True)
     ours, theirs, state, dense = train("lazy_adam", adamw, gradients, RATES)
     torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-6)
-    torch.testing.assert_close(state.first, dense["exp_avg"], rtol=2e-6, atol=1e-7)
-    torch.testing.assert_close(state.second, dense["exp_avg_sq"], rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(state.first, dense["exp_avg"], rtol=2e-6, atol=1e-6)
+    torch.testing.assert_close(state.second, dense["exp_avg_sq"], rtol=2e-6, atol=1e-6)
 
 
 def test_lazy_adam_has_the_moments_of_adamw_whichever_rows_are_read(path, seed):
     """After a last step in which all are; until then those of rows not read wait for their decay."""
     torch.manual_seed(seed)
     ours, theirs, state, dense = train("lazy_adam", adamw, list(dense_gradients(12, 9)), RATES)
-    torch.testing.assert_close(state.first, dense["exp_avg"], rtol=2e-6, atol=1e-7)
-    torch.testing.assert_close(state.second, dense["exp_avg_sq"], rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(state.first, dense["exp_avg"], rtol=2e-6, atol=1e-6)
+    torch.testing.assert_close(state.second, dense["exp_avg_sq"], rtol=2e-6, atol=1e-6)
     assert not torch.allclose(ours, theirs, atol=1e-3)  # the drift, which is what is missing
 
 

@@ -31,7 +31,7 @@ inline int32_t sortable(float score) {
 
 inline float score_of(int32_t key) { return float_of(uint32_t(key ^ ((key >> 31) & 0x7fffffff))); }
 
-// Formed in double, where the sum of two floats is exact: rounded sums could tie outside the candidates.
+// Formed in double: rounded to float, sums could tie outside the candidates.
 inline int64_t sortable_sum(int32_t a, int32_t b) {
     const double sum = double(score_of(a)) + double(score_of(b)) + 0.0;
     int64_t bits;

@@ -76,7 +76,7 @@ def best_pairs(scores: Tensor, top_k: int) -> Tensor:
     """(H, 2, B, k) sub-keys (i, j) of the k best sums of both halves' scores (H, 2, B, n).
 
     Best first, equal sums by the lower row i·n + j. Sums of two fp32 numbers are formed in
-    fp64, where they are exact: rounded sums could tie outside the candidates.
+    fp64: rounded to fp32, sums could tie outside the candidates. (Scores 2^29 times apart can tie in fp64 too.)
     """
     ranked = long_top_k(scores, top_k)
     values = scores.gather(-1, ranked).double()
