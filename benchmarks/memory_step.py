@@ -5,7 +5,7 @@
 
 Every answer is a ratio of two times that were taken in turns within a round; the median over the rounds
 counts. Each part has a process of its own. A training step against the public-style layer runs as a user
-starts it, everything else in the environment in which membench measures. The default sizes need 16 GiB of
+starts it, everything else in the environment in which membench measures. The default sizes need 17 GiB of
 free memory, ``--largest`` 19; what does not fit is left out, and says so. Run it alone.
 """
 

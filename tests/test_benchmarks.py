@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import memory_step, row_optimizers
+from benchmarks import memory_step, recall, row_optimizers
 from benchmarks.memory_step_parts import against_public
 from benchmarks.memory_step_parts.answers import Answer, Sizes
 from benchmarks.memory_step_parts.floors import measure_floors
@@ -24,6 +24,7 @@ from layers.spec import MemorySpec
 TINY = Sizes(
     model_dim=64, tokens=6, heads=2, top_k=3, key_dim=8, num_keys=16**2, key_counts=(8**2, 16**2), rounds=1
 )  # fmt: skip
+MAKERS = {"ours": against_public.our_step, "theirs": against_public.their_step}
 # Both sum the same fp32 numbers in another order.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -71,9 +72,12 @@ def test_plain_row_adagrad_trains_the_table_as_ours_does(seed):
     assert (layer.table.weight - before).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("whose", [against_public.OURS, "adam", "adam_fused", "row_adagrad"])
-def test_a_training_step_leaves_the_weights_as_they_are(whose):
-    step, table = against_public.training_step(TINY, whose)
+@pytest.mark.parametrize(
+    ("make", "optimizer"),
+    [(make, getattr(pair, side)) for pair in against_public.PAIRS for side, make in MAKERS.items()],
+)
+def test_a_training_step_leaves_the_weights_as_they_are(make, optimizer):
+    step, table = make(TINY, optimizer)
     before = table.detach().clone()
     for number in range(3):
         step(number)
@@ -81,7 +85,7 @@ def test_a_training_step_leaves_the_weights_as_they_are(whose):
 
 
 def test_memory_step_answers_every_question(monkeypatch):
-    monkeypatch.setattr(against_public, "_NAMES", {"row_adagrad": "the same row optimizer"})
+    monkeypatch.setattr(against_public, "PAIRS", against_public.PAIRS[-1:])
     monkeypatch.setattr(against_public, "_PAGES", {"huge": HUGE_PAGES})
     monkeypatch.setattr(memory_step, "probe_environment", lambda device: {"device": device})
     found = {
@@ -127,20 +131,20 @@ def test_turns_give_all_the_same_inputs_and_alternate():
 
 
 def test_row_optimizers_compare_on_equal_terms(capsys):
-    setup = row_optimizers.Setup(
+    setup = recall.Setup(
         facts=40, classes=7, model_dim=8, num_keys=8**2, heads=2, top_k=3, key_dim=8, tokens=16, steps=9, every=3,
         queries=64, learning_rates=(0.1, 1e30), seeds=(1, 2),
     )  # fmt: skip
-    rules = row_optimizers.compare(setup)
+    rules = row_optimizers.compare(setup, lambda runs: map(recall.train, runs))
     row_optimizers.print_table(rules, setup)
-    assert row_optimizers.DENSE in capsys.readouterr().out
+    assert recall.DENSE in capsys.readouterr().out
     result = json.loads(json.dumps(row_optimizers.as_json(rules, setup, "now"), allow_nan=False))
     assert result["benchmark"] == "row_optimizers"
-    assert set(result["rules"]) == {*row_optimizers.RULES, row_optimizers.NONE}
+    assert set(result["rules"]) == {*recall.RULES, recall.NONE}
     for rule in result["rules"].values():
         assert [len(curve) for curve in rule["curves"]] == [4, 4]
         assert rule["learning_rate"] in (0.1, None)
     assert rules["lazy_adam"]["over_dense_adam"] != [0.0, 0.0]
-    assert rules[row_optimizers.DENSE]["over_dense_adam"] == [0.0, 0.0]
+    assert rules[recall.DENSE]["over_dense_adam"] == [0.0, 0.0]
     starts = {tuple(curve[0] for curve in rule["curves"]) for rule in rules.values()}
     assert len(starts) == 1  # the same weights and queries

@@ -1,7 +1,8 @@
 """How a training step grows with the table, and in which stages.
 
-Queries, keys and their gradients are as many whatever the table's size, but scores and top-k go over n = sqrt(N)
-sub-keys a half; rows read cost what the distinct ones among them cost, and there are never more than lookups.
+The query projection costs the same whatever the table's size. Scores, top-k and the keys' update go over
+n = sqrt(N) sub-keys a half. Rows cost what the distinct ones among them do, and of those there are never more than
+lookups.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ from benchmarks.memory_step_parts.turns import take_turns, timed
 from layers.factory import build
 from layers.layer import Layer
 from layers.optim import LayerOptimizer
-from membench.case import Case
 from membench.inputs import Input
 from membench.measure.time import Step
 from membench.measure.traffic import count_traffic
@@ -74,10 +74,9 @@ def _trained(sizes: Sizes, num_keys: int, batches: list[torch.Tensor]) -> _Train
     spec = sizes.spec(num_keys)
     layer, inputs, dy = build(spec), [Input(x, None) for x in batches], torch.randn_like(batches[0])
     optimizer = LayerOptimizer(layer, "row_adagrad", 0.0)
-    case = Case(arm="memory", mode="train_step", layer=spec, tokens=sizes.tokens, optimizer="row_adagrad")
 
     def step_of(call: Any) -> Step:
-        return make_step(case.mode, call, layer, inputs, dy, optimizer)
+        return make_step("train_step", call, layer, inputs, dy, optimizer)
 
     clock = StageClock("cpu")
     watched = observed(step_of(followed(layer, clock)), clock)
