@@ -15,7 +15,6 @@ from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes, named
 from benchmarks.memory_step_parts.processes import short_of_memory
 from benchmarks.memory_step_parts.turns import take_turns, timed
 from layers.factory import build
-from layers.layer import Layer
 from layers.optim import LayerOptimizer
 from membench.inputs import Input
 from membench.measure.time import Step
@@ -46,7 +45,7 @@ class _Trained:
 
 
 def measure_growth(sizes: Sizes) -> Findings:
-    """Every size that fits, smallest to largest, in turns."""
+    """All sizes in turns, as they are and then observed."""
     question = "train_step, {} over {} keys".format(*map(named, (sizes.key_counts[-1], sizes.key_counts[0])))
     if reason := short_of_memory(1.05 * sum(map(sizes.table_bytes, sizes.key_counts)) + 2**30):
         return Findings([Answer(question, goal=_GOAL, at_most=True, reason=reason)])
@@ -58,7 +57,7 @@ def measure_growth(sizes: Sizes) -> Findings:
     answer = Answer.of_times(
         question, seconds[largest], seconds[smallest], (largest, smallest), goal=_GOAL, at_most=True
     )
-    stages = {name: mean_of_middle(size.stages) for name, size in trained.items()}
+    stages = {name: mean_of_middle(size.stages[-sizes.quick_rounds :]) for name, size in trained.items()}
     facts = {
         name: {
             "seconds": seconds[name],
@@ -80,11 +79,7 @@ def _trained(sizes: Sizes, num_keys: int, batches: list[torch.Tensor]) -> _Train
 
     clock = StageClock("cpu")
     watched = observed(step_of(followed(layer, clock)), clock)
-    return _Trained(step_of(layer), watched, clock, _unique_rows(layer, inputs))
-
-
-def _unique_rows(layer: Layer, inputs: list[Input]) -> float | None:
-    return count_traffic(layer, inputs).unique_rows
+    return _Trained(step_of(layer), watched, clock, count_traffic(layer, inputs).unique_rows)
 
 
 def _name(key: StageKey) -> str:
@@ -93,11 +88,11 @@ def _name(key: StageKey) -> str:
 
 def _table(facts: dict[str, Any]) -> list[str]:
     """Milliseconds by stage, a column a size, and what each grew by from the first size to the last."""
-    names = list(dict.fromkeys(name for each in facts.values() for name in each["stages_ms"]))
-    sizes = list(facts)
-    lines = [f"{'ms of a step by stage, at so many keys':40}{''.join(f'{size:>10}' for size in sizes)}{'growth':>10}"]
-    for name in names:
-        row = [facts[size]["stages_ms"].get(name, 0.0) for size in sizes]
+    stages = [each["stages_ms"] for each in facts.values()]
+    rows = {name: [each.get(name, 0.0) for each in stages] for each in stages for name in each}
+    rows["all stages"] = [sum(each.values()) for each in stages]
+    lines = [f"{'ms of an observed step, at so many keys':40}{''.join(f'{size:>10}' for size in facts)}{'growth':>10}"]
+    for name, row in rows.items():
         lines.append(f"{name:40}{''.join(f'{ms:10.2f}' for ms in [*row, row[-1] - row[0]])}")
-    unique = "".join(f"{facts[size]['unique_rows']:10.0f}" for size in sizes)
+    unique = "".join(f"{each['unique_rows']:10.0f}" for each in facts.values())
     return [*lines, f"{'distinct rows read':40}{unique}"]
