@@ -34,7 +34,9 @@ from membench.provenance import git_state, probe_environment, utc_now
 
 _LARGEST_KEYS = 4096**2
 PARTS: dict[str, Callable[[Sizes], Findings]] = {
-    "training": compare_training_steps,  # starts processes itself
+    # these start processes of another environment themselves
+    "training": lambda sizes: compare_training_steps(sizes, "default"),
+    "training_on_huge_pages": lambda sizes: compare_training_steps(sizes, "huge"),
     "growth": lambda sizes: call(measure_growth, sizes),
     "forward": lambda sizes: call(compare_forwards, sizes),
     "floors": lambda sizes: call(measure_floors, sizes),
@@ -49,7 +51,7 @@ def measure(parts: dict[str, Callable[[Sizes], Findings]], sizes: Sizes) -> dict
         for name, part in parts.items():
             progress.doing(name)
             found[name] = part(sizes)
-            progress.finished(name)
+            progress.finished("\n".join([name, *(answer.line() for answer in found[name].answers)]))
     return found
 
 

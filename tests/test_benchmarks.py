@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from benchmarks.memory_step_parts.floors import measure_floors
 from benchmarks.memory_step_parts.forward import compare_forwards
 from benchmarks.memory_step_parts.growth import measure_growth
 from benchmarks.memory_step_parts.largest import train_largest
-from benchmarks.memory_step_parts.processes import HUGE_PAGES
 from benchmarks.memory_step_parts.turns import take_turns
 from benchmarks.public_memory import PlainRowAdagrad, with_weights_of
 from layers.memory import Memory
@@ -86,10 +86,9 @@ def test_a_training_step_leaves_the_weights_as_they_are(make, optimizer):
 
 def test_memory_step_answers_every_question(monkeypatch):
     monkeypatch.setattr(against_public, "PAIRS", against_public.PAIRS[-1:])
-    monkeypatch.setattr(against_public, "_PAGES", {"huge": HUGE_PAGES})
     monkeypatch.setattr(memory_step, "probe_environment", lambda device: {"device": device})
     found = {
-        "training": against_public.compare_training_steps(TINY),
+        "training": against_public.compare_training_steps(TINY, "huge"),
         "growth": measure_growth(TINY),
         "forward": compare_forwards(TINY),
         "floors": measure_floors(TINY),
@@ -109,7 +108,8 @@ def test_memory_step_answers_every_question(monkeypatch):
 
 def test_memory_step_says_what_does_not_fit(monkeypatch, capsys):
     huge = Sizes(num_keys=2**38, key_counts=(2**38, 2**40))
-    for part in (measure_growth, compare_forwards, measure_floors, against_public.compare_training_steps):
+    training = partial(against_public.compare_training_steps, pages="default")
+    for part in (measure_growth, compare_forwards, measure_floors, training):
         found = part(huge)
         assert all(answer.met is None and "GiB are free" in answer.reason for answer in found.answers)
         memory_step.print_table({"part": found}, huge)
