@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from against_reference import assert_close, counted_flops, double_weights, poisoned_memory
+from against_reference import assert_matches, counted_flops, double_weights, poisoned_memory
 
 from layers import reference
 from layers.dense import Dense
@@ -61,13 +61,15 @@ def test_forward_and_gradients(dtype, rng):
         with poisoned_memory():
             y = layer(x)
             y.backward(dy)
-        w, x64 = double_weights(layer), x.detach().double().requires_grad_()
-        expected = reference.dense(layer.spec, w, x64)
-        expected.backward(dy.double())
-        assert_close(f"y at {tokens, d, f}", y, expected, dtype)
-        assert_close(f"dx at {tokens, d, f}", x.grad, x64.grad, dtype)
-        for name, parameter in layer.named_parameters():
-            assert_close(f"{name} at {tokens, d, f}", parameter.grad, w[name].grad, dtype)
+
+        def expected(leaf, layer=layer, x=x, dy=dy):
+            w, x64 = double_weights(layer, leaf), leaf(x)
+            y64 = reference.dense(layer.spec, w, x64)
+            y64.backward(dy.double())
+            return {"y": y64, "dx": x64.grad, **{name: weight.grad for name, weight in w.items()}}
+
+        found = {"y": y, "dx": x.grad, **{name: parameter.grad for name, parameter in layer.named_parameters()}}
+        assert_matches(found, expected, dtype, f"{tokens, d, f}")
 
 
 def test_parameter_names_and_shapes():

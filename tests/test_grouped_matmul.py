@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from against_reference import assert_close, counted_flops, poisoned_memory
+from against_reference import assert_matches, counted_flops, poisoned_memory
 
 from layers import reference
 from layers.kernels import dispatch as dispatching
@@ -13,7 +13,6 @@ from layers.kernels.grouped_matmul import experts
 from layers.kernels.workers import for_each
 from layers.moe import MoE
 from layers.spec import MoESpec
-from layers.verification import TOLERANCE
 
 COUNTS = {
     "even": [5] * 12,
@@ -62,20 +61,18 @@ def check(counts, d, f, dtype, device="cpu"):
         dispatch = dispatching.by_expert(selected, len(counts))
         y = experts(x, gate_up, down, dispatching.row_weights(dispatch, weights), dispatch)
         y.backward(dy)
-    leaves = [tensor.detach().double().requires_grad_() for tensor in (x, gate_up, down, weights)]
-    x64, gate_up64, down64, weights64 = leaves
-    results = torch.stack(
-        [reference.swiglu(x64[t : t + 1], gate_up64[e], down64[e])[0] for t, e in enumerate(selected[:, 0].tolist())]
-    )
-    expected = results * weights64
-    expected.backward(dy.double())
-    name = str(dtype).removeprefix("torch.")
-    assert_close("y", y, expected, name)
-    for (label, tensor), wanted in zip({"dx": x, "dgate_up": gate_up, "ddown": down}.items(), leaves, strict=False):
-        assert_close(label, tensor.grad, wanted.grad, name)
-    # A weight's gradient is one dot product, whose rounding goes with the size of its terms, not of their sum.
-    terms = (results * dy.double()).abs().sum(dim=-1, keepdim=True)
-    assert ((weights.grad - weights64.grad).abs() <= TOLERANCE[name] * terms).all()
+
+    def expected(leaf):
+        x64, gate_up64, down64, weights64 = leaves = [leaf(tensor) for tensor in (x, gate_up, down, weights)]
+        of_expert = enumerate(selected[:, 0].tolist())
+        results = [reference.swiglu(x64[t : t + 1], gate_up64[e], down64[e])[0] for t, e in of_expert]
+        y64 = torch.stack(results) * weights64
+        y64.backward(dy.double())
+        return dict(zip(names, [y64, *(tensor.grad for tensor in leaves)], strict=True))
+
+    names = ("y", "dx", "dgate_up", "ddown", "dweights")
+    found = dict(zip(names, [y, x.grad, gate_up.grad, down.grad, weights.grad], strict=True))
+    assert_matches(found, expected, str(dtype).removeprefix("torch."), f"{counts, d, f}")
     for expert, count in enumerate(counts):
         if count == 0:
             assert not gate_up.grad[expert].any() and not down.grad[expert].any()
