@@ -3,21 +3,12 @@
 import random
 
 import torch
+from against_reference import assert_matches, double
 from torch.utils.flop_counter import FlopCounterMode
 
 from layers import reference
 from layers.layer import RemoteLookups, Routing
 from layers.routing import draw_lookups
-
-# fp32 as CONTRIBUTING asks. bfloat16: the RMS of one rounding is 2^-9.8 of a value; a gradient is the
-# end of a chain of some ten of them, and differences between a head's k rows enlarge it a few times.
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-5.5}
-
-
-def relative_rms(actual, expected):
-    """RMS of the difference over the RMS of what was expected; absolute where that is zero."""
-    difference = (actual.double() - expected).square().mean().sqrt().item()
-    return difference / (expected.square().mean().sqrt().item() or 1.0)
 
 
 def random_dimensions(rng: random.Random, norm: str = "query_norm") -> dict:
@@ -61,13 +52,13 @@ def random_routing(spec, tokens, ranks, dtype, *, imposed):
 class Reference:
     """The float64 layer with the weights of ``layer``, given its selection and a routing."""
 
-    def __init__(self, layer, x, routing=None):
+    def __init__(self, layer, x, routing=None, leaf=double):
         tables = {id(table.weight) for table in layer.tables()}
         self.weights = {}
         for name, parameter in layer.named_parameters():
             name = name.removesuffix(".weight") if id(parameter) in tables else name
-            self.weights[name] = parameter.detach().double().requires_grad_()
-        self.x = x.detach().double().requires_grad_()
+            self.weights[name] = leaf(parameter)
+        self.x = leaf(x)
         with torch.no_grad():
             self.chosen = layer.select(x).indices
         self.layer, self.routing = layer, routing or Routing()
@@ -88,36 +79,33 @@ class Reference:
         return run(spec, self.weights, self.x, *given, parts)
 
 
-def gradient_errors(layer, x, routing=None):
-    """Relative RMS errors of the output and of every gradient, by name."""
+def assert_right(layer, x, routing=None):
+    """The output and every gradient."""
     layer.zero_gradients()
     inputs = x.clone().requires_grad_()
     y = layer(inputs, routing)
     upstream = torch.randn_like(y)
     y.backward(upstream)
-
-    expected = Reference(layer, x, routing)
-    expected_y = expected.forward()
-    expected_y.backward(upstream.double())
     assert y.dtype == x.dtype and y.shape == x.shape
-    errors = {"output": relative_rms(y.detach(), expected_y.detach()), "x": relative_rms(inputs.grad, expected.x.grad)}
+    found = {"output": y, "x": inputs.grad}
     tables = {id(table.weight): table for table in layer.tables()}
     for name, parameter in layer.named_parameters():
         if id(parameter) in tables:
             assert parameter.grad is None
             gradient = tables[id(parameter)].gradient
             assert bool((gradient.rows.diff() > 0).all())
-            actual, name = gradient.to_dense(len(parameter)), name.removesuffix(".weight")
+            found[name.removesuffix(".weight")] = gradient.to_dense(len(parameter))
         else:
-            actual = parameter.grad
-        errors[name] = relative_rms(actual, expected.weights[name].grad)
-    return errors
+            found[name] = parameter.grad
 
+    def expected(leaf):
+        of_reference = Reference(layer, x, routing, leaf)
+        y64 = of_reference.forward()
+        y64.backward(upstream.double())
+        gradients = {name: weight.grad for name, weight in of_reference.weights.items()}
+        return {"output": y64, "x": of_reference.x.grad, **gradients}
 
-def assert_right(layer, x, routing=None):
-    errors = gradient_errors(layer, x, routing)
-    worst = max(errors, key=lambda name: errors[name] if errors[name] == errors[name] else float("inf"))
-    assert errors[worst] <= TOLERANCE[x.dtype], f"{worst} is off by {errors[worst]:.2e}: {layer.spec!r}"
+    assert_matches(found, expected, layer.spec.dtype, repr(layer.spec))
 
 
 def assert_flops(layer, x, routing=None):

@@ -16,6 +16,7 @@
 #endif
 
 #include "elements.h"
+#include "ranks.h"
 
 namespace {
 
@@ -31,31 +32,38 @@ inline int32_t sortable(float score) {
 
 inline float score_of(int32_t key) { return float_of(uint32_t(key ^ ((key >> 31) & 0x7fffffff))); }
 
-// Formed in double: rounded to float, sums could tie outside the candidates.
-inline int64_t sortable_sum(int32_t a, int32_t b) {
-    const double sum = double(score_of(a)) + double(score_of(b)) + 0.0;
+inline int64_t sortable(double score) {
+    const double positive_zero = score + 0.0;
     int64_t bits;
-    std::memcpy(&bits, &sum, sizeof bits);
+    std::memcpy(&bits, &positive_zero, sizeof bits);
     return bits ^ ((bits >> 63) & INT64_MAX);
 }
 
-// rank[i] is how many of keys (m,) go before number i: the larger, and of equal ones those of lower order.
-template <typename Key, typename Order>
-inline void rank_all(const Key* keys, const Order* order, int64_t m, Key* rank) {
-    std::fill(rank, rank + m, Key(0));
-    for (int64_t j = 0; j < m; ++j) {
-        const Key key = keys[j];
-        const Order place = order[j];
+// e^x of x <= 0 to two units in the last place; what would be no normal number is 0. A NaN stays one.
+inline float exp_of(float x) {
+    const float bounded = x < -87.0f ? -87.0f : x;
+    const float power = std::nearbyint(bounded * 1.44269504f);
+    const float rest = (bounded - power * 0.693359375f) + power * 2.12194440e-4f;  // ln 2 in two parts
+    float sum = 1.0f / 720;
+    for (const float coefficient : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) sum = sum * rest + coefficient;
+    const float scaled = sum * float_of(uint32_t(int32_t(power) + 127) << 23);
+    return x < -87.0f ? 0.0f : scaled;
+}
+
+// Of sums (k,), the largest of which is the first.
+inline void softmax(const float* sums, int64_t k, float* weights) {
+    float total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t i = 0; i < k; ++i) total += weights[i] = exp_of(sums[i] - sums[0]);
 #pragma omp simd
-        for (int64_t i = 0; i < m; ++i) rank[i] += Key((key > keys[i]) | ((key == keys[i]) & (place < order[i])));
-    }
+    for (int64_t i = 0; i < k; ++i) weights[i] /= total;
 }
 
 // The best k of a list, best first: keys and indices.
 class BestOf {
   public:
     BestOf(int64_t k, int64_t count)
-        : keys(k), indices(k), k_(k), lanes_((2 * k + VECTOR - 1) / VECTOR * VECTOR),
+        : keys(k + 1), indices(k + 1), k_(k), lanes_((2 * k + VECTOR - 1) / VECTOR * VECTOR),
           counted_(std::max(COUNTED_PER_LANE * lanes_, MOST_LANES)), all_(count), kept_(count + VECTOR),
           places_(count + VECTOR), maxima_(lanes_), rank_(std::max(counted_, lanes_)) {}
 
@@ -64,7 +72,7 @@ class BestOf {
         for (int64_t i = 0; i < count; ++i) all_[i] = sortable(scores[i]);
         const int64_t left = collect(threshold(count), count);
         if (left <= counted_) {
-            rank_all(kept_.data(), places_.data(), left, rank_.data());
+            rank_all(kept_.data(), left, rank_.data(), [](int64_t a, int64_t b) { return a < b; });
             for (int64_t i = 0; i < left; ++i) put(rank_[i], i);
             return;
         }
@@ -75,7 +83,7 @@ class BestOf {
         for (int64_t rank = 0; rank < k_; ++rank) put(rank, order_[rank]);
     }
 
-    std::vector<int32_t> keys, indices;
+    std::vector<int32_t> keys, indices;  // k of them, and what is not among them
 
   private:
     // A key that at least k of the list reach: the k-th largest of the maxima of 2k or more interleaved parts.
@@ -86,15 +94,15 @@ class BestOf {
 #pragma omp simd
             for (int64_t lane = 0; lane < lanes_; ++lane) maxima_[lane] = std::max(maxima_[lane], all_[from + lane]);
         }
-        std::fill(rank_.begin(), rank_.begin() + lanes_, 0);
-        for (int64_t j = 0; j < lanes_; ++j) {
-            const int32_t key = maxima_[j];
-#pragma omp simd
-            for (int64_t i = 0; i < lanes_; ++i) rank_[i] += key > maxima_[i];
-        }
+        const int32_t *maxima = maxima_.data(), k = int32_t(k_);
+        int32_t* rank = rank_.data();
+        for (int64_t lane = 0; lane < lanes_; ++lane) rank[lane] = count_above(maxima, lanes_, maxima[lane]);
         int32_t least = INT32_MAX;
 #pragma omp simd reduction(min : least)
-        for (int64_t i = 0; i < lanes_; ++i) least = std::min(least, rank_[i] < k_ ? maxima_[i] : INT32_MAX);
+        for (int64_t lane = 0; lane < lanes_; ++lane) {
+            const int32_t maximum = maxima[lane];
+            least = std::min(least, rank[lane] < k ? maximum : INT32_MAX);
+        }
         return least;
     }
 
@@ -122,9 +130,9 @@ class BestOf {
     }
 
     void put(int64_t rank, int64_t survivor) {
-        if (rank >= k_) return;
-        keys[rank] = kept_[survivor];
-        indices[rank] = places_[survivor];
+        const int64_t place = std::min(rank, k_);
+        keys[place] = kept_[survivor];
+        indices[place] = places_[survivor];
     }
 
     int64_t k_, lanes_, counted_;
@@ -139,44 +147,76 @@ struct Candidate {
 // The best k sums of two sorted lists. A pair (i, j) can be among them only if (i + 1)(j + 1) <= k.
 class BestPairs {
   public:
-    BestPairs(int64_t k) : best(k), k_(k), most_(k), corner_(k) {
-        int64_t candidates = 0;
-        for (int64_t i = 0; i < k; ++i) {
-            candidates += most_[i] = k / (i + 1);
+    explicit BestPairs(int64_t k) : best(k + 1), k_(k), corner_(k), first_(k), second_(k) {
+        for (int32_t i = 0; i < k; ++i) {
             corner_[i] = (k + i) / (i + 1) - 1;
-        }
-        sums_.resize(candidates);
-        rows_.resize(candidates);
-        rank_.resize(candidates);
-        pairs_.resize(candidates);
-    }
-
-    void find(const BestOf& first, const BestOf& second, int64_t count) {
-        // (i + 1)(j + 1) pairs are no worse than (i, j): where those are k or more, its sum bounds the k-th best
-        int64_t bound = INT64_MIN;
-        for (int64_t i = 0; i < k_; ++i) bound = std::max(bound, sortable_sum(first.keys[i], second.keys[corner_[i]]));
-        int64_t left = 0;
-        for (int64_t i = 0; i < k_; ++i) {
-            for (int64_t j = 0; j < most_[i]; ++j) {
-                const int64_t sum = sortable_sum(first.keys[i], second.keys[j]);
-                if (sum < bound) break;
-                sums_[left] = sum;
-                rows_[left] = first.indices[i] * count + second.indices[j];
-                pairs_[left++] = {int32_t(i), int32_t(j)};
+            for (int32_t j = 0; (i + 1) * (j + 1) <= k; ++j) {
+                firsts_.push_back(i);
+                seconds_.push_back(j);
             }
         }
-        rank_all(sums_.data(), rows_.data(), left, rank_.data());
-        for (int64_t i = 0; i < left; ++i)
-            if (rank_[i] < k_) best[rank_[i]] = pairs_[i];
+        sums_.resize(firsts_.size() + VECTOR);
+        places_.resize(firsts_.size() + VECTOR);
+        rank_.resize(firsts_.size());
     }
 
-    std::vector<Candidate> best;
+    void find(const BestOf& first, const BestOf& second) {
+        // In double: rounded to float, sums could tie outside the candidates.
+        for (int64_t i = 0; i < k_; ++i) {
+            first_[i] = score_of(first.keys[i]);
+            second_[i] = score_of(second.keys[i]);
+        }
+        // (i + 1)(j + 1) pairs are no worse than (i, j): where those are k or more, its sum bounds the k-th best
+        int64_t bound = INT64_MIN;
+        for (int64_t i = 0; i < k_; ++i) bound = std::max(bound, sortable(first_[i] + second_[corner_[i]]));
+        const int64_t left = collect(bound);
+        // of equal sums the lower row first: the lower index of the first half, then of the second
+        rank_all(sums_.data(), left, rank_.data(), [&](int64_t a, int64_t b) {
+            const Candidate one = pair(a), other = pair(b);
+            const int32_t row = first.indices[one.first], other_row = first.indices[other.first];
+            return row != other_row ? row < other_row : second.indices[one.second] < second.indices[other.second];
+        });
+        for (int64_t i = 0; i < left; ++i) best[std::min<int64_t>(rank_[i], k_)] = pair(i);
+    }
+
+    std::vector<Candidate> best;  // k of them, and one that is not among them
 
   private:
+    // Candidates whose sums reach the bound.
+    int64_t collect(int64_t bound) {
+        const int64_t candidates = int64_t(firsts_.size());
+        int64_t left = 0, c = 0;
+#ifdef __AVX512F__
+        const __m512i reached = _mm512_set1_epi64(bound), magnitude = _mm512_set1_epi64(INT64_MAX);
+        __m512i place = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+        for (; c + 8 <= candidates; c += 8) {
+            const __m512d first = _mm512_i32gather_pd(_mm256_loadu_si256((const __m256i*)&firsts_[c]), first_.data(), 8);
+            const __m512d second = _mm512_i32gather_pd(_mm256_loadu_si256((const __m256i*)&seconds_[c]), second_.data(), 8);
+            const __m512i bits = _mm512_castpd_si512(_mm512_add_pd(_mm512_add_pd(first, second), _mm512_setzero_pd()));
+            const __m512i key = _mm512_xor_si512(bits, _mm512_and_si512(_mm512_srai_epi64(bits, 63), magnitude));
+            const __mmask8 reach = _mm512_cmpge_epi64_mask(key, reached);
+            _mm512_storeu_si512(&sums_[left], _mm512_maskz_compress_epi64(reach, key));
+            _mm512_storeu_si512(&places_[left], _mm512_maskz_compress_epi64(reach, place));
+            left += __builtin_popcount(reach);
+            place = _mm512_add_epi64(place, _mm512_set1_epi64(8));
+        }
+#endif
+        for (; c < candidates; ++c) {
+            sums_[left] = sortable(first_[firsts_[c]] + second_[seconds_[c]]);
+            places_[left] = c;
+            left += sums_[left] >= bound;
+        }
+        return left;
+    }
+
+    Candidate pair(int64_t survivor) const { return {firsts_[places_[survivor]], seconds_[places_[survivor]]}; }
+
     int64_t k_;
-    std::vector<int64_t> most_, corner_;  // of candidate pairs (i, j) how many, and the first that k pairs are no worse than
-    std::vector<int64_t> sums_, rows_, rank_;
-    std::vector<Candidate> pairs_;
+    std::vector<int64_t> corner_;             // of candidate pairs (i, j) the first that k pairs are no worse than
+    std::vector<int32_t> firsts_, seconds_;   // (C,) the candidates
+    std::vector<double> first_, second_;      // the halves' scores
+    std::vector<int64_t> sums_, places_;
+    std::vector<int32_t> rank_;
 };
 
 }  // namespace
@@ -197,18 +237,16 @@ void membench_product_key_top_k(const float* scores, int64_t heads, int64_t toke
             const int64_t head = task / tokens, token = task % tokens;
             first.find(scores + ((head * 2) * tokens + token) * count, count);
             second.find(scores + ((head * 2 + 1) * tokens + token) * count, count);
-            pairs.find(first, second, count);
+            pairs.find(first, second);
             const int64_t out = (token * heads + head) * k;
             int32_t* second_half = halves + tokens * heads * k;
-            float total = 0;
             for (int64_t i = 0; i < k; ++i) {
                 const Candidate pair = pairs.best[i];
                 halves[out + i] = first.indices[pair.first];
                 second_half[out + i] = second.indices[pair.second];
                 sums[i] = score_of(first.keys[pair.first]) + score_of(second.keys[pair.second]);
-                total += weights[out + i] = std::exp(sums[i] - sums[0]);
             }
-            for (int64_t i = 0; i < k; ++i) weights[out + i] /= total;
+            softmax(sums.data(), k, weights + out);
         }
     }
 }

@@ -1,0 +1,52 @@
+// The order of a short list, by counting for each key how many are larger: a square of comparisons, but
+// vectors of them, and no branch that a processor would have to guess.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+#ifdef __AVX512F__
+
+inline int32_t count_above(const int32_t* keys, int64_t m, int32_t key) {
+    const __m512i bound = _mm512_set1_epi32(key);
+    int32_t above = 0;
+    for (int64_t i = 0; i < m; i += 16) {
+        const __mmask16 valid = m - i < 16 ? (1u << (m - i)) - 1 : 0xffff;
+        above += __builtin_popcount(_mm512_mask_cmpgt_epi32_mask(valid, _mm512_maskz_loadu_epi32(valid, keys + i), bound));
+    }
+    return above;
+}
+
+inline int32_t count_above(const int64_t* keys, int64_t m, int64_t key) {
+    const __m512i bound = _mm512_set1_epi64(key);
+    int32_t above = 0;
+    for (int64_t i = 0; i < m; i += 8) {
+        const __mmask8 valid = m - i < 8 ? (1u << (m - i)) - 1 : 0xff;
+        above += __builtin_popcount(_mm512_mask_cmpgt_epi64_mask(valid, _mm512_maskz_loadu_epi64(valid, keys + i), bound));
+    }
+    return above;
+}
+
+#else
+
+template <typename Key> inline int32_t count_above(const Key* keys, int64_t m, Key key) {
+    int32_t above = 0;
+#pragma omp simd reduction(+ : above)
+    for (int64_t i = 0; i < m; ++i) above += keys[i] > key;
+    return above;
+}
+
+#endif
+
+// rank[i] is how many of keys (m,) go before number i: the larger, and of equal ones those that `before(j, i)` names.
+template <typename Key, typename Before>
+inline void rank_all(const Key* keys, int64_t m, int32_t* rank, const Before& before) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < m; ++i) sum += rank[i] = count_above(keys, m, keys[i]);
+    if (sum == m * (m - 1) / 2) return;  // no two are equal
+    for (int64_t i = 0; i < m; ++i)
+        for (int64_t j = 0; j < m; ++j) rank[i] += (keys[j] == keys[i]) & before(j, i);
+}
