@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 
 from benchmarks.memory_step_parts.against_public import compare_training_steps
-from benchmarks.memory_step_parts.answers import Findings, Sizes, named
+from benchmarks.memory_step_parts.answers import Findings, Sizes
 from benchmarks.memory_step_parts.floors import measure_floors
 from benchmarks.memory_step_parts.forward import compare_forwards
 from benchmarks.memory_step_parts.growth import measure_growth
@@ -27,7 +27,7 @@ from benchmarks.memory_step_parts.largest import train_largest
 from benchmarks.memory_step_parts.processes import call
 from layers.kernels.paths import path_of
 from layers.spec import MemorySpec
-from layers.spec.quantities import parse_num_keys
+from layers.spec.quantities import format_num_keys, parse_num_keys
 from membench.errors import usage_error
 from membench.progress import RunProgress
 from membench.provenance import git_state, probe_environment, utc_now
@@ -77,7 +77,8 @@ def print_table(found: dict[str, Findings], sizes: Sizes) -> None:
     layer = (
         f"d {sizes.model_dim}, {sizes.heads} heads, top_k {sizes.top_k}, key_dim {sizes.key_dim}, {sizes.tokens} tokens"
     )
-    print(f"{layer}, fp32, {named(sizes.num_keys)} keys where nothing else is said; path {path_of(torch.empty(0))}")
+    keys, path = format_num_keys(sizes.num_keys), path_of(torch.empty(0))
+    print(f"{layer}, fp32, {keys} keys where nothing else is said; path {path}")
     for part in found.values():
         print("\n".join(["", *(answer.line() for answer in part.answers), *part.explanation]))
 

@@ -147,6 +147,14 @@ def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
     return other, ctx.table.seen if near is None else near
 
 
+def _leave_gradient(ctx: Any, near: Tensor, weights: Tensor, tokens: Tensor, *, dots: bool) -> Tensor | None:
+    """Hands the table the gradient of its rows; returns their dots, if wanted."""
+    gradient, found = row_backward(near, ctx.at.runs.exact(), weights, tokens.contiguous(), gradient=True, dots=dots)
+    assert gradient is not None
+    ctx.table.take_gradient(ctx.lookups.runs.exact(), gradient)
+    return found
+
+
 class _Bag(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: HostTable, lookups: Lookups, weights: Tensor, anchor: Tensor) -> Tensor:
@@ -157,11 +165,7 @@ class _Bag(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (dy,), (weights, near) = upstream, _saved(ctx)
-        wanted = ctx.needs_input_grad[2]
-        runs = ctx.at.runs.exact()
-        gradient, dots = row_backward(near, runs, weights, dy.contiguous(), gradient=True, dots=wanted)
-        assert gradient is not None
-        ctx.table.take_gradient(ctx.lookups.runs.exact(), gradient)
+        dots = _leave_gradient(ctx, near, weights, dy, dots=ctx.needs_input_grad[2])
         return None, None, None if dots is None else dots.to(weights.dtype), None
 
 
@@ -177,8 +181,5 @@ class _Dots(torch.autograd.Function):
         (ddots,), (tokens, near) = upstream, _saved(ctx)
         # before the gradient is taken: that may update the rows
         dx = weighted_bag(near, ctx.at.rows, ddots) if ctx.needs_input_grad[2] else None
-        runs = ctx.at.runs.exact()
-        gradient, _ = row_backward(near, runs, ddots, tokens.contiguous(), gradient=True, dots=False)
-        assert gradient is not None
-        ctx.table.take_gradient(ctx.lookups.runs.exact(), gradient)
+        _leave_gradient(ctx, near, ddots, tokens, dots=False)
         return None, None, None if dx is None else dx.to(tokens.dtype), None

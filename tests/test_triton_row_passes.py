@@ -83,10 +83,10 @@ def test_what_is_not_wanted_is_not_computed(short_split, seed):
     torch.manual_seed(seed)
     rows, table = mixed_rows(8, 8), torch.randn(NUM_ROWS, 7, device=DEVICE)
     runs, given = runs_of(rows), on_device(torch.randn(*rows.shape), torch.randn(len(rows), 7))
-    gradient, dots = row_passes.row_backward(table, *runs, *given, gradient=True, dots=True)
-    alone, nothing = row_passes.row_backward(table, *runs, *given, gradient=True, dots=False)
-    none, dots_alone = row_passes.row_backward(table, *runs, *given, gradient=False, dots=True)
-    neither = row_passes.row_backward(table, *runs, *given, gradient=False, dots=False)
+    gradient, dots = row_passes.row_backward(table, runs, *given, gradient=True, dots=True)
+    alone, nothing = row_passes.row_backward(table, runs, *given, gradient=True, dots=False)
+    none, dots_alone = row_passes.row_backward(table, runs, *given, gradient=False, dots=True)
+    neither = row_passes.row_backward(table, runs, *given, gradient=False, dots=False)
     some = len(rows.unique())
     assert torch.equal(alone[:some], gradient[:some]) and torch.equal(dots_alone, dots)
     assert nothing is None and none is None and neither == (None, None)
@@ -100,7 +100,7 @@ def assert_gradients(rows, width, dtype):
     given = on_device(weights, vectors)
     on_gpu = table.to(DEVICE)
     with poisoned_memory():
-        gradient, dots = row_passes.row_backward(on_gpu, *runs, *given, gradient=True, dots=True)
+        gradient, dots = row_passes.row_backward(on_gpu, runs, *given, gradient=True, dots=True)
     distinct = rows.unique()
     assert gradient.dtype == dtype and dots.dtype == torch.float32
     assert bool(gradient[len(distinct) :].isnan().all())  # the empty runs, which nobody writes
@@ -118,12 +118,12 @@ def test_no_lookups():
             bag, products = row_passes.weighted_bag(table, rows, weights), row_passes.row_dots(table, rows, vectors)
         assert bag.shape == (tokens, 5) and not bag.any() and products.shape == (tokens, lookups)
         before, runs = table.clone(), runs_of(rows.cpu())
-        gradient, dots = row_passes.row_backward(table, *runs, weights, vectors, gradient=True, dots=True)
+        gradient, dots = row_passes.row_backward(table, runs, weights, vectors, gradient=True, dots=True)
         assert gradient.shape == (0, 5) and dots.shape == (tokens, lookups)
         for optimizer in ROW_OPTIMIZERS:
             state, step = RowState.of(table, optimizer), RowStep(optimizer, 0.1)
-            row_passes.row_backward_update_(table, state, *runs, weights, vectors, step, dots=True)
-            row_passes.update_rows_(table, state, runs[0], gradient, step)
+            row_passes.row_backward_update_(table, state, runs, weights, vectors, step, dots=True)
+            row_passes.update_rows_(table, state, runs.rows, gradient, step)
         assert torch.equal(table, before)
 
 
@@ -148,7 +148,7 @@ def test_any_layout_and_any_mixture_of_dtypes(weight_dtype, row_dtype, short_spl
     found = row_passes.row_dots(ours, *on_device(rows, vectors))
     assert relative_rms(found.cpu(), products) < TOLERANCE[torch.float32]
     runs, given = runs_of(rows), on_device(weights, vectors)
-    gradient, dots = row_passes.row_backward(ours, *runs, *given, gradient=True, dots=True)
+    gradient, dots = row_passes.row_backward(ours, runs, *given, gradient=True, dots=True)
     assert gradient.dtype == torch.float32
     assert relative_rms(gradient[: len(distinct)].cpu(), dense[distinct]) < TOLERANCE[torch.float32]
     assert relative_rms(dots.cpu(), products) < TOLERANCE[torch.float32]
@@ -156,9 +156,9 @@ def test_any_layout_and_any_mixture_of_dtypes(weight_dtype, row_dtype, short_spl
         whole = wide.to(DEVICE).clone()
         changed, state = whole[:, 5:18], RowState.of(table.to(DEVICE), "row_adam")
         if fused:
-            row_passes.row_backward_update_(changed, state, *runs, *given, step, dots=False)
+            row_passes.row_backward_update_(changed, state, runs, *given, step, dots=False)
         else:
-            row_passes.update_rows_(changed, state, runs[0][: len(distinct)], gradient[: len(distinct)], step)
+            row_passes.update_rows_(changed, state, runs.rows[: len(distinct)], gradient[: len(distinct)], step)
         assert relative_rms(changed.cpu()[distinct], wanted.table[distinct]) < 2 * TOLERANCE[torch.bfloat16]
         assert torch.equal(whole[:, :5].cpu(), wide[:, :5]) and torch.equal(whole[:, 18:].cpu(), wide[:, 18:])
 
@@ -178,7 +178,7 @@ def test_the_same_bits_twice(short_split, seed):
     for _ in range(2):
         changed, state = table.clone(), RowState.of(table, "row_adagrad")
         dots = row_passes.row_backward_update_(
-            changed, state, *runs, *given, RowStep("row_adagrad", 0.1, seed=5), dots=True
+            changed, state, runs, *given, RowStep("row_adagrad", 0.1, seed=5), dots=True
         )
         bag = row_passes.weighted_bag(table, rows.to(DEVICE), given[0])
         results.append([changed, state.sums, dots, bag])
@@ -208,12 +208,12 @@ def test_more_elements_than_32_bits_number(seed):
 
     for call, third in ((row_passes.weighted_bag, given[0]), (row_passes.row_dots, given[1])):
         assert torch.equal(call(ours, rows.to(DEVICE), third), call(on_gpu, small.to(DEVICE), third))
-    gradient, dots = row_passes.row_backward(ours, *runs, *given, gradient=True, dots=True)
-    wanted, wanted_dots = row_passes.row_backward(on_gpu, *of_small, *given, gradient=True, dots=True)
+    gradient, dots = row_passes.row_backward(ours, runs, *given, gradient=True, dots=True)
+    wanted, wanted_dots = row_passes.row_backward(on_gpu, of_small, *given, gradient=True, dots=True)
     assert torch.equal(gradient[: len(touched)], wanted[: len(touched)]) and torch.equal(dots, wanted_dots)
     step = RowStep("sgd", 1.0, seed=9)
     exact = torch.randint(-2047, 2048, (len(touched), width)) * 2.0**-16
-    row_passes.update_rows_(ours, RowState(), runs[0][: len(touched)], exact.to(DEVICE), step)
+    row_passes.update_rows_(ours, RowState(), runs.rows[: len(touched)], exact.to(DEVICE), step)
     plain_update_rows_(tables[1], RowState(), touched, exact, step)
     assert torch.equal(ours[touched.to(DEVICE)].cpu(), tables[1][touched])
     assert not ours[1:100].any() and not ours[count - 400 : count - 200].any()
@@ -232,6 +232,7 @@ def test_the_operators_take_this_path(seed):
 CALLS = """
 import torch
 from layers.kernels.gpu import row_passes
+from layers.kernels.lookups import Runs
 from layers.kernels.row_update import RowState, RowStep
 
 row_passes._multiprocessors = lambda device: 132
@@ -239,14 +240,14 @@ row_passes._multiprocessors = lambda device: 132
 def launch(dtype, width, tokens, optimizers):
     table, vectors = torch.empty(4, width, dtype=dtype), torch.empty(tokens, width, dtype=dtype)
     rows, weights = torch.empty(tokens, 64, dtype=torch.int32), torch.empty(tokens, 64)
-    runs = rows.flatten(), torch.empty(tokens * 64 + 1, dtype=torch.int32), rows.flatten()
+    runs = Runs(rows.flatten(), torch.empty(tokens * 64 + 1, dtype=torch.int32), rows.flatten())
     row_passes.weighted_bag(table, rows, weights)
     row_passes.row_dots(table, rows, vectors)
-    row_passes.row_backward(table, *runs, weights, vectors, gradient=True, dots=True)
+    row_passes.row_backward(table, runs, weights, vectors, gradient=True, dots=True)
     for optimizer in optimizers:
         state, step = RowState.of(table, optimizer), RowStep(optimizer, 0.1, number=tokens, seed=2**32 - tokens)
-        row_passes.row_backward_update_(table, state, *runs, weights, vectors, step, dots=True)
-        row_passes.update_rows_(table, state, runs[0], vectors, step)
+        row_passes.row_backward_update_(table, state, runs, weights, vectors, step, dots=True)
+        row_passes.update_rows_(table, state, runs.rows, vectors, step)
 """
 KERNELS = {"bag", "dots", "short_runs", "long_run_pieces", "finish_long_runs", "update_rows"}
 

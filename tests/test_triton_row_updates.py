@@ -38,13 +38,13 @@ def test_updates(optimizer, dtype, short_split, seed):
             before = changed.clone()
             with poisoned_memory():
                 if fused:
-                    dots = row_passes.row_backward_update_(changed, state, *runs, *given, step, dots=True)
+                    dots = row_passes.row_backward_update_(changed, state, runs, *given, step, dots=True)
                     of_before = row_reference.dots(before.cpu(), rows, vectors)
                     assert relative_rms(dots.cpu(), of_before) < TOLERANCE[torch.float32]
                 else:
-                    gradient, _ = row_passes.row_backward(changed, *runs, *given, gradient=True, dots=False)
+                    gradient, _ = row_passes.row_backward(changed, runs, *given, gradient=True, dots=False)
                     some = len(distinct)
-                    row_passes.update_rows_(changed, state, runs[0][:some], gradient[:some], step)
+                    row_passes.update_rows_(changed, state, runs.rows[:some], gradient[:some], step)
 
     for changed, state in ours.values():
         # both steps round, of the gradient applied later its own rounding too

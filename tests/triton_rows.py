@@ -4,6 +4,7 @@ from triton_device import DEVICE  # isort: split
 
 import torch
 
+from layers.kernels.lookups import Runs
 from layers.kernels.plain.lookups import find_runs
 
 NUM_ROWS = 60
@@ -32,8 +33,8 @@ def mixed_rows(tokens, lookups):
 
 
 def runs_of(rows, num_rows=NUM_ROWS):
-    """(rows, starts, order), with the empty runs that a GPU adds, on the device."""
+    """With the empty runs that a GPU adds, on the device."""
     distinct, starts, order = find_runs(rows.flatten(), num_rows)
     empty = rows.numel() - len(distinct)
     padded = torch.nn.functional.pad(starts, (0, empty), value=rows.numel())
-    return on_device(torch.nn.functional.pad(distinct, (0, empty)), padded, order)
+    return Runs(*on_device(torch.nn.functional.pad(distinct, (0, empty)), padded, order))

@@ -47,14 +47,6 @@ class Sizes:
         return (num_keys or self.num_keys) * self.model_dim * item_bytes
 
 
-def named(num_keys: int) -> str:
-    """A key count with a binary suffix, as in ``1M``."""
-    for factor, suffix in ((2**20, "M"), (2**10, "K")):
-        if num_keys >= factor:
-            return f"{num_keys / factor:.4g}{suffix}"
-    return str(num_keys)
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One ratio that was asked for.

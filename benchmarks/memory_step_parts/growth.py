@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from benchmarks.memory_step_parts.against_public import INPUTS
-from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes, named
+from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes
 from benchmarks.memory_step_parts.processes import short_of_memory
 from benchmarks.memory_step_parts.turns import take_turns, timed
 from layers.factory import build
 from layers.optim import LayerOptimizer
+from layers.spec.quantities import format_num_keys
 from membench.inputs import Input
 from membench.measure.time import Step
 from membench.measure.traffic import count_traffic
@@ -46,11 +47,11 @@ class _Trained:
 
 def measure_growth(sizes: Sizes) -> Findings:
     """All sizes in turns, as they are and then observed."""
-    question = "train_step, {} over {} keys".format(*map(named, (sizes.key_counts[-1], sizes.key_counts[0])))
+    question = "train_step, {} over {} keys".format(*map(format_num_keys, (sizes.key_counts[-1], sizes.key_counts[0])))
     if reason := short_of_memory(1.05 * sum(map(sizes.table_bytes, sizes.key_counts)) + 2**30):
         return Findings([Answer(question, goal=_GOAL, at_most=True, reason=reason)])
     batches = [torch.randn(sizes.tokens, sizes.model_dim) for _ in range(INPUTS)]
-    trained = {named(count): _trained(sizes, count, batches) for count in sizes.key_counts}
+    trained = {format_num_keys(count): _trained(sizes, count, batches) for count in sizes.key_counts}
     seconds = take_turns({name: timed(size.step) for name, size in trained.items()}, sizes.quick_rounds)
     take_turns({name: size.observe for name, size in trained.items()}, sizes.quick_rounds)
     smallest, *_, largest = trained

@@ -5,11 +5,12 @@ import statistics
 import torch
 from torch.nn import functional
 
-from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes, named
+from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes
 from benchmarks.memory_step_parts.processes import short_of_memory
 from benchmarks.memory_step_parts.turns import timed
 from layers.factory import build
 from layers.optim import LayerOptimizer
+from layers.spec.quantities import format_num_keys
 from membench.measure.memory import peak_bytes
 
 _BATCHES, _PASSES = 4, 6
@@ -18,7 +19,7 @@ _LEARNING_RATE = 1e-2
 
 def train_largest(sizes: Sizes, num_keys: int) -> Findings:
     """Fits random targets of a few batches by a bf16 layer with row-wise Adagrad."""
-    question = f"train_step, {named(num_keys)} keys in bf16: loss of the last pass over that of the first"
+    question = f"train_step, {format_num_keys(num_keys)} keys in bf16: loss of the last pass over that of the first"
     if reason := short_of_memory(1.01 * sizes.table_bytes(num_keys, item_bytes=2) + 2.5 * 2**30):
         return Findings([Answer(question, goal=1.0, at_most=True, reason=reason)])
     layer = build(sizes.spec(num_keys, "bfloat16"))
@@ -41,6 +42,8 @@ def train_largest(sizes: Sizes, num_keys: int) -> Findings:
     peak = peak_bytes("cpu", besides=0)["peak_process_bytes"] or 0
     facts = {"losses": losses, "seconds": seconds, "peak_process_bytes": peak, "state": "row_adagrad"}
     ms = {"a step": 1e3 * statistics.median(seconds[_BATCHES:])}
-    line = f"{named(num_keys)} keys: {ms['a step']:.0f} ms a step, peak resident memory {peak / 2**30:.1f} GiB"
+    line = (
+        f"{format_num_keys(num_keys)} keys: {ms['a step']:.0f} ms a step, peak resident memory {peak / 2**30:.1f} GiB"
+    )
     answer = Answer(question, [last / first], goal=1.0, at_most=True, milliseconds=ms)
     return Findings([answer], facts, [line])

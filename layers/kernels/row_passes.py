@@ -101,7 +101,7 @@ def _row_backward(
     dots: bool,
 ) -> tuple[Tensor, Tensor]:
     compute = implementation(_NAME, table).row_backward
-    found = compute(table, rows, starts, order, weights, tokens, gradient=gradient, dots=dots)
+    found = compute(table, Runs(rows, starts, order), weights, tokens, gradient=gradient, dots=dots)
     # an operator returns tensors, so what was not asked for is an empty one
     return tuple(table.new_empty(0) if each is None else each for each in found)  # type: ignore[return-value]
 
@@ -143,7 +143,7 @@ def _row_backward_update_(
 ) -> Tensor:
     compute = implementation(_NAME, table).row_backward_update_
     step, state = _step(optimizer, numbers, number, seed), RowState(sums, first, second, stamps)
-    found = compute(table, state, rows, starts, order, weights, tokens, step, dots=dots)
+    found = compute(table, state, Runs(rows, starts, order), weights, tokens, step, dots=dots)
     return table.new_empty(0) if found is None else found
 
 

@@ -73,6 +73,14 @@ def parse_num_keys(value: object) -> int:
     return count
 
 
+def format_num_keys(count: float, digits: int = 3) -> str:
+    """A key count with a binary suffix, as in ``1M``."""
+    for factor, suffix in ((2**30, "G"), (2**20, "M"), (2**10, "K")):
+        if count >= factor:
+            return f"{count / factor:.{digits}g}{suffix}"
+    return f"{count:g}"
+
+
 def format_quantity(value: float | None, digits: int = 3) -> str:
     """A decimal K M B T rendering, as parameters and FLOPs are printed; ``-`` for unknown."""
     if value is None:

@@ -15,6 +15,7 @@ from layers.kernels.gpu import backward_kernels, bag_kernels, tiles, update_kern
 from layers.kernels.gpu.backward_kernels import Operands
 from layers.kernels.gpu.tiles import Tile, ceil_div
 from layers.kernels.gpu.update_kernels import StepNumbers
+from layers.kernels.lookups import Runs
 from layers.kernels.row_update import RowState, RowStep
 
 SPLIT = 256  # lookups of one row that one program sums at most
@@ -22,6 +23,7 @@ _SHARE_OF_DOTS = 16  # lookups of a token that are one program's: few, so that a
 
 
 def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """A program a bag, or several where bags are too few to keep the GPU busy."""
     (tokens, lookups), columns = rows.shape, table.shape[1]
     sums = table.new_empty(tokens, columns)
     tile = tiles.of_bags(columns, table.itemsize, lookups, few=False)
@@ -35,6 +37,7 @@ def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+    """Each program some lookups of one token."""
     lookups = rows.shape[1]
     products = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
     if products.numel():
@@ -46,52 +49,44 @@ def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
 
 
 def row_backward(
-    table: Tensor,
-    rows: Tensor,
-    starts: Tensor,
-    order: Tensor,
-    weights: Tensor,
-    tokens: Tensor,
-    *,
-    gradient: bool,
-    dots: bool,
+    table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, *, gradient: bool, dots: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradient of an empty run is left unwritten."""
-    summed = tokens.new_empty(len(rows), table.shape[1]) if gradient else None
+    summed = tokens.new_empty(len(runs.rows), table.shape[1]) if gradient else None
     tile = tiles.of_runs(table.shape[1], whole=False)
     products = _products(tile, table, weights) if dots else None
     if gradient or dots:
-        of = Operands(table, rows, starts, order, weights.contiguous(), tokens.contiguous(), summed, products)
+        of = _operands(table, runs, weights, tokens, summed, products)
         _backward(of, tile, _NO_UPDATE)
     return summed, None if products is None else _added(products)
 
 
 def row_backward_update_(
-    table: Tensor,
-    state: RowState,
-    rows: Tensor,
-    starts: Tensor,
-    order: Tensor,
-    weights: Tensor,
-    tokens: Tensor,
-    step: RowStep,
-    *,
-    dots: bool,
+    table: Tensor, state: RowState, runs: Runs, weights: Tensor, tokens: Tensor, step: RowStep, *, dots: bool
 ) -> Tensor | None:
+    """A program holds whole rows, as an update needs the mean square of a row's gradient."""
     tile = tiles.of_runs(table.shape[1], whole=True)
     products = _products(tile, table, weights) if dots else None
-    of = Operands(table, rows, starts, order, weights.contiguous(), tokens.contiguous(), None, products)
+    of = _operands(table, runs, weights, tokens, None, products)
     _backward(of, tile, _update(table, state, step))
     return None if products is None else _added(products)
 
 
 def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep) -> None:
+    """As many whole rows a program as fit its registers."""
     if gradient.numel():
         tile = tiles.of_runs(table.shape[1], whole=True)
         programs = (ceil_div(len(rows), tile.rows),)
         arguments = (table, rows.contiguous(), gradient.contiguous())
         constants = {"count": len(rows), **_shape(table), **_update(table, state, step)}
         _launch(update_kernels.update_rows, programs, tile, *arguments, **constants)
+
+
+def _operands(
+    table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, gradient: Tensor | None, products: Tensor | None
+) -> Operands:
+    weights, tokens = weights.contiguous(), tokens.contiguous()
+    return Operands(table, runs.rows, runs.starts, runs.order, weights, tokens, gradient, products)
 
 
 def _backward(of: Operands, tile: Tile, update: dict[str, Any]) -> None:

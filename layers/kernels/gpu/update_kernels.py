@@ -47,6 +47,7 @@ class StepNumbers(NamedTuple):
 
     @classmethod
     def of(cls, state: RowState, step: RowStep) -> "StepNumbers":
+        """What follows from the step's number is worked out here, once and not a row."""
         adam = step.optimizer in ("row_adam", "lazy_adam")
         decay = 1 - step.learning_rate * step.weight_decay
         return cls(

@@ -8,6 +8,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from layers.kernels.lookups import Runs
 from layers.kernels.native.build import library
 from layers.kernels.native.lookups import find_runs
 from layers.kernels.plain import row_passes as plain
@@ -34,6 +35,7 @@ class _Step(ctypes.Structure):
 
     @classmethod
     def of(cls, step: RowStep, state: RowState) -> "_Step":
+        """Pointers to what of the state the rule has, null for the rest."""
         pointers = {name: tensor.data_ptr() for name, tensor in state.named_tensors().items()}
         return cls(
             rule=ROW_OPTIMIZERS.index(step.optimizer),
@@ -55,51 +57,37 @@ def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     """In the order of rows: each is fetched once, and caches hold the tokens, of which there are few."""
     if not _computable(table, tokens):
         return plain.row_dots(table, rows, tokens)
-    runs = find_runs(rows.flatten(), len(table))
+    runs = Runs(*find_runs(rows.flatten(), len(table)))
     dots = torch.empty(rows.shape, dtype=torch.float32)
-    _pass(table, *runs, torch.empty(0, rows.shape[1]), tokens, None, dots, None)
+    _pass(table, runs, torch.empty(0, rows.shape[1]), tokens, None, dots, None)
     return dots
 
 
 def row_backward(
-    table: Tensor,
-    rows: Tensor,
-    starts: Tensor,
-    order: Tensor,
-    weights: Tensor,
-    tokens: Tensor,
-    *,
-    gradient: bool,
-    dots: bool,
+    table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, *, gradient: bool, dots: bool
 ) -> tuple[Tensor | None, Tensor | None]:
+    """One gather of the tokens, run by run."""
     if not _computable(table, tokens):
-        return plain.row_backward(table, rows, starts, order, weights, tokens, gradient=gradient, dots=dots)
-    summed = tokens.new_empty(len(rows), table.shape[1]) if gradient else None
+        return plain.row_backward(table, runs, weights, tokens, gradient=gradient, dots=dots)
+    summed = tokens.new_empty(len(runs.rows), table.shape[1]) if gradient else None
     found = torch.empty(weights.shape, dtype=torch.float32) if dots else None
-    _pass(table, rows, starts, order, weights, tokens, summed, found, None)
+    _pass(table, runs, weights, tokens, summed, found, None)
     return summed, found
 
 
 def row_backward_update_(
-    table: Tensor,
-    state: RowState,
-    rows: Tensor,
-    starts: Tensor,
-    order: Tensor,
-    weights: Tensor,
-    tokens: Tensor,
-    step: RowStep,
-    *,
-    dots: bool,
+    table: Tensor, state: RowState, runs: Runs, weights: Tensor, tokens: Tensor, step: RowStep, *, dots: bool
 ) -> Tensor | None:
+    """The same, ended by each row's update while it is in the cache."""
     if not _computable(table, tokens):
-        return plain.row_backward_update_(table, state, rows, starts, order, weights, tokens, step, dots=dots)
+        return plain.row_backward_update_(table, state, runs, weights, tokens, step, dots=dots)
     found = torch.empty(weights.shape, dtype=torch.float32) if dots else None
-    _pass(table, rows, starts, order, weights, tokens, None, found, _Step.of(step, state))
+    _pass(table, runs, weights, tokens, None, found, _Step.of(step, state))
     return found
 
 
 def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep) -> None:
+    """Each thread some rows."""
     if not _computable(table, gradient):
         plain.update_rows_(table, state, rows, gradient, step)
         return
@@ -117,9 +105,7 @@ def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor,
 
 def _pass(
     table: Tensor,
-    rows: Tensor,
-    starts: Tensor,
-    order: Tensor,
+    runs: Runs,
     weights: Tensor,
     tokens: Tensor,
     summed: Tensor | None,
@@ -127,12 +113,12 @@ def _pass(
     step: _Step | None,
 ) -> None:
     if found is not None or step is not None:
-        _check_rows(rows, table)
-    rows, weights, tokens = rows.long(), weights.float().contiguous(), tokens.contiguous()
+        _check_rows(runs.rows, table)
+    rows, weights, tokens = runs.rows.long(), weights.float().contiguous(), tokens.contiguous()
     _call(
         "row_backward",
         ctypes.c_int(_ELEMENTS[table.dtype]),
-        *map(_pointer, (table, rows, starts, order)),
+        *map(_pointer, (table, rows, runs.starts, runs.order)),
         *map(ctypes.c_int64, (len(rows), table.shape[1], weights.shape[1])),
         *map(_pointer, (weights, tokens, summed, found)),
         None if step is None else ctypes.byref(step),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from layers.kernels.lookups import Runs
 from layers.kernels.plain.row_update import update_rows_
 from layers.kernels.row_update import RowState, RowStep
 
@@ -40,52 +41,37 @@ def _gathered_elements(device: torch.device) -> int:
 
 
 def row_backward(
-    table: Tensor,
-    rows: Tensor,
-    starts: Tensor,
-    order: Tensor,
-    weights: Tensor,
-    tokens: Tensor,
-    *,
-    gradient: bool,
-    dots: bool,
+    table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, *, gradient: bool, dots: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradient is itself a weighted bag, over the tokens: no scatter, no atomics, the same bits every time."""
     lookups = weights.shape[1]
-    summed = _summed(starts, order, weights, tokens) if gradient else None
+    summed = _summed(runs, weights, tokens) if gradient else None
     if not dots:
         return summed, None
-    run = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), starts.diff(), output_size=len(order))
-    row = torch.empty(weights.numel(), dtype=rows.dtype, device=rows.device).scatter_(0, order.long(), rows[run])
+    rows, order = runs.rows, runs.order.long()
+    run = torch.arange(len(rows), device=rows.device)
+    run = torch.repeat_interleave(run, runs.starts.diff(), output_size=len(order))
+    row = torch.empty(weights.numel(), dtype=rows.dtype, device=rows.device).scatter_(0, order, rows[run])
     return summed, row_dots(table, row.view(-1, lookups), tokens)
 
 
-def _summed(starts: Tensor, order: Tensor, weights: Tensor, tokens: Tensor) -> Tensor:
-    if not len(order):
-        return tokens.new_zeros(len(starts) - 1, tokens.shape[1])
-    token = order // weights.shape[1]
-    scale = weights.flatten()[order].to(tokens.dtype)
+def _summed(runs: Runs, weights: Tensor, tokens: Tensor) -> Tensor:
+    if not len(runs.order):
+        return tokens.new_zeros(len(runs.rows), tokens.shape[1])
+    token = runs.order // weights.shape[1]
+    scale = weights.flatten()[runs.order].to(tokens.dtype)
     return functional.embedding_bag(
-        token, tokens, starts, mode="sum", per_sample_weights=scale, include_last_offset=True
+        token, tokens, runs.starts, mode="sum", per_sample_weights=scale, include_last_offset=True
     )
 
 
 def row_backward_update_(
-    table: Tensor,
-    state: RowState,
-    rows: Tensor,
-    starts: Tensor,
-    order: Tensor,
-    weights: Tensor,
-    tokens: Tensor,
-    step: RowStep,
-    *,
-    dots: bool,
+    table: Tensor, state: RowState, runs: Runs, weights: Tensor, tokens: Tensor, step: RowStep, *, dots: bool
 ) -> Tensor | None:
     """In two passes, the gradient of the touched rows written between them. A GPU's empty runs change nothing."""
-    summed, found = row_backward(table, rows, starts, order, weights, tokens, gradient=True, dots=dots)
+    summed, found = row_backward(table, runs, weights, tokens, gradient=True, dots=dots)
     assert summed is not None
-    touched = starts[1:] > starts[:-1]
+    rows, touched = runs.rows, runs.starts[1:] > runs.starts[:-1]
     if rows.device.type != "cpu":
         rows, summed = rows[touched], summed[touched]
     update_rows_(table, state, rows, summed, step)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layers.spec.quantities import format_quantity
+from layers.spec.quantities import format_num_keys, format_quantity
 from membench.groups import arm_name, step_name, swept
 from membench.report.evidence import Evidence
 from membench.report.plots.frame import (
@@ -26,14 +26,6 @@ _HEIGHT_PX = 420
 _MARGIN = {"l": 60, "r": 16, "t": 12, "b": 48}
 _AREA_PX = _HEIGHT_PX - _MARGIN["t"] - _MARGIN["b"]
 _CHAR_PX = 6.8
-
-
-def _keys(count: float) -> str:
-    """A key count with its binary suffix, as the paper writes it."""
-    for factor, suffix in ((2**30, "G"), (2**20, "M"), (2**10, "K")):
-        if count >= factor:
-            return f"{count / factor:.3g}{suffix}"
-    return f"{count:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +51,7 @@ TOKENS = Along(
 KEYS = Along(
     "keys",
     lambda c: c.num_keys,
-    _keys,
+    format_num_keys,
     lambda c: _fixed(step_name(c.record), f"{c.record.case.tokens} tokens a rank", swept(c.record, but="num_keys")),
 )
 
