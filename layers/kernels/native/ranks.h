@@ -1,8 +1,11 @@
-// The order of a short list, by counting for each key how many are larger: a square of comparisons, but
-// vectors of them, and no branch that a processor would have to guess.
+// The order of a list. Of a short one by counting for each key how many are larger: a square of comparisons,
+// but vectors of them, and no branch that a processor would have to guess.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <numeric>
+#include <vector>
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -41,12 +44,20 @@ template <typename Key> inline int32_t count_above(const Key* keys, int64_t m, K
 
 #endif
 
-// rank[i] is how many of keys (m,) go before number i: the larger, and of equal ones those that `before(j, i)` names.
+constexpr int64_t MOST_COUNTED = 512;  // keys, of which a sort takes as long
+
+// rank[i] is how many of keys (m,) go before number i: the larger, and of equal ones a before b if `before(a, b)`.
+// `order` is for its own use.
 template <typename Key, typename Before>
-inline void rank_all(const Key* keys, int64_t m, int32_t* rank, const Before& before) {
-    int64_t sum = 0;
-    for (int64_t i = 0; i < m; ++i) sum += rank[i] = count_above(keys, m, keys[i]);
-    if (sum == m * (m - 1) / 2) return;  // no two are equal
-    for (int64_t i = 0; i < m; ++i)
-        for (int64_t j = 0; j < m; ++j) rank[i] += (keys[j] == keys[i]) & before(j, i);
+inline void rank_all(const Key* keys, int64_t m, int32_t* rank, std::vector<int32_t>& order, const Before& before) {
+    if (m <= MOST_COUNTED) {
+        int64_t sum = 0;
+        for (int64_t i = 0; i < m; ++i) sum += rank[i] = count_above(keys, m, keys[i]);
+        if (sum == m * (m - 1) / 2) return;  // no two are equal
+    }
+    order.resize(m);
+    std::iota(order.begin(), order.end(), 0);
+    std::sort(order.begin(), order.end(),
+              [&](int32_t a, int32_t b) { return keys[a] != keys[b] ? keys[a] > keys[b] : before(a, b); });
+    for (int64_t place = 0; place < m; ++place) rank[order[place]] = int32_t(place);
 }

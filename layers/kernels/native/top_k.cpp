@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <vector>
 
 #ifdef __AVX512F__
@@ -22,7 +21,6 @@ namespace {
 
 constexpr int64_t VECTOR = 16;
 constexpr int64_t MOST_LANES = 256;
-constexpr int64_t COUNTED_PER_LANE = 4;  // more survivors than so many a lane (ties) are sorted instead
 
 // An integer that is ordered as the score is: -0 as +0, NaN by its bits, so that every list has a total order.
 inline int32_t sortable(float score) {
@@ -63,24 +61,19 @@ inline void softmax(const float* sums, int64_t k, float* weights) {
 class BestOf {
   public:
     BestOf(int64_t k, int64_t count)
-        : keys(k + 1), indices(k + 1), k_(k), lanes_((2 * k + VECTOR - 1) / VECTOR * VECTOR),
-          counted_(std::max(COUNTED_PER_LANE * lanes_, MOST_LANES)), all_(count), kept_(count + VECTOR),
-          places_(count + VECTOR), maxima_(lanes_), rank_(std::max(counted_, lanes_)) {}
+        : keys(k + 1), indices(k + 1), k_(k), lanes_((2 * k + VECTOR - 1) / VECTOR * VECTOR), all_(count),
+          kept_(count + VECTOR), places_(count + VECTOR), maxima_(lanes_), rank_(std::max(count, lanes_)) {}
 
     void find(const float* scores, int64_t count) {
 #pragma omp simd
         for (int64_t i = 0; i < count; ++i) all_[i] = sortable(scores[i]);
         const int64_t left = collect(threshold(count), count);
-        if (left <= counted_) {
-            rank_all(kept_.data(), left, rank_.data(), [](int64_t a, int64_t b) { return a < b; });
-            for (int64_t i = 0; i < left; ++i) put(rank_[i], i);
-            return;
+        rank_all(kept_.data(), left, rank_.data(), order_, [](int32_t a, int32_t b) { return a < b; });
+        for (int64_t i = 0; i < left; ++i) {
+            const int64_t place = std::min<int64_t>(rank_[i], k_);
+            keys[place] = kept_[i];
+            indices[place] = places_[i];
         }
-        order_.resize(left);
-        std::iota(order_.begin(), order_.end(), 0);
-        const auto better = [this](int64_t a, int64_t b) { return kept_[a] != kept_[b] ? kept_[a] > kept_[b] : a < b; };
-        std::partial_sort(order_.begin(), order_.begin() + k_, order_.end(), better);
-        for (int64_t rank = 0; rank < k_; ++rank) put(rank, order_[rank]);
     }
 
     std::vector<int32_t> keys, indices;  // k of them, and what is not among them
@@ -129,15 +122,8 @@ class BestOf {
         return left;
     }
 
-    void put(int64_t rank, int64_t survivor) {
-        const int64_t place = std::min(rank, k_);
-        keys[place] = kept_[survivor];
-        indices[place] = places_[survivor];
-    }
-
-    int64_t k_, lanes_, counted_;
-    std::vector<int32_t> all_, kept_, places_, maxima_, rank_;
-    std::vector<int64_t> order_;
+    int64_t k_, lanes_;
+    std::vector<int32_t> all_, kept_, places_, maxima_, rank_, order_;
 };
 
 struct Candidate {
@@ -171,7 +157,7 @@ class BestPairs {
         for (int64_t i = 0; i < k_; ++i) bound = std::max(bound, sortable(first_[i] + second_[corner_[i]]));
         const int64_t left = collect(bound);
         // of equal sums the lower row first: the lower index of the first half, then of the second
-        rank_all(sums_.data(), left, rank_.data(), [&](int64_t a, int64_t b) {
+        rank_all(sums_.data(), left, rank_.data(), order_, [&](int32_t a, int32_t b) {
             const Candidate one = pair(a), other = pair(b);
             const int32_t row = first.indices[one.first], other_row = first.indices[other.first];
             return row != other_row ? row < other_row : second.indices[one.second] < second.indices[other.second];
@@ -190,8 +176,9 @@ class BestPairs {
         const __m512i reached = _mm512_set1_epi64(bound), magnitude = _mm512_set1_epi64(INT64_MAX);
         __m512i place = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
         for (; c + 8 <= candidates; c += 8) {
-            const __m512d first = _mm512_i32gather_pd(_mm256_loadu_si256((const __m256i*)&firsts_[c]), first_.data(), 8);
-            const __m512d second = _mm512_i32gather_pd(_mm256_loadu_si256((const __m256i*)&seconds_[c]), second_.data(), 8);
+            const auto eight = [c](const std::vector<int32_t>& list) { return _mm256_loadu_si256((const __m256i*)&list[c]); };
+            const __m512d first = _mm512_i32gather_pd(eight(firsts_), first_.data(), 8);
+            const __m512d second = _mm512_i32gather_pd(eight(seconds_), second_.data(), 8);
             const __m512i bits = _mm512_castpd_si512(_mm512_add_pd(_mm512_add_pd(first, second), _mm512_setzero_pd()));
             const __m512i key = _mm512_xor_si512(bits, _mm512_and_si512(_mm512_srai_epi64(bits, 63), magnitude));
             const __mmask8 reach = _mm512_cmpge_epi64_mask(key, reached);
@@ -216,7 +203,7 @@ class BestPairs {
     std::vector<int32_t> firsts_, seconds_;   // (C,) the candidates
     std::vector<double> first_, second_;      // the halves' scores
     std::vector<int64_t> sums_, places_;
-    std::vector<int32_t> rank_;
+    std::vector<int32_t> rank_, order_;
 };
 
 }  // namespace
