@@ -1,8 +1,8 @@
 """Scores of queries against product keys, in fp32 whatever the keys' dtype.
 
 Scores rounded to 16 bits would tie by the dozen. Products of 16-bit numbers are exact in
-fp32, so widening the keys gives what an fp32-accumulating 16-bit matrix product would; it is
-done a head's half at a time, in a buffer that stays in the cache.
+fp32, so widening the keys gives what an fp32-accumulating 16-bit matrix product would; a CPU does it
+some heads' halves at a time, which stay in its caches.
 
 A normalized score is s = r·(q·k) with r = 1/rms(k): r multiplies scores, not keys, so that normalized keys
 are never formed. Its gradient by k is r·q - k·(r²/c)·s; summed over tokens the second part needs only the
@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from layers.kernels.matmul import linear_into
+
+_CACHED_ELEMENTS = 2**19
 
 
 def key_scores(queries: Tensor, keys: Tensor, *, normalized: bool, eps: float) -> Tensor:
@@ -36,21 +38,35 @@ def scores_with_scales(queries: Tensor, keys: Tensor, *, normalized: bool, eps: 
 
 @torch.library.custom_op("membench::key_scores", mutates_args=())
 def _key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> tuple[Tensor, Tensor]:
-    heads, _, count, columns = keys.shape
+    (heads, _, count, columns), tokens = keys.shape, queries.shape[0]
     fp32: dict[str, Any] = {"dtype": torch.float32, "device": keys.device}
-    scores = torch.empty(heads, 2, queries.shape[0], count, **fp32)
+    scores = torch.empty(heads, 2, tokens, count, **fp32)
     inverse_rms = torch.empty((heads, 2, 1, count) if normalized else 0, **fp32)
-    buffer = None if keys.dtype == torch.float32 else torch.empty(count, columns, **fp32)
-    for head in range(heads):
-        for half in (0, 1):
-            key = keys[head, half] if buffer is None else buffer.copy_(keys[head, half])
-            linear_into(scores[head, half], queries[:, head, half], key)
-            if normalized:
-                mean_square = torch.linalg.vector_norm(key, dim=-1).square() / columns
-                inverse_rms[head, half, 0] = torch.rsqrt(mean_square + eps)
+    of_half = queries.reshape(tokens, 2 * heads, columns).transpose(0, 1)
+    for part in _parts(keys):
+        widened = keys.view(2 * heads, count, columns)[part].float()
+        _multiply_into(scores.view(2 * heads, tokens, count)[part], of_half[part], widened)
+        if normalized:
+            mean_square = torch.linalg.vector_norm(widened, dim=-1).square() / columns
+            inverse_rms.view(2 * heads, count)[part] = torch.rsqrt(mean_square + eps)
     if normalized:
         scores *= inverse_rms
     return scores, inverse_rms
+
+
+def _parts(keys: Tensor) -> list[slice]:
+    """Of all heads' halves (2H): on a CPU as many at a time as stay in its caches when they are widened, else all."""
+    heads, _, count, columns = keys.shape
+    halves = max(1, _CACHED_ELEMENTS // (count * columns)) if keys.device.type == "cpu" else 2 * heads
+    return [slice(first, first + halves) for first in range(0, 2 * heads, halves)]
+
+
+def _multiply_into(scores: Tensor, queries: Tensor, keys: Tensor) -> None:
+    """Some halves (S, B, n) of (S, B, c) and (S, n, c): a large one by itself, which libraries do in parallel."""
+    if len(keys) == 1:
+        linear_into(scores[0], queries[0], keys[0])
+    else:
+        torch.bmm(queries, keys.transpose(1, 2), out=scores)
 
 
 @_key_scores.register_fake

@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 
 from layers.kernels.lookups import Runs
+from layers.kernels.native.bags import bags, computable
 from layers.kernels.native.build import library
+from layers.kernels.native.calls import ELEMENTS, check_rows, pointer
 from layers.kernels.native.lookups import find_runs
 from layers.kernels.plain import row_passes as plain
 from layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
-
-# torch's own bag is at the random-row ceiling already
-weighted_bag = plain.weighted_bag
-
-_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class _Step(ctypes.Structure):
@@ -51,6 +48,13 @@ class _Step(ctypes.Structure):
             seed=step.seed or 0,
             **pointers,
         )
+
+
+def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Each thread some bags."""
+    if not computable(table, table.dtype):
+        return plain.weighted_bag(table, rows, weights)
+    return bags(table, None, rows, weights, table.dtype)
 
 
 def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
@@ -91,12 +95,12 @@ def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor,
     if not _computable(table, gradient):
         plain.update_rows_(table, state, rows, gradient, step)
         return
-    _check_rows(rows, table)
+    check_rows(rows, table)
     rows, gradient = rows.long().contiguous(), gradient.contiguous()
     _call(
         "update_rows",
-        ctypes.c_int(_ELEMENTS[table.dtype]),
-        *map(_pointer, (table, rows, gradient)),
+        ctypes.c_int(ELEMENTS[table.dtype]),
+        *map(pointer, (table, rows, gradient)),
         ctypes.c_int64(len(rows)),
         ctypes.c_int64(table.shape[1]),
         ctypes.byref(_Step.of(step, state)),
@@ -113,33 +117,20 @@ def _pass(
     step: _Step | None,
 ) -> None:
     if found is not None or step is not None:
-        _check_rows(runs.rows, table)
+        check_rows(runs.rows, table)
     rows, weights, tokens = runs.rows.long(), weights.float().contiguous(), tokens.contiguous()
     _call(
         "row_backward",
-        ctypes.c_int(_ELEMENTS[table.dtype]),
-        *map(_pointer, (table, rows, runs.starts, runs.order)),
+        ctypes.c_int(ELEMENTS[table.dtype]),
+        *map(pointer, (table, rows, runs.starts, runs.order)),
         *map(ctypes.c_int64, (len(rows), table.shape[1], weights.shape[1])),
-        *map(_pointer, (weights, tokens, summed, found)),
+        *map(pointer, (weights, tokens, summed, found)),
         None if step is None else ctypes.byref(step),
     )
 
 
 def _computable(table: Tensor, other: Tensor) -> bool:
-    return table.dtype == other.dtype and table.dtype in _ELEMENTS and table.is_contiguous()
-
-
-def _check_rows(rows: Tensor, table: Tensor) -> None:
-    """Where torch would refuse a row that the table does not have, a pointer would reach other memory."""
-    if not rows.numel():
-        return
-    lowest, highest = (int(end) for end in torch.aminmax(rows))
-    if lowest < 0 or highest >= len(table):
-        raise IndexError(f"row {min(lowest, 0) or highest} of a table of {len(table)} rows")
-
-
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    return table.dtype == other.dtype and table.dtype in ELEMENTS and table.is_contiguous()
 
 
 def _call(name: str, *arguments: object) -> None:

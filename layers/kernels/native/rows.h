@@ -7,11 +7,13 @@
 
 constexpr int64_t LINE_BYTES = 64;
 
-// Asks for a row some time before it is needed: rows lie at addresses that no hardware can guess. Into the
+// Asks for a line some time before it is needed: rows lie at addresses that no hardware can guess. Into the
 // second-level cache, which can wait for more lines at once than the first.
+inline void prefetch_line(const void* address) { __builtin_prefetch(address, 0, 2); }
+
 template <typename Element> inline void prefetch_row(const Element* row, int64_t columns) {
     const char* first = reinterpret_cast<const char*>(row);
-    for (int64_t at = 0; at < columns * int64_t(sizeof(Element)); at += LINE_BYTES) __builtin_prefetch(first + at, 0, 2);
+    for (int64_t at = 0; at < columns * int64_t(sizeof(Element)); at += LINE_BYTES) prefetch_line(first + at);
 }
 
 // Four sums, as a single one would wait for each addition to end before it begins the next.

@@ -1,6 +1,6 @@
-// Bags over rows of eight-bit numbers, with a scale a row: see layers/kernels/quantized_bag.py.
+// Bags over rows: see layers/kernels/row_passes.py, and quantized_bag.py for rows of eight-bit numbers.
 //
-// Letters: D columns, B bags, L lookups of a bag.
+// Letters: N rows, D columns, B bags, L lookups of a bag.
 
 #include <vector>
 
@@ -9,7 +9,7 @@
 namespace {
 
 constexpr int64_t TOGETHER = 4;        // rows added in one pass over the sum
-constexpr int64_t ROWS_AHEAD = 8;      // asked for before they are needed
+constexpr int64_t ROWS_AHEAD = 16;     // asked for before they are needed
 constexpr int64_t LEAST_SLICE = 512;   // columns below which a bag is not shared by several threads
 
 struct Int8 {
@@ -21,13 +21,15 @@ struct Float8 {
     int8_t bits;
 };
 
+using ::widen;
+
 inline float widen(Int8 value) { return float(value.bits); }
 
 // Its bits where an fp32 has them; the biases of the exponents, 7 and 127, differ by 120.
 inline float widen(Float8 value) { return float_of(uint32_t(int32_t(value.bits)) << 20 & 0x87f00000u) * 0x1p120f; }
 
 struct Bags {
-    const float* scales;   // (N,)
+    const float* scales;   // (N,), or null: rows as they are
     const int64_t* rows;   // (B, L)
     const float* weights;  // (B, L)
     int64_t bags, lookups, columns;
@@ -37,11 +39,12 @@ struct Bags {
 template <int ROWS, typename Element>
 inline void add_rows(float* __restrict sum, const Element* const* rows, const float* factors,
                      const Element* const* later, int64_t columns) {
+    constexpr int64_t LINE = LINE_BYTES / sizeof(Element);
     int64_t begin = 0;
-    for (; begin + LINE_BYTES <= columns; begin += LINE_BYTES) {
-        for (int row = 0; row < ROWS; ++row) __builtin_prefetch(later[row] + begin);
+    for (; begin + LINE <= columns; begin += LINE) {
+        for (int row = 0; row < ROWS; ++row) prefetch_line(later[row] + begin);
 #pragma omp simd
-        for (int64_t j = 0; j < LINE_BYTES; ++j) {
+        for (int64_t j = 0; j < LINE; ++j) {
             float total = sum[begin + j];
 #pragma GCC unroll 4
             for (int row = 0; row < ROWS; ++row) total += factors[row] * widen(rows[row][begin + j]);
@@ -49,7 +52,7 @@ inline void add_rows(float* __restrict sum, const Element* const* rows, const fl
         }
     }
     for (int row = 0; row < ROWS; ++row) {
-        __builtin_prefetch(later[row] + begin);
+        prefetch_line(later[row] + begin);
         for (int64_t j = begin; j < columns; ++j) sum[j] += factors[row] * widen(rows[row][j]);
     }
 }
@@ -63,18 +66,19 @@ inline void add_lookups(const Bags& given, const Element* table, int64_t at, int
     float factors[ROWS];
     for (int row = 0; row < ROWS; ++row) {
         const int64_t now = given.rows[at + row], next = given.rows[std::min(at + row + ROWS_AHEAD, last)];
-        __builtin_prefetch(given.scales + next);
+        if (given.scales) prefetch_line(given.scales + next);
         rows[row] = table + now * given.columns + first;
         later[row] = table + next * given.columns + first;
-        factors[row] = given.weights[at + row] * given.scales[now];
+        factors[row] = given.weights[at + row] * (given.scales ? given.scales[now] : 1.0f);
     }
     add_rows<ROWS>(sum, rows, factors, later, columns);
 }
 
 // Each thread takes bags, or where there are fewer bags than threads, slices of their columns.
 template <typename Element, typename Out>
-void quantized_bag(const Bags& given, const void* table_, Out* out, int threads) {
+void add_bags(const Bags& given, const void* table_, void* out_, int threads) {
     const Element* table = static_cast<const Element*>(table_);
+    Out* out = static_cast<Out*>(out_);
     threads = useful_threads(threads, given.bags * given.lookups * given.columns);
     const int64_t idle = given.bags ? (threads + given.bags - 1) / given.bags : 1;
     const int64_t slices = std::max<int64_t>(1, std::min(idle, given.columns / LEAST_SLICE));
@@ -83,7 +87,7 @@ void quantized_bag(const Bags& given, const void* table_, Out* out, int threads)
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> sum(width);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, 4)
         for (int64_t task = 0; task < given.bags * slices; ++task) {
             const int64_t bag = task / slices, first = task % slices * width;
             const int64_t columns = std::min(width, given.columns - first);
@@ -94,30 +98,32 @@ void quantized_bag(const Bags& given, const void* table_, Out* out, int threads)
             for (; at + TOGETHER <= end; at += TOGETHER)
                 add_lookups<TOGETHER>(given, table, at, first, columns, sum.data());
             for (; at < end; ++at) add_lookups<1>(given, table, at, first, columns, sum.data());
-            Out* bag_out = out + bag * given.columns + first;
-#pragma omp simd
-            for (int64_t j = 0; j < columns; ++j) bag_out[j] = narrow<Out>(sum[j]);
+            narrow_all(sum.data(), out + bag * given.columns + first, columns);
         }
     }
 }
 
 template <typename Element>
-void to_element(const Bags& given, const void* table, int element, void* out, int threads) {
+void quantized_bags(const Bags& given, const void* table, int element, void* out, int threads) {
     switch (element) {
-        case 0: return quantized_bag<Element>(given, table, static_cast<float*>(out), threads);
-        case 1: return quantized_bag<Element>(given, table, static_cast<BFloat16*>(out), threads);
-        case 2: return quantized_bag<Element>(given, table, static_cast<Half*>(out), threads);
+        case 0: return add_bags<Element, float>(given, table, out, threads);
+        case 1: return add_bags<Element, BFloat16>(given, table, out, threads);
+        case 2: return add_bags<Element, Half>(given, table, out, threads);
     }
 }
 
 }  // namespace
 
-extern "C" void membench_quantized_bag(int is_float8, const void* table, const float* scales, const int64_t* rows,
-                                       const float* weights, int64_t bags, int64_t lookups, int64_t columns,
-                                       int element, void* out, int threads) {
+// Elements of the table: 0 float, 1 bfloat16, 2 float16, which are the result's too; 3 int8, 4 e4m3fn.
+extern "C" void membench_bags(int of_table, const void* table, const float* scales, const int64_t* rows,
+                              const float* weights, int64_t bags, int64_t lookups, int64_t columns, int element,
+                              void* out, int threads) {
     const Bags given{scales, rows, weights, bags, lookups, columns};
-    if (is_float8)
-        to_element<Float8>(given, table, element, out, threads);
-    else
-        to_element<Int8>(given, table, element, out, threads);
+    switch (of_table) {
+        case 0: return add_bags<float, float>(given, table, out, threads);
+        case 1: return add_bags<BFloat16, BFloat16>(given, table, out, threads);
+        case 2: return add_bags<Half, Half>(given, table, out, threads);
+        case 3: return quantized_bags<Int8>(given, table, element, out, threads);
+        case 4: return quantized_bags<Float8>(given, table, element, out, threads);
+    }
 }

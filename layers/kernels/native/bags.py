@@ -1,0 +1,45 @@
+"""Bags in C++: some rows at a time, widened in registers, and asked for some rows before they are needed."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from layers.kernels.native.build import library
+from layers.kernels.native.calls import ELEMENTS, check_rows, pointer
+
+_TABLES = {**ELEMENTS, torch.int8: 3, torch.float8_e4m3fn: 4}
+
+
+def computable(table: Tensor, dtype: torch.dtype) -> bool:
+    """Whether ``bags`` can be formed of this table."""
+    known = dtype in ELEMENTS and (table.dtype == dtype or table.dtype not in ELEMENTS)
+    return known and table.dtype in _TABLES and table.is_contiguous()
+
+
+def bags(table: Tensor, scales: Tensor | None, rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, D) of ``dtype``: over a bag's lookups the sum of weight · scale · row.
+
+    Args:
+        table: (N, D).
+        scales: (N,); None for ones.
+        rows: (B, L), and weights alike.
+
+    Raises:
+        IndexError: the table has no such row.
+    """
+    kernels = library()
+    assert kernels is not None
+    check_rows(rows, table)
+    rows, weights = rows.long().contiguous(), weights.float().contiguous()
+    scales = None if scales is None else scales.contiguous()
+    sums = torch.empty(rows.shape[0], table.shape[1], dtype=dtype)
+    kernels.membench_bags(
+        ctypes.c_int(_TABLES[table.dtype]),
+        *map(pointer, (table, scales, rows, weights)),
+        *map(ctypes.c_int64, (*rows.shape, table.shape[1])),
+        ctypes.c_int(ELEMENTS[dtype]),
+        pointer(sums),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    return sums
