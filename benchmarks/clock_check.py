@@ -22,13 +22,12 @@ from layers.factory import build
 from layers.optim import LayerOptimizer
 from layers.spec import DenseSpec, MemoryPlusSpec, MemorySpec, Mode, MoESpec, PeerSpec
 from membench.case import Case
-from membench.device import cache_bytes
+from membench.device import cache_bytes, usable_cores
 from membench.inputs import make_inputs, pool_size
 from membench.measure.time import Clock, Sampling, Step, sample
 from membench.measurement import make_step
 from membench.process_environment import measuring_environment
 from membench.provenance import probe_environment, utc_now
-from membench.worker import prepare_process
 
 _TURNS = 15
 _SAMPLING = Sampling(min_samples=30, floor_samples=10, max_seconds=0.4, warmup_seconds=0.02)
@@ -104,8 +103,8 @@ def main() -> None:
     asked = parser.parse_args()
     if "GOMP_SPINCOUNT" not in os.environ:
         words = [sys.executable, "-m", "benchmarks.clock_check", *sys.argv[1:]]
-        os.execve(sys.executable, words, measuring_environment(asked.threads))
-    threads, environment = prepare_process(asked.threads), probe_environment(asked.device)
+        os.execve(sys.executable, words, measuring_environment(min(asked.threads, len(usable_cores()))))
+    threads, environment = torch.get_num_threads(), probe_environment(asked.device)
     other = "triton.testing.do_bench" if asked.device == "cuda" else "torch.utils.benchmark"
     found: dict[str, Any] = {"benchmark": "clock_check", "started": utc_now(), "threads": threads, "other_clock": other}
     found |= {"environment": environment, "cases": []}

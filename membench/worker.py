@@ -63,10 +63,15 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def prepare_process(threads: int | None) -> int:
-    """Pin threads to cores, and be the one the kernel kills when memory runs out. Returns the threads."""
+def be_killed_first() -> None:
+    """Be the process that the kernel ends when memory runs out."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def prepare_process(threads: int | None) -> int:
+    """Pin threads to cores, before torch is imported, and be killed first. Returns the threads."""
+    be_killed_first()
     cores = usable_cores()
     count = min(threads or len(cores), len(cores))
     if hasattr(os, "sched_setaffinity"):

@@ -14,12 +14,14 @@ from benchmarks.memory_step_parts.floors import measure_floors
 from benchmarks.memory_step_parts.forward import compare_forwards
 from benchmarks.memory_step_parts.growth import measure_growth
 from benchmarks.memory_step_parts.largest import train_largest
+from benchmarks.memory_step_parts.processes import call
 from benchmarks.memory_step_parts.turns import take_turns
 from benchmarks.public_memory import PlainRowAdagrad, with_weights_of
 from layers.memory import Memory
 from layers.optim import LayerOptimizer
 from layers.peers.embedding_bag import BagMemory
 from layers.spec import MemorySpec
+from membench.device import usable_cores
 
 TINY = Sizes(
     model_dim=64, tokens=6, heads=2, top_k=3, key_dim=8, num_keys=16**2, key_counts=(8**2, 16**2), rounds=1
@@ -27,6 +29,15 @@ TINY = Sizes(
 MAKERS = {"ours": against_public.our_step, "theirs": against_public.their_step}
 # Both sum the same fp32 numbers in another order.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def threads_of_torch():
+    return torch.get_num_threads()
+
+
+def test_parts_measure_with_every_core():
+    """OpenMP binds the main thread to one core when torch is imported; the others must be counted all the same."""
+    assert call(threads_of_torch) == len(usable_cores())
 
 
 def test_public_layer_computes_the_same_on_the_same_weights(seed):

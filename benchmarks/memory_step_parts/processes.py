@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from membench.device import available_memory_bytes
 from membench.process_environment import measuring_environment
-from membench.worker import die_with_parent, prepare_process
+from membench.worker import be_killed_first, die_with_parent
 from membench.worker_process import WorkerDied
 
 Result = TypeVar("Result")
@@ -89,7 +89,7 @@ def short_of_memory(needed_bytes: float) -> str | None:
 
 def _run(target: Callable[..., None], pipe: Connection, *arguments: Any) -> None:
     die_with_parent()
-    prepare_process(None)
+    be_killed_first()
     target(pipe, *arguments)
 
 
