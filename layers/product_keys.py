@@ -14,6 +14,7 @@ from torch.nn import functional
 from layers.initialize import fill_normal_
 from layers.kernels.key_scores import key_scores
 from layers.kernels.lookups import Lookups, index_dtype
+from layers.kernels.matmul import project
 from layers.kernels.retrieval import retrieve
 from layers.kernels.stages import stage
 from layers.layer import Layer, RemoteLookups, Routing, Selection, torch_dtype
@@ -56,7 +57,7 @@ class RetrievalLayer(Layer):
     def _query_halves(self, x: Tensor) -> Tensor:
         """(B, H, 2, c) fp32, normalised where the spec says so."""
         spec = self.spec
-        queries = functional.linear(x, self.query).float().view(-1, spec.heads, spec.key_dim)
+        queries = project(x, self.query).float().view(-1, spec.heads, spec.key_dim)
         if spec.query_norm:
             weight, bias = self.query_norm_weight.float(), self.query_norm_bias.float()
             queries = functional.layer_norm(queries, (spec.key_dim,), weight, bias, EPS)

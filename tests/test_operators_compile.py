@@ -173,7 +173,7 @@ def test_a_layer_marked_dynamic_is_compiled_once(seed):
         for tokens in TOKENS:
             x = torch.randn(tokens, 24)
             torch._dynamo.mark_dynamic(x, 0)
-            assert torch.equal(compiled(x), layer(x))
+            assert relative_rms(compiled(x), layer(x).double()) < 1e-6  # its products are another library's
             frames.add(counter.frame_count)
     assert len(frames) == 1
 

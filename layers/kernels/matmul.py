@@ -13,6 +13,11 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 
+def project(x: Tensor, weight: Tensor) -> Tensor:
+    """``linear``, differentiable."""
+    return _Projection.apply(x, weight)
+
+
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """(R, d_out) of x (R, d_in) and weight (d_out, d_in), which may be a transposed view.
 
@@ -41,6 +46,18 @@ def linear_gradients(y_gradient: Tensor, x: Tensor, out: Tensor | None = None) -
     Always by ``mm``: oneDNN reorders two transposed operands first, and is no faster for it.
     """
     return torch.mm(y_gradient.t(), x, out=out)
+
+
+class _Projection(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return linear(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (dy,), (x, weight), (of_x, of_weight) = upstream, ctx.saved_tensors, ctx.needs_input_grad
+        return linear(dy, weight.t()) if of_x else None, linear_gradients(dy, x) if of_weight else None
 
 
 def _by_onednn(x: Tensor) -> bool:
