@@ -7,6 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from layers import build, spec_from
+from layers.kernels import matmul
 from layers.kernels.lookups import find_runs
 from layers.kernels.row_passes import (
     row_backward,
@@ -33,6 +34,12 @@ def fresh_compiler():
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture(autouse=True)
+def one_library(monkeypatch):
+    """A compiler takes torch's products, which round in another order than what may be the faster library's."""
+    monkeypatch.setattr(matmul, "_onednn_is_faster", lambda: False)
 
 
 def a_layer(kind, **changes):
@@ -173,7 +180,7 @@ def test_a_layer_marked_dynamic_is_compiled_once(seed):
         for tokens in TOKENS:
             x = torch.randn(tokens, 24)
             torch._dynamo.mark_dynamic(x, 0)
-            assert relative_rms(compiled(x), layer(x).double()) < 1e-6  # its products are another library's
+            assert torch.equal(compiled(x), layer(x))
             frames.add(counter.frame_count)
     assert len(frames) == 1
 
