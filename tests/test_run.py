@@ -132,6 +132,8 @@ def start_slow(scenario_file, out, rounds=3):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a shell's background job, which the tests may be, ignores it, and hands that on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
