@@ -84,11 +84,13 @@ void add_bags(const Bags& given, const void* table_, void* out_, int threads) {
     const int64_t slices = std::max<int64_t>(1, std::min(idle, given.columns / LEAST_SLICE));
     const int64_t lines = (given.columns + LINE_BYTES - 1) / LINE_BYTES;
     const int64_t width = (lines + slices - 1) / slices * LINE_BYTES;
+    // several turns a thread, as one may be slower; of few tasks one at a time, that every thread gets some
+    const int64_t tasks = given.bags * slices, a_turn = std::max<int64_t>(1, tasks / (8 * threads));
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> sum(width);
-#pragma omp for schedule(dynamic, 4)
-        for (int64_t task = 0; task < given.bags * slices; ++task) {
+#pragma omp for schedule(dynamic, a_turn)
+        for (int64_t task = 0; task < tasks; ++task) {
             const int64_t bag = task / slices, first = task % slices * width;
             const int64_t columns = std::min(width, given.columns - first);
             if (columns <= 0) continue;

@@ -5,8 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from layers.kernels.native.build import library
-from layers.kernels.native.calls import ELEMENTS, check_rows, pointer
+from layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
 
 _TABLES = {**ELEMENTS, torch.int8: 3, torch.float8_e4m3fn: 4}
 
@@ -28,18 +27,17 @@ def bags(table: Tensor, scales: Tensor | None, rows: Tensor, weights: Tensor, dt
     Raises:
         IndexError: the table has no such row.
     """
-    kernels = library()
-    assert kernels is not None
     check_rows(rows, table)
     rows, weights = rows.long().contiguous(), weights.float().contiguous()
     scales = None if scales is None else scales.contiguous()
     sums = torch.empty(rows.shape[0], table.shape[1], dtype=dtype)
-    kernels.membench_bags(
+    call(
+        "bags",
         ctypes.c_int(_TABLES[table.dtype]),
         *map(pointer, (table, scales, rows, weights)),
         *map(ctypes.c_int64, (*rows.shape, table.shape[1])),
         ctypes.c_int(ELEMENTS[dtype]),
         pointer(sums),
-        ctypes.c_int(torch.get_num_threads()),
+        threads(),
     )
     return sums

@@ -1,11 +1,28 @@
-"""What calls into the C++ kernels share: numbers for dtypes, addresses, and the check of rows that they lack."""
+"""Calls into the C++ kernels: numbers for dtypes, addresses, threads, and the check of rows that they lack."""
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from layers.kernels.native.build import library
+
 ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # as the kernels number them
+
+
+def call(name: str, *arguments: object, result: type | None = None) -> Any:
+    """``membench_<name>`` of the compiled kernels, which returns a ``result`` of ctypes, or nothing."""
+    kernels = library()
+    assert kernels is not None
+    function = getattr(kernels, f"membench_{name}")
+    function.restype = result
+    return function(*arguments)
+
+
+def threads() -> ctypes.c_int:
+    """As many as torch takes."""
+    return ctypes.c_int(torch.get_num_threads())
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from layers.kernels.lookups import Runs
 from layers.kernels.native.bags import bags, computable
-from layers.kernels.native.build import library
-from layers.kernels.native.calls import ELEMENTS, check_rows, pointer
+from layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
 from layers.kernels.native.lookups import find_runs
 from layers.kernels.plain import row_passes as plain
 from layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
@@ -97,13 +96,14 @@ def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor,
         return
     check_rows(rows, table)
     rows, gradient = rows.long().contiguous(), gradient.contiguous()
-    _call(
+    call(
         "update_rows",
         ctypes.c_int(ELEMENTS[table.dtype]),
         *map(pointer, (table, rows, gradient)),
         ctypes.c_int64(len(rows)),
         ctypes.c_int64(table.shape[1]),
         ctypes.byref(_Step.of(step, state)),
+        threads(),
     )
 
 
@@ -119,22 +119,16 @@ def _pass(
     if found is not None or step is not None:
         check_rows(runs.rows, table)
     rows, weights, tokens = runs.rows.long(), weights.float().contiguous(), tokens.contiguous()
-    _call(
+    call(
         "row_backward",
         ctypes.c_int(ELEMENTS[table.dtype]),
         *map(pointer, (table, rows, runs.starts, runs.order)),
         *map(ctypes.c_int64, (len(rows), table.shape[1], weights.shape[1])),
         *map(pointer, (weights, tokens, summed, found)),
         None if step is None else ctypes.byref(step),
+        threads(),
     )
 
 
 def _computable(table: Tensor, other: Tensor) -> bool:
     return table.dtype == other.dtype and table.dtype in ELEMENTS and table.is_contiguous()
-
-
-def _call(name: str, *arguments: object) -> None:
-    """Calls a kernel with torch's number of threads as its last argument."""
-    kernels = library()
-    assert kernels is not None
-    getattr(kernels, f"membench_{name}")(*arguments, ctypes.c_int(torch.get_num_threads()))
