@@ -5,6 +5,7 @@ import secrets
 from pathlib import Path
 
 import pytest
+from timing import VirtualTime
 
 # Threads that wait give their core away: tests share the cores with each other. Before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -35,6 +36,15 @@ def path(request):
         pytest.skip("no C++ compiler")
     with paths.forced(request.param):
         yield request.param
+
+
+@pytest.fixture
+def virtual_time(monkeypatch):
+    """What the instrument reads its times from, instead of the machine's clock."""
+    clock = VirtualTime()
+    for module in ("measure.time", "profiler.stage_clock", "profiler.stage_times"):
+        monkeypatch.setattr(f"membench.{module}.time", clock)
+    return clock
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from gate_results import a_file, a_record, noisy, side
+from timing import once_in
 
 from membench.cli import main
 from membench.records import write_result
@@ -324,14 +325,19 @@ def test_a_thousand_cases_compare_in_seconds(save, tmp_path, seed):
     code = (
         "import sys\nfrom membench.cli import main\ntry:\n    main()\nfinally:\n    assert 'torch' not in sys.modules"
     )
-    begin = time.process_time(), time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", code, "compare", *paths],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    assert done.returncode in (0, 1), done.stderr
-    assert done.stdout.count("latency_ms_p50") == 100
-    assert "more rows, none worse" in done.stdout
-    assert time.perf_counter() - begin[1] < 12  # goal 3 s on a quiet machine; a busy one must not fail the tests
+
+    def check():
+        begin = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code, "compare", *paths],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+        elapsed_s = time.perf_counter() - begin
+        assert done.returncode in (0, 1), done.stderr
+        assert done.stdout.count("latency_ms_p50") == 100
+        assert "more rows, none worse" in done.stdout
+        assert elapsed_s < 6  # the goal is 3 s, on a quiet machine
+
+    once_in(4, check)

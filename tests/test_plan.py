@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from timing import once_in
 
 from layers.spec import DenseSpec, MemorySpec
 from membench.datasheet import parse_hardware
@@ -180,12 +181,16 @@ def test_planning_is_quick_and_imports_no_torch():
         "try: main()\n"
         "finally: print([m for m in ('torch', 'numpy', 'pandas', 'scipy') if m in sys.modules], file=sys.stderr)"
     )
-    started = time.perf_counter()
     command = [sys.executable, "-c", code, "plan", "iso_flop_8b", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    elapsed_s = time.perf_counter() - started
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.strip() == "[]"
-    (made,) = json.loads(done.stdout)["plans"]
-    assert made["scenario"] == "iso_flop_8b"
-    assert elapsed_s < 5, "a second on an idle machine"
+
+    def check():
+        begin = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        elapsed_s = time.perf_counter() - begin
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.strip() == "[]"
+        (made,) = json.loads(done.stdout)["plans"]
+        assert made["scenario"] == "iso_flop_8b"
+        assert elapsed_s < 1
+
+    once_in(8, check)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from timing import once_in
 
 from layers import build, spec_from
 from layers.kernels.stages import observed_by, stage
@@ -76,9 +77,8 @@ def test_observing_changes_no_gradient(name, seed):
     torch.testing.assert_close(gradients(watched), gradients(alone), rtol=0, atol=0)
 
 
-def test_no_node_of_the_backward_is_left_to_the_rest():
+def test_no_node_of_the_backward_is_left_to_the_rest(virtual_time):
     """What is slow in a stage's backward shows in that stage: here its node sleeps."""
-    import time
 
     class Slow(torch.autograd.Function):
         @staticmethod
@@ -87,9 +87,9 @@ def test_no_node_of_the_backward_is_left_to_the_rest():
 
         @staticmethod
         def backward(ctx, *upstream):
-            time.sleep(0.02)
+            virtual_time.sleep(0.02)
             with stage("inner"):
-                time.sleep(0.01)
+                virtual_time.sleep(0.01)
             return upstream[0]
 
     class Toy:
@@ -102,7 +102,7 @@ def test_no_node_of_the_backward_is_left_to_the_rest():
             with stage("first"):
                 y = Slow.apply(x @ self.weight)
             with stage("second"):
-                time.sleep(0.005)
+                virtual_time.sleep(0.005)
                 z = Slow.apply(y).tanh()
             return z + x
 
@@ -118,12 +118,16 @@ def test_no_node_of_the_backward_is_left_to_the_rest():
         make_step("forward_backward", call, toy, [Input(torch.randn(3, 4), None)], torch.ones(3, 4), None), stages
     )
     step(0)
-    found = stages.seconds()
-    assert found[StageKey("second")] == pytest.approx(0.005, abs=0.004)
-    assert found[StageKey("first", True)] == pytest.approx(0.02, abs=0.008)
-    assert found[StageKey("second", True)] == pytest.approx(0.02, abs=0.008)
-    assert found[StageKey("inner", True)] == pytest.approx(0.02, abs=0.008)
-    assert found[REST] < 0.004
+    assert stages.seconds() == pytest.approx(
+        {
+            REST: 0.0,
+            StageKey("first"): 0.0,
+            StageKey("second"): 0.005,
+            StageKey("first", True): 0.02,
+            StageKey("second", True): 0.02,
+            StageKey("inner", True): 0.02,
+        }
+    )
     assert toy.weight.grad is not None
 
 
@@ -133,10 +137,15 @@ def test_stages_add_up_to_the_step(mode):
         spec_from({"kind": "memory", "model_dim": 256, "num_keys": "16K", "key_dim": 128, "dtype": "float32"})
     )
     alone, watched, stages = steps(layer, mode, tokens=128)
-    found = time_stages(Clock("cpu"), alone, watched, stages, Budget(least=20, most=40, seconds=3, warmup_seconds=0.1))
-    assert sum(found.stages.values()) == pytest.approx(found.observed_s)
-    assert found.stages[REST] < 0.1 * found.observed_s
-    assert found.observed_s == pytest.approx(found.alone_s, rel=0.25)  # loose: the cores are shared with other tests
+    budget = Budget(least=20, most=40, seconds=3, warmup_seconds=0.1)
+
+    def check():
+        found = time_stages(Clock("cpu"), alone, watched, stages, budget)
+        assert sum(found.stages.values()) == pytest.approx(found.observed_s)
+        assert found.stages[REST] < 0.1 * found.observed_s
+        assert found.observed_s == pytest.approx(found.alone_s, rel=0.25)
+
+    once_in(5, check)
 
 
 def test_marks_leave_no_gap():
@@ -156,7 +165,7 @@ def test_a_stage_that_nobody_observes_costs_next_to_nothing():
         with stage("bag"):
             pass
 
-    assert min(timeit.repeat(use, number=2000, repeat=5)) / 2000 < 2e-6  # 0.3 µs where nothing else runs
+    assert min(timeit.repeat(use, number=200, repeat=50)) / 200 < 2e-6  # 0.3 µs where nothing else runs
 
 
 def test_observers_do_not_outlive_their_with():

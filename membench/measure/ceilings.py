@@ -13,8 +13,7 @@ from torch import Tensor
 
 from layers.initialize import fill_normal_
 from layers.kernels.matmul import linear
-from layers.kernels.native.read_rows import read_rows
-from layers.kernels.paths import path_of
+from layers.kernels.paths import implementation, path_of
 from membench.measure.time import Clock, Sampling, sample
 
 _QUICK = Sampling(min_samples=7, floor_samples=3, max_seconds=0.3, warmup_seconds=0.05)
@@ -66,8 +65,8 @@ def random_row_ceiling(clock: Clock, table: Tensor) -> float:
     """Bytes/s of reading random rows of the very table a layer reads: same row bytes, dtype, pages.
 
     Plain readers: bags of summed rows in two lengths (no row is written), a gather (which writes as much as
-    it reads; only what it reads counts), and on a CPU with a compiler a loop in C++ that only reads. Rows of
-    eight-bit numbers, of which torch has no bag, are summed as the fp32 numbers that their bytes would be.
+    it reads; only what it reads counts), and a kernel that only reads, in C++ or Triton, where there is one. Rows
+    of eight-bit numbers, of which torch has no bag, are summed as the fp32 numbers that their bytes would be.
     """
     row_bytes = table.shape[1] * table.element_size()
     if table.element_size() == 1 and row_bytes % torch.float32.itemsize == 0:
@@ -85,6 +84,7 @@ def random_row_ceiling(clock: Clock, table: Tensor) -> float:
         return table.index_select(0, indices[i % 32])
 
     ways: list[Callable[[int], object]] = [gather] if table.element_size() == 1 else [bag(32), bag(128), gather]
-    if path_of(table) == "native" and table.is_contiguous():
+    if path_of(table) != "torch" and table.is_contiguous():
+        read_rows = implementation("read_rows", table).read_rows
         ways.append(lambda i: read_rows(table, indices[i % 32]))
     return count * row_bytes / _best_seconds(clock, ways)
