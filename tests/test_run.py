@@ -154,7 +154,7 @@ def test_a_killed_run_is_resumed(scenario_file, tmp_path, how):
         os.killpg(process.pid, how)
     else:
         os.kill(process.pid, how)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=120)
     if how == signal.SIGINT:
         assert process.returncode == 130, stderr
         assert "Traceback" not in stderr
