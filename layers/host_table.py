@@ -27,7 +27,7 @@ class HostTable(ValueTable):
     ``direct``: the device's kernels read the rows over the bus, each as often as it is looked up.
     ``staged``: the host gathers the distinct rows, and a copy of just those crosses the bus. Which is faster
     depends on how often rows repeat, on the bus and on the host's cores; unless it is given, the first use
-    times both and ``way_ms`` keeps what they took.
+    times both, with a backward pass where gradients are formed, and ``way_ms`` keeps what they took.
 
     The rows' gradient is formed on the device, from its copies, and goes to the host, where the rows are
     updated. Weight, gradient and what an optimizer remembers stay on the host whatever the layer is moved to.
@@ -77,33 +77,41 @@ class HostTable(ValueTable):
         return row_dots(near, at.rows, tokens)
 
     @torch.no_grad()
-    def reach(self, lookups: Lookups) -> tuple[Tensor, Lookups]:
-        """A table within the device's reach, and where in it the looked-up rows are."""
+    def reach(self, lookups: Lookups, *, backward: bool = False) -> tuple[Tensor, Lookups]:
+        """A table within the device's reach, and where in it the looked-up rows are, perhaps for a backward too."""
         if self.way is None:
-            self.way_ms = {way: self._trial_ms(way, lookups) for way in WAYS}
+            self.way_ms = {way: self._trial_ms(way, lookups, backward) for way in WAYS}
             self.way = min(WAYS, key=lambda way: self.way_ms[way])
         return self._reach(self.way, lookups)
 
     def _reach(self, way: Way, lookups: Lookups) -> tuple[Tensor, Lookups]:
         if way == "direct":
             return self.seen, lookups
-        runs = lookups.runs.exact()
+        runs = lookups.exact_runs
         rows = on_host(runs.rows)
         near = self.weight.index_select(0, rows) if self._copier is None else self._copier.copy(rows)
         return near, _renumbered(runs, lookups.rows.shape)
 
-    def _trial_ms(self, way: Way, lookups: Lookups) -> float:
-        """The best of some bags, each with lookups that are not sorted yet."""
-        weights = torch.ones(lookups.rows.shape, device=lookups.rows.device)
+    def _trial_ms(self, way: Way, lookups: Lookups, backward: bool) -> float:
+        """The best of some bags, perhaps with their gradients, each with lookups that are not sorted yet."""
+        place = {"dtype": torch.float32, "device": lookups.rows.device}
+        weights = torch.ones(lookups.rows.shape, **place)
+        tokens = torch.ones(len(weights), self.weight.shape[1], **place)
         seconds = []
         for _ in range(_TRIALS):
             begin = time.perf_counter()
             near, at = self._reach(way, Lookups(lookups.rows, lookups.num_rows))
             weighted_bag(near, at.rows, weights)
+            if backward:
+                row_backward(near, at.exact_runs, weights, tokens, gradient=True, dots=True)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             seconds.append(time.perf_counter() - begin)
         return 1e3 * min(seconds)
+
+    def settle(self) -> None:
+        if self.way == "direct" and self.device.type == "cuda":  # kernels read the very memory that is written
+            torch.cuda.synchronize(self.device)
 
     def take_gradient(self, runs: Runs, gradient: Tensor) -> None:
         """What a backward pass does with the gradient (U, D) that it formed of the rows of ``runs``."""
@@ -111,7 +119,7 @@ class HostTable(ValueTable):
         if self._taker is None:
             self.accumulate(RowGradient(rows, values))
         elif len(rows):  # to whoever updates rows at once, as a use by U tokens of one row each
-            ones = torch.ones(len(rows), 1)
+            ones = torch.ones(len(rows), 1, dtype=torch.float32)
             self._taker(Use(Lookups(rows[:, None], len(self.weight)), ones, values, dots=False))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -129,13 +137,13 @@ def _renumbered(runs: Runs, shape: torch.Size) -> Lookups:
     runs = Runs(torch.arange(count, dtype=torch.int32, device=runs.rows.device), runs.starts, runs.order)
     run = torch.repeat_interleave(runs.rows, runs.starts.diff(), output_size=len(runs.order))
     at = Lookups(torch.empty_like(run).scatter_(0, runs.order.long(), run).view(shape), count)
-    at.runs = runs  # sorted already
+    at.runs = at.exact_runs = runs  # sorted already
     return at
 
 
 def _save(ctx: Any, table: HostTable, lookups: Lookups, other: Tensor) -> tuple[Tensor, Lookups]:
     """Keeps what a backward pass needs: staged rows too, so that they cross the bus once."""
-    near, at = table.reach(lookups)
+    near, at = table.reach(lookups, backward=True)
     ctx.table, ctx.lookups, ctx.at = table, lookups, at
     ctx.save_for_backward(other, None if near is table.seen else near)
     return near, at
@@ -149,9 +157,9 @@ def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
 
 def _leave_gradient(ctx: Any, near: Tensor, weights: Tensor, tokens: Tensor, *, dots: bool) -> Tensor | None:
     """Hands the table the gradient of its rows; returns their dots, if wanted."""
-    gradient, found = row_backward(near, ctx.at.runs.exact(), weights, tokens.contiguous(), gradient=True, dots=dots)
+    gradient, found = row_backward(near, ctx.at.exact_runs, weights, tokens.contiguous(), gradient=True, dots=dots)
     assert gradient is not None
-    ctx.table.take_gradient(ctx.lookups.runs.exact(), gradient)
+    ctx.table.take_gradient(ctx.lookups.exact_runs, gradient)
     return found
 
 

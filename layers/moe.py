@@ -54,7 +54,7 @@ class MoE(Layer):
             if spec.shared_hidden
             else None
         )
-        bias = torch.zeros(spec.num_experts, device=device) if spec.balancing == "bias" else None
+        bias = torch.zeros(spec.num_experts, dtype=torch.float32, device=device) if spec.balancing == "bias" else None
         self.register_buffer("expert_bias", bias)
         self._last_load: Tensor | None = None
 

@@ -53,10 +53,10 @@ class QuantizedTable(nn.Module):
         # the largest of D normal numbers, roughly, becomes the format's largest
         scale = std * math.sqrt(2 * math.log(2 * columns)) / largest
         weight = allocate(num_rows, columns, row_dtype, torch.device(device))
-        block = torch.empty(min(weight.numel(), BLOCK_ELEMENTS), device=device)
+        block = torch.empty(min(weight.numel(), BLOCK_ELEMENTS), dtype=torch.float32, device=device)
         block.normal_(0.0, std / scale, generator=generator).clamp_(-largest, largest)
         repeat_(weight, (block.round_() if row_dtype == torch.int8 else block).to(row_dtype))
-        scales = torch.empty(num_rows, device=device)
+        scales = torch.empty(num_rows, dtype=torch.float32, device=device)
         scales.uniform_(scale * (1 - _SCALE_SPREAD), scale * (1 + _SCALE_SPREAD), generator=generator)
         return cls(weight, scales, dtype)
 

@@ -59,6 +59,7 @@ class TableOptimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Apply what is queued, or the table's row gradient; nothing where there is neither."""
+        self.table.settle()
         if self._queue:
             use, self._queue = _joined(self._queue), []
             row_backward_update_(
@@ -81,6 +82,7 @@ class TableOptimizer:
             if not first:
                 raise RuntimeError("a table is used twice in a fused step: use queued() or the row gradient instead")
             first = False
+            self.table.settle()
             return row_backward_update_(
                 self.table.weight, self.state, use.lookups.runs, use.weights, use.tokens, self._next(), dots=use.dots
             )
@@ -177,6 +179,7 @@ class DenseTableAdamW:
         """Spread the row gradient into a dense one and step."""
         if self.table.gradient is None:
             return
+        self.table.settle()
         self.parameter.grad = self.table.gradient.to_dense(len(self.parameter))
         self.adamw.step()
         self.parameter.grad = None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from layers.initialize import fill_normal_
-from layers.kernels.lookups import Lookups, find_runs
+from layers.kernels.lookups import Lookups, Runs, find_runs
 from layers.kernels.row_passes import row_backward, row_dots, weighted_bag
 from layers.pages import allocate, on_huge_pages
 
@@ -39,6 +39,12 @@ class RowGradient:
         dense = self.values.new_zeros(num_rows, self.values.shape[1])
         dense[self.rows] = self.values
         return dense
+
+
+def _exact(runs: Runs, values: Tensor) -> RowGradient:
+    """Of runs and the sums of each, without those that are empty."""
+    rows = runs.exact().rows
+    return RowGradient(rows, values[: len(rows)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,7 @@ class ValueTable(nn.Module):
         weight = fill_normal_(allocate(num_rows, columns, dtype, torch.device(device)), std, generator)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.huge_pages = weight.device.type == "cpu" and on_huge_pages(weight)
-        self.gradient: RowGradient | None = None
+        self._gradient: RowGradient | tuple[Runs, Tensor] | None = None
         self._taker: Callable[[Use], Tensor | None] | None = None
         # Empty. It makes autograd visit a table all of whose other inputs are frozen.
         self._anchor = torch.empty(0, requires_grad=True)
@@ -95,9 +101,27 @@ class ValueTable(nn.Module):
             return _dots(self, lookups, tokens)
         return row_dots(self.weight, lookups.rows, tokens)
 
+    @property
+    def gradient(self) -> RowGradient | None:
+        """Of the rows that were read since it was last None.
+
+        A GPU's host learns only here how many these are, and waits for that: a backward pass does not.
+        """
+        if isinstance(self._gradient, tuple):
+            self._gradient = _exact(*self._gradient)
+        return self._gradient
+
+    @gradient.setter
+    def gradient(self, gradient: RowGradient | None) -> None:
+        self._gradient = gradient
+
+    def settle(self) -> None:
+        """Waits for whoever still reads the rows, as an update must where nothing else makes it."""
+
     def accumulate(self, gradient: RowGradient) -> None:
         """Add one use's gradient: of another layer that shares the pool, or of another backward pass."""
-        self.gradient = gradient if self.gradient is None else self.gradient.plus(gradient, len(self.weight))
+        before = self.gradient
+        self.gradient = gradient if before is None else before.plus(gradient, len(self.weight))
 
     @contextmanager
     def uses_taken_by(self, taker: Callable[[Use], Tensor | None]) -> Iterator[None]:
@@ -112,10 +136,13 @@ class ValueTable(nn.Module):
         """What a backward pass does with a use; returns its dots (B, L), if wanted."""
         if self._taker is not None:
             return self._taker(use)
-        runs = use.lookups.runs.exact()
+        runs = use.lookups.runs
         gradient, dots = row_backward(self.weight, runs, use.weights, use.tokens, gradient=True, dots=use.dots)
         assert gradient is not None
-        self.accumulate(RowGradient(runs.rows, gradient))
+        if self._gradient is None:
+            self._gradient = runs, gradient
+        else:
+            self.accumulate(_exact(runs, gradient))
         return dots
 
     def extra_repr(self) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from layers.host_table import HostTable
 from layers.layer import Layer, Routing
 
 Call = Callable[[Tensor, Routing | None], Tensor]
@@ -33,10 +34,13 @@ def _graphed(layer: Layer, example: Tensor, routing: Routing | None) -> Call:
         raise ValueError("cuda_graph serves only tokens routed by the layer itself")
     place = example.clone()
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.no_grad(), torch.cuda.stream(side):
         for _ in range(3):
             layer(place)
     torch.cuda.current_stream().wait_stream(side)
+    if any(isinstance(table, HostTable) and table.way != "direct" for table in layer.tables()):
+        raise ValueError("cuda_graph cannot hold what the host does: it gathers this table's rows in every call")
     graph = torch.cuda.CUDAGraph()
     with torch.no_grad(), torch.cuda.graph(graph):
         result = layer(place)

@@ -67,6 +67,12 @@ def test_experts_of_several_tiles(counts):
         assert count or not gradient[expert].any()
 
 
+def test_more_experts_than_are_counted_at_once(monkeypatch):
+    monkeypatch.setattr("layers.kernels.gpu.grouped_matmul._EXPERTS_TOGETHER", 4)
+    case = Case([0, 70, 0, 1, 65, 0, 0, 0, 0, 0, 2, 0, 129], 5, 6, torch.float32)
+    assert_close("y", grouped_linear(case.x, case.weight, case.ends, case.token), case.linear(), case.dtype)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gathered_rows_and_transposed_matrices_give_the_same_bits(dtype):
     case = Case([3, 0, 7], 24, 30, dtype)

@@ -52,6 +52,11 @@ class Lookups:
     def runs(self) -> Runs:
         return find_runs(self.rows.flatten(), self.num_rows)
 
+    @cached_property
+    def exact_runs(self) -> Runs:
+        """Without empty ones; makes the host of a GPU wait."""
+        return self.runs.exact()
+
 
 def index_dtype(num_rows: int) -> torch.dtype:
     """int32 where it can number so many rows."""

@@ -26,8 +26,14 @@ def implementation(name: str, tensor: Tensor) -> ModuleType:
 
 
 def path_of(tensor: Tensor) -> Path:
-    """The way to compute on a tensor like this one."""
+    """The way to compute on a tensor like this one.
+
+    Raises:
+        ValueError: the one that is forced cannot.
+    """
     if _forced is not None:
+        if _forced == "native" and tensor.device.type != "cpu":
+            raise ValueError(f"path native computes on a CPU, not on {tensor.device}")
         return _forced
     if tensor.device.type == "cuda":
         return "triton" if has_triton() else "torch"

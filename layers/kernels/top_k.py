@@ -47,20 +47,27 @@ def _(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return halves, scores.new_empty(tokens, heads, top_k)
 
 
+@torch.library.custom_op("membench::scores_gradient", mutates_args=())
+def _scores_gradient(halves: Tensor, of_sums: Tensor, sub_keys: int) -> Tensor:
+    """(H, 2, B, n): gradients of the chosen sums (B, H, k) added up where they were chosen, (2, B, H, k); else 0."""
+    return implementation("top_k", of_sums).scores_gradient(halves, of_sums.contiguous(), sub_keys)
+
+
+@_scores_gradient.register_fake
+def _(halves: Tensor, of_sums: Tensor, sub_keys: int) -> Tensor:
+    _, tokens, heads, _ = halves.shape
+    return of_sums.new_empty(heads, 2, tokens, sub_keys)
+
+
 def _save(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
-    ctx.shape = inputs[0].shape
+    ctx.sub_keys = inputs[0].shape[-1]
     ctx.save_for_backward(*output)
     ctx.mark_non_differentiable(output[0])
 
 
 def _backward(ctx: Any, _: Any, gradient: Tensor) -> tuple[Tensor, None]:
     halves, weights = ctx.saved_tensors
-    of_sums = sums_gradient(weights, gradient)
-    scores_gradient = of_sums.new_zeros(ctx.shape)
-    # a half of the scores may be part of several chosen sums
-    index = halves.permute(2, 0, 1, 3).long()
-    scores_gradient.scatter_add_(-1, index, of_sums.transpose(0, 1)[:, None].expand(index.shape))
-    return scores_gradient, None
+    return _scores_gradient(halves, sums_gradient(weights, gradient), ctx.sub_keys), None
 
 
 _product_key_top_k.register_autograd(_backward, setup_context=_save)

@@ -15,6 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from layers.kernels.gpu.launch import launch
+
+_EXPERTS_TOGETHER = 1024  # whose tiles a program counts at once
 _TILES_TOGETHER = 8  # tiles of rows that pass over the columns side by side, sharing them in the L2 cache
 
 
@@ -27,7 +30,10 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor, token: Tensor | None
         return y
     block = _block(x.itemsize, columns, inner)
     tiles = triton.cdiv(rows, block["ROWS"]) + experts
-    _grouped_linear[(tiles * triton.cdiv(columns, block["COLUMNS"]),)](
+    launch(
+        x,
+        _grouped_linear,
+        (tiles * triton.cdiv(columns, block["COLUMNS"]),),
         x.contiguous(),
         token,
         weight,
@@ -36,7 +42,7 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor, token: Tensor | None
         experts,
         *weight.stride(),
         TILES_TOGETHER=_TILES_TOGETHER,
-        EXPERTS=triton.next_power_of_2(experts),
+        EXPERTS_TOGETHER=min(triton.next_power_of_2(experts), _EXPERTS_TOGETHER),
         N=columns,
         M=inner,
         PRECISION=_precision(),
@@ -57,7 +63,10 @@ def grouped_linear_gradients(
     gradient = x.new_empty(len(ends), columns, inner)
     block = _block(x.itemsize, inner, columns)
     tiles = triton.cdiv(columns, block["INNER"]) * triton.cdiv(inner, block["COLUMNS"])
-    _grouped_linear_gradients[(len(ends) * tiles,)](
+    launch(
+        x,
+        _grouped_linear_gradients,
+        (len(ends) * tiles,),
         y_gradient.contiguous(),
         x.contiguous(),
         y_token,
@@ -96,15 +105,21 @@ def _first_row(ends: tl.tensor, expert: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _tile_of(
-    ends: tl.tensor, tile: tl.tensor, experts: tl.tensor, EXPERTS: tl.constexpr, ROWS: tl.constexpr
+    ends: tl.tensor, tile: tl.tensor, experts: tl.tensor, EXPERTS_TOGETHER: tl.constexpr, ROWS: tl.constexpr
 ) -> tl.tensor:
     """The expert whose tile this is, counted over all experts, and the tile's first row; no expert past the last."""
-    every = tl.arange(0, EXPERTS)
-    end = tl.load(ends + every, mask=every < experts, other=0)
-    first = tl.load(ends + every - 1, mask=(every > 0) & (every < experts), other=0)
-    tiles = tl.cdiv(end - first, ROWS)
-    expert = tl.sum((tl.cumsum(tiles, 0) <= tile).to(tl.int32), 0)
-    before = tl.sum(tl.where(every < expert, tiles, 0), 0)
+    expert = tl.zeros([], tl.int32)
+    before = tl.zeros([], tl.int32)  # tiles of the experts before it
+    counted = tl.zeros([], tl.int32)
+    for start in range(0, experts, EXPERTS_TOGETHER):
+        some = start + tl.arange(0, EXPERTS_TOGETHER)
+        end = tl.load(ends + some, mask=some < experts, other=0)
+        first = tl.load(ends + some - 1, mask=(some > 0) & (some < experts), other=0)
+        tiles = tl.cdiv(end - first, ROWS)
+        passed = (some < experts) & (counted + tl.cumsum(tiles, 0) <= tile)
+        expert += tl.sum(passed.to(tl.int32), 0)
+        before += tl.sum(tl.where(passed, tiles, 0), 0)
+        counted += tl.sum(tiles, 0)
     return expert, (tile - before) * ROWS
 
 
@@ -120,7 +135,7 @@ def _grouped_linear(
     column_stride: tl.tensor,
     inner_stride: tl.tensor,
     TILES_TOGETHER: tl.constexpr,
-    EXPERTS: tl.constexpr,
+    EXPERTS_TOGETHER: tl.constexpr,
     N: tl.constexpr,
     M: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -131,7 +146,7 @@ def _grouped_linear(
     across = tl.cdiv(N, COLUMNS)
     down = tl.num_programs(0) // across
     tile, left = tl.swizzle2d(tl.program_id(0) // across, tl.program_id(0) % across, down, across, TILES_TOGETHER)
-    expert, offset = _tile_of(ends, tile, experts, EXPERTS, ROWS)
+    expert, offset = _tile_of(ends, tile, experts, EXPERTS_TOGETHER, ROWS)
     if expert >= experts:
         return
     end = tl.load(ends + expert)

@@ -14,6 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from layers.kernels.gpu import tiles
+from layers.kernels.gpu.launch import launch
+from layers.kernels.gpu.row_shape import row_shape
 
 _SUMMED_BYTES = 2  # tiles as of bfloat16 rows: it is a tile's fp32 sums that fill registers, not what is fetched
 _PROGRAMS = 256  # fewer leave a large GPU idle
@@ -31,18 +33,19 @@ def quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, 
     if tokens * tile.parts(columns) < _PROGRAMS:
         tile = tiles.of_bags(columns, _SUMMED_BYTES, lookups, few=True)
     if bags.numel():
-        _quantized_bag[(tokens * tile.parts(columns),)](
+        launch(
+            table,
+            _quantized_bag,
+            (tokens * tile.parts(columns),),
             table.view(torch.int8),
-            scales,
+            scales.contiguous(),
             rows.contiguous(),
             weights.contiguous(),
             bags,
             LOOKUPS=lookups,
-            COLUMNS=columns,
             FLOAT8=table.dtype == torch.float8_e4m3fn,
-            ROWS=tile.rows,
-            TILE=tile.columns,
-            num_warps=tile.warps,
+            **row_shape(table),
+            **tile.constants,
         )
     return bags
 
@@ -64,8 +67,9 @@ def _quantized_bag(
     weights: tl.tensor,
     bags: tl.tensor,
     LOOKUPS: tl.constexpr,
-    COLUMNS: tl.constexpr,
     FLOAT8: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PITCH: tl.constexpr,
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:
@@ -81,7 +85,7 @@ def _quantized_bag(
         factor = tl.load(weights + token * LOOKUPS + at, mask=here, other=0.0).to(tl.float32)
         factor *= tl.load(scales + row, mask=here, other=0.0)
         inside = here[:, None] & (column < COLUMNS)[None, :]
-        bits = tl.load(table + row[:, None] * COLUMNS + column[None, :], mask=inside, other=0)
+        bits = tl.load(table + row[:, None] * PITCH + column[None, :], mask=inside, other=0)
         sums += factor[:, None] * _widened(bits, FLOAT8)
     total = tl.sum(sums, 0).to(bags.dtype.element_ty)
     tl.store(bags + token * COLUMNS + column, total, mask=column < COLUMNS)

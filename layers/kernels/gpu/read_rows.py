@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from layers.kernels.gpu.launch import launch
 from layers.kernels.gpu.tiles import Tile, ceil_div
 
 _WORDS = 4096  # 16 KiB on their way for a program of 4 warps: 32 words a thread
@@ -33,16 +34,8 @@ def read_rows(table: Tensor, rows: Tensor) -> Tensor:
     parts = tile.parts(words.shape[1])
     combined = words.new_empty(ceil_div(len(rows), tile.rows) * parts)
     if len(combined):
-        _read_rows[(len(combined),)](
-            words,
-            rows,
-            combined,
-            len(rows),
-            WORDS=words.shape[1],
-            ROWS=tile.rows,
-            TILE=tile.columns,
-            num_warps=tile.warps,
-        )
+        arguments = (words, rows.contiguous(), combined, len(rows))
+        launch(table, _read_rows, (len(combined),), *arguments, WORDS=words.shape[1], **tile.constants)
     return combined
 
 

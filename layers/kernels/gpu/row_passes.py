@@ -13,6 +13,8 @@ from torch import Tensor
 
 from layers.kernels.gpu import backward_kernels, bag_kernels, tiles, update_kernels
 from layers.kernels.gpu.backward_kernels import Operands
+from layers.kernels.gpu.launch import launch
+from layers.kernels.gpu.row_shape import row_shape
 from layers.kernels.gpu.tiles import Tile, ceil_div
 from layers.kernels.gpu.update_kernels import StepNumbers
 from layers.kernels.lookups import Runs
@@ -32,7 +34,7 @@ def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     if sums.numel():
         programs = (tokens * tile.parts(columns),)
         arguments = (table, rows.contiguous(), weights.contiguous(), sums, lookups)
-        _launch(bag_kernels.bag, programs, tile, *arguments, **_shape(table))
+        launch(table, bag_kernels.bag, programs, *arguments, **row_shape(table), **tile.constants)
     return sums
 
 
@@ -44,7 +46,8 @@ def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
         tile = tiles.of_dots(table.shape[1], table.itemsize)
         programs = (len(rows) * ceil_div(lookups, _SHARE_OF_DOTS),)
         arguments = (table, rows.contiguous(), tokens.contiguous(), products, lookups)
-        _launch(bag_kernels.dots, programs, tile, *arguments, SHARE=_SHARE_OF_DOTS, **_shape(table))
+        constants = {"SHARE": _SHARE_OF_DOTS, **row_shape(table), **tile.constants}
+        launch(table, bag_kernels.dots, programs, *arguments, **constants)
     return products
 
 
@@ -78,8 +81,8 @@ def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor,
         tile = tiles.of_runs(table.shape[1], whole=True)
         programs = (ceil_div(len(rows), tile.rows),)
         arguments = (table, rows.contiguous(), gradient.contiguous())
-        constants = {"count": len(rows), **_shape(table), **_update(table, state, step)}
-        _launch(update_kernels.update_rows, programs, tile, *arguments, **constants)
+        constants = {"count": len(rows), **row_shape(table), **_update(table, state, step), **tile.constants}
+        launch(table, update_kernels.update_rows, programs, *arguments, **constants)
 
 
 def _operands(
@@ -95,19 +98,20 @@ def _backward(of: Operands, tile: Tile, update: dict[str, Any]) -> None:
     if not count:
         return
     parts = tile.parts(columns)
-    constants = {"runs": runs, "SPLIT": SPLIT, **_shape(of.table)}
+    constants = {"runs": runs, "SPLIT": SPLIT, **row_shape(of.table)}
     of_lookups = {"count": count, "LOOKUPS": lookups}
     programs = (ceil_div(runs, tile.rows), parts)
-    _launch(backward_kernels.short_runs, programs, tile, of, **of_lookups, **constants, **update)
+    short = {**of_lookups, **constants, **update, **tile.constants}
+    launch(of.table, backward_kernels.short_runs, programs, of, **short)
     if count > SPLIT:
-        windows, of_pieces = ceil_div(count, SPLIT), tiles.of_pieces(tile)
+        windows, constants = ceil_div(count, SPLIT), {**constants, **tiles.of_pieces(tile).constants}
         sums = of.gradient is not None or update is not _NO_UPDATE
-        pieces = torch.empty(2 * windows, columns, device=of.table.device) if sums else None
+        pieces = torch.empty(2 * windows, columns, dtype=torch.float32, device=of.table.device) if sums else None
         programs = (2 * windows, parts)
-        _launch(backward_kernels.long_run_pieces, programs, of_pieces, of, pieces, **of_lookups, **constants)
+        launch(of.table, backward_kernels.long_run_pieces, programs, of, pieces, **of_lookups, **constants)
         if sums:
             programs = (windows, parts)
-            _launch(backward_kernels.finish_long_runs, programs, of_pieces, of, pieces, **constants, **update)
+            launch(of.table, backward_kernels.finish_long_runs, programs, of, pieces, **constants, **update)
 
 
 def _products(tile: Tile, table: Tensor, weights: Tensor) -> Tensor:
@@ -136,22 +140,6 @@ def _update(table: Tensor, state: RowState, step: RowStep) -> dict[str, Any]:
 def _as_int32(bits: int) -> int:
     """The same 32 bits as a signed number: a larger one would be a 64-bit argument, of another kernel."""
     return (bits + 2**31) % 2**32 - 2**31
-
-
-def _shape(table: Tensor) -> dict[str, int]:
-    """D, and how far a row is from the next: a table may be some columns of another, but is never copied.
-
-    Raises:
-        ValueError: a row's elements do not lie side by side.
-    """
-    columns, (pitch, step) = table.shape[1], table.stride()
-    if step != 1 and columns > 1:
-        raise ValueError(f"a row's elements must lie side by side; the table's strides are {table.stride()}")
-    return {"COLUMNS": columns, "PITCH": pitch}
-
-
-def _launch(kernel: Any, programs: tuple[int, ...], tile: Tile, *arguments: Any, **constants: Any) -> None:
-    kernel[programs](*arguments, **constants, ROWS=tile.rows, TILE=tile.columns, num_warps=tile.warps)
 
 
 @cache

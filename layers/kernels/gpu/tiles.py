@@ -21,6 +21,11 @@ class Tile(NamedTuple):
     columns: int
     warps: int
 
+    @property
+    def constants(self) -> dict[str, int]:
+        """As kernels are told of it."""
+        return {"ROWS": self.rows, "TILE": self.columns, "num_warps": self.warps}
+
     def parts(self, columns: int) -> int:
         """Tiles side by side that so many columns take."""
         return ceil_div(columns, self.columns)

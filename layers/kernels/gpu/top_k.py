@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from layers.kernels.gpu.bitonic import join, sort_pairs, top
+from layers.kernels.gpu.launch import launch
 from layers.spec.retrieval import candidate_pairs
 
 # Few warps: within one, keys change places by shuffles, and fewer of them the more a thread holds.
@@ -42,7 +43,10 @@ def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     groups = triton.next_power_of_2(triton.cdiv(sub_keys, neighbours))
     groups = max(listed, min(groups, _SCORES_A_TILE // neighbours))
     candidates = _candidates(top_k, scores.device)
-    _product_key_top_k[(tokens * heads,)](
+    launch(
+        scores,
+        _product_key_top_k,
+        (tokens * heads,),
         scores.float().contiguous(),
         candidates,
         halves,
@@ -58,6 +62,18 @@ def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         num_warps=_warps(groups * neighbours, candidates.shape[1]),
     )
     return halves, weights
+
+
+def scores_gradient(halves: Tensor, of_sums: Tensor, sub_keys: int) -> Tensor:
+    """As ``layers.kernels.top_k._scores_gradient``, by a program for each list of scores; the same bits every time."""
+    _, tokens, heads, top_k = halves.shape
+    gradient = of_sums.new_zeros(heads, 2, tokens, sub_keys)
+    listed = triton.next_power_of_2(top_k)
+    if gradient.numel():
+        constants = {"HEADS": heads, "SUB_KEYS": sub_keys, "TOP_K": top_k, "LISTED": listed}
+        arguments = (halves.contiguous(), of_sums, gradient, tokens)
+        launch(of_sums, _scores_gradient, (2 * tokens * heads,), *arguments, **constants, num_warps=_warps(0, listed))
+    return gradient
 
 
 def _neighbours(sub_keys: int, listed: int) -> int:
@@ -106,6 +122,32 @@ def _product_key_top_k(
     tl.store(weights + place, exponentials / tl.sum(exponentials, 0), mask=wanted)
     tl.store(halves + place, (rows // SUB_KEYS).to(tl.int32), mask=wanted)
     tl.store(halves + tl.num_programs(0).to(tl.int64) * TOP_K + place, (rows % SUB_KEYS).to(tl.int32), mask=wanted)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _scores_gradient(
+    halves: tl.tensor,
+    of_sums: tl.tensor,
+    gradient: tl.tensor,
+    tokens: tl.tensor,
+    HEADS: tl.constexpr,
+    SUB_KEYS: tl.constexpr,
+    TOP_K: tl.constexpr,
+    LISTED: tl.constexpr,
+) -> None:
+    """A sub-key may be part of several chosen sums: the first of them writes the sum of their gradients."""
+    program = tl.program_id(0).to(tl.int64)  # (half·B + b)·H + h
+    half, pair = program // (tokens * HEADS), program % (tokens * HEADS)
+    rank = tl.arange(0, LISTED)
+    place = tl.load(halves + program * TOP_K + rank, mask=rank < TOP_K, other=-1)
+    total = tl.zeros([LISTED], tl.float32)
+    repeated = tl.zeros([LISTED], tl.int32)
+    for other in range(TOP_K):
+        same = place == tl.load(halves + program * TOP_K + other)
+        total += tl.where(same, tl.load(of_sums + pair * TOP_K + other), 0.0)
+        repeated += (same & (other < rank)).to(tl.int32)
+    scores = ((pair % HEADS * 2 + half) * tokens + pair // HEADS) * SUB_KEYS
+    tl.store(gradient + scores + place, total, mask=(rank < TOP_K) & (repeated == 0))
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Product-key top-k in C++: each list read once, most scores compared with the k-th best so far and left."""
+"""Product-key top-k in C++: a threshold that few scores pass, and those ranked by counting (``top_k.cpp``)."""
 
 import ctypes
 
@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from layers.kernels.native.calls import call, pointer, threads
+from layers.kernels.plain.top_k import scores_gradient
+
+__all__ = ["product_key_top_k", "scores_gradient"]
 
 
 def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -13,7 +16,7 @@ def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     scores = scores.float().contiguous()
     heads, _, tokens, sub_keys = scores.shape
     halves = torch.empty(2, tokens, heads, top_k, dtype=torch.int32)
-    weights = torch.empty(tokens, heads, top_k)
+    weights = torch.empty(tokens, heads, top_k, dtype=torch.float32)
     call(
         "product_key_top_k",
         pointer(scores),

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_MOST_EXPERTS = 1023  # of torch's kernel, which refuses 1024 groups
+
 
 def is_one_launch(weight: Tensor) -> bool:
     """Whether torch multiplies all experts' matrices (E, n, m) at once: bf16 on Hopper or later, rows of 16 bytes.
 
-    Elsewhere ``grouped_mm`` is a loop that makes the host wait for the row counts.
+    Elsewhere ``grouped_mm`` is a loop that makes the host wait for the row counts, or refuses.
     """
-    if weight.device.type != "cuda" or weight.dtype != torch.bfloat16:
+    if weight.device.type != "cuda" or weight.dtype != torch.bfloat16 or len(weight) > _MOST_EXPERTS:
         return False
     aligned = weight.shape[1] % 8 == 0 and weight.shape[2] % 8 == 0
     return aligned and torch.cuda.get_device_capability(weight.device) >= (9, 0)

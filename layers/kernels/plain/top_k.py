@@ -92,3 +92,10 @@ def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     pairs = best_pairs(scores, top_k)
     weights = torch.softmax(scores.gather(-1, pairs).sum(dim=1), dim=-1)
     return pairs.permute(1, 2, 0, 3).int().contiguous(), weights.transpose(0, 1).contiguous()
+
+
+def scores_gradient(halves: Tensor, of_sums: Tensor, sub_keys: int) -> Tensor:
+    """As ``layers.kernels.top_k._scores_gradient``. On CUDA its additions are in any order."""
+    index = halves.permute(2, 0, 1, 3).long()
+    gradient = of_sums.new_zeros(*index.shape[:-1], sub_keys)
+    return gradient.scatter_add_(-1, index, of_sums.transpose(0, 1)[:, None].expand(index.shape))
