@@ -112,9 +112,8 @@ class _TableUpdate:
             return
         optimizer, beta1 = RULES[rule]
         if optimizer == DENSE:
-            self._dense = DenseTableAdamW(table, learning_rate)
-            # without weight decay, as the row rules are, it is Adam
-            self._dense.adamw.param_groups[0].update(weight_decay=0.0, betas=(beta1, BETA2))
+            self._dense = DenseTableAdamW(table, learning_rate)  # without weight decay, as the row rules are: Adam
+            self._dense.adamw.param_groups[0].update(betas=(beta1, BETA2))
         else:
             self._rows = TableOptimizer(table, RowRule(optimizer, learning_rate, betas=(beta1, BETA2)))
 
@@ -122,8 +121,8 @@ class _TableUpdate:
         return self._rows.fused() if self._rows else nullcontext()
 
     def step(self) -> None:
-        if self._dense:
-            self._dense.step()
+        if optimizer := self._rows or self._dense:
+            optimizer.step()
 
     def set_learning_rate(self, learning_rate: float) -> None:
         if optimizer := self._rows or self._dense:

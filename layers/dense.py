@@ -28,4 +28,5 @@ class Dense(Layer):
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         """y (B, d) of x (B, d); there is nothing to route."""
         del routing
+        self.check_tokens(x, self.gate_up)
         return swiglu(x, self.gate_up, self.down)

@@ -54,12 +54,22 @@ class HostTable(ValueTable):
         self.device = torch.device(device)
         self.way: Way | None = way
         self.way_ms: dict[Way, float] = {}
-        self._copier: RowCopier | None = None
-        self.seen = self.weight.detach()
-        if self.device.type == "cuda":
-            pin(self.weight)
-            self.seen = seen_from_device(self.weight, self.device)
-            self._copier = RowCopier(self.weight.detach(), self.device)
+        self._within: _Within | None = None
+        self._reached()
+
+    @property
+    def seen(self) -> Tensor:
+        """The weight as kernels of the device read it."""
+        return self._reached().seen
+
+    def _reached(self) -> "_Within":
+        """Made anew where the weight has moved: in a copy of this table, or when its state was loaded by assignment."""
+        if self._within is None or self._within.address != self.weight.data_ptr():
+            self._within = _Within(self.weight.detach(), self.device)
+        return self._within
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_within": None}
 
     # A compiler cannot follow what waits for a device, or leaves a gradient in the table.
     @torch.compiler.disable(recursive=True)
@@ -89,7 +99,8 @@ class HostTable(ValueTable):
             return self.seen, lookups
         runs = lookups.exact_runs
         rows = on_host(runs.rows)
-        near = self.weight.index_select(0, rows) if self._copier is None else self._copier.copy(rows)
+        copier = self._reached().copier
+        near = self.weight.index_select(0, rows) if copier is None else copier.copy(rows)
         return near, _renumbered(runs, lookups.rows.shape)
 
     def _trial_ms(self, way: Way, lookups: Lookups, backward: bool) -> float:
@@ -129,6 +140,17 @@ class HostTable(ValueTable):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, device={self.device}, way={self.way}"
+
+
+class _Within:
+    """What brings rows of a weight (N, D) on the host within a device's reach: pinned memory, buffers to copy by."""
+
+    def __init__(self, weight: Tensor, device: torch.device) -> None:
+        self.address = weight.data_ptr()
+        self.seen, self.copier = weight, None
+        if device.type == "cuda":
+            pin(weight)
+            self.seen, self.copier = seen_from_device(weight, device), RowCopier(weight, device)
 
 
 def _renumbered(runs: Runs, shape: torch.Size) -> Lookups:

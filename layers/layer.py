@@ -141,12 +141,31 @@ class Layer(nn.Module):
         """What a router changes after a training step besides its weights; ``frozen``: changes nothing."""
         del frozen
 
-    def zero_gradients(self) -> None:
-        """Forget all gradients, of parameters and of table rows, and the last auxiliary loss with its graph."""
-        self.zero_grad(set_to_none=True)
-        self.auxiliary_loss = None
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, of parameters and of table rows.
+
+        A module around this layer reaches its parameters alone: ``LayerOptimizer.zero_grad`` forgets all.
+        """
+        super().zero_grad(set_to_none)
         for table in self.tables():
             table.gradient = None
+
+    def zero_gradients(self) -> None:
+        """Forget all gradients, and the last auxiliary loss with its graph."""
+        self.zero_grad()
+        self.auxiliary_loss = None
+
+    def check_tokens(self, x: Tensor, weight: Tensor) -> None:
+        """Whether x is (B, d), of the dtype of the ``weight`` (…, d) that it meets first.
+
+        Raises:
+            ValueError: it is not.
+        """
+        d = weight.shape[-1]
+        if x.ndim != 2 or x.shape[1] != d:
+            raise ValueError(f"x should be (tokens, {d}), not {tuple(x.shape)}: flatten what is before the last")
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"x is {x.dtype}, the layer {weight.dtype}")
 
 
 def torch_dtype(name: str) -> torch.dtype:

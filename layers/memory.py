@@ -66,6 +66,7 @@ class Memory(RetrievalLayer):
             )
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
+        self.check_tokens(x, self.query)
         selection = self.select(x)
         with stage("bag"):
             lookups, weights, _ = self.reads(selection, routing)

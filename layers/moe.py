@@ -60,6 +60,7 @@ class MoE(Layer):
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         """y (B, d) of x (B, d); in training mode sets ``auxiliary_loss``."""
+        self.check_tokens(x, self.router)
         with stage("router"):
             selection = self.select(x)
             self.auxiliary_loss = selection.auxiliary_loss

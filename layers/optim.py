@@ -5,8 +5,8 @@ table. It is there to be compared with.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ from torch import Tensor
 from layers.kernels.row_update import ROW_OPTIMIZERS
 from layers.kernels.stages import stage
 from layers.layer import Layer
+from layers.optimizer_state import check_keys, check_torch_state
 from layers.spec import Optimizer
-from layers.table_optim import DenseTableAdamW, RowRule, TableOptimizer, moments
+from layers.table_optim import DenseTableAdamW, RowRule, TableOptimizer, check_rate, moments
 
 
 class LayerOptimizer:
@@ -25,12 +26,22 @@ class LayerOptimizer:
     ``sgd``: plain SGD, tables by touched rows. A learning rate of 0 does all the work and
     leaves the weights as they are.
 
+        optimizer.zero_grad()
         with optimizer.fused():      # rows are updated by the backward pass that reads them
             loss.backward()
         optimizer.step()
 
     Without ``fused`` a backward leaves row gradients, which ``clip_gradients_`` and accumulation need, and
-    ``step()`` applies them. Layers that share a table are given together: it is updated once a step.
+    ``step()`` applies them. Layers that share a table are given together: it is updated once a step. Other
+    modules of a model have optimizers of their own.
+
+    Args:
+        table_learning_rate: of tables; None: as of matrices.
+        table_weight_decay: of tables, decoupled.
+
+    Raises:
+        ValueError: there is no such optimizer, or a rate is none.
+        TypeError: a layer is none of membench's.
     """
 
     def __init__(
@@ -42,8 +53,14 @@ class LayerOptimizer:
         table_learning_rate: float | None = None,
         table_weight_decay: float = 0.0,
     ) -> None:
+        if optimizer not in get_args(Optimizer):
+            raise ValueError(f"optimizer should be one of {', '.join(get_args(Optimizer))}, not {optimizer!r}")
+        rate = learning_rate if table_learning_rate is None else table_learning_rate
+        given = {"learning_rate": learning_rate, "table_learning_rate": rate, "table_weight_decay": table_weight_decay}
+        for name, value in given.items():
+            check_rate(name, value)
         self._optimizer = optimizer
-        self._layers = [layers] if isinstance(layers, Layer) else list(layers)
+        self._layers = _listed(layers)
         self._frozen = learning_rate == 0.0
         read = [table for layer in self._layers for table in layer.tables()]
         tables = {id(table): table for table in read}
@@ -56,14 +73,13 @@ class LayerOptimizer:
         matrices = [p for key, p in parameters.items() if key not in table_weights | taken]
         kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
         self._matrices = [*own, kind(matrices, lr=learning_rate, fused=True)] if matrices else own
-        rate = learning_rate if table_learning_rate is None else table_learning_rate
         self.tables: list[TableOptimizer | DenseTableAdamW] = []
         for number, table in enumerate(tables.values()):
             if optimizer in ROW_OPTIMIZERS:
                 rule = RowRule(optimizer, rate, table_weight_decay)
                 self.tables.append(TableOptimizer(table, rule, seed=number))
             else:
-                self.tables.append(DenseTableAdamW(table, rate))
+                self.tables.append(DenseTableAdamW(table, rate, table_weight_decay))
 
     @contextmanager
     def fused(self) -> Iterator[None]:
@@ -73,6 +89,13 @@ class LayerOptimizer:
                 if isinstance(table, TableOptimizer):
                     stack.enter_context(table.fused() if readers == 1 else table.queued())
             yield
+
+    def zero_grad(self) -> None:
+        """Forget all gradients, of parameters and of table rows, and uses that wait for ``step``."""
+        for layer in self._layers:
+            layer.zero_gradients()
+        for table in self.tables:
+            table.zero_grad()
 
     def step(self) -> None:
         """One update from the gradients that the last backward left."""
@@ -85,10 +108,9 @@ class LayerOptimizer:
 
     def step_tables(self) -> None:
         """The tables' part of ``step``: what a fused backward has not done."""
-        if waiting := [table for table in self.tables if table.waiting]:
-            with stage("table_update"):
-                for table in waiting:
-                    table.step()
+        with stage("table_update") if any(table.waiting for table in self.tables) else nullcontext():
+            for table in self.tables:
+                table.step()
 
     @property
     def dense_table_gradient_bytes(self) -> int:
@@ -110,25 +132,42 @@ class LayerOptimizer:
         """Restore what ``state_dict`` gave.
 
         Raises:
-            ValueError: it is of another optimizer, or of layers with other parameters or tables.
+            ValueError: it is of another optimizer, or of layers with other parameters or tables; nothing is
+                restored then.
         """
+        check_keys(state, self.state_dict())
         if state["optimizer"] != self._optimizer:
             raise ValueError(f"the state is of {state['optimizer']}, this optimizer is {self._optimizer}")
-        for name, optimizers in {"matrices": self._matrices, "tables": self.tables}.items():
-            for optimizer, own in zip(optimizers, state[name], strict=True):
-                optimizer.load_state_dict(own)
+        parts = (("matrices", self._matrices), ("tables", self.tables))
+        for name, optimizers in parts:
+            if not isinstance(state[name], list) or len(state[name]) != len(optimizers):
+                raise ValueError(f"the state is of another number of {name}")
+            for optimizer, saved in zip(optimizers, state[name], strict=True):
+                if isinstance(optimizer, torch.optim.Optimizer):
+                    check_torch_state(optimizer, saved)
+                else:
+                    optimizer.check_state(saved)
+        for name, optimizers in parts:
+            for optimizer, saved in zip(optimizers, state[name], strict=True):
+                optimizer.load_state_dict(saved)
 
 
 @torch.no_grad()
 def clip_gradients_(layers: Layer | Sequence[Layer], max_norm: float) -> Tensor:
     """Scales all gradients, of parameters and of table rows, so that their total norm is at most ``max_norm``.
 
-    A table that several layers share counts once. Needs row gradients, so not inside ``fused``.
+    A table that several layers share counts once. Needs row gradients, which a ``fused`` backward does not leave.
 
     Returns:
-        the norm before, a scalar tensor; nothing waits for it.
+        the norm before, a scalar tensor.
+
+    Raises:
+        ValueError: ``max_norm`` is below 0 or no number.
+        TypeError: a layer is none of membench's.
     """
-    layers = [layers] if isinstance(layers, Layer) else layers
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm should be a number from 0, not {max_norm}")
+    layers = _listed(layers)
     parameters = {id(p): p.grad for layer in layers for p in layer.parameters() if p.grad is not None}
     tables = {id(table): table for layer in layers for table in layer.tables()}
     gradients = [*parameters.values(), *(t.gradient.values for t in tables.values() if t.gradient is not None)]
@@ -137,3 +176,12 @@ def clip_gradients_(layers: Layer | Sequence[Layer], max_norm: float) -> Tensor:
     for gradient in gradients:
         gradient.mul_(scale.to(gradient.device, gradient.dtype))
     return norm
+
+
+def _listed(layers: Layer | Sequence[Layer]) -> list[Layer]:
+    """Raises TypeError where one is something else: a whole model, say."""
+    listed = [layers] if isinstance(layers, torch.nn.Module) else list(layers)
+    for layer in listed:
+        if not isinstance(layer, Layer):
+            raise TypeError(f"{type(layer).__name__} is no layer of membench: give the layers of a model themselves")
+    return listed

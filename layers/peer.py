@@ -50,6 +50,7 @@ class Peer(RetrievalLayer):
             )
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
+        self.check_tokens(x, self.query)
         selection = self.select(x)
         with stage("experts"):
             y = self._experts(x, selection, routing)

@@ -92,6 +92,8 @@ class RetrievalLayer(Layer):
         """
         routing = routing or Routing()
         rows = selection.indices if routing.selected is None else routing.selected
+        if rows.shape != selection.indices.shape:
+            raise ValueError(f"selected is {tuple(rows.shape)}, not {tuple(selection.indices.shape)}")
         weights, remote = selection.weights, None
         if isinstance(routing.remote, RemoteLookups):
             remote = routing.remote

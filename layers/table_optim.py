@@ -3,9 +3,10 @@
 Letters: N rows, D columns, B tokens, L lookups a token.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from layers.kernels.lookups import Lookups
 from layers.kernels.row_passes import row_backward, row_backward_update_, update_rows_
-from layers.kernels.row_update import RowOptimizer, RowState, RowStep
+from layers.kernels.row_update import ROW_OPTIMIZERS, RowOptimizer, RowState, RowStep
+from layers.optimizer_state import check_keys, check_torch_state, tensors_of
 from layers.value_table import Use, ValueTable
 
 _MIXED = 0x9E3779B1  # odd: numbers of steps and seeds that follow each other give unrelated bits
@@ -21,13 +23,35 @@ _MIXED = 0x9E3779B1  # odd: numbers of steps and seeds that follow each other gi
 
 @dataclass(frozen=True, slots=True)
 class RowRule:
-    """What a row optimizer is told; ``layers.kernels.row_update`` says what it does."""
+    """What a row optimizer is told; ``layers.kernels.row_update`` says what it does.
+
+    Raises:
+        ValueError: there is no such optimizer, or a number is none that it can have.
+    """
 
     optimizer: RowOptimizer
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     eps: float = 1e-8
     betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ROW_OPTIMIZERS:
+            raise ValueError(f"a row optimizer is one of {', '.join(ROW_OPTIMIZERS)}, not {self.optimizer!r}")
+        for name in ("learning_rate", "weight_decay", "eps"):
+            check_rate(name, getattr(self, name))
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas should be from 0 to below 1, not {self.betas}")
+
+
+def check_rate(name: str, value: float) -> None:
+    """Of a learning rate or the like.
+
+    Raises:
+        ValueError: it is below 0, infinite or no number.
+    """
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{name} should be a finite number from 0, not {value}")
 
 
 class TableOptimizer:
@@ -40,7 +64,8 @@ class TableOptimizer:
         with optimizer.queued(): loss.backward()           # a pool that several layers share:
         optimizer.step()                                   # one pass over all uses, one update
 
-    ``step()`` belongs at the end of each; after ``fused`` it has nothing left to do. bf16 rows are rounded
+    ``step()`` belongs at the end of each; after ``fused`` it has nothing left to do. ``zero_grad()`` comes before the
+    next backward pass, as with torch's optimizers. bf16 rows are rounded
     stochastically: to nearest, most updates would be lost.
     """
 
@@ -50,16 +75,19 @@ class TableOptimizer:
         self.number = 0  # of updates so far
         self._seed = seed
         self._queue: list[Use] = []
+        self._updated = False  # by a fused backward pass, since the last step
 
     @property
     def waiting(self) -> bool:
         """Whether there is something for ``step`` to apply."""
-        return bool(self._queue) or self.table.gradient is not None
+        return bool(self._queue) or self.table.has_gradient
 
     @torch.no_grad()
     def step(self) -> None:
         """Apply what is queued, or the table's row gradient; nothing where there is neither."""
-        self.table.settle()
+        self._updated = False
+        if self.waiting:
+            self.table.settle()
         if self._queue:
             use, self._queue = _joined(self._queue), []
             row_backward_update_(
@@ -73,15 +101,15 @@ class TableOptimizer:
         """Inside, the backward pass that reads the table updates its rows and leaves no gradient.
 
         Raises:
-            RuntimeError: the table is used a second time: its rows have changed by then.
+            RuntimeError: the table is used a second time before ``step()``: its rows have changed by then; or it
+                has a row gradient, which would be a second update.
         """
-        first = True
+        self._refuse_gradient()
 
         def update(use: Use) -> Tensor | None:
-            nonlocal first
-            if not first:
+            if self._updated:
                 raise RuntimeError("a table is used twice in a fused step: use queued() or the row gradient instead")
-            first = False
+            self._updated = True
             self.table.settle()
             return row_backward_update_(
                 self.table.weight, self.state, use.lookups.runs, use.weights, use.tokens, self._next(), dots=use.dots
@@ -92,7 +120,12 @@ class TableOptimizer:
 
     @contextmanager
     def queued(self) -> Iterator[None]:
-        """Inside, backward passes keep what an update needs, for ``step()`` to apply at once."""
+        """Inside, backward passes keep what an update needs, for ``step()`` to apply at once.
+
+        Raises:
+            RuntimeError: the table has a row gradient, which would be a second update.
+        """
+        self._refuse_gradient()
 
         def queue(use: Use) -> Tensor | None:
             self._queue.append(use)
@@ -103,6 +136,15 @@ class TableOptimizer:
 
         with self.table.uses_taken_by(queue):
             yield
+
+    def _refuse_gradient(self) -> None:
+        if self.table.has_gradient:
+            raise RuntimeError("the table has a row gradient: apply it by step() or forget it by zero_grad() first")
+
+    def zero_grad(self) -> None:
+        """Forget the row gradient and what is queued."""
+        self.table.gradient = None
+        self._queue.clear()
 
     def _next(self) -> RowStep:
         self.number += 1
@@ -128,24 +170,35 @@ class TableOptimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on as if it had not stopped; shares memory with the optimizer."""
-        return {"number": self.number, "seed": self._seed, **self.state.named_tensors()}
+        return {"rule": asdict(self.rule), "number": self.number, "seed": self._seed, **self.state.named_tensors()}
 
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave.
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Whether ``load_state_dict`` would restore it.
 
         Raises:
             ValueError: it is of another rule, or of a table of another size.
         """
-        own = self.state.named_tensors()
-        given = {name: value for name, value in state.items() if torch.is_tensor(value)}
-        shapes = {name: tuple(value.shape) for name, value in given.items()}
-        wanted = {name: tuple(value.shape) for name, value in own.items()}
-        if shapes != wanted:
-            raise ValueError(f"the state is {shapes}, {self.rule.optimizer} on this table needs {wanted}")
+        own = self.state_dict()
+        check_keys(state, own)
+        shapes, wanted = ({name: tuple(t.shape) for name, t in tensors_of(each).items()} for each in (state, own))
+        if shapes != wanted or state["rule"]["optimizer"] != self.rule.optimizer:
+            found = f"{state['rule']['optimizer']} with {shapes}"
+            raise ValueError(f"the state is of {found}, {self.rule.optimizer} on this table needs {wanted}")
+        if not (isinstance(state["number"], int) and state["number"] >= 0 and isinstance(state["seed"], int)):
+            raise ValueError(f"the state's number and seed are {state['number']!r} and {state['seed']!r}")
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave, the rule's numbers too.
+
+        Raises:
+            ValueError: as ``check_state``.
+        """
+        self.check_state(state)
+        self.rule = RowRule(**{**state["rule"], "betas": tuple(state["rule"]["betas"])})
         self.number, self._seed = state["number"], state["seed"]
-        for name, tensor in own.items():
-            tensor.copy_(given[name])
+        for name, tensor in self.state.named_tensors().items():
+            tensor.copy_(state[name])
 
 
 def _joined(uses: list[Use]) -> Use:
@@ -165,15 +218,19 @@ def _joined(uses: list[Use]) -> Use:
 class DenseTableAdamW:
     """The same AdamW as for any parameter, over the whole table: what a dense gradient costs."""
 
-    def __init__(self, table: ValueTable, learning_rate: float) -> None:
+    def __init__(self, table: ValueTable, learning_rate: float, weight_decay: float = 0.0) -> None:
         self.table = table
         self.parameter = table.weight
-        self.adamw = torch.optim.AdamW([self.parameter], lr=learning_rate, fused=True)
+        self.adamw = torch.optim.AdamW([self.parameter], lr=learning_rate, weight_decay=weight_decay, fused=True)
 
     @property
     def waiting(self) -> bool:
         """Whether there is a gradient for ``step`` to apply."""
-        return self.table.gradient is not None
+        return self.table.has_gradient
+
+    def zero_grad(self) -> None:
+        """Forget the row gradient."""
+        self.table.gradient = None
 
     def step(self) -> None:
         """Spread the row gradient into a dense one and step."""
@@ -197,8 +254,17 @@ class DenseTableAdamW:
         """As torch's."""
         return self.adamw.state_dict()
 
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Whether ``load_state_dict`` would restore it.
+
+        Raises:
+            ValueError: it is of other parameters.
+        """
+        check_torch_state(self.adamw, state)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As torch's."""
+        """As torch's, of a checked state."""
+        self.check_state(state)
         self.adamw.load_state_dict(state)
 
 

@@ -115,6 +115,11 @@ class ValueTable(nn.Module):
     def gradient(self, gradient: RowGradient | None) -> None:
         self._gradient = gradient
 
+    @property
+    def has_gradient(self) -> bool:
+        """Whether there is one; nobody waits for the answer."""
+        return self._gradient is not None
+
     def settle(self) -> None:
         """Waits for whoever still reads the rows, as an update must where nothing else makes it."""
 

@@ -4,6 +4,7 @@ Here the device is the host's own processor, so that staging is followed in full
 """
 
 import copy
+import pickle
 import random
 from contextlib import nullcontext
 
@@ -179,6 +180,20 @@ def test_it_stays_where_it_is_and_keeps_its_dtype():
     layer.to(torch.float64)
     assert layer.query.dtype == torch.float64
     assert layer.table.weight.dtype == torch.float32 and layer.table.weight.data_ptr() == before
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_copy_reads_its_own_rows(copied, way, seed):
+    torch.manual_seed(seed)
+    layer, x = twins(way, seed)[1], torch.randn(5, 64)
+    with torch.no_grad():
+        before = layer(x)
+        twin = copied(layer)
+        twin.table.weight.zero_()
+        assert not twin(x).any() and torch.equal(layer(x), before)
+        twin.load_state_dict(layer.state_dict(), assign=True)
+        assert torch.equal(twin(x), before)
 
 
 @pytest.mark.parametrize("mode", ["decode", "forward_backward", "train_step"])

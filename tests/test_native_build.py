@@ -60,6 +60,7 @@ def test_a_layer_trains_where_the_kernels_do_not_compile(tmp_path):
         ("CXX", "no-such-compiler"),
         ("CXX", "a quote that 'does not close"),
         ("CXX", "{folder}/compiler"),  # compiles to nothing
+        ("CXX", "sh -c 'echo >&2; exit 1'"),  # says nothing
         ("MEMBENCH_CACHE", "{folder}/compiler/cache"),  # a folder inside a file
     ],
 )
@@ -83,6 +84,31 @@ def test_what_is_compiled_is_kept(monkeypatch):
         raise AssertionError("compiled again")
 
     monkeypatch.setattr(build, "_compile", fail)
+    assert build.library.__wrapped__() is not None
+
+
+@needs_compiler
+def test_what_is_kept_by_halves_is_compiled_again(tmp_path, monkeypatch):
+    """Loading such a file would end the process."""
+    kept = next(iter(build._cache_folder().glob(f"kernels-{fingerprint()}.so")))
+    (tmp_path / kept.name).write_bytes(kept.read_bytes()[:20_000])
+    (tmp_path / kept.name).with_suffix(".sha256").write_bytes(kept.with_suffix(".sha256").read_bytes())
+    monkeypatch.setenv("MEMBENCH_CACHE", str(tmp_path))
+    assert build.library.__wrapped__() is not None
+    assert (tmp_path / kept.name).stat().st_size > 20_000
+
+
+def fingerprint():
+    return build._fingerprint(build._compiler(), sorted(build._HERE.glob("*.cpp")))
+
+
+@needs_compiler
+def test_a_cache_may_be_relative(tmp_path, monkeypatch):
+    for kept in build._cache_folder().glob(f"kernels-{fingerprint()}.*"):
+        (tmp_path / kept.name).write_bytes(kept.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEMBENCH_CACHE", ".")
+    monkeypatch.setattr(build, "_compile", None)  # not needed
     assert build.library.__wrapped__() is not None
 
 

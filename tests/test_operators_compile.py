@@ -91,6 +91,7 @@ def operator_samples():
     yield "key_scores", (leaf(queries), leaf(keys), True, 1e-6)
     yield "key_scores", (queries, leaf(keys.bfloat16()), False, 1e-6)
     yield "product_key_top_k", (torch.randn(2, 2, 4, 9), 4)
+    yield "scores_gradient", (torch.randint(9, (2, 4, 2, 4), dtype=torch.int32), torch.randn(4, 2, 4), 9)
 
 
 SAMPLES = list(operator_samples())
@@ -247,6 +248,7 @@ def test_the_counter_sees_what_the_config_counts(kind, change, path, seed):
         y = layer(x)
     with FlopCounterMode(display=False) as both:
         layer(x).sum().backward()
+    optimizer.zero_grad()
     with FlopCounterMode(display=False) as fused, optimizer.fused():
         y.sum().backward()
     # normalized keys: ds·s summed over what chose a key, a number a lookup, which no formula counts

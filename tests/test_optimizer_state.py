@@ -86,6 +86,38 @@ def test_the_state_of_another_table_is_refused(rows, columns):
         own.load_state_dict(other.state_dict())
 
 
+@pytest.mark.parametrize("changes", [{"key_dim": 512}, {"num_keys": 16**2}])
+@pytest.mark.parametrize("optimizer", ALL_OPTIMIZERS)
+def test_the_state_of_another_layer_is_refused_whole(optimizer, changes):
+    """Torch's fused kernels would write past moments of another size."""
+    layer, other = (Memory(MemorySpec(**(SMALL | change))) for change in ({}, changes))
+    before, after = LayerOptimizer(layer, optimizer), LayerOptimizer(other, optimizer)
+    generator = torch.Generator().manual_seed(0)
+    run_steps(layer, before, generator, 1, fused=False)
+    run_steps(other, after, generator, 1, fused=False)
+    if optimizer == "sgd":  # which remembers nothing
+        return
+    kept = [tensor.clone() for tensor in after.state_tensors()]
+    with pytest.raises(ValueError, match=r"the parameter|on this table needs"):
+        after.load_state_dict(before.state_dict())
+    assert all(torch.equal(*pair) for pair in zip(kept, after.state_tensors(), strict=True))
+
+
+@pytest.mark.parametrize("state", [{}, 5, {"optimizer": "row_adam", "matrices": [], "tables": []}])
+def test_what_is_no_state_is_refused(state):
+    with pytest.raises(ValueError, match="the state"):
+        LayerOptimizer(Memory(MemorySpec(**SMALL)), "row_adam").load_state_dict(state)
+
+
+@pytest.mark.parametrize("optimizer", ALL_OPTIMIZERS)
+def test_rates_are_restored_with_the_rest(optimizer):
+    layer = Memory(MemorySpec(**SMALL))
+    before, after = LayerOptimizer(layer, optimizer, 0.01), LayerOptimizer(layer, optimizer, 0.5)
+    after.load_state_dict(saved_and_loaded(before.state_dict()))
+    (table,) = after.tables
+    assert (table.adamw.param_groups[0]["lr"] if optimizer == "adamw" else table.rule.learning_rate) == 0.01
+
+
 @pytest.mark.parametrize("optimizer", ROW_OPTIMIZERS)
 def test_state_is_as_large_as_is_counted(optimizer):
     table = ValueTable(60, 20)

@@ -31,6 +31,28 @@ def test_top_k_takes_the_lower_index_of_equal_values(length, top_k, distinct, se
     assert torch.equal(long_top_k(values, top_k), wanted)
 
 
+NANS = torch.tensor([0x7FC00000, -0x400000, -1], dtype=torch.int32).view(torch.float32)  # of either sign
+
+
+@pytest.mark.parametrize("top_k", [1, 4, 16])
+@pytest.mark.parametrize("infinities", [0, 5])
+def test_what_is_no_number_shows(top_k, infinities, path, seed):
+    """Also among infinities of both signs, whose sums are no numbers either. Rows stay distinct."""
+    torch.manual_seed(seed)
+    for nan in NANS:
+        scores = torch.randn(3, 2, 20, 40)
+        spread = [part.flatten()[: 48 * infinities] for part in torch.randn(2, scores.numel()).argsort(dim=1)]
+        for infinity, at in zip((float("inf"), float("-inf")), spread, strict=True):
+            scores.view(-1)[at] = infinity
+        broken = torch.rand(3, 20) < 0.5
+        scores[..., 7][broken[:, None].expand(3, 2, 20)] = nan
+        halves, weights = product_key_top_k(scores, top_k)
+        rows = halves[0].long() * 40 + halves[1]
+        assert all(len(set(head)) == top_k for head in rows.flatten(0, 1).tolist())
+        assert bool(weights.isnan().all(dim=-1)[broken.t()].all())
+        assert infinities or not weights[~broken.t()].isnan().any()
+
+
 def test_top_k_takes_the_lower_order_of_equal_values(seed):
     torch.manual_seed(seed)
     values = torch.randint(0, 4, (50, 60)).double()

@@ -108,6 +108,16 @@ def test_nan_leaves_rows_that_exist():
     assert len(rows.unique()) == 4 and bool(((rows >= 0) & (rows < 81)).all())
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("bits", [0x7FC00000, -0x400000])
+def test_one_nan_of_either_sign_shows(bits):
+    scores = torch.randn(1, 2, 2, 9, device=DEVICE)
+    scores[0, 1, 0, 3] = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    rows, weights = selected(scores, 4)
+    assert weights[0].isnan().all() and not weights[1].isnan().any()
+    assert len(rows[0].unique()) == 4
+
+
 def test_no_tokens():
     rows, weights = selected(torch.empty(2, 2, 0, 30, device=DEVICE), 3)
     assert rows.shape == weights.shape == (0, 2, 3)
@@ -134,13 +144,27 @@ def test_as_an_operator_with_its_gradient():
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("top_k", [1, 3, 8])
+def test_gradients_of_scores_that_are_part_of_several_sums(top_k):
+    of_sums = torch.randn(5, 2, top_k, device=DEVICE)
+    halves = torch.randint(4, (2, 5, 2, top_k), dtype=torch.int32, device=DEVICE)
+    with poisoned_memory():
+        found = [triton_top_k.scores_gradient(halves, of_sums, 4) for _ in range(2)]
+    expected = plain_top_k.scores_gradient(halves, of_sums.double(), 4)
+    torch.testing.assert_close(found[0].double(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(*found)
+
+
 @pytest.mark.skipif(DEVICE == "cuda", reason="a GPU compiles what it runs")
 def test_compiles_for_hopper_once_for_any_number_of_tokens():
     launched = compiled_for_hopper("""
 import torch
-from layers.kernels.gpu.top_k import product_key_top_k
+from layers.kernels.gpu.top_k import product_key_top_k, scores_gradient
 for tokens in (16, 17):
     product_key_top_k(torch.randn(2, 2, tokens, 256), 8)
 product_key_top_k(torch.randn(2, 2, 3, 7), 1)
+for tokens in (16, 17):
+    scores_gradient(torch.zeros(2, tokens, 2, 8, dtype=torch.int32), torch.zeros(tokens, 2, 8), 256)
 """)
     assert launched[0] == launched[1] != launched[2]
+    assert launched[3] == launched[4]

@@ -26,9 +26,17 @@ class Dispatch:
 
 
 def by_expert(selected: Tensor, experts: int) -> Dispatch:
-    """Token choice: rows for selected (B, K), within an expert in the order of the tokens."""
+    """Token choice: rows for selected (B, K), within an expert in the order of the tokens.
+
+    Raises:
+        IndexError: on a CPU, if there is no such expert; a GPU's host does not look.
+    """
     tokens, k = selected.shape
     sorted_experts, slot = selected.flatten().sort(stable=True)
+    if selected.device.type == "cpu" and len(slot) and not torch.compiler.is_compiling():
+        lowest, highest = int(sorted_experts[0]), int(sorted_experts[-1])
+        if lowest < 0 or highest >= experts:
+            raise IndexError(f"expert {min(lowest, 0) or highest} of {experts}")
     returned = torch.empty_like(slot)
     returned[slot] = torch.arange(len(slot), device=slot.device)
     return Dispatch(

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from layers.kernels.checks import check_integers, check_shape
 from layers.kernels.paths import implementation
 
 MAX_INT32 = 2**31 - 1
@@ -42,10 +43,18 @@ class Lookups:
     """The rows (B, L) of a table of ``num_rows`` that each token reads; sorted when a gradient first needs it.
 
     Kept as int32 where row numbers fit, which halves what is read and sorted.
+
+    Raises:
+        ValueError: rows are no row numbers.
     """
 
     def __init__(self, rows: Tensor, num_rows: int) -> None:
-        self.rows = rows.to(index_dtype(num_rows))
+        check_shape("rows", rows, (None, None), "(B, L)")
+        check_integers("rows", rows)
+        kept = index_dtype(num_rows)
+        if rows.dtype != kept and kept == torch.int32:
+            rows = rows.clamp(-1, num_rows).int()  # what is out of range stays so
+        self.rows = rows.to(kept)
         self.num_rows = num_rows
 
     @cached_property
@@ -64,7 +73,14 @@ def index_dtype(num_rows: int) -> torch.dtype:
 
 
 def find_runs(rows: Tensor, num_rows: int) -> Runs:
-    """The runs of equal rows among lookups (M,), by a stable sort, so that sums over a run are reproducible."""
+    """The runs of equal rows among lookups (M,), by a stable sort, so that sums over a run are reproducible.
+
+    Raises:
+        ValueError: rows have another shape or dtype.
+        IndexError: on a CPU, if there are not so many rows.
+    """
+    check_shape("rows", rows, (None,), "(M,)")
+    check_integers("rows", rows)
     return Runs(*_find_runs(rows, num_rows))
 
 

@@ -42,7 +42,7 @@ def path_of(tensor: Tensor) -> Path:
 
 @contextmanager
 def forced(path: Path) -> Iterator[None]:
-    """Inside, every operator takes this path.
+    """Inside, every operator takes this path, in all threads: a backward pass may run in others.
 
     Raises:
         ValueError: it cannot run here.

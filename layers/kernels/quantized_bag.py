@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from layers.kernels.checks import check_floats, check_integers, check_shape, check_together
 from layers.kernels.paths import implementation
 from layers.kernels.quantization import LARGEST
 
@@ -27,11 +28,19 @@ def quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, 
         dtype: of the result; sums are formed in fp32.
 
     Raises:
-        ValueError: the table holds other numbers (``Module.to`` of another dtype casts e4m3 rows, for one).
+        ValueError: the table holds other numbers (``Module.to`` of another dtype casts e4m3 rows, for one), or
+            shapes, dtypes or devices do not fit each other.
         RuntimeError: in a backward pass.
     """
     if table.dtype not in LARGEST or scales.dtype != torch.float32:
         raise ValueError(f"rows of {table.dtype} with scales of {scales.dtype} are none that quantize_rows makes")
+    check_shape("table", table, (None, None), "(N, D)")
+    check_shape("scales", scales, (table.shape[0],), "(N,)")
+    check_shape("rows", rows, (None, None), "(B, L)")
+    check_integers("rows", rows)
+    check_shape("weights", weights, (rows.shape[0], rows.shape[1]), "(B, L)")
+    check_floats("weights", weights)
+    check_together(table=table, scales=scales, rows=rows, weights=weights)
     return _quantized_bag(table, scales, rows, weights, dtype)
 
 

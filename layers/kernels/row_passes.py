@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from layers.kernels.checks import check_floats, check_integers, check_shape, check_together
 from layers.kernels.lookups import Runs, find_runs
 from layers.kernels.paths import implementation
 from layers.kernels.row_update import RowOptimizer, RowState, RowStep
@@ -27,12 +28,21 @@ def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """(B, D): the sum over l of weights (B, L) times table[rows]; rows (B, L). Differentiable.
 
     Summed in fp32. A table that requires a gradient gets a sparse one, of the rows that were read.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit each other; so do all functions here.
     """
+    _check_lookups(table, rows)
+    _check_weights(weights, rows.shape[0], rows.shape[1])
+    check_together(table=table, rows=rows, weights=weights)
     return _weighted_bag(table, rows, weights)
 
 
 def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     """(B, L) fp32: the rows that a token reads, each times the token's own vector of tokens (B, D). Differentiable."""
+    _check_lookups(table, rows)
+    _check_tokens(tokens, rows.shape[0], table)
+    check_together(table=table, rows=rows, tokens=tokens)
     return _row_dots(table, rows, tokens)
 
 
@@ -45,6 +55,7 @@ def row_backward(
         (U, D) for each distinct row the sum, over its lookups, of weights (B, L) times tokens (B, D), in their
         dtype, if ``gradient``; and (B, L) fp32, the ``row_dots`` of the same lookups, if ``dots``.
     """
+    _check_pass(table, runs, weights, tokens)
     summed, found = _row_backward(table, runs.rows, runs.starts, runs.order, weights, tokens, gradient, dots)
     return summed if gradient else None, found if dots else None
 
@@ -56,6 +67,8 @@ def row_backward_update_(
 
     A row is read before it is updated: the dots are those of the table as it was.
     """
+    _check_pass(table, runs, weights, tokens)
+    state.check(table, step.optimizer)
     found = _row_backward_update_(
         table, *_tensors(state), runs.rows, runs.starts, runs.order, weights, tokens, *_numbers(step), dots
     )
@@ -64,7 +77,44 @@ def row_backward_update_(
 
 def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep) -> None:
     """Updates table[rows], distinct rows (U,), by their gradient (U, D)."""
+    check_shape("rows", rows, (None,), "(U,)")
+    check_integers("rows", rows)
+    _check_tokens(gradient, rows.shape[0], table, "gradient", "(U, D)")
+    check_together(table=table, rows=rows, gradient=gradient)
+    state.check(table, step.optimizer)
     _update_rows_(table, *_tensors(state), rows, gradient, *_numbers(step))
+
+
+def _check_pass(table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor) -> None:
+    check_shape("table", table, (None, None), "(N, D)")
+    _check_weights(weights, tokens.shape[0], None)
+    _check_tokens(tokens, weights.shape[0], table)
+    check_shape("runs.rows", runs.rows, (None,), "(U,)")
+    check_integers("runs.rows", runs.rows)
+    check_shape("runs.starts", runs.starts, (runs.rows.shape[0] + 1,), "(U + 1,)")
+    check_shape("runs.order", runs.order, (weights.numel(),), "(B·L,)")
+    for name, part in (("runs.starts", runs.starts), ("runs.order", runs.order)):
+        check_integers(name, part, wide=False)
+        if not part.is_contiguous():
+            raise ValueError(f"{name} should be contiguous, as find_runs makes it")
+    check_together(table=table, rows=runs.rows, starts=runs.starts, order=runs.order, weights=weights, tokens=tokens)
+
+
+def _check_lookups(table: Tensor, rows: Tensor) -> None:
+    check_shape("table", table, (None, None), "(N, D)")
+    check_floats("table", table)
+    check_shape("rows", rows, (None, None), "(B, L)")
+    check_integers("rows", rows)
+
+
+def _check_weights(weights: Tensor, tokens: int, lookups: int | None) -> None:
+    check_shape("weights", weights, (tokens, lookups), "(B, L)")
+    check_floats("weights", weights)
+
+
+def _check_tokens(tokens: Tensor, count: int, table: Tensor, name: str = "tokens", like: str = "(B, D)") -> None:
+    check_shape(name, tokens, (count, table.shape[1]), like)
+    check_floats(name, tokens)
 
 
 @torch.library.custom_op("membench::weighted_bag", mutates_args=())

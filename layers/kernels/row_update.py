@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from layers.kernels.checks import check_fp32, check_integers, check_shape, check_together
+
 RowOptimizer = Literal["sgd", "row_adagrad", "row_adam", "lazy_adam"]
 ROW_OPTIMIZERS: tuple[RowOptimizer, ...] = ("sgd", "row_adagrad", "row_adam", "lazy_adam")
 
@@ -74,6 +76,31 @@ class RowState:
                 stamps = torch.zeros(rows, dtype=torch.int32, device=table.device)
                 first, second = (torch.zeros(table.shape, **fp32) for _ in range(2))
                 return cls(first=first, second=second, stamps=stamps)
+
+    def check(self, table: Tensor, optimizer: RowOptimizer) -> None:
+        """Whether it is what ``of`` would have made.
+
+        Raises:
+            ValueError: the rule is unknown, or something is missing, of another shape or dtype, or elsewhere.
+        """
+        if optimizer not in ROW_OPTIMIZERS:
+            raise ValueError(f"a row optimizer is one of {', '.join(ROW_OPTIMIZERS)}, not {optimizer!r}")
+        rows, columns = table.shape
+        wanted = {
+            "sgd": {},
+            "row_adagrad": {"sums": (rows,)},
+            "row_adam": {"first": (rows, columns), "second": (rows,)},
+            "lazy_adam": {"first": (rows, columns), "second": (rows, columns), "stamps": (rows,)},
+        }[optimizer]
+        own = self.named_tensors()
+        if own.keys() != wanted.keys():
+            raise ValueError(
+                f"{optimizer} remembers {', '.join(wanted) or 'nothing'}, not {', '.join(own) or 'nothing'}"
+            )
+        for name, tensor in own.items():
+            check_shape(name, tensor, wanted[name], "(N, D)" if len(wanted[name]) == 2 else "(N,)")
+            check_integers(name, tensor, wide=False) if name == "stamps" else check_fp32(name, tensor)
+        check_together(table=table, **own)
 
     def named_tensors(self) -> dict[str, Tensor]:
         """Those that there are, by name."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layers.kernels.checks import check_fp32, check_shape
 from layers.kernels.paths import implementation
 
 
@@ -22,9 +23,11 @@ def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         fp32 of their sums.
 
     Raises:
-        ValueError: k is above n.
+        ValueError: k is above n or below 1, or the scores have another shape or dtype.
     """
-    if top_k > scores.shape[-1]:
+    check_shape("scores", scores, (None, 2, None, None), "(H, 2, B, n)")
+    check_fp32("scores", scores)
+    if not 1 <= top_k <= scores.shape[-1]:
         raise ValueError(f"top_k {top_k} of {scores.shape[-1]} sub-keys a half: each offers at most all it has")
     return _product_key_top_k(scores, top_k)
 

@@ -31,6 +31,7 @@ _PAIRS_A_WARP = 256  # of two 64-bit numbers: as many
 
 _NO_KEY = tl.constexpr(-(2**63))
 _LAST_PLACE = tl.constexpr(2**31 - 1)
+_NAN, _NAN_SUM = tl.constexpr(2**31 - 1), tl.constexpr(2**63 - 1)
 
 
 def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -197,14 +198,15 @@ def _pairs(
     i = tl.gather(first, tl.maximum(rank, 0), 0)
     j = tl.gather(second, tl.load(pair + CANDIDATES), 0)
     sums = _scores(i).to(tl.float64) + _scores(j).to(tl.float64)
-    order = _ordered(sums.to(tl.int64, bitcast=True), 63)
+    order = tl.where(sums == sums, _ordered(sums.to(tl.int64, bitcast=True), 63), _NAN_SUM)
     return tl.where(rank >= 0, order, _NO_KEY), _places(i) * SUB_KEYS + _places(j)
 
 
 @triton.jit
 def _keys(scores: tl.tensor, places: tl.tensor) -> tl.tensor:
-    """64-bit integers that order as the scores do, equal ones by the lower place; -0.0 equals 0.0."""
+    """64-bit integers that order as the scores do, equal ones by the lower place; -0.0 is 0.0, NaN the largest."""
     bits = tl.where(scores == 0, 0.0, scores).to(tl.int32, bitcast=True)
+    bits = tl.where(scores == scores, bits, _NAN)
     return (_ordered(bits, 31).to(tl.int64) << 32) | (places ^ _LAST_PLACE)
 
 

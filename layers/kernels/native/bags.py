@@ -27,7 +27,7 @@ def bags(table: Tensor, scales: Tensor | None, rows: Tensor, weights: Tensor, dt
     Raises:
         IndexError: the table has no such row.
     """
-    check_rows(rows, table)
+    check_rows(rows, len(table))
     rows, weights = rows.long().contiguous(), weights.float().contiguous()
     scales = None if scales is None else scales.contiguous()
     sums = torch.empty(rows.shape[0], table.shape[1], dtype=dtype)

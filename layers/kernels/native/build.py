@@ -35,7 +35,7 @@ def library() -> ctypes.CDLL | None:
             return None
         sources = sorted(_HERE.glob("*.cpp"))
         target = _cache_folder() / f"kernels-{_fingerprint(compiler, sources)}.so"
-        if not target.exists():
+        if not _intact(target):
             _compile(compiler, sources, target)
         return ctypes.CDLL(str(target))
     # of a $CXX that is no command line, and of a home that is nowhere
@@ -47,7 +47,7 @@ def library() -> ctypes.CDLL | None:
 def _reason(error: Exception) -> str:
     """One line: of what a compiler says, its first complaint."""
     lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-    return next((line for line in lines if "error" in line), lines[-1])
+    return next((line for line in lines if "error" in line), lines[-1] if lines else type(error).__name__)
 
 
 def _compiler() -> list[str] | None:
@@ -58,9 +58,10 @@ def _compiler() -> list[str] | None:
 
 
 def _cache_folder() -> Path:
+    """Absolute: what is loaded by a bare name is looked for among the system's libraries."""
     if own := os.environ.get("MEMBENCH_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "membench"
+        return Path(own).resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "membench"
 
 
 def _fingerprint(compiler: list[str], sources: list[Path]) -> str:
@@ -78,6 +79,22 @@ def _processor() -> str:
     return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
+def _intact(target: Path) -> bool:
+    """Whether all of it is there: loading half a file, of a full disk say, ends the process."""
+    try:
+        return _sum_of(target).read_text() == _digest(target)
+    except OSError:
+        return False
+
+
+def _sum_of(target: Path) -> Path:
+    return target.with_suffix(".sha256")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _compile(compiler: list[str], sources: list[Path], target: Path) -> None:
     """Compiles beside the target and renames, so that no process loads half a file."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,4 +102,6 @@ def _compile(compiler: list[str], sources: list[Path], target: Path) -> None:
         made = Path(folder) / target.name
         command = [*compiler, *_FLAGS, *map(str, sources), "-o", str(made)]
         subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        _sum_of(made).write_text(_digest(made))
         made.replace(target)
+        _sum_of(made).replace(_sum_of(target))

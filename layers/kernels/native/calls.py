@@ -30,8 +30,8 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def check_rows(rows: Tensor, table: Tensor) -> None:
-    """Where torch would refuse a row that the table does not have, a pointer would reach other memory.
+def check_rows(rows: Tensor, count: int) -> None:
+    """Where torch would refuse a row that a table of so many does not have, a pointer would reach other memory.
 
     Raises:
         IndexError: there is such a row.
@@ -39,5 +39,5 @@ def check_rows(rows: Tensor, table: Tensor) -> None:
     if not rows.numel():
         return
     lowest, highest = (int(end) for end in torch.aminmax(rows))
-    if lowest < 0 or highest >= len(table):
-        raise IndexError(f"row {min(lowest, 0) or highest} of a table of {len(table)} rows")
+    if lowest < 0 or highest >= count:
+        raise IndexError(f"row {min(lowest, 0) or highest} of a table of {count} rows")

@@ -5,12 +5,17 @@ import ctypes
 import torch
 from torch import Tensor
 
-from layers.kernels.native.calls import call, pointer
+from layers.kernels.native.calls import call, check_rows, pointer
 from layers.kernels.plain import lookups as plain
 
 
 def find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows, starts, order) of ``layers.kernels.lookups.Runs``."""
+    """(rows, starts, order) of ``layers.kernels.lookups.Runs``.
+
+    Raises:
+        IndexError: there are not so many rows: the sort looks at as many bits as those have.
+    """
+    check_rows(rows, num_rows)
     if num_rows > 2**32:
         return plain.find_runs(rows, num_rows)
     given, count = rows.long().contiguous(), len(rows)

@@ -14,7 +14,7 @@ def read_rows(table: Tensor, rows: Tensor) -> int:
         IndexError: the table has no such row.
     """
     assert table.is_contiguous()
-    check_rows(rows, table)
+    check_rows(rows, len(table))
     rows = rows.long().contiguous()
     sizes = map(ctypes.c_int64, (len(rows), table.shape[1] * table.element_size()))
     return call("read_rows", pointer(table), pointer(rows), *sizes, threads(), result=ctypes.c_uint64)

@@ -94,7 +94,7 @@ def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor,
     if not _computable(table, gradient):
         plain.update_rows_(table, state, rows, gradient, step)
         return
-    check_rows(rows, table)
+    check_rows(rows, len(table))
     rows, gradient = rows.long().contiguous(), gradient.contiguous()
     call(
         "update_rows",
@@ -117,7 +117,7 @@ def _pass(
     step: _Step | None,
 ) -> None:
     if found is not None or step is not None:
-        check_rows(runs.rows, table)
+        check_rows(runs.rows, len(table))
     rows, weights, tokens = runs.rows.long(), weights.float().contiguous(), tokens.contiguous()
     call(
         "row_backward",

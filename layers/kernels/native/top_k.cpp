@@ -22,10 +22,10 @@ namespace {
 constexpr int64_t VECTOR = 16;
 constexpr int64_t MOST_LANES = 256;
 
-// An integer that is ordered as the score is: -0 as +0, NaN by its bits, so that every list has a total order.
+// An integer that is ordered as the score is: -0 as +0, and any NaN as the largest, so that it is never lost.
 inline int32_t sortable(float score) {
     const int32_t bits = int32_t(bits_of(score + 0.0f));
-    return bits ^ ((bits >> 31) & 0x7fffffff);
+    return score != score ? INT32_MAX : bits ^ ((bits >> 31) & 0x7fffffff);
 }
 
 inline float score_of(int32_t key) { return float_of(uint32_t(key ^ ((key >> 31) & 0x7fffffff))); }
@@ -34,7 +34,7 @@ inline int64_t sortable(double score) {
     const double positive_zero = score + 0.0;
     int64_t bits;
     std::memcpy(&bits, &positive_zero, sizeof bits);
-    return bits ^ ((bits >> 63) & INT64_MAX);
+    return score != score ? INT64_MAX : bits ^ ((bits >> 63) & INT64_MAX);
 }
 
 // e^x of x <= 0 to two units in the last place; what would be no normal number is 0. A NaN stays one.
@@ -155,7 +155,8 @@ class BestPairs {
         // (i + 1)(j + 1) pairs are no worse than (i, j): where those are k or more, its sum bounds the k-th best
         int64_t bound = INT64_MIN;
         for (int64_t i = 0; i < k_; ++i) bound = std::max(bound, sortable(first_[i] + second_[corner_[i]]));
-        const int64_t left = collect(bound);
+        int64_t left = collect(bound);
+        if (left < k_) left = collect(INT64_MIN);  // infinities of both signs: the bound's sum was none
         // of equal sums the lower row first: the lower index of the first half, then of the second
         rank_all(sums_.data(), left, rank_.data(), order_, [&](int32_t a, int32_t b) {
             const Candidate one = pair(a), other = pair(b);
@@ -179,8 +180,10 @@ class BestPairs {
             const auto eight = [c](const std::vector<int32_t>& list) { return _mm256_loadu_si256((const __m256i*)&list[c]); };
             const __m512d first = _mm512_i32gather_pd(eight(firsts_), first_.data(), 8);
             const __m512d second = _mm512_i32gather_pd(eight(seconds_), second_.data(), 8);
-            const __m512i bits = _mm512_castpd_si512(_mm512_add_pd(_mm512_add_pd(first, second), _mm512_setzero_pd()));
-            const __m512i key = _mm512_xor_si512(bits, _mm512_and_si512(_mm512_srai_epi64(bits, 63), magnitude));
+            const __m512d sum = _mm512_add_pd(_mm512_add_pd(first, second), _mm512_setzero_pd());
+            const __m512i bits = _mm512_castpd_si512(sum);
+            const __m512i ordered = _mm512_xor_si512(bits, _mm512_and_si512(_mm512_srai_epi64(bits, 63), magnitude));
+            const __m512i key = _mm512_mask_mov_epi64(ordered, _mm512_cmp_pd_mask(sum, sum, _CMP_UNORD_Q), magnitude);
             const __mmask8 reach = _mm512_cmpge_epi64_mask(key, reached);
             _mm512_storeu_si512(&sums_[left], _mm512_maskz_compress_epi64(reach, key));
             _mm512_storeu_si512(&places_[left], _mm512_maskz_compress_epi64(reach, place));

@@ -1,0 +1,67 @@
+"""What operators are given, checked before a path takes addresses of it.
+
+Torch's own calls would refuse most of this, or spread it to a common shape; a kernel would read foreign memory.
+"""
+
+import torch
+from torch import Tensor
+
+
+def check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...], like: str) -> None:
+    """None stands for any size. Nothing is checked of what is being compiled, where sizes may be symbols.
+
+    Args:
+        like: the shape in letters.
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    if torch.compiler.is_compiling():
+        return
+    fits = tensor.ndim == len(shape)
+    if not fits or any(want is not None and size != want for size, want in zip(tensor.shape, shape, strict=True)):
+        wanted = str(tuple("any" if size is None else size for size in shape)).replace("'", "")
+        raise ValueError(f"{name} should be {like} = {wanted}, not {tuple(tensor.shape)}")
+
+
+def check_integers(name: str, tensor: Tensor, *, wide: bool = True) -> None:
+    """Of 32 bits or, if ``wide``, of 64.
+
+    Raises:
+        ValueError: it holds other numbers.
+    """
+    if tensor.dtype != torch.int32 and not (wide and tensor.dtype == torch.int64):
+        raise ValueError(f"{name} should be {'int32 or int64' if wide else 'int32'}, not {tensor.dtype}")
+
+
+def check_floats(name: str, tensor: Tensor) -> None:
+    """Of any width.
+
+    Raises:
+        ValueError: it holds other numbers.
+    """
+    if not tensor.dtype.is_floating_point:
+        raise ValueError(f"{name} should be floating-point numbers, not {tensor.dtype}")
+
+
+def check_fp32(name: str, tensor: Tensor) -> None:
+    """Of that one width.
+
+    Raises:
+        ValueError: it holds other numbers.
+    """
+    if tensor.dtype != torch.float32:
+        raise ValueError(f"{name} should be torch.float32, not {tensor.dtype}")
+
+
+def check_together(**tensors: Tensor | None) -> None:
+    """All on the first one's device.
+
+    Raises:
+        ValueError: one is elsewhere.
+    """
+    devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
+    first, *others = devices
+    for name in others:
+        if devices[name] != devices[first]:
+            raise ValueError(f"{name} is on {devices[name]}, {first} on {devices[first]}")

@@ -1,0 +1,41 @@
+"""What is checked of an optimizer's saved state before any of it is restored."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LIKE_PARAMETERS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # of torch's Adam and SGD
+
+
+def check_keys(state: Any, wanted: dict[str, Any]) -> None:
+    """Of what should be a state dict.
+
+    Raises:
+        ValueError: a key is missing.
+    """
+    missing = [key for key in wanted if not isinstance(state, dict) or key not in state]
+    if missing:
+        raise ValueError(f"the state lacks {', '.join(missing)}: it is none that state_dict() gave")
+
+
+def check_torch_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """What torch's own ``load_state_dict`` takes unseen: moments of another size, which its kernels write past.
+
+    Raises:
+        ValueError: the state is of other parameters.
+    """
+    check_keys(state, optimizer.state_dict())
+    own = [[p.shape for p in group["params"]] for group in optimizer.param_groups]
+    if [len(group["params"]) for group in state["param_groups"]] != [len(shapes) for shapes in own]:
+        raise ValueError("the state is of another number of parameters")
+    for group, shapes in zip(state["param_groups"], own, strict=True):
+        for index, shape in zip(group["params"], shapes, strict=True):
+            for name, value in tensors_of(state["state"].get(index, {})).items():
+                if name in _LIKE_PARAMETERS and value.shape != shape:
+                    raise ValueError(f"the state's {name} is {tuple(value.shape)}, the parameter {tuple(shape)}")
+
+
+def tensors_of(state: dict[str, Any]) -> dict[str, Tensor]:
+    """What of a state dict are tensors."""
+    return {name: value for name, value in state.items() if torch.is_tensor(value)}
