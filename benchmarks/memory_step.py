@@ -12,7 +12,7 @@ free memory, ``--largest`` 19; what does not fit is left out, and says so. Run i
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ PARTS: dict[str, Callable[[Sizes], Findings]] = {
     "forward": lambda sizes: call(compare_forwards, sizes),
     "floors": lambda sizes: call(measure_floors, sizes),
 }
-LARGEST: dict[str, Callable[[Sizes], Findings]] = {"largest": lambda sizes: call(train_largest, sizes, _LARGEST_KEYS)}
+LARGEST: dict[str, Callable[[Sizes], Findings]] = {"largest": lambda sizes: call(train_largest, sizes)}
 
 
 def measure(parts: dict[str, Callable[[Sizes], Findings]], sizes: Sizes) -> dict[str, Findings]:
@@ -66,7 +66,7 @@ def as_json(found: dict[str, Findings], sizes: Sizes, started: str) -> dict[str,
         "git_dirty": dirty,
         "environment": probe_environment("cpu"),
         "path": path_of(torch.empty(0)),
-        "sizes": {**asdict(sizes), "dtype": "float32", "optimizer": "row_adagrad"},
+        "sizes": {**asdict(sizes), "optimizer": "row_adagrad"},
         "answers": [answer.as_json() for part in found.values() for answer in part.answers],
         "facts": {name: part.facts for name, part in found.items()},
     }
@@ -78,7 +78,7 @@ def print_table(found: dict[str, Findings], sizes: Sizes) -> None:
         f"d {sizes.model_dim}, {sizes.heads} heads, top_k {sizes.top_k}, key_dim {sizes.key_dim}, {sizes.tokens} tokens"
     )
     keys, path = format_num_keys(sizes.num_keys), path_of(torch.empty(0))
-    print(f"{layer}, fp32, {keys} keys where nothing else is said; path {path}")
+    print(f"{layer}, {sizes.dtype}, {keys} keys where nothing else is said; path {path}")
     for part in found.values():
         print("\n".join(["", *(answer.line() for answer in part.answers), *part.explanation]))
 
@@ -103,7 +103,11 @@ def parse() -> tuple[Sizes, dict[str, Callable[[Sizes], Findings]], bool]:
         parser.error(str(usage_error(error, MemorySpec)))
     except ValueError as error:
         parser.error(f"--keys: {error}")
-    parts = LARGEST if asked.largest else {asked.only: PARTS[asked.only]} if asked.only else PARTS
+    if asked.largest and (asked.only or asked.keys != default.num_keys):
+        parser.error(f"--largest trains {_LARGEST_KEYS} keys and nothing else: leave out --only and --keys")
+    if asked.largest:
+        return replace(sizes, num_keys=_LARGEST_KEYS, key_counts=(), rounds=1, dtype="bfloat16"), LARGEST, asked.json
+    parts = {asked.only: PARTS[asked.only]} if asked.only else PARTS
     return sizes, parts, asked.json
 
 

@@ -72,14 +72,14 @@ class HostTable(ValueTable):
         return {**self.__dict__, "_within": None}
 
     # A compiler cannot follow what waits for a device, or leaves a gradient in the table.
-    @torch.compiler.disable(recursive=True)
+    @torch.compiler.disable(reason="the host brings rows within reach, and keeps their gradient")
     def bag(self, lookups: Lookups, weights: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return _Bag.apply(self, lookups, weights, self._anchor)
         near, at = self.reach(lookups)
         return weighted_bag(near, at.rows, weights)
 
-    @torch.compiler.disable(recursive=True)
+    @torch.compiler.disable(reason="the host brings rows within reach, and keeps their gradient")
     def dots(self, lookups: Lookups, tokens: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return _Dots.apply(self, lookups, tokens, self._anchor)

@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from layers.initialize import fill_normal_
 from layers.kernels.lookups import Lookups, Runs, find_runs
+from layers.kernels.pages import allocate, on_huge_pages
 from layers.kernels.row_passes import row_backward, row_dots, weighted_bag
-from layers.pages import allocate, on_huge_pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +157,12 @@ class ValueTable(nn.Module):
 
 # A backward pass leaves the rows' gradient in the table, and not with autograd, which knows dense ones alone.
 # A compiler cannot follow that: it computes what is before and behind, and leaves this to Python.
-@torch.compiler.disable()
+@torch.compiler.disable(reason="a table keeps the gradient of its rows itself")
 def _bag(table: ValueTable, lookups: Lookups, weights: Tensor) -> Tensor:
     return _Bag.apply(table, lookups, weights, table._anchor)
 
 
-@torch.compiler.disable()
+@torch.compiler.disable(reason="a table keeps the gradient of its rows itself")
 def _dots(table: ValueTable, lookups: Lookups, tokens: Tensor) -> Tensor:
     return _Dots.apply(table, lookups, tokens, table._anchor)
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from layers.factory import build
+from layers.kernels.pages import on_huge_pages
 from layers.layer import Layer, torch_dtype
-from layers.pages import on_huge_pages
 from membench.case import Case
 from membench.device import cache_bytes
 from membench.measure.ceilings import Ceilings, matmul_ceiling, random_row_ceiling, stream_ceilings

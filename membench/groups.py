@@ -24,7 +24,7 @@ def comparable_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
             where = ", ".join(part for part in (f"{record.case.tokens} tokens a rank", routing, swept(record)) if part)
             groups[f"{step_name(record)}, {where}"].append(record)
             if record.case.optimizer is not None:
-                arms = best[f"{mode_name(record)}, each layer's best optimizer, {where}"]
+                arms = best[f"{mode_name(record)}, each arm's best optimizer, {where}"]
                 if arm_name(record) not in arms or rank_key(record) < rank_key(arms[arm_name(record)]):
                     arms[arm_name(record)] = record
     several = len({r.case.optimizer for r in records if r.case.optimizer}) > 1

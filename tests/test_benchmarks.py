@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -103,7 +104,7 @@ def test_memory_step_answers_every_question(monkeypatch):
         "growth": measure_growth(TINY),
         "forward": compare_forwards(TINY),
         "floors": measure_floors(TINY),
-        "largest": train_largest(TINY, 8**2),
+        "largest": train_largest(replace(TINY, num_keys=8**2, dtype="bfloat16")),
     }
     result = json.loads(json.dumps(memory_step.as_json(found, TINY, "now"), allow_nan=False))
     assert result["benchmark"] == "memory_step"

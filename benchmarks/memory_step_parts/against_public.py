@@ -20,9 +20,9 @@ from benchmarks.memory_step_parts.processes import HUGE_PAGES, Child, questions,
 from benchmarks.memory_step_parts.turns import take_turns
 from benchmarks.public_memory import PlainRowAdagrad
 from layers.factory import build
+from layers.kernels.pages import on_huge_pages
 from layers.kernels.row_update import RowOptimizer
 from layers.optim import LayerOptimizer
-from layers.pages import on_huge_pages
 from layers.peers.embedding_bag import BagMemory
 from membench.inputs import Input
 from membench.measure.time import Clock, Step

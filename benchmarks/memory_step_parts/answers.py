@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from layers.layer import torch_dtype
 from layers.spec import MemorySpec
 from layers.spec.quantities import DTypeName
 
@@ -16,6 +17,7 @@ class Sizes:
     Attributes:
         num_keys: of every comparison at one size.
         key_counts: of the growth, ascending.
+        dtype: of all that is measured.
         rounds: in which what is compared takes turns; quick steps take ``quick_rounds``.
     """
 
@@ -27,12 +29,13 @@ class Sizes:
     num_keys: int = 1024**2
     key_counts: tuple[int, ...] = (256**2, 512**2, 1024**2, 2048**2)
     rounds: int = 7
+    dtype: DTypeName = "float32"
 
     @property
     def quick_rounds(self) -> int:
         return 4 * self.rounds
 
-    def spec(self, num_keys: int | None = None, dtype: DTypeName = "float32") -> MemorySpec:
+    def spec(self, num_keys: int | None = None) -> MemorySpec:
         """The layer's config."""
         return MemorySpec(
             model_dim=self.model_dim,
@@ -40,11 +43,11 @@ class Sizes:
             heads=self.heads,
             top_k=self.top_k,
             key_dim=self.key_dim,
-            dtype=dtype,
+            dtype=self.dtype,
         )
 
-    def table_bytes(self, num_keys: int | None = None, item_bytes: int = 4) -> int:
-        return (num_keys or self.num_keys) * self.model_dim * item_bytes
+    def table_bytes(self, num_keys: int | None = None) -> int:
+        return (num_keys or self.num_keys) * self.model_dim * torch_dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True)

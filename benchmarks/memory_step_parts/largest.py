@@ -9,6 +9,7 @@ from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes
 from benchmarks.memory_step_parts.processes import short_of_memory
 from benchmarks.memory_step_parts.turns import timed
 from layers.factory import build
+from layers.layer import torch_dtype
 from layers.optim import LayerOptimizer
 from layers.spec.quantities import format_num_keys
 from membench.measure.memory import peak_bytes
@@ -17,15 +18,16 @@ _BATCHES, _PASSES = 4, 6
 _LEARNING_RATE = 1e-2
 
 
-def train_largest(sizes: Sizes, num_keys: int) -> Findings:
-    """Fits random targets of a few batches by a bf16 layer with row-wise Adagrad."""
-    question = f"train_step, {format_num_keys(num_keys)} keys in bf16: loss of the last pass over that of the first"
-    if reason := short_of_memory(1.01 * sizes.table_bytes(num_keys, item_bytes=2) + 2.5 * 2**30):
+def train_largest(sizes: Sizes) -> Findings:
+    """Fits random targets of a few batches by a layer with row-wise Adagrad."""
+    keys = format_num_keys(sizes.num_keys)
+    question = f"train_step, {keys} keys in {sizes.dtype}: loss of the last pass over that of the first"
+    if reason := short_of_memory(1.01 * sizes.table_bytes() + 2.5 * 2**30):
         return Findings([Answer(question, goal=1.0, at_most=True, reason=reason)])
-    layer = build(sizes.spec(num_keys, "bfloat16"))
+    layer = build(sizes.spec())
     optimizer = LayerOptimizer(layer, "row_adagrad", 1e-3, table_learning_rate=_LEARNING_RATE)
     shape = (_BATCHES, 2, sizes.tokens, sizes.model_dim)
-    data = torch.randn(shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    data = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(torch_dtype(sizes.dtype))
     losses: list[float] = []
 
     def step(number: int) -> None:
@@ -40,10 +42,8 @@ def train_largest(sizes: Sizes, num_keys: int) -> Findings:
     seconds = [timed(step)(number) for number in range(_BATCHES * _PASSES)]
     first, last = (statistics.mean(part) for part in (losses[:_BATCHES], losses[-_BATCHES:]))
     peak = peak_bytes("cpu", besides=0)["peak_process_bytes"] or 0
-    facts = {"losses": losses, "seconds": seconds, "peak_process_bytes": peak, "state": "row_adagrad"}
+    facts = {"losses": losses, "seconds": seconds, "peak_process_bytes": peak}
     ms = {"a step": 1e3 * statistics.median(seconds[_BATCHES:])}
-    line = (
-        f"{format_num_keys(num_keys)} keys: {ms['a step']:.0f} ms a step, peak resident memory {peak / 2**30:.1f} GiB"
-    )
+    line = f"{keys} keys: {ms['a step']:.0f} ms a step, peak resident memory {peak / 2**30:.1f} GiB"
     answer = Answer(question, [last / first], goal=1.0, at_most=True, milliseconds=ms)
     return Findings([answer], facts, [line])

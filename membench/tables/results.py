@@ -15,6 +15,7 @@ from membench.groups import (
     ranked,
     step_ms,
     step_name,
+    swept,
     yardstick,
 )
 from membench.loose import text, value_at
@@ -130,6 +131,8 @@ def _cases_table(title: str, records: list[Record]) -> Table:
         Column("ref error", lambda v: "-" if v is None else f"{v:.1e}"),
         Column("ran", right=False),
     ]
+    if beside_ms is None:
+        columns = [c for c in columns if not c.header.startswith("vs ")]
     if not any(r.metrics.get("energy_j_per_token") for r in records):
         columns = [c for c in columns if c.header != "J/token"]
     rows = [_case_cells(columns, record, beside_ms) for record in sorted(records, key=rank_key)]
@@ -168,8 +171,9 @@ def notes_table(result: ResultFile) -> list[Table]:
     for record in result.cases:
         for note in ([record.reason] if record.reason else []) + record.flags:
             case = record.case
-            where[case.arm, record.status, note].append(f"{step_name(record)} x{case.tokens}")
-    rows = [[arm, status, note, ", ".join(cases)] for (arm, status, note), cases in where.items()]
+            at = f" ({swept(record)})" if swept(record) else ""
+            where[case.arm, record.status, note].append(f"{step_name(record)} x{case.tokens}{at}")
+    rows = [[arm, status, note, ", ".join(dict.fromkeys(cases))] for (arm, status, note), cases in where.items()]
     told = dict.fromkeys((r.case.arm, note) for r in result.cases for round_ in r.rounds for note in round_.notes)
     tables = [
         _words("Notes", ("arm", "status", "note", "in"), rows),

@@ -12,6 +12,7 @@ from layers.kernels.lookups import Runs
 from layers.kernels.native.bags import bags, computable
 from layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
 from layers.kernels.native.lookups import find_runs
+from layers.kernels.pages import asked_for_huge_pages
 from layers.kernels.plain import row_passes as plain
 from layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
 
@@ -72,7 +73,7 @@ def row_backward(
     """One gather of the tokens, run by run."""
     if not _computable(table, tokens):
         return plain.row_backward(table, runs, weights, tokens, gradient=gradient, dots=dots)
-    summed = tokens.new_empty(len(runs.rows), table.shape[1]) if gradient else None
+    summed = asked_for_huge_pages(tokens.new_empty(len(runs.rows), table.shape[1])) if gradient else None
     found = torch.empty(weights.shape, dtype=torch.float32) if dots else None
     _pass(table, runs, weights, tokens, summed, found, None)
     return summed, found

@@ -1,6 +1,7 @@
-"""Memory for tables on huge pages, which whatever reads random rows is the faster for."""
+"""Memory on huge pages, which whatever reads random rows, or is filled anew in every step, is the faster for."""
 
 import contextlib
+import ctypes
 import mmap
 import re
 import sys
@@ -21,6 +22,19 @@ def allocate(num_rows: int, columns: int, dtype: torch.dtype, device: torch.devi
     with contextlib.suppress(OSError):  # a kernel without transparent huge pages: the mapping serves all the same
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype).view(num_rows, columns)
+
+
+def asked_for_huge_pages(tensor: Tensor) -> Tensor:
+    """The tensor, whose memory nothing was written to yet: on a Linux CPU it asks that whole huge pages be such.
+
+    An allocator that returns large blocks to the system has each page of the next one zeroed in a trap of its own.
+    """
+    first = -(-tensor.data_ptr() // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    length = (tensor.data_ptr() + tensor.nbytes) // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES - first
+    if sys.platform == "linux" and tensor.device.type == "cpu" and length > 0:
+        # refused by a kernel without them: the pages serve all the same
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
+    return tensor
 
 
 def on_huge_pages(tensor: Tensor) -> bool:
