@@ -37,7 +37,7 @@ class LayerOptimizer:
 
     Args:
         table_learning_rate: of tables; None: as of matrices.
-        table_weight_decay: of tables, decoupled.
+        table_weight_decay: of tables, decoupled; matrices have torch's default.
 
     Raises:
         ValueError: there is no such optimizer, or a rate is none.
