@@ -7,6 +7,8 @@ import torch
 
 from layers import build, spec_from
 from layers.kernels import paths
+from layers.kernels.lookups import find_runs
+from layers.kernels.row_passes import row_backward
 from layers.optim import LayerOptimizer
 
 SMALL = {"num_keys": 64, "key_dim": 4, "top_k": 4, "heads": 2}
@@ -47,10 +49,17 @@ def test_a_step_is_the_same(kind, dtype, path, seed):
     _assert_same(kind, dtype, seed)
 
 
-@pytest.mark.parametrize("kind", ["memory", "peer"])
-def test_a_step_in_triton_is_the_same(kind, seed):
-    with paths.forced("triton"):
-        _assert_same(kind, torch.bfloat16, seed)
+def test_long_runs_in_triton_are_the_same(seed):
+    """They are the ones that memory is set aside for between two kernels."""
+    torch.manual_seed(seed)
+    table, weights, tokens = torch.randn(9, 6), torch.randn(3, 200), torch.randn(3, 6)
+    runs = find_runs(torch.zeros(600, dtype=torch.int32), 9)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        with default_dtype(dtype), paths.forced("triton"):
+            results.append(row_backward(table, runs, weights, tokens, gradient=True, dots=True))
+    for one, other in zip(*results, strict=True):
+        assert one.dtype == other.dtype and torch.equal(one, other)
 
 
 def test_a_table_in_host_memory_is_the_same(seed):

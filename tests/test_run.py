@@ -76,7 +76,9 @@ def test_every_kind_in_every_mode(scenario_file, tmp_path):
 
 
 def test_one_rank_of_several(scenario_file, tmp_path):
-    text = SMALL % (KINDS.replace(", choice: expert", ""), "forward, forward_backward", 1)
+    wanted = ("  dense:", "  memory:", "  moe:")
+    split = "\n".join(line for line in KINDS.splitlines() if line.startswith(wanted))
+    text = SMALL % (split, "forward, forward_backward", 1)
     path = scenario_file(text + "fit: {policy: rank, ranks: 4, link_gb_s: 10}\n")
     out = tmp_path / "out"
     done = run("run", path, "--output", str(out), "--device", "cpu")
@@ -125,7 +127,7 @@ def test_nothing_measured_is_exit_code_5(scenario_file, tmp_path):
     assert run("run", path, "--output", str(tmp_path / "out"), "--device", "cpu").returncode == 5
 
 
-def start_slow(scenario_file, out, rounds=3):
+def start_slow(scenario_file, out, rounds=2):
     """A run of several rounds, stopped as soon as one round is on disk."""
     path = scenario_file(SMALL % ("  slow: {layer: 'outside_layers:slow'}", "forward", rounds))
     process = subprocess.Popen(
@@ -160,13 +162,13 @@ def test_a_killed_run_is_resumed(scenario_file, tmp_path, how):
         assert "Traceback" not in stderr
         partial = one_result(out)
         assert partial.run.interrupted
-        assert 1 <= len(partial.cases[0].rounds) < 3
+        assert len(partial.cases[0].rounds) == 1
     (journal,) = out.glob("*.partial.jsonl")
     kept = [json.loads(line)["round"] for line in journal.read_text().splitlines()[1:]]
     done = run("run", path, "--output", str(out), "--device", "cpu", "--resume")
     assert done.returncode == 0, done.stderr
     rounds = one_result(out).cases[0].rounds
-    assert [r.number for r in rounds] == [0, 1, 2]
+    assert [r.number for r in rounds] == [0, 1]
     assert rounds[0].samples_s == kept[0]["samples_s"]
     assert rounds[0].started == kept[0]["started"]
     assert not list(out.glob("*.partial.jsonl"))
