@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 
 from benchmarks.memory_step_parts.against_public import compare_training_steps
-from benchmarks.memory_step_parts.answers import Findings, Sizes
+from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes
 from benchmarks.memory_step_parts.floors import measure_floors
 from benchmarks.memory_step_parts.forward import compare_forwards
 from benchmarks.memory_step_parts.growth import measure_growth
@@ -31,6 +31,7 @@ from layers.spec.quantities import format_num_keys, parse_num_keys
 from membench.errors import usage_error
 from membench.progress import RunProgress
 from membench.provenance import git_state, probe_environment, utc_now
+from membench.worker_process import WorkerDied
 
 _LARGEST_KEYS = 4096**2
 PARTS: dict[str, Callable[[Sizes], Findings]] = {
@@ -50,7 +51,10 @@ def measure(parts: dict[str, Callable[[Sizes], Findings]], sizes: Sizes) -> dict
     with RunProgress(len(parts), every_step=True) as progress:
         for name, part in parts.items():
             progress.doing(name)
-            found[name] = part(sizes)
+            try:
+                found[name] = part(sizes)
+            except (WorkerDied, ArithmeticError) as error:  # what other parts found is kept
+                found[name] = Findings([Answer(name, reason=str(error))])
             progress.finished("\n".join([name, *(answer.line() for answer in found[name].answers)]))
     return found
 

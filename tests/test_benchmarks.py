@@ -12,7 +12,7 @@ from benchmarks import memory_step, recall, row_optimizers
 from benchmarks.memory_step_parts import against_public
 from benchmarks.memory_step_parts.answers import Answer, Sizes
 from benchmarks.memory_step_parts.floors import measure_floors
-from benchmarks.memory_step_parts.forward import compare_forwards
+from benchmarks.memory_step_parts.forward import check_same, compare_forwards
 from benchmarks.memory_step_parts.growth import measure_growth
 from benchmarks.memory_step_parts.largest import train_largest
 from benchmarks.memory_step_parts.processes import call
@@ -160,3 +160,22 @@ def test_row_optimizers_compare_on_equal_terms(capsys):
     assert rules[recall.DENSE]["over_dense_adam"] == [0.0, 0.0]
     starts = {tuple(curve[0] for curve in rule["curves"]) for rule in rules.values()}
     assert len(starts) == 1  # the same weights and queries
+
+
+def test_a_row_that_ties_may_differ_and_no_more():
+    results = torch.randn(200, 8)
+    one_token, all_tokens = results.clone(), results + 1e-3
+    one_token[7] += 0.01
+    check_same("a ratio", one_token, results)
+    with pytest.raises(ArithmeticError, match="a ratio: 200 of 200 tokens differ"):
+        check_same("a ratio", all_tokens, results)
+
+
+def test_what_other_parts_found_is_kept(capsys):
+    def broken(sizes):
+        raise ArithmeticError("they differ")
+
+    found = memory_step.measure({"broken": broken, "forward": compare_forwards}, TINY)
+    assert found["broken"].answers[0].reason == "they differ"
+    assert found["forward"].answers[0].value > 0
+    assert "broken" in capsys.readouterr().err
