@@ -92,6 +92,7 @@ class _Builder:
         return UsageError(problem, source=self.place(event.start_mark))
 
     def take(self, event: Any) -> None:
+        """Adds what an event opens, holds or closes; raises UsageError for what scenarios may not hold."""
         if isinstance(event, (yaml.AliasEvent, yaml.NodeEvent)) and event.anchor is not None:
             raise self.fail(event, f"anchors and aliases (&{event.anchor}) are not read; write the value out")
         if isinstance(event, yaml.NodeEvent):

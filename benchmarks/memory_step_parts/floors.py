@@ -91,6 +91,7 @@ def _steps(layer: Memory, sizes: Sizes) -> tuple[dict[str, _Timed], float]:
     unique_rows = statistics.mean(len(each.rows.unique()) for each in reads)
 
     def floor_bytes(rule: Rule) -> tuple[float, float]:
+        """What the bag, and its backward with the rule's update, must move at least."""
         forward, backward = accounting.row_reads(
             "bag",
             lookups=reads[0].rows.numel(),

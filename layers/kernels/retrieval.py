@@ -53,6 +53,7 @@ class _Retrieve(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of queries and keys, by bags over the chosen keys alone."""
         queries, keys, halves, weights, chosen, inverse_rms = ctx.saved_tensors
         with stage("top_k"):
             of_sums = sums_gradient(weights, upstream[1])

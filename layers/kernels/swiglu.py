@@ -57,6 +57,7 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients that are asked for; the hidden layer is computed again, not kept."""
         x, gate_up, down, pre = ctx.saved_tensors
         y_gradient = gradients[0].contiguous()
         down_gradient = gate_up_gradient = x_gradient = None

@@ -103,6 +103,7 @@ def backward(of: Operands, pre: Tensor, y_gradient: Tensor, *, of_x: bool, of_ex
     gate_up, down = (torch.empty_like(of.gate_up), torch.empty_like(of.down)) if of_experts else (None, None)
 
     def of_bundle(bundle: _Bundle) -> None:
+        """Writes the bundle's part of every gradient; bundles share no expert and no row."""
         here, local = token[bundle.rows], bundle.local()
         upstream = y_gradient.index_select(0, here)
         hidden_gradient = torch.empty(len(here), of.down.shape[2], dtype=of.x.dtype, device=of.x.device)
