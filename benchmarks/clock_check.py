@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from layers.factory import build
-from layers.optim import LayerOptimizer
-from layers.spec import DenseSpec, MemoryPlusSpec, MemorySpec, Mode, MoESpec, PeerSpec
 from membench.case import Case
 from membench.device import cache_bytes, usable_cores
 from membench.inputs import make_inputs, pool_size
+from membench.layers.factory import build
+from membench.layers.optim import LayerOptimizer
+from membench.layers.spec import DenseSpec, MemoryPlusSpec, MemorySpec, Mode, MoESpec, PeerSpec
 from membench.measure.time import Clock, Sampling, Step, sample
 from membench.measurement import make_step
 from membench.process_environment import measuring_environment

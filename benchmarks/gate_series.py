@@ -29,11 +29,11 @@ from typing import Any
 
 import torch
 
-from layers.factory import build
-from layers.spec import DenseSpec, MemorySpec
 from membench.case import Case
 from membench.device import cache_bytes, usable_cores
 from membench.inputs import make_inputs, pool_size
+from membench.layers.factory import build
+from membench.layers.spec import DenseSpec, MemorySpec
 from membench.measure.time import Clock, Step
 from membench.measurement import make_step
 from membench.process_environment import measuring_environment

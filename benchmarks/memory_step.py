@@ -25,10 +25,10 @@ from benchmarks.memory_step_parts.forward import compare_forwards
 from benchmarks.memory_step_parts.growth import measure_growth
 from benchmarks.memory_step_parts.largest import train_largest
 from benchmarks.memory_step_parts.processes import call
-from layers.kernels.paths import path_of
-from layers.spec import MemorySpec
-from layers.spec.quantities import format_num_keys, parse_num_keys
 from membench.errors import usage_error
+from membench.layers.kernels.paths import path_of
+from membench.layers.spec import MemorySpec
+from membench.layers.spec.quantities import format_num_keys, parse_num_keys
 from membench.progress import RunProgress
 from membench.provenance import git_state, probe_environment, utc_now
 from membench.worker_process import WorkerDied

@@ -19,10 +19,10 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from layers.dense import Dense
-from layers.layer import Layer, torch_dtype
-from layers.moe import MoE
-from layers.spec import DenseSpec, MoESpec
+from membench.layers.dense import Dense
+from membench.layers.layer import Layer, torch_dtype
+from membench.layers.moe import MoE
+from membench.layers.spec import DenseSpec, MoESpec
 from membench.process_environment import measuring_environment
 
 

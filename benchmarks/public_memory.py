@@ -6,9 +6,9 @@ Letters: N rows, D columns, U distinct rows read.
 import torch
 from torch import Tensor, nn
 
-from layers.layer import torch_dtype
-from layers.memory import Memory
-from layers.peers.embedding_bag import BagMemory
+from membench.layers.layer import torch_dtype
+from membench.layers.memory import Memory
+from membench.layers.peers.embedding_bag import BagMemory
 
 
 def with_weights_of(layer: Memory) -> BagMemory:

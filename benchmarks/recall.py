@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from layers.kernels.row_update import ROW_OPTIMIZERS, RowOptimizer
-from layers.memory import Memory
-from layers.spec import MemorySpec
-from layers.table_optim import DenseTableAdamW, RowRule, TableOptimizer
+from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowOptimizer
+from membench.layers.memory import Memory
+from membench.layers.spec import MemorySpec
+from membench.layers.table_optim import DenseTableAdamW, RowRule, TableOptimizer
 
 DENSE: Literal["dense_adam"] = "dense_adam"
 NONE = "no table"

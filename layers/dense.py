@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from layers.kernels.swiglu import swiglu
-from layers.layer import Layer, Routing, torch_dtype
-from layers.spec import DenseSpec
-from layers.swiglu import swiglu_parameters
+from membench.layers.kernels.swiglu import swiglu
+from membench.layers.layer import Layer, Routing, torch_dtype
+from membench.layers.spec import DenseSpec
+from membench.layers.swiglu import swiglu_parameters
 
 
 class Dense(Layer):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from layers.kernels.stages import stage
-from layers.layer import Layer, Routing, Selection, torch_dtype
-from layers.spec import Cost, ExternalSpec, MemoryNeed, Mode, Spec, StageCost, has_backward
-from layers.spec.accounting import passes
+from membench.layers.kernels.stages import stage
+from membench.layers.layer import Layer, Routing, Selection, torch_dtype
+from membench.layers.spec import Cost, ExternalSpec, MemoryNeed, Mode, Spec, StageCost, has_backward
+from membench.layers.spec.accounting import passes
 
 
 class External(Layer):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from layers.external import External
-from layers.layer import Selection
-from layers.sampled_reference import SampledReference, shortfall
+from membench.layers.external import External
+from membench.layers.layer import Selection
+from membench.layers.sampled_reference import SampledReference, shortfall
 
 
 class _Method(nn.Module):

@@ -2,17 +2,17 @@
 
 import torch
 
-from layers.dense import Dense
-from layers.external import External
-from layers.layer import Layer
-from layers.memory import Memory
-from layers.moe import MoE
-from layers.operators.experts import GroupedExperts
-from layers.operators.operator import Operator
-from layers.operators.retrieval import KeyScores, ProductKeyTopK
-from layers.operators.rows import ExpertRows, WeightedBag
-from layers.peer import Peer
-from layers.spec import (
+from membench.layers.dense import Dense
+from membench.layers.external import External
+from membench.layers.layer import Layer
+from membench.layers.memory import Memory
+from membench.layers.moe import MoE
+from membench.layers.operators.experts import GroupedExperts
+from membench.layers.operators.operator import Operator
+from membench.layers.operators.retrieval import KeyScores, ProductKeyTopK
+from membench.layers.operators.rows import ExpertRows, WeightedBag
+from membench.layers.peer import Peer
+from membench.layers.spec import (
     AnyOperatorSpec,
     AnySpec,
     DenseSpec,
@@ -26,7 +26,7 @@ from layers.spec import (
     ProductKeyTopKSpec,
     WeightedBagSpec,
 )
-from layers.value_table import ValueTable
+from membench.layers.value_table import ValueTable
 
 
 def build(

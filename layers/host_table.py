@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from layers.kernels.lookups import Lookups, Runs
-from layers.kernels.row_passes import row_backward, row_dots, weighted_bag
-from layers.pinned import RowCopier, on_host, pin, seen_from_device
-from layers.value_table import RowGradient, Use, ValueTable
+from membench.layers.kernels.lookups import Lookups, Runs
+from membench.layers.kernels.row_passes import row_backward, row_dots, weighted_bag
+from membench.layers.pinned import RowCopier, on_host, pin, seen_from_device
+from membench.layers.value_table import RowGradient, Use, ValueTable
 
 Way = Literal["direct", "staged"]
 WAYS: tuple[Way, ...] = ("direct", "staged")

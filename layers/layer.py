@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from layers.spec import Spec
+from membench.layers.spec import Spec
 
 if TYPE_CHECKING:
-    from layers.value_table import ValueTable
+    from membench.layers.value_table import ValueTable
 
 
 @dataclass(frozen=True, slots=True)

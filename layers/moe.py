@@ -9,13 +9,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from layers.initialize import fill_normal_
-from layers.kernels import dispatch as dispatching
-from layers.kernels.grouped_matmul import experts
-from layers.kernels.stages import stage
-from layers.layer import Layer, RemoteAssignments, Routing, Selection, torch_dtype
-from layers.spec import MoESpec
-from layers.swiglu import SwiGLU, swiglu_parameters
+from membench.layers.initialize import fill_normal_
+from membench.layers.kernels import dispatch as dispatching
+from membench.layers.kernels.grouped_matmul import experts
+from membench.layers.kernels.stages import stage
+from membench.layers.layer import Layer, RemoteAssignments, Routing, Selection, torch_dtype
+from membench.layers.spec import MoESpec
+from membench.layers.swiglu import SwiGLU, swiglu_parameters
 
 
 class MoE(Layer):

@@ -11,12 +11,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from layers.kernels.row_update import ROW_OPTIMIZERS
-from layers.kernels.stages import stage
-from layers.layer import Layer
-from layers.optimizer_state import check_keys, check_torch_state
-from layers.spec import Optimizer
-from layers.table_optim import DenseTableAdamW, RowRule, TableOptimizer, check_rate, moments
+from membench.layers.kernels.row_update import ROW_OPTIMIZERS
+from membench.layers.kernels.stages import stage
+from membench.layers.layer import Layer
+from membench.layers.optimizer_state import check_keys, check_torch_state
+from membench.layers.spec import Optimizer
+from membench.layers.table_optim import DenseTableAdamW, RowRule, TableOptimizer, check_rate, moments
 
 
 class LayerOptimizer:

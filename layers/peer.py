@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from layers.kernels.stages import stage
-from layers.layer import Routing, Selection, torch_dtype
-from layers.product_keys import RetrievalLayer
-from layers.spec import PeerSpec
-from layers.swiglu import SwiGLU
-from layers.value_table import ValueTable
+from membench.layers.kernels.stages import stage
+from membench.layers.layer import Routing, Selection, torch_dtype
+from membench.layers.product_keys import RetrievalLayer
+from membench.layers.spec import PeerSpec
+from membench.layers.swiglu import SwiGLU
+from membench.layers.value_table import ValueTable
 
 
 class Peer(RetrievalLayer):

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from layers.initialize import fill_normal_
-from layers.kernels.key_scores import key_scores
-from layers.kernels.lookups import Lookups, index_dtype
-from layers.kernels.matmul import project
-from layers.kernels.retrieval import retrieve
-from layers.kernels.stages import stage
-from layers.layer import Layer, RemoteLookups, Routing, Selection, torch_dtype
-from layers.spec import RetrievalSpec
+from membench.layers.initialize import fill_normal_
+from membench.layers.kernels.key_scores import key_scores
+from membench.layers.kernels.lookups import Lookups, index_dtype
+from membench.layers.kernels.matmul import project
+from membench.layers.kernels.retrieval import retrieve
+from membench.layers.kernels.stages import stage
+from membench.layers.layer import Layer, RemoteLookups, Routing, Selection, torch_dtype
+from membench.layers.spec import RetrievalSpec
 
 EPS = 1e-6
 

@@ -8,12 +8,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from layers.initialize import BLOCK_ELEMENTS, repeat_
-from layers.kernels.lookups import Lookups
-from layers.kernels.pages import allocate, on_huge_pages
-from layers.kernels.quantization import LARGEST, dequantize_rows, quantize_rows, rows_of
-from layers.kernels.quantized_bag import quantized_bag
-from layers.value_table import ValueTable
+from membench.layers.initialize import BLOCK_ELEMENTS, repeat_
+from membench.layers.kernels.lookups import Lookups
+from membench.layers.kernels.pages import allocate, on_huge_pages
+from membench.layers.kernels.quantization import LARGEST, dequantize_rows, quantize_rows, rows_of
+from membench.layers.kernels.quantized_bag import quantized_bag
+from membench.layers.value_table import ValueTable
 
 # Relative RMS error of rows of normal numbers, up to 2^14 columns. int8: max|row| / 127 / sqrt(12), and the
 # largest of more numbers is larger. e4m3: numbers are off by up to 2^-4 of themselves, however many there are.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layers.spec import DenseSpec, MemorySpec, MoESpec, PeerSpec, RetrievalSpec
+from membench.layers.spec import DenseSpec, MemorySpec, MoESpec, PeerSpec, RetrievalSpec
 
 Weights = Mapping[str, Any]
 EPS = 1e-6

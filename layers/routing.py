@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from layers.spec.expectation import rank_bounds
+from membench.layers.spec.expectation import rank_bounds
 
 DrawnRouting = Literal["uniform", "zipf"]
 

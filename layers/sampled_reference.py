@@ -11,10 +11,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from layers import reference
-from layers.layer import Layer, RemoteAssignments, RemoteLookups, Routing, Selection
-from layers.quantized_table import AnyTable, exact_rows, tables_of
-from layers.spec import DenseSpec, MemorySpec, MoESpec, PeerSpec, RetrievalSpec
+from membench.layers import reference
+from membench.layers.layer import Layer, RemoteAssignments, RemoteLookups, Routing, Selection
+from membench.layers.quantized_table import AnyTable, exact_rows, tables_of
+from membench.layers.spec import DenseSpec, MemorySpec, MoESpec, PeerSpec, RetrievalSpec
 
 _ZERO = 1e-9  # float64 rounds seven orders below this
 _EXPERT_PARAMETERS = ("expert_gate_up", "expert_down")

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from layers.initialize import fill_normal_
-from layers.kernels.swiglu import swiglu
+from membench.layers.initialize import fill_normal_
+from membench.layers.kernels.swiglu import swiglu
 
 
 def swiglu_parameters(

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layers.kernels.lookups import Lookups
-from layers.kernels.row_passes import row_backward, row_backward_update_, update_rows_
-from layers.kernels.row_update import ROW_OPTIMIZERS, RowOptimizer, RowState, RowStep
-from layers.optimizer_state import check_keys, check_torch_state, tensors_of
-from layers.value_table import Use, ValueTable
+from membench.layers.kernels.lookups import Lookups
+from membench.layers.kernels.row_passes import row_backward, row_backward_update_, update_rows_
+from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowOptimizer, RowState, RowStep
+from membench.layers.optimizer_state import check_keys, check_torch_state, tensors_of
+from membench.layers.value_table import Use, ValueTable
 
 _MIXED = 0x9E3779B1  # odd: numbers of steps and seeds that follow each other give unrelated bits
 

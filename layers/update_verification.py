@@ -10,10 +10,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from layers import reference
-from layers.optim import LayerOptimizer
-from layers.sampled_reference import relative_rms
-from layers.table_optim import TableOptimizer
+from membench.layers import reference
+from membench.layers.optim import LayerOptimizer
+from membench.layers.sampled_reference import relative_rms
+from membench.layers.table_optim import TableOptimizer
 
 _COMPARED_ELEMENTS = 2**22  # of a table; float64 copies of all touched rows would not fit
 

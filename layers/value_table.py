@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from layers.initialize import fill_normal_
-from layers.kernels.lookups import Lookups, Runs, find_runs
-from layers.kernels.pages import allocate, on_huge_pages
-from layers.kernels.row_passes import row_backward, row_dots, weighted_bag
+from membench.layers.initialize import fill_normal_
+from membench.layers.kernels.lookups import Lookups, Runs, find_runs
+from membench.layers.kernels.pages import allocate, on_huge_pages
+from membench.layers.kernels.row_passes import row_backward, row_dots, weighted_bag
 
 
 @dataclass(frozen=True, slots=True)

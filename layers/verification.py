@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from layers.external import External
-from layers.external_reference import ExternalReference
-from layers.layer import Layer, Routing
-from layers.operators.operator import Operator
-from layers.operators.sampled_reference import operator_reference
-from layers.sampled_reference import relative_rms, sampled_reference
+from membench.layers.external import External
+from membench.layers.external_reference import ExternalReference
+from membench.layers.layer import Layer, Routing
+from membench.layers.operators.operator import Operator
+from membench.layers.operators.sampled_reference import operator_reference
+from membench.layers.sampled_reference import relative_rms, sampled_reference
 
 # fp32: some hundred roundings of 6e-8. 16-bit dtypes: eight units of their roundoff (eps / 2), a chain of
 # about sixteen independent roundings, doubled because a softmax's gradient is a difference.

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from layers.spec import KINDS, OPERATORS, ExternalSpec, Spec
 from membench.dimensions import with_placeholders
 from membench.errors import UsageError, shown, suggestion, usage_error
+from membench.layers.spec import KINDS, OPERATORS, ExternalSpec, Spec
 from membench.targets import Budgets
 
 ENTRY_POINT_GROUP = "membench.layers"

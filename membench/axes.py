@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from layers.spec.quantities import parse_num_keys
 from membench.errors import UsageError, shown, suggestion
+from membench.layers.spec.quantities import parse_num_keys
 from membench.yaml_reader import MAX_DEPTH
 
 # What an axis may vary: what makes a Case. How it is measured or fitted is one for all.

@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from layers.spec import FreeDimension, Spec
-from layers.spec.quantities import format_quantity
 from membench.dimensions import largest, missing_dimensions, with_placeholders
+from membench.layers.spec import FreeDimension, Spec
+from membench.layers.spec.quantities import format_quantity
 
 TOLERANCE = 0.01  # asked against achieved
 _MAX_PASSES = 64

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from layers.factory import build
-from layers.kernels.pages import on_huge_pages
-from layers.layer import Layer, torch_dtype
 from membench.case import Case
 from membench.device import cache_bytes
+from membench.layers.factory import build
+from membench.layers.kernels.pages import on_huge_pages
+from membench.layers.layer import Layer, torch_dtype
 from membench.measure.ceilings import Ceilings, matmul_ceiling, random_row_ceiling, stream_ceilings
 from membench.measure.time import Clock
 

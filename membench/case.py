@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from layers.spec import LayerSpec, Mode, Optimizer, RoutingKind
+from membench.layers.spec import LayerSpec, Mode, Optimizer, RoutingKind
 
 # Part of every case id: raise it when a number measured before would no longer be comparable
 # (CHANGELOG.md says what changed).

@@ -1,6 +1,6 @@
 """How much of a layer the check before timing compares, and what memory that takes. Pure arithmetic."""
 
-from layers.spec import DenseSpec, GroupedExpertsSpec, KeyScoresSpec, MemorySpec, MoESpec, PeerSpec, Spec
+from membench.layers.spec import DenseSpec, GroupedExpertsSpec, KeyScoresSpec, MemorySpec, MoESpec, PeerSpec, Spec
 
 _SAMPLED_TOKENS = 4
 _EXPERT_BYTES = 4 * 2**30  # what float64 copies of the sampled tokens' experts may take

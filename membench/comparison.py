@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from layers.spec import ExternalSpec, MoESpec, Spec
 from membench.arms import Arm
 from membench.budget import Ask, BudgetError, quantity, solve
 from membench.dimensions import capacity_dimensions
 from membench.errors import UsageError
 from membench.latency import dimension_for_latency
+from membench.layers.spec import ExternalSpec, MoESpec, Spec
 from membench.scenario import Point
 from membench.sections import Workload
 from membench.targets import Budgets

@@ -37,7 +37,7 @@ def diagnose(kind: str) -> dict[str, Any]:
 def _ceilings(device: str) -> dict[str, Any]:
     import torch
 
-    from layers.value_table import ValueTable
+    from membench.layers.value_table import ValueTable
     from membench.measure.ceilings import matmul_ceiling, random_row_ceiling, stream_ceilings
     from membench.measure.time import Clock
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from annotated_types import Le
 
-from layers.spec import FreeDimension, Spec
-from layers.spec.quantities import MAX_NUM_KEYS
+from membench.layers.spec import FreeDimension, Spec
+from membench.layers.spec.quantities import MAX_NUM_KEYS
 
 _LARGEST_WIDTH = 2**24  # of dimensions whose config states no bound
 

@@ -7,10 +7,10 @@ parameters of the whole comparison; ``skip`` leaves out what does not fit and sa
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from layers.spec import Cost, ExternalSpec, Mode, Optimizer
 from membench.check_size import CHECK_WORKSPACE_BYTES, check_bytes
 from membench.comparison import SolvedArm, planned_zipf_exponent
 from membench.errors import UsageError
+from membench.layers.spec import Cost, ExternalSpec, Mode, Optimizer
 from membench.scenario import Point
 from membench.sections import MAX_RANKS, Fit
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from layers.spec import OperatorSpec
+from membench.layers.spec import OperatorSpec
 from membench.loose import mapping, number, positive, text, value_at
 from membench.records import Record
 

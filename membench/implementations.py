@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from layers.host_table import HostTable
-from layers.layer import Layer, Routing
+from membench.layers.host_table import HostTable
+from membench.layers.layer import Layer, Routing
 
 Call = Callable[[Tensor, Routing | None], Tensor]
 

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layers.kernels.lookups import index_dtype
-from layers.layer import Layer, RemoteAssignments, RemoteLookups, Routing, torch_dtype
-from layers.operators.operator import Operator
-from layers.routing import busiest_rank, draw_experts, draw_lookups
-from layers.spec import (
+from membench.case import Case, RoutingConfig
+from membench.layers.kernels.lookups import index_dtype
+from membench.layers.layer import Layer, RemoteAssignments, RemoteLookups, Routing, torch_dtype
+from membench.layers.operators.operator import Operator
+from membench.layers.routing import busiest_rank, draw_experts, draw_lookups
+from membench.layers.spec import (
     ExternalSpec,
     GroupedExpertsSpec,
     MemorySpec,
@@ -24,7 +25,6 @@ from layers.spec import (
     Spec,
     TokenSpec,
 )
-from membench.case import Case, RoutingConfig
 
 _POOL_CACHES = 4  # inputs rotate past this many times the last-level cache
 _MAX_POOL = 256

@@ -11,11 +11,11 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from layers.spec import FreeDimension, Spec
 from membench.budget import TOLERANCE, BudgetError
 from membench.dimensions import free_dimensions, missing_dimensions, with_placeholders
 from membench.errors import UsageError
 from membench.files import read_file
+from membench.layers.spec import FreeDimension, Spec
 from membench.records import MAX_RESULT_BYTES
 from membench.targets import Latency
 

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layers.layer import Layer
-from layers.operators.operator import Operator
-from layers.optim import LayerOptimizer
-from layers.spec import Cost, Mode, has_backward
-from layers.verification import Verification
 from membench.case import Case
 from membench.errors import Unavailable
 from membench.implementations import Call, implementation
 from membench.inputs import Input
+from membench.layers.layer import Layer
+from membench.layers.operators.operator import Operator
+from membench.layers.optim import LayerOptimizer
+from membench.layers.spec import Cost, Mode, has_backward
+from membench.layers.verification import Verification
 from membench.measure.clocks import read_clocks
 from membench.measure.energy import EnergyCounter
 from membench.measure.memory import (

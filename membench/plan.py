@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from layers.spec import Cost, ExternalSpec, MoESpec, Optimizer
 from membench.arms import Level
 from membench.case import Case, RoutingConfig
 from membench.comparison import SolvedArm, solve_point, solve_shrunk
@@ -16,6 +15,7 @@ from membench.datasheet import Entry, Hardware
 from membench.device import available_memory_bytes
 from membench.errors import UsageError, blaming, shown
 from membench.fit import Room, Work, fit, refusal
+from membench.layers.spec import Cost, ExternalSpec, MoESpec, Optimizer
 from membench.scenario import Scenario
 
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from layers.external import External, counted_cost, with_own_parameters
-from layers.layer import Layer
-from layers.optim import LayerOptimizer
-from layers.spec import Cost, ExternalSpec, has_backward
-from layers.update_verification import update_errors
-from layers.verification import Verification, verify
 from membench.case import Case
 from membench.check_size import sampled_tokens
 from membench.implementations import Call
 from membench.inputs import Input, make_inputs, pool_size
+from membench.layers.external import External, counted_cost, with_own_parameters
+from membench.layers.layer import Layer
+from membench.layers.optim import LayerOptimizer
+from membench.layers.spec import Cost, ExternalSpec, has_backward
+from membench.layers.update_verification import update_errors
+from membench.layers.verification import Verification, verify
 from membench.measure.traffic import Traffic, count_traffic
 
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, PrivateAttr, ValidationError
 
-from layers.spec import MODES, OPTIMIZERS
-from layers.spec.quantities import DTypeName
 from membench.arms import Arm, Level, arm_from, check_every_arm
 from membench.axes import SWEPT_SECTIONS, Axes, axes_from, put_at, without_axis
 from membench.errors import UsageError, blaming, shown, suggestion, usage_error
+from membench.layers.spec import MODES, OPTIMIZERS
+from membench.layers.spec.quantities import DTypeName
 from membench.scenario_files import find_scenario, list_scenarios
 from membench.sections import Fit, Limits, Measure, Workload
 from membench.targets import Budgets, Strict

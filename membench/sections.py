@@ -14,9 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from layers.spec import Mode, Optimizer
 from membench.case import RoutingConfig
 from membench.errors import shown
+from membench.layers.spec import Mode, Optimizer
 from membench.targets import Strict, parse_bytes
 
 MAX_RANKS = 2**16

@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
-from layers.spec import Mode
-from layers.spec.quantities import parse_quantity
+from membench.layers.spec import Mode
+from membench.layers.spec.quantities import parse_quantity
 
 BudgetName = Literal["flops_per_token", "params", "stored_bytes", "moved_bytes", "latency_ms"]
 

@@ -1,4 +1,7 @@
-"""Imports run one way (spec <- kernels <- layers <- membench), and the light commands never load torch."""
+"""Imports run one way (spec <- kernels <- layers <- membench), and the light commands never load torch.
+
+``layers`` is imported as ``membench.layers`` inside the house: the short name may be a user's own package.
+"""
 
 import ast
 import subprocess
@@ -31,7 +34,7 @@ CHAIN = [
 
 
 def modules(folder):
-    return sorted((ROOT / folder).rglob("*.py"))
+    return sorted(path for path in (ROOT / folder).rglob("*.py") if not path.is_relative_to(ROOT / "membench/layers"))
 
 
 def is_module(name):
@@ -61,26 +64,35 @@ def imported(path):
 
 
 def top(names):
-    return {name.split(".")[0] for name in names}
+    """The packages that are imported; ``layers`` is one of its own."""
+    return {"layers" if name.startswith("membench.layers") else name.split(".")[0] for name in names}
+
+
+def in_house(names):
+    return [name for name in names if name.split(".")[0] == "membench"]
 
 
 @pytest.mark.parametrize("path", modules("layers/spec"), ids=lambda p: p.name)
 def test_spec_imports_no_torch(path):
     names = set(imported(path))
     assert not top(names) & {"torch", "numpy", "triton", "membench"}
-    assert all(name.startswith("layers.spec") for name in names if name.startswith("layers"))
+    assert all(name.startswith("membench.layers.spec") for name in in_house(names))
 
 
 @pytest.mark.parametrize("path", modules("layers/kernels"), ids=lambda p: p.name)
 def test_kernels_know_no_layer(path):
-    names = set(imported(path))
-    assert "membench" not in top(names)
-    assert all(name.startswith(("layers.kernels", "layers.spec")) for name in names if name.startswith("layers"))
+    allowed = ("membench.layers.kernels", "membench.layers.spec")
+    assert all(name.startswith(allowed) for name in in_house(set(imported(path))))
 
 
 @pytest.mark.parametrize("path", modules("layers"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_layers_know_nothing_of_measuring(path):
     assert "membench" not in top(imported(path))
+
+
+@pytest.mark.parametrize("path", modules("layers") + modules("membench") + modules("benchmarks"), ids=str)
+def test_the_short_name_is_left_to_users(path):
+    assert not [name for name in imported(path) if name.split(".")[0] == "layers"]
 
 
 def position(name):
@@ -100,9 +112,9 @@ def test_membench_imports_run_forward(path):
 
 def test_no_import_cycles():
     graph = {}
-    for folder in ("layers", "membench"):
+    for folder, prefix in (("layers", "membench."), ("membench", "")):
         for path in modules(folder):
-            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            name = prefix + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
             graph[name] = set(imported(path))
     known = set(graph)
     graph = {name: names & known - {name} for name, names in graph.items()}
@@ -141,7 +153,10 @@ def test_light_commands_never_import_torch(command):
 
 def test_layers_is_reachable_as_membench_layers():
     import layers
+    import layers.spec.cost
     import membench.layers
+    import membench.layers.spec.cost
 
-    assert membench.layers.build is layers.build
-    assert membench.layers.spec_from is layers.spec_from
+    assert membench.layers is layers
+    assert membench.layers.spec.cost is layers.spec.cost
+    assert layers.spec.cost.__spec__.name == "membench.layers.spec.cost"

@@ -19,12 +19,12 @@ from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes
 from benchmarks.memory_step_parts.processes import HUGE_PAGES, Child, questions, short_of_memory, users_environment
 from benchmarks.memory_step_parts.turns import take_turns
 from benchmarks.public_memory import PlainRowAdagrad
-from layers.factory import build
-from layers.kernels.pages import on_huge_pages
-from layers.kernels.row_update import RowOptimizer
-from layers.optim import LayerOptimizer
-from layers.peers.embedding_bag import BagMemory
 from membench.inputs import Input
+from membench.layers.factory import build
+from membench.layers.kernels.pages import on_huge_pages
+from membench.layers.kernels.row_update import RowOptimizer
+from membench.layers.optim import LayerOptimizer
+from membench.layers.peers.embedding_bag import BagMemory
 from membench.measure.time import Clock, Step
 from membench.measurement import make_step
 from membench.worker_process import WorkerDied

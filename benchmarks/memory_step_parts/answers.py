@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from layers.layer import torch_dtype
-from layers.spec import MemorySpec
-from layers.spec.quantities import DTypeName
+from membench.layers.layer import torch_dtype
+from membench.layers.spec import MemorySpec
+from membench.layers.spec.quantities import DTypeName
 
 
 @dataclass(frozen=True, slots=True)

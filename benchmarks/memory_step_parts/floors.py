@@ -16,12 +16,12 @@ from torch import Tensor
 from benchmarks.memory_step_parts.against_public import INPUTS
 from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes
 from benchmarks.memory_step_parts.processes import short_of_memory
-from layers.kernels.lookups import Lookups
-from layers.kernels.row_passes import row_backward_update_, weighted_bag
-from layers.kernels.row_update import RowState, RowStep
-from layers.memory import Memory
-from layers.spec import accounting
 from membench.device import cache_bytes
+from membench.layers.kernels.lookups import Lookups
+from membench.layers.kernels.row_passes import row_backward_update_, weighted_bag
+from membench.layers.kernels.row_update import RowState, RowStep
+from membench.layers.memory import Memory
+from membench.layers.spec import accounting
 from membench.measure.ceilings import random_row_ceiling
 from membench.measure.time import Clock, Sampling, Step, sample
 

@@ -10,9 +10,9 @@ from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes
 from benchmarks.memory_step_parts.processes import short_of_memory
 from benchmarks.memory_step_parts.turns import Timed, take_turns, timed
 from benchmarks.public_memory import with_weights_of
-from layers.memory import Memory
-from layers.operators.retrieval import ProductKeyTopK
-from layers.spec import ProductKeyTopKSpec
+from membench.layers.memory import Memory
+from membench.layers.operators.retrieval import ProductKeyTopK
+from membench.layers.spec import ProductKeyTopKSpec
 
 _FORWARD_GOAL, _TOP_K_GOAL = 1.5, 3.0
 _TOLERANCE = 1e-5  # of fp32 sums in another order

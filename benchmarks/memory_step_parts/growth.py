@@ -14,10 +14,10 @@ from benchmarks.memory_step_parts.against_public import INPUTS
 from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes
 from benchmarks.memory_step_parts.processes import short_of_memory
 from benchmarks.memory_step_parts.turns import take_turns, timed
-from layers.factory import build
-from layers.optim import LayerOptimizer
-from layers.spec.quantities import format_num_keys
 from membench.inputs import Input
+from membench.layers.factory import build
+from membench.layers.optim import LayerOptimizer
+from membench.layers.spec.quantities import format_num_keys
 from membench.measure.time import Step
 from membench.measure.traffic import count_traffic
 from membench.measurement import make_step

@@ -8,10 +8,10 @@ from torch.nn import functional
 from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes
 from benchmarks.memory_step_parts.processes import short_of_memory
 from benchmarks.memory_step_parts.turns import timed
-from layers.factory import build
-from layers.layer import torch_dtype
-from layers.optim import LayerOptimizer
-from layers.spec.quantities import format_num_keys
+from membench.layers.factory import build
+from membench.layers.layer import torch_dtype
+from membench.layers.optim import LayerOptimizer
+from membench.layers.spec.quantities import format_num_keys
 from membench.measure.memory import peak_bytes
 
 _BATCHES, _PASSES = 4, 6

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from layers.kernels.dispatch import Dispatch
+from membench.layers.kernels.dispatch import Dispatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from layers.kernels.dispatch import Dispatch, combine
-from layers.kernels.expert_operands import Gradients, Operands
-from layers.kernels.paths import implementation, path_of
-from layers.kernels.plain import expert_loop
-from layers.kernels.plain import grouped_matmul as torch_products
-from layers.kernels.stages import stage
-from layers.kernels.swiglu import activate, activate_backward
+from membench.layers.kernels.dispatch import Dispatch, combine
+from membench.layers.kernels.expert_operands import Gradients, Operands
+from membench.layers.kernels.paths import implementation, path_of
+from membench.layers.kernels.plain import expert_loop
+from membench.layers.kernels.plain import grouped_matmul as torch_products
+from membench.layers.kernels.stages import stage
+from membench.layers.kernels.swiglu import activate, activate_backward
 
 
 def experts(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, dispatch: Dispatch) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from layers.kernels.matmul import linear_into
+from membench.layers.kernels.matmul import linear_into
 
 _CACHED_ELEMENTS = 2**19
 

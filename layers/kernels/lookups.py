@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from layers.kernels.checks import check_integers, check_shape
-from layers.kernels.paths import implementation
+from membench.layers.kernels.checks import check_integers, check_shape
+from membench.layers.kernels.paths import implementation
 
 MAX_INT32 = 2**31 - 1
 

@@ -22,7 +22,7 @@ _forced: Path | None = None
 
 def implementation(name: str, tensor: Tensor) -> ModuleType:
     """The module that computes operator ``name`` on tensors like this one."""
-    return import_module(f"layers.kernels.{_FOLDERS[path_of(tensor)]}.{name}")
+    return import_module(f"membench.layers.kernels.{_FOLDERS[path_of(tensor)]}.{name}")
 
 
 def path_of(tensor: Tensor) -> Path:
@@ -68,6 +68,6 @@ def has_triton() -> bool:
 @cache
 def has_native() -> bool:
     """Whether the C++ kernels could be compiled here."""
-    from layers.kernels.native.build import library
+    from membench.layers.kernels.native.build import library
 
     return library() is not None

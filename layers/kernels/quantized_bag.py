@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from layers.kernels.checks import check_floats, check_integers, check_shape, check_together
-from layers.kernels.paths import implementation
-from layers.kernels.quantization import LARGEST
+from membench.layers.kernels.checks import check_floats, check_integers, check_shape, check_together
+from membench.layers.kernels.paths import implementation
+from membench.layers.kernels.quantization import LARGEST
 
 
 def quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from layers.kernels.key_scores import key_scores, scores_with_scales
-from layers.kernels.lookups import Lookups
-from layers.kernels.row_passes import row_backward, weighted_bag
-from layers.kernels.stages import stage
-from layers.kernels.top_k import product_key_top_k, sums_gradient
+from membench.layers.kernels.key_scores import key_scores, scores_with_scales
+from membench.layers.kernels.lookups import Lookups
+from membench.layers.kernels.row_passes import row_backward, weighted_bag
+from membench.layers.kernels.stages import stage
+from membench.layers.kernels.top_k import product_key_top_k, sums_gradient
 
 
 def retrieve(

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from layers.kernels.checks import check_floats, check_integers, check_shape, check_together
-from layers.kernels.lookups import Runs, find_runs
-from layers.kernels.paths import implementation
-from layers.kernels.row_update import RowOptimizer, RowState, RowStep
+from membench.layers.kernels.checks import check_floats, check_integers, check_shape, check_together
+from membench.layers.kernels.lookups import Runs, find_runs
+from membench.layers.kernels.paths import implementation
+from membench.layers.kernels.row_update import RowOptimizer, RowState, RowStep
 
 _NAME = "row_passes"
 

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from layers.kernels.checks import check_fp32, check_integers, check_shape, check_together
+from membench.layers.kernels.checks import check_fp32, check_integers, check_shape, check_together
 
 RowOptimizer = Literal["sgd", "row_adagrad", "row_adam", "lazy_adam"]
 ROW_OPTIMIZERS: tuple[RowOptimizer, ...] = ("sgd", "row_adagrad", "row_adam", "lazy_adam")

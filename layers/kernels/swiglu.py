@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from layers.kernels.matmul import linear, linear_gradients
-from layers.kernels.stages import stage
+from membench.layers.kernels.matmul import linear, linear_gradients
+from membench.layers.kernels.stages import stage
 
 
 def activate(gate_up: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layers.kernels.checks import check_fp32, check_shape
-from layers.kernels.paths import implementation
+from membench.layers.kernels.checks import check_fp32, check_shape
+from membench.layers.kernels.paths import implementation
 
 
 def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from layers.kernels.dispatch import by_expert, row_weights
-from layers.kernels.grouped_matmul import experts
-from layers.kernels.stages import stage
-from layers.layer import Routing, torch_dtype
-from layers.operators.operator import Operator, imposed
-from layers.spec import GroupedExpertsSpec
-from layers.swiglu import swiglu_parameters
+from membench.layers.kernels.dispatch import by_expert, row_weights
+from membench.layers.kernels.grouped_matmul import experts
+from membench.layers.kernels.stages import stage
+from membench.layers.layer import Routing, torch_dtype
+from membench.layers.operators.operator import Operator, imposed
+from membench.layers.spec import GroupedExpertsSpec
+from membench.layers.swiglu import swiglu_parameters
 
 
 class GroupedExperts(Operator):

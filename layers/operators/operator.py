@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from layers.kernels.paths import forced, path_of
-from layers.layer import Layer, Routing
-from layers.spec import OperatorSpec
+from membench.layers.kernels.paths import forced, path_of
+from membench.layers.layer import Layer, Routing
+from membench.layers.spec import OperatorSpec
 
 
 class Operator(Layer):

@@ -10,14 +10,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from layers.initialize import fill_normal_
-from layers.kernels.key_scores import key_scores
-from layers.kernels.lookups import index_dtype
-from layers.kernels.stages import stage
-from layers.kernels.top_k import product_key_top_k
-from layers.layer import Routing, Selection, torch_dtype
-from layers.operators.operator import Operator
-from layers.spec import KeyScoresSpec, ProductKeyTopKSpec
+from membench.layers.initialize import fill_normal_
+from membench.layers.kernels.key_scores import key_scores
+from membench.layers.kernels.lookups import index_dtype
+from membench.layers.kernels.stages import stage
+from membench.layers.kernels.top_k import product_key_top_k
+from membench.layers.layer import Routing, Selection, torch_dtype
+from membench.layers.operators.operator import Operator
+from membench.layers.spec import KeyScoresSpec, ProductKeyTopKSpec
 
 
 class KeyScores(Operator):

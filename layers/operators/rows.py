@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from layers.kernels.lookups import Lookups
-from layers.kernels.stages import stage
-from layers.layer import Routing, torch_dtype
-from layers.operators.operator import Operator, imposed
-from layers.spec import ExpertRowsSpec, RowOperatorSpec, WeightedBagSpec
-from layers.value_table import ValueTable
+from membench.layers.kernels.lookups import Lookups
+from membench.layers.kernels.stages import stage
+from membench.layers.layer import Routing, torch_dtype
+from membench.layers.operators.operator import Operator, imposed
+from membench.layers.spec import ExpertRowsSpec, RowOperatorSpec, WeightedBagSpec
+from membench.layers.value_table import ValueTable
 
 
 class RowOperator(Operator):

@@ -8,14 +8,14 @@ import math
 import torch
 from torch import Tensor
 
-from layers import reference
-from layers.layer import Routing, Selection
-from layers.operators.experts import GroupedExperts
-from layers.operators.operator import Operator
-from layers.operators.retrieval import KeyScores, ProductKeyTopK
-from layers.operators.rows import ExpertRows, RowOperator, WeightedBag
-from layers.sampled_reference import SampledReference, float64_leaf, kth_best_sum, shortfall
-from layers.value_table import ValueTable
+from membench.layers import reference
+from membench.layers.layer import Routing, Selection
+from membench.layers.operators.experts import GroupedExperts
+from membench.layers.operators.operator import Operator
+from membench.layers.operators.retrieval import KeyScores, ProductKeyTopK
+from membench.layers.operators.rows import ExpertRows, RowOperator, WeightedBag
+from membench.layers.sampled_reference import SampledReference, float64_leaf, kth_best_sum, shortfall
+from membench.layers.value_table import ValueTable
 
 _WEIGHTS = "weights"  # of what is imposed: a leaf that is no parameter
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from layers.initialize import fill_normal_
-from layers.layer import Selection
-from layers.peers.public_layer import PublicLayer, sizes
-from layers.spec import MemorySpec
+from membench.layers.initialize import fill_normal_
+from membench.layers.layer import Selection
+from membench.layers.peers.public_layer import PublicLayer, sizes
+from membench.layers.spec import MemorySpec
 
 _DENSE_NOTES = ("EmbeddingBag without sparse=True: a gradient as large as the table, a step pays for every row",)
 _SPARSE_NOTES = (

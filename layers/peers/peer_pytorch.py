@@ -8,10 +8,10 @@ import math
 import torch
 from torch import Tensor
 
-from layers.initialize import fill_normal_
-from layers.layer import Selection
-from layers.peers.public_layer import PublicLayer, installed, sizes
-from layers.spec import PeerSpec
+from membench.layers.initialize import fill_normal_
+from membench.layers.layer import Selection
+from membench.layers.peers.public_layer import PublicLayer, installed, sizes
+from membench.layers.spec import PeerSpec
 
 _NOTES = (
     "0.2.2: by default (non_competing_scores=True) a head uses 1 expert, whatever num_experts_per_head says; "

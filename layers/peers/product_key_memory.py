@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from layers import reference
-from layers.layer import Selection
-from layers.peers.public_layer import PublicLayer, installed, sizes
-from layers.spec import MemorySpec
+from membench.layers import reference
+from membench.layers.layer import Selection
+from membench.layers.peers.public_layer import PublicLayer, installed, sizes
+from membench.layers.spec import MemorySpec
 
 _NOTES = (
     "0.3.0: each half of a query passes a LayerNorm, or with use_layernorm=False a BatchNorm; ours has no norm here",

@@ -12,9 +12,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from layers import reference
-from layers.layer import Selection
-from layers.spec import MemorySpec, MoESpec, PeerSpec, Spec
+from membench.layers import reference
+from membench.layers.layer import Selection
+from membench.layers.spec import MemorySpec, MoESpec, PeerSpec, Spec
 
 SpecType = TypeVar("SpecType", bound=Spec)
 Sizes = MemorySpec | PeerSpec | MoESpec

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from layers.initialize import fill_normal_
-from layers.layer import Selection
-from layers.peers.public_layer import PublicLayer, installed, sizes
-from layers.spec import MoESpec
+from membench.layers.initialize import fill_normal_
+from membench.layers.layer import Selection
+from membench.layers.peers.public_layer import PublicLayer, installed, sizes
+from membench.layers.spec import MoESpec
 
 Block = Literal["mixtral", "qwen3_moe", "olmoe"]
 Experts = Literal["eager", "batched_mm", "grouped_mm"]

@@ -4,15 +4,15 @@ from typing import Annotated
 
 from pydantic import Discriminator, TypeAdapter
 
-from layers.spec.base import FreeDimension, Spec, TokenSpec
-from layers.spec.cost import MODES, OPTIMIZERS, Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
-from layers.spec.dense import DenseSpec
-from layers.spec.expectation import ROUTINGS, RoutingKind
-from layers.spec.external import ExternalSpec
-from layers.spec.memory import MemoryPlusSpec, MemorySpec
-from layers.spec.moe import MoESpec
-from layers.spec.operator import OperatorSpec
-from layers.spec.operators import (
+from membench.layers.spec.base import FreeDimension, Spec, TokenSpec
+from membench.layers.spec.cost import MODES, OPTIMIZERS, Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
+from membench.layers.spec.dense import DenseSpec
+from membench.layers.spec.expectation import ROUTINGS, RoutingKind
+from membench.layers.spec.external import ExternalSpec
+from membench.layers.spec.memory import MemoryPlusSpec, MemorySpec
+from membench.layers.spec.moe import MoESpec
+from membench.layers.spec.operator import OperatorSpec
+from membench.layers.spec.operators import (
     OPERATORS,
     ExpertRowsSpec,
     GroupedExpertsSpec,
@@ -21,8 +21,8 @@ from layers.spec.operators import (
     RowOperatorSpec,
     WeightedBagSpec,
 )
-from layers.spec.peer import PeerSpec
-from layers.spec.retrieval import RetrievalSpec
+from membench.layers.spec.peer import PeerSpec
+from membench.layers.spec.retrieval import RetrievalSpec
 
 AnyOperatorSpec = WeightedBagSpec | KeyScoresSpec | ProductKeyTopKSpec | ExpertRowsSpec | GroupedExpertsSpec
 AnySpec = DenseSpec | MoESpec | MemorySpec | MemoryPlusSpec | PeerSpec | ExternalSpec | AnyOperatorSpec

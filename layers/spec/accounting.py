@@ -3,8 +3,8 @@
 Letters: B tokens, d_in/d_out matrix widths, s bytes an element, P ranks.
 """
 
-from layers.spec.cost import Mode, Optimizer, StageCost, has_backward
-from layers.spec.quantities import SCORE_BYTES
+from membench.layers.spec.cost import Mode, Optimizer, StageCost, has_backward
+from membench.layers.spec.quantities import SCORE_BYTES
 
 
 def passes(mode: Mode, forward: StageCost, backward: StageCost) -> list[StageCost]:

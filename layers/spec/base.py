@@ -4,8 +4,8 @@ from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from layers.spec.cost import Cost, Mode, Optimizer
-from layers.spec.quantities import ITEM_BYTES, DTypeName
+from membench.layers.spec.cost import Cost, Mode, Optimizer
+from membench.layers.spec.quantities import ITEM_BYTES, DTypeName
 
 WIDTH_MULTIPLE = 64  # solved widths stay multiples of this on every arm
 BudgetName = str

@@ -4,9 +4,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from layers.spec import accounting
-from layers.spec.base import WIDTH_MULTIPLE, FreeDimension, TokenSpec
-from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, has_backward
+from membench.layers.spec import accounting
+from membench.layers.spec.base import WIDTH_MULTIPLE, FreeDimension, TokenSpec
+from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, has_backward
 
 _HIDDEN = (FreeDimension(name="ffn_hidden", step=WIDTH_MULTIPLE, minimum=WIDTH_MULTIPLE),)
 

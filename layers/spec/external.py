@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from layers.spec.base import TokenSpec
+from membench.layers.spec.base import TokenSpec
 
 
 class ExternalSpec(TokenSpec):

@@ -11,11 +11,11 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from layers.spec import accounting
-from layers.spec.base import WIDTH_MULTIPLE, FreeDimension, TokenSpec
-from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
-from layers.spec.dense import swiglu_activation_bytes, swiglu_params
-from layers.spec.expectation import expected_busiest_load, expected_rank_share, expected_unique
+from membench.layers.spec import accounting
+from membench.layers.spec.base import WIDTH_MULTIPLE, FreeDimension, TokenSpec
+from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
+from membench.layers.spec.dense import swiglu_activation_bytes, swiglu_params
+from membench.layers.spec.expectation import expected_busiest_load, expected_rank_share, expected_unique
 
 _EXPERTS = (FreeDimension(name="num_experts"),)
 _WIDTHS = (

@@ -10,9 +10,9 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from layers.spec import accounting
-from layers.spec.base import Spec
-from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
+from membench.layers.spec import accounting
+from membench.layers.spec.base import Spec
+from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
 
 Path = Literal["auto", "torch", "native", "triton", "plain"]
 _DENSE_OPTIMIZERS = ("sgd", "adamw")  # what torch has for a dense gradient

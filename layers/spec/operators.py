@@ -9,17 +9,17 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from layers.spec import accounting
-from layers.spec.base import Spec, TokenSpec
-from layers.spec.cost import Mode, Optimizer, StageCost
-from layers.spec.dense import swiglu_activation_bytes, swiglu_params
-from layers.spec.expectation import expected_unique
-from layers.spec.moe import combine
-from layers.spec.operator import OperatorSpec
-from layers.spec.peer import TABLES as EXPERT_TABLES
-from layers.spec.peer import expert_row_stages
-from layers.spec.quantities import INDEX_BYTES, SCORE_BYTES
-from layers.spec.retrieval import NumKeys, score_stages, top_k_stages
+from membench.layers.spec import accounting
+from membench.layers.spec.base import Spec, TokenSpec
+from membench.layers.spec.cost import Mode, Optimizer, StageCost
+from membench.layers.spec.dense import swiglu_activation_bytes, swiglu_params
+from membench.layers.spec.expectation import expected_unique
+from membench.layers.spec.moe import combine
+from membench.layers.spec.operator import OperatorSpec
+from membench.layers.spec.peer import TABLES as EXPERT_TABLES
+from membench.layers.spec.peer import expert_row_stages
+from membench.layers.spec.quantities import INDEX_BYTES, SCORE_BYTES
+from membench.layers.spec.retrieval import NumKeys, score_stages, top_k_stages
 
 
 class RowOperatorSpec(OperatorSpec, TokenSpec):

@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from layers.spec import accounting
-from layers.spec.base import WIDTH_MULTIPLE, FreeDimension
-from layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
-from layers.spec.dense import swiglu_activation_bytes, swiglu_params
-from layers.spec.quantities import INDEX_BYTES, SCORE_BYTES
-from layers.spec.retrieval import RetrievalSpec
+from membench.layers.spec import accounting
+from membench.layers.spec.base import WIDTH_MULTIPLE, FreeDimension
+from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
+from membench.layers.spec.dense import swiglu_activation_bytes, swiglu_params
+from membench.layers.spec.quantities import INDEX_BYTES, SCORE_BYTES
+from membench.layers.spec.retrieval import RetrievalSpec
 
 _KEYS = (FreeDimension(name="num_keys", square=True, minimum=4),)
 _COMPANION = (FreeDimension(name="companion_hidden", step=WIDTH_MULTIPLE, minimum=0),)

@@ -10,11 +10,11 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from layers.spec import accounting
-from layers.spec.base import TokenSpec
-from layers.spec.cost import Mode, StageCost, has_backward
-from layers.spec.expectation import expected_unique
-from layers.spec.quantities import INDEX_BYTES, SCORE_BYTES, parse_num_keys
+from membench.layers.spec import accounting
+from membench.layers.spec.base import TokenSpec
+from membench.layers.spec.cost import Mode, StageCost, has_backward
+from membench.layers.spec.expectation import expected_unique
+from membench.layers.spec.quantities import INDEX_BYTES, SCORE_BYTES, parse_num_keys
 
 NumKeys = Annotated[int, BeforeValidator(parse_num_keys)]
 

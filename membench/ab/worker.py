@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from layers.spec import ExternalSpec
 from membench.device import cache_bytes
+from membench.layers.spec import ExternalSpec
 from membench.worker import Events, Job, classify, prepare_process, say_failure
 
 
@@ -22,7 +22,7 @@ class Side:
 
     def __init__(self, job: Job, events: Events) -> None:
         self.threads = prepare_process(job.threads)
-        from layers.factory import build
+        from membench.layers.factory import build
         from membench.measure.time import Clock
         from membench.measurement import CaseMeasurement
 

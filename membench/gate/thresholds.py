@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from layers.spec import Mode, Optimizer
 from membench.case import Case
 from membench.errors import UsageError, blaming, suggestion, usage_error
 from membench.gate.metrics import COUNTED, METRIC_NAMES, CountedMetric, TimedMetric
+from membench.layers.spec import Mode, Optimizer
 from membench.yaml_reader import parse_mapping, read_text
 
 DEFAULT_FILE = "gate.yaml"

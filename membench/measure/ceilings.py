@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layers.initialize import fill_normal_
-from layers.kernels.matmul import linear
-from layers.kernels.paths import implementation, path_of
+from membench.layers.initialize import fill_normal_
+from membench.layers.kernels.matmul import linear
+from membench.layers.kernels.paths import implementation, path_of
 from membench.measure.time import Clock, Sampling, sample
 
 _QUICK = Sampling(min_samples=7, floor_samples=3, max_seconds=0.3, warmup_seconds=0.05)

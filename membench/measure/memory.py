@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layers.layer import Layer
 from membench.device import read_text
+from membench.layers.layer import Layer
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layers.external import External
-from layers.layer import Layer, RemoteAssignments, RemoteLookups
-from layers.moe import MoE
-from layers.spec import GroupedExpertsSpec, MemorySpec, MoESpec, PeerSpec, RowOperatorSpec
 from membench.inputs import Input
+from membench.layers.external import External
+from membench.layers.layer import Layer, RemoteAssignments, RemoteLookups
+from membench.layers.moe import MoE
+from membench.layers.spec import GroupedExpertsSpec, MemorySpec, MoESpec, PeerSpec, RowOperatorSpec
 
 
 @dataclass(frozen=True, slots=True)

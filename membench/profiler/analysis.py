@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from layers.spec import StageCost
+from membench.layers.spec import StageCost
 from membench.profiler.findings import REST, Limit, StageKey, StageRow
 
 _WHOLE_LAYER = "layer"  # the one stage of a layer from outside: it answers for whatever its cost() names

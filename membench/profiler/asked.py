@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from layers.spec import KINDS, RetrievalSpec, Spec
-from layers.spec.base import WIDTH_MULTIPLE
-from layers.spec.quantities import format_quantity
 from membench.arms import entry_point_layers
 from membench.budget import Ask, nearest
 from membench.comparison import solve_point
 from membench.errors import UsageError, shown, suggestion
+from membench.layers.spec import KINDS, RetrievalSpec, Spec
+from membench.layers.spec.base import WIDTH_MULTIPLE
+from membench.layers.spec.quantities import format_quantity
 from membench.scenario import Scenario, parse_scenario
 
 DEFAULT_TOKENS = {"cpu": 512, "cuda": 16_384}

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from layers.spec import StageCost
 from membench import __version__
 from membench.case import Case
 from membench.errors import UsageError
 from membench.journal import check_folder
+from membench.layers.spec import StageCost
 from membench.plan import Plan, PlannedCase
 from membench.profiler.analysis import stage_rows
 from membench.profiler.asked import Asked, naming_options, scenario_of

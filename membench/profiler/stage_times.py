@@ -7,9 +7,9 @@ from itertools import count
 
 from torch import Tensor
 
-from layers.kernels.stages import observed_by
-from layers.layer import Layer, Routing
 from membench.implementations import Call
+from membench.layers.kernels.stages import observed_by
+from membench.layers.layer import Layer, Routing
 from membench.measure.time import Clock, Step, warm_up
 from membench.profiler.findings import StageKey
 from membench.profiler.follower import StageFollower

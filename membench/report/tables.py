@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from layers.spec.quantities import format_quantity
 from membench.groups import arm_name, chosen_implementation, counted, rank_key, routing_name, yardstick
+from membench.layers.spec.quantities import format_quantity
 from membench.loose import mapping, number, text
 from membench.records import Record, ResultFile, Round
 from membench.report.evidence import Evidence, ceilings_of

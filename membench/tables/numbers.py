@@ -1,6 +1,6 @@
 """How measured numbers are shown: three digits, unknown as a dash."""
 
-from layers.spec.quantities import format_quantity
+from membench.layers.spec.quantities import format_quantity
 from membench.metrics import FLAG_ABOVE
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from layers.spec.quantities import format_quantity
+from membench.layers.spec.quantities import format_quantity
 from membench.plan import Plan, PlannedCase
 from membench.tables.render import Column, Table, plain
 

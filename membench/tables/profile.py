@@ -1,6 +1,6 @@
 """A profile as tables: each layer's modes by stage and by kernel, two layers side by side, and what to do next."""
 
-from layers.spec.quantities import format_quantity
+from membench.layers.spec.quantities import format_quantity
 from membench.profiler.findings import REST, LayerProfile, ModeProfile, Profile, StageRow
 from membench.tables.numbers import giga, percent, ratio, short
 from membench.tables.plan import dimensions

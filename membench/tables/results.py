@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from layers.spec.quantities import format_quantity
 from membench.errors import one_line
 from membench.groups import (
     arm_name,
@@ -18,6 +17,7 @@ from membench.groups import (
     swept,
     yardstick,
 )
+from membench.layers.spec.quantities import format_quantity
 from membench.loose import text, value_at
 from membench.records import Record, ResultFile
 from membench.tables.numbers import four, giga, percent, ratio, short, signed

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from layers.kernels.gpu.blocks import gathered, scatter
-from layers.kernels.gpu.update_kernels import update
+from membench.layers.kernels.gpu.blocks import gathered, scatter
+from membench.layers.kernels.gpu.update_kernels import update
 
 
 class Operands(NamedTuple):

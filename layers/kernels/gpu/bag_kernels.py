@@ -9,7 +9,7 @@ Letters: L lookups a token, D columns of the table; a program's R lookups at onc
 import triton
 import triton.language as tl
 
-from layers.kernels.gpu.blocks import gathered
+from membench.layers.kernels.gpu.blocks import gathered
 
 
 @triton.jit

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from layers.kernels.gpu.launch import launch
+from membench.layers.kernels.gpu.launch import launch
 
 _EXPERTS_TOGETHER = 1024  # whose tiles a program counts at once
 _TILES_TOGETHER = 8  # tiles of rows that pass over the columns side by side, sharing them in the L2 cache

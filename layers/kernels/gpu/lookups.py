@@ -1,5 +1,5 @@
 """Runs of equal rows on a GPU: torch's own sort there is a radix sort."""
 
-from layers.kernels.plain.lookups import find_runs
+from membench.layers.kernels.plain.lookups import find_runs
 
 __all__ = ["find_runs"]

@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from layers.kernels.gpu import tiles
-from layers.kernels.gpu.launch import launch
-from layers.kernels.gpu.row_shape import row_shape
+from membench.layers.kernels.gpu import tiles
+from membench.layers.kernels.gpu.launch import launch
+from membench.layers.kernels.gpu.row_shape import row_shape
 
 _SUMMED_BYTES = 2  # tiles as of bfloat16 rows: it is a tile's fp32 sums that fill registers, not what is fetched
 _PROGRAMS = 256  # fewer leave a large GPU idle

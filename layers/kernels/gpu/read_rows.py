@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from layers.kernels.gpu.launch import launch
-from layers.kernels.gpu.tiles import Tile, ceil_div
+from membench.layers.kernels.gpu.launch import launch
+from membench.layers.kernels.gpu.tiles import Tile, ceil_div
 
 _WORDS = 4096  # 16 KiB on their way for a program of 4 warps: 32 words a thread
 

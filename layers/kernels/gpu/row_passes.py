@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layers.kernels.gpu import backward_kernels, bag_kernels, tiles, update_kernels
-from layers.kernels.gpu.backward_kernels import Operands
-from layers.kernels.gpu.launch import launch
-from layers.kernels.gpu.row_shape import row_shape
-from layers.kernels.gpu.tiles import Tile, ceil_div
-from layers.kernels.gpu.update_kernels import StepNumbers
-from layers.kernels.lookups import Runs
-from layers.kernels.row_update import RowState, RowStep
+from membench.layers.kernels.gpu import backward_kernels, bag_kernels, tiles, update_kernels
+from membench.layers.kernels.gpu.backward_kernels import Operands
+from membench.layers.kernels.gpu.launch import launch
+from membench.layers.kernels.gpu.row_shape import row_shape
+from membench.layers.kernels.gpu.tiles import Tile, ceil_div
+from membench.layers.kernels.gpu.update_kernels import StepNumbers
+from membench.layers.kernels.lookups import Runs
+from membench.layers.kernels.row_update import RowState, RowStep
 
 SPLIT = 256  # lookups of one row that one program sums at most
 _SHARE_OF_DOTS = 16  # lookups of a token that are one program's: few, so that a few tokens keep a GPU busy

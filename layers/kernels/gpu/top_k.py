@@ -20,9 +20,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from layers.kernels.gpu.bitonic import join, sort_pairs, top
-from layers.kernels.gpu.launch import launch
-from layers.spec.retrieval import candidate_pairs
+from membench.layers.kernels.gpu.bitonic import join, sort_pairs, top
+from membench.layers.kernels.gpu.launch import launch
+from membench.layers.spec.retrieval import candidate_pairs
 
 # Few warps: within one, keys change places by shuffles, and fewer of them the more a thread holds.
 _SCORES_A_TILE = 4096

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from layers.kernels.gpu.blocks import gathered, scatter
-from layers.kernels.row_update import RowState, RowStep
+from membench.layers.kernels.gpu.blocks import gathered, scatter
+from membench.layers.kernels.row_update import RowState, RowStep
 
 _SMALLEST = 2.0**-126  # of a factor whose logarithm is taken: an fp32's
 

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
+from membench.layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
 
 _TABLES = {**ELEMENTS, torch.int8: 3, torch.float8_e4m3fn: 4}
 

@@ -5,8 +5,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from layers.kernels.native.calls import call, check_rows, pointer
-from layers.kernels.plain import lookups as plain
+from membench.layers.kernels.native.calls import call, check_rows, pointer
+from membench.layers.kernels.plain import lookups as plain
 
 
 def find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from layers.kernels.native.bags import bags, computable
-from layers.kernels.plain import quantized_bag as plain
+from membench.layers.kernels.native.bags import bags, computable
+from membench.layers.kernels.plain import quantized_bag as plain
 
 
 def quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:

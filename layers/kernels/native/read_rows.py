@@ -4,7 +4,7 @@ import ctypes
 
 from torch import Tensor
 
-from layers.kernels.native.calls import call, check_rows, pointer, threads
+from membench.layers.kernels.native.calls import call, check_rows, pointer, threads
 
 
 def read_rows(table: Tensor, rows: Tensor) -> int:

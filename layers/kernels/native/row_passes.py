@@ -8,13 +8,13 @@ import ctypes
 import torch
 from torch import Tensor
 
-from layers.kernels.lookups import Runs
-from layers.kernels.native.bags import bags, computable
-from layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
-from layers.kernels.native.lookups import find_runs
-from layers.kernels.pages import asked_for_huge_pages
-from layers.kernels.plain import row_passes as plain
-from layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
+from membench.layers.kernels.lookups import Runs
+from membench.layers.kernels.native.bags import bags, computable
+from membench.layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
+from membench.layers.kernels.native.lookups import find_runs
+from membench.layers.kernels.pages import asked_for_huge_pages
+from membench.layers.kernels.plain import row_passes as plain
+from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
 
 
 class _Step(ctypes.Structure):

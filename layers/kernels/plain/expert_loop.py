@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from layers.kernels.dispatch import Dispatch
-from layers.kernels.expert_operands import Gradients, Operands
-from layers.kernels.matmul import linear_gradients, linear_into
-from layers.kernels.swiglu import activate, activate_backward
-from layers.kernels.workers import for_each
+from membench.layers.kernels.dispatch import Dispatch
+from membench.layers.kernels.expert_operands import Gradients, Operands
+from membench.layers.kernels.matmul import linear_gradients, linear_into
+from membench.layers.kernels.swiglu import activate, activate_backward
+from membench.layers.kernels.workers import for_each
 
 # Reading an expert's weights costs about as much as multiplying so many rows by them.
 _ROWS_WORTH_OF_WEIGHTS = 32

@@ -6,7 +6,7 @@ Letters: B tokens, D columns, L lookups a token.
 import torch
 from torch import Tensor
 
-from layers.kernels.quantization import rows_of, widened
+from membench.layers.kernels.quantization import rows_of, widened
 
 _GATHERED_ELEMENTS = 2**19  # the fp32 of so many stay in a cache: all B·L·D would be written to memory and read back
 

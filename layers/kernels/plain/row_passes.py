@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from layers.kernels.lookups import Runs
-from layers.kernels.plain.row_update import update_rows_
-from layers.kernels.row_update import RowState, RowStep
+from membench.layers.kernels.lookups import Runs
+from membench.layers.kernels.plain.row_update import update_rows_
+from membench.layers.kernels.row_update import RowState, RowStep
 
 __all__ = ["row_backward", "row_backward_update_", "row_dots", "update_rows_", "weighted_bag"]
 

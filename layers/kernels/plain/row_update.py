@@ -6,7 +6,7 @@ Letters: N rows, D columns, U rows updated.
 import torch
 from torch import Tensor
 
-from layers.kernels.row_update import RowState, RowStep, random_bits
+from membench.layers.kernels.row_update import RowState, RowStep, random_bits
 
 _ELEMENTS_A_PART = 2**18  # a few temporaries of so many fp32 stay in a core's cache
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from layers.spec.retrieval import candidate_pairs
+from membench.layers.spec.retrieval import candidate_pairs
 
 
 def ordered_top_k(values: Tensor, top_k: int, order: Tensor | None = None) -> Tensor:

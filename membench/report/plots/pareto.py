@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from layers.spec.quantities import format_quantity
+from membench.layers.spec.quantities import format_quantity
 from membench.report.evidence import Evidence
 from membench.report.palette import INK, LEADER
 from membench.report.plots.frame import Figure, figure, safe, value_axis

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from layers.spec.quantities import format_quantity
+from membench.layers.spec.quantities import format_quantity
 from membench.report.palette import INK, MUTED, PAPER, STAGES, Style
 from membench.report.plots.frame import FONT_PX, Figure, figure, log_axis, note, safe
 from membench.report.plots.labels import Named, beside

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layers.spec.quantities import format_num_keys, format_quantity
 from membench.groups import arm_name, step_name, swept
+from membench.layers.spec.quantities import format_num_keys, format_quantity
 from membench.report.evidence import Evidence
 from membench.report.plots.frame import (
     FONT_PX,
