@@ -26,7 +26,7 @@ from membench.layers.optim import LayerOptimizer
 from membench.layers.spec import DenseSpec, MemoryPlusSpec, MemorySpec, Mode, MoESpec, PeerSpec
 from membench.measure.time import Clock, Sampling, Step, sample
 from membench.measurement import make_step
-from membench.process_environment import measuring_environment
+from membench.processes.environment import measuring_environment
 from membench.provenance import probe_environment, utc_now
 
 _TURNS = 15

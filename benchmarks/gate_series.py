@@ -36,7 +36,7 @@ from membench.layers.factory import build
 from membench.layers.spec import DenseSpec, MemorySpec
 from membench.measure.time import Clock, Step
 from membench.measurement import make_step
-from membench.process_environment import measuring_environment
+from membench.processes.environment import measuring_environment
 from membench.progress import RunProgress
 from membench.provenance import git_state, probe_environment, result_stem, utc_now
 from membench.worker import prepare_process

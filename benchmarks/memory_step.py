@@ -24,14 +24,13 @@ from benchmarks.memory_step_parts.floors import measure_floors
 from benchmarks.memory_step_parts.forward import compare_forwards
 from benchmarks.memory_step_parts.growth import measure_growth
 from benchmarks.memory_step_parts.largest import train_largest
-from benchmarks.memory_step_parts.processes import call
+from benchmarks.memory_step_parts.processes import ChildDied, call
 from membench.errors import usage_error
 from membench.layers.kernels.paths import path_of
 from membench.layers.spec import MemorySpec
 from membench.layers.spec.quantities import format_num_keys, parse_num_keys
 from membench.progress import RunProgress
 from membench.provenance import git_state, probe_environment, utc_now
-from membench.worker_process import WorkerDied
 
 _LARGEST_KEYS = 4096**2
 PARTS: dict[str, Callable[[Sizes], Findings]] = {
@@ -53,7 +52,7 @@ def measure(parts: dict[str, Callable[[Sizes], Findings]], sizes: Sizes) -> dict
             progress.doing(name)
             try:
                 found[name] = part(sizes)
-            except (WorkerDied, ArithmeticError) as error:  # what other parts found is kept
+            except (ChildDied, ArithmeticError) as error:  # what other parts found is kept
                 found[name] = Findings([Answer(name, reason=str(error))])
             progress.finished("\n".join([name, *(answer.line() for answer in found[name].answers)]))
     return found

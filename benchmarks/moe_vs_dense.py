@@ -23,7 +23,7 @@ from membench.layers.dense import Dense
 from membench.layers.layer import Layer, torch_dtype
 from membench.layers.moe import MoE
 from membench.layers.spec import DenseSpec, MoESpec
-from membench.process_environment import measuring_environment
+from membench.processes.environment import measuring_environment
 
 
 class PlainDense(torch.nn.Module):

@@ -1,8 +1,10 @@
 """A layer of somebody else's behind the face of ours."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Layer, Routing, Selection, torch_dtype
+from membench.layers.short_name import long_name, suppress_missing, which_layers
 from membench.layers.spec import Cost, ExternalSpec, MemoryNeed, Mode, Spec, StageCost, has_backward
 from membench.layers.spec.accounting import passes
 
@@ -43,7 +46,10 @@ class External(Layer):
         super().__init__(spec)
         factory = load_factory(spec.factory)
         torch.manual_seed(seed)  # a factory draws its weights from the global generator
-        module = factory(model_dim=spec.model_dim, dtype=torch_dtype(spec.dtype), **spec.options)
+        try:
+            module = factory(model_dim=spec.model_dim, dtype=torch_dtype(spec.dtype), **spec.options)
+        except ImportError as error:
+            raise ValueError(f"{spec.factory} cannot be built: {error}{which_layers(error)}") from error
         if not isinstance(module, nn.Module):
             raise ValueError(f"{spec.factory} returned {type(module).__name__}, not a torch.nn.Module")
         self.module = module.to(device=device, dtype=torch_dtype(spec.dtype))
@@ -86,19 +92,33 @@ class External(Layer):
 
 
 def load_factory(name: str) -> Callable[..., Any]:
-    """The callable that ``package.module:function`` names.
+    """The callable that ``package.module:function`` names; ours where both we and the user have one of a name.
 
     Raises:
         ValueError: the module cannot be imported or has no such function.
     """
+    return factory_and_module(name)[0]
+
+
+def factory_and_module(name: str) -> tuple[Callable[..., Any], ModuleType]:
+    """What ``load_factory`` returns, and the module that was imported for it; raises the same."""
     module_name, _, function = name.partition(":")
+    ours = long_name(module_name)
     try:
-        found: Any = import_module(module_name)
-        for part in function.split("."):
-            found = getattr(found, part)
+        if ours is not None:
+            with suppress(AttributeError), suppress_missing(ours):
+                return _function_of(ours, function)
+        return _function_of(module_name, function)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name!r} cannot be loaded: {error}") from error
-    return found
+        raise ValueError(f"{name!r} cannot be loaded: {error}{which_layers(error)}") from error
+
+
+def _function_of(module_name: str, function: str) -> tuple[Callable[..., Any], ModuleType]:
+    module = import_module(module_name)
+    found: Any = module
+    for part in function.split("."):
+        found = getattr(found, part)
+    return found, module
 
 
 def with_own_parameters(cost: Cost, layer: External) -> Cost:

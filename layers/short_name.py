@@ -4,7 +4,8 @@ The long name is the real one, so that the house stands wherever a user's own pa
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -41,13 +42,10 @@ class SameModules(MetaPathFinder):
         if not fullname.startswith(f"{self.name}."):
             return None
         other = self.other + fullname.removeprefix(self.name)
-        try:
+        with suppress_missing(other):
             import_module(other)
-        except ModuleNotFoundError as error:
-            if error.name == other:
-                return None
-            raise
-        return ModuleSpec(fullname, _SameModule(other))
+            return ModuleSpec(fullname, _SameModule(other))
+        return None
 
 
 def alias(name: str, other: str) -> None:
@@ -55,3 +53,28 @@ def alias(name: str, other: str) -> None:
     if not any(isinstance(finder, SameModules) and finder.name == name for finder in sys.meta_path):
         sys.meta_path.insert(0, SameModules(name, other))
     sys.modules[name] = import_module(other)
+
+
+def long_name(name: str) -> str | None:
+    """The long name of a module whose short name this may be; None for all others."""
+    return LONG + name.removeprefix(SHORT) if name.split(".")[0] == SHORT else None
+
+
+@contextmanager
+def suppress_missing(name: str) -> Iterator[None]:
+    """Goes on after a ModuleNotFoundError that says that module ``name``, or one it lies in, is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+
+
+def which_layers(error: BaseException) -> str:
+    """What to add to an import's error where ``layers`` is a user's package, and ours was perhaps meant."""
+    theirs = sys.modules.get(SHORT)
+    missing = error.name if isinstance(error, ImportError) else None
+    if theirs is None or theirs is sys.modules.get(LONG) or (missing or "").split(".")[0] != SHORT:
+        return ""
+    where = next(iter(getattr(theirs, "__path__", [])), None) or theirs.__file__
+    return f"; here {SHORT} is the package in {where}, and membench's own is {LONG}"

@@ -1,5 +1,11 @@
-"""``python -m membench``: the command line without an installed script."""
+"""Where the program begins, as ``membench`` and as ``python -m membench``."""
 
-from membench.cli import main
+from membench.processes.working_folder import search_working_folder_last
 
-main()
+# python -m and PYTHONPATH=. put it first, where the user's files would hide modules that we import.
+search_working_folder_last()
+
+from membench.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    main()

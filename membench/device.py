@@ -1,7 +1,7 @@
 """What this machine is: cores, caches, memory, GPUs, clocks, versions. Unknown is None.
 
-``python -m membench.device`` prints the whole of it as JSON; the runner asks in a process of
-its own, so that neither a plan nor a table has to import torch.
+Run as a process of its own it says the whole of it to whoever started it, so that neither a plan nor a
+table has to import torch.
 """
 
 import hashlib
@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import re
-import sys
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -196,7 +195,6 @@ def _nvml() -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    try:
-        print(json.dumps(describe(sys.argv[1] if len(sys.argv) > 1 else "auto")))
-    except ValueError as problem:
-        sys.exit(str(problem))
+    from membench.processes.questions import answer_of_devices
+
+    answer_of_devices(describe)

@@ -1,16 +1,15 @@
 """What this machine can measure: ceilings, noise, and what will be null and why.
 
-``python -m membench.diagnosis DEVICE`` prints it as JSON; ``membench doctor`` shows it.
+Run as a process of its own it answers ``membench doctor``, which shows it.
 """
 
-import json
 import statistics
-import sys
 from typing import Any
 
 from membench.device import cache_bytes, describe
 from membench.measure.clocks import read_clocks
 from membench.measure.energy import EnergyCounter
+from membench.processes.questions import answer_of_devices
 
 _ROW_ELEMENTS = (128, 512, 4096)
 _TABLE_BYTES = 2**31
@@ -92,7 +91,4 @@ def _unknown(environment: dict[str, Any]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    try:
-        print(json.dumps(diagnose(sys.argv[1] if len(sys.argv) > 1 else "auto"), allow_nan=False))
-    except ValueError as problem:
-        sys.exit(str(problem))
+    answer_of_devices(diagnose)

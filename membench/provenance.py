@@ -1,15 +1,15 @@
 """Where a number comes from: the commit, the machine in a file name, the time."""
 
-import json
 import re
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from membench.errors import UsageError
-from membench.process_environment import measuring_environment
+from membench.processes.channel import Failed
+from membench.processes.child import ChildProcess
+from membench.processes.questions import DeviceFacts, DeviceQuestion
 
 _PROBE_SECONDS = 300
 
@@ -37,22 +37,16 @@ def git_state() -> tuple[str | None, bool | None]:
 
 
 def ask_process(module: str, device: str) -> dict[str, Any]:
-    """What ``python -m module device`` prints as JSON, in a process of its own (it imports torch).
+    """What a module says of a device, in a process of its own (it imports torch).
 
     Raises:
-        UsageError: the asked device is not there.
+        UsageError: the asked device is not there, or the process failed.
     """
-    command = [sys.executable, "-m", module, device]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PROBE_SECONDS, env=measuring_environment()
-        )
-    except subprocess.TimeoutExpired as error:
-        raise UsageError(f"--device {device}: it did not answer within {_PROBE_SECONDS} s") from error
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["the device could not be asked"]
-        raise UsageError(lines[-1])
-    return json.loads(done.stdout)
+    with ChildProcess(module, timeout_seconds=_PROBE_SECONDS) as process:
+        answer = process.ask(DeviceQuestion(device=device), DeviceFacts)
+    if isinstance(answer, Failed):
+        raise UsageError(answer.reason, source="" if answer.status == "skipped" else f"--device {device}")
+    return answer.facts
 
 
 def probe_environment(device: str) -> dict[str, Any]:

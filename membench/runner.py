@@ -7,6 +7,7 @@ is on disk before the next one starts.
 
 import random
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,29 +18,29 @@ from membench.errors import UsageError
 from membench.journal import Journal
 from membench.metrics import flags_of, metrics_of
 from membench.plan import Plan, PlannedCase
-from membench.provenance import utc_now
+from membench.processes.channel import Failed
+from membench.protocol import Build, MeasureCase
 from membench.records import Record, ResultFile, Round, Run, read_result
 from membench.sections import Measure
-from membench.worker import Job
-from membench.worker_process import WorkerDied, WorkerProcess
+from membench.worker_process import CaseAnswer, case_answers
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
+class BuildGroup:
     """The cases that share one built layer."""
 
     arm: str
     cases: tuple[Case, ...]
 
 
-def builds(cases: Iterable[Case]) -> list[Build]:
+def builds(cases: Iterable[Case]) -> list[BuildGroup]:
     """Cases grouped by what is built, in the plan's order."""
     groups: dict[str, list[Case]] = {}
     for case in cases:
         groups.setdefault(case.build_key, []).append(case)
-    return [Build(group[0].arm, tuple(group)) for group in groups.values()]
+    return [BuildGroup(group[0].arm, tuple(group)) for group in groups.values()]
 
 
 class Runner:
@@ -71,72 +72,33 @@ class Runner:
             for build in order:
                 self._run_build(build, number)
 
-    def _run_build(self, build: Build, number: int) -> None:
-        """One build; after a death the cases that were left get another process."""
-        left = list(build.cases)
-        while left:
-            left = self._run_process(build.arm, left, number)
+    def _run_build(self, build: BuildGroup, number: int) -> None:
+        """One build: what each case's process says of it, kept at once."""
+        job = Build.of(list(build.cases), self.device, self.measure)
+        answers = case_answers(
+            job,
+            "membench.worker",
+            lambda index: MeasureCase(index=index),
+            timeout_seconds=self.measure.timeout_seconds,
+            report=lambda case, doing: self.report(f"{case.arm} {case.mode}: {doing}"),
+        )
+        with closing(answers):
+            for each in answers:
+                self._keep(each, number)
 
-    def _run_process(self, arm: str, cases: list[Case], number: int) -> list[Case]:
-        """Measure in one process. Returns the cases still to do after it ended early."""
-        shared: dict[str, Any] = {}
-        job = Job.of(cases, self.device, self.measure)
-        left = {case.id: case for case in cases}
-        current = cases[0]
-        started = utc_now()
-        with WorkerProcess(job.model_dump_json(), self.measure.threads) as process:
-            try:
-                for event in process.events(self.measure.timeout_seconds):
-                    match event["event"]:
-                        case "progress":
-                            self.report(f"{arm} {current.mode}: {event['doing']}")
-                        case "built":
-                            shared = {key: event[key] for key in ("ceilings", "threads", "huge_pages")}
-                            shared["seconds"] = event["seconds"]
-                        case "case_started":
-                            current = left[event["id"]]
-                        case "case":
-                            done = left.pop(event["id"])
-                            self._keep(done, number, started, event["status"], event["reason"], shared, event["found"])
-                            shared["seconds"] = {}  # building is counted once
-            except WorkerDied as death:
-                return self._bury(death, current, left, number, started, shared)
-        return []
-
-    def _bury(
-        self,
-        death: WorkerDied,
-        current: Case,
-        left: dict[str, Case],
-        number: int,
-        started: str,
-        shared: dict[str, Any],
-    ) -> list[Case]:
-        """Record the case that was under way; a death before the first case is every case's."""
-        if not shared:
-            for case in left.values():
-                self._keep(case, number, started, death.status, death.reason, {}, None)
-            return []
-        if current.id in left:
-            self._keep(left.pop(current.id), number, started, death.status, death.reason, shared, None)
-        return list(left.values())
-
-    def _keep(
-        self,
-        case: Case,
-        number: int,
-        started: str,
-        status: Any,
-        reason: str | None,
-        shared: dict[str, Any],
-        found: dict[str, Any] | None,
-    ) -> None:
-        facts = {**shared, **(found or {})}
-        if found:
-            facts["seconds"] = {**shared.get("seconds", {}), **found["seconds"]}
-        round_ = Round(number=number, started=started, status=status, reason=reason, **facts)
-        self.journal.add(case.id, round_)
-        self.finished(case, round_)
+    def _keep(self, each: CaseAnswer, number: int) -> None:
+        facts = each.built.facts() if each.built else {}
+        if not each.first:
+            facts["seconds"] = {}  # building is counted once
+        if isinstance(each.answer, Failed):
+            status, reason = each.answer.status, each.answer.reason
+        else:
+            found = each.answer.found
+            status, reason = "ok", None
+            facts = {**facts, **found, "seconds": {**facts["seconds"], **found["seconds"]}}
+        round_ = Round(number=number, started=each.started, status=status, reason=reason, **facts)
+        self.journal.add(each.case.id, round_)
+        self.finished(each.case, round_)
 
 
 def assemble(plan: Plan, run: Run, environment: dict[str, Any], journal: Journal) -> ResultFile:

@@ -2,12 +2,10 @@
 
 import hashlib
 import shlex
-import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from membench.device import available_memory_bytes
 from membench.errors import UsageError
 from membench.journal import SUFFIX, Journal, check_folder, newest_journal
 from membench.plan import Plan, make_plan
+from membench.processes.signals import ended_as_interrupted
 from membench.progress import RunProgress
 from membench.provenance import git_state, probe_environment, result_stem, utc_now
 from membench.records import ResultFile, Round, Run, strict_json, write_result
@@ -75,22 +74,6 @@ def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool,
     run = run.model_copy(update={"finished": utc_now(), "interrupted": interrupted})
     result = assemble(plan, run, environment, journal)
     return Finished(result, write_finished(result, journal, interrupted=interrupted), interrupted)
-
-
-@contextmanager
-def ended_as_interrupted() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP are Ctrl-C: what is finished is kept and written."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    asked = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {each: signal.signal(each, interrupt) for each in asked}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def plan_here(scenario: Scenario, environment: dict[str, Any], sides: int = 1) -> Plan:

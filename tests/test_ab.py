@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from membench.ab.duel import Fighter
-from membench.worker_process import WorkerDied
-
 ROOT = Path(__file__).parent.parent
 LAYER = """
 import torch
@@ -152,17 +149,3 @@ def test_outside_a_repository_it_is_said(tmp_path):
     )
     assert done.returncode == 2
     assert "is no git repository" in done.stderr
-
-
-class _Dead:
-    def ask(self, line):
-        pass
-
-    def next_event(self, timeout_s):
-        raise WorkerDied("oom", "killed")
-
-
-def test_a_side_that_died_stays_dead():
-    side = Fighter(_Dead(), 1.0, print)
-    assert side.hear("built").reason == "killed"
-    assert side.ask("sampled", ask="sample").status == "oom"

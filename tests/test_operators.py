@@ -16,7 +16,7 @@ from membench.inputs import make_inputs, pool_size
 from membench.measure.time import Clock
 from membench.measurement import CaseMeasurement, make_step
 from membench.preparation import Preparation
-from membench.worker import classify
+from membench.processes.serving import classify
 
 
 @pytest.mark.parametrize(("kind", "path"), EVERY_PATH)

@@ -17,8 +17,8 @@ from membench.case import Case
 from membench.cli import app
 from membench.measure.memory import tensor_bytes
 from membench.preparation import Preparation
+from membench.processes.serving import classify
 from membench.records import read_result
-from membench.worker import classify
 
 pytestmark = pytest.mark.xdist_group("peers")  # one process imports transformers, once
 

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes
-from benchmarks.memory_step_parts.processes import HUGE_PAGES, Child, questions, short_of_memory, users_environment
+from benchmarks.memory_step_parts.processes import (
+    HUGE_PAGES,
+    Child,
+    ChildDied,
+    questions,
+    short_of_memory,
+    users_environment,
+)
 from benchmarks.memory_step_parts.turns import take_turns
 from benchmarks.public_memory import PlainRowAdagrad
 from membench.inputs import Input
@@ -27,7 +34,6 @@ from membench.layers.optim import LayerOptimizer
 from membench.layers.peers.embedding_bag import BagMemory
 from membench.measure.time import Clock, Step
 from membench.measurement import make_step
-from membench.worker_process import WorkerDied
 
 INPUTS = 8  # batches that take turns: together they read several times the last-level cache
 Pages = Literal["default", "huge"]
@@ -73,9 +79,9 @@ def compare_training_steps(sizes: Sizes, pages: Pages) -> Findings:
         ours = 2 if pair.ours == "row_adam" else 1  # its first moment is as large as the table
         try:
             if reason := short_of_memory((ours + pair.tables) * sizes.table_bytes() + 2**30):
-                raise WorkerDied("oom", reason)
+                raise ChildDied("oom", reason)
             seconds, on_huge = _compared(sizes, pair, users_environment() | _PAGES[pages])
-        except WorkerDied as death:
+        except ChildDied as death:
             answers.append(Answer(question, goal=goal, reason=death.reason))
             continue
         answers.append(Answer.of_times(question, seconds["theirs"], seconds["ours"], ("theirs", "ours"), goal=goal))

@@ -8,14 +8,23 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from membench.device import available_memory_bytes
-from membench.process_environment import measuring_environment
-from membench.worker import be_killed_first, die_with_parent
-from membench.worker_process import WorkerDied
+from membench.processes.environment import measuring_environment
+from membench.processes.serving import be_killed_first, live_no_longer_than
+from membench.records import Status
 
 Result = TypeVar("Result")
 
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # torch asks for huge pages for all that it allocates
 _OF_MEASURING = ("GLIBC_TUNABLES", *HUGE_PAGES, "OMP_PROC_BIND", "OMP_PLACES", "GOMP_SPINCOUNT")
+
+
+class ChildDied(RuntimeError):
+    """A process ended without its result."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status: Status = status
+        self.reason = reason
 
 
 def users_environment() -> dict[str, str]:
@@ -41,7 +50,7 @@ class Child:
         """What it sends next.
 
         Raises:
-            WorkerDied: it ended instead; what it raised is on standard error.
+            ChildDied: it ended instead; what it raised is on standard error.
         """
         try:
             return self._pipe.recv()
@@ -49,7 +58,7 @@ class Child:
             self._process.join()
             code = self._process.exitcode
             status, how = ("oom", "killed, most likely for memory") if code == -9 else ("error", f"exit code {code}")
-            raise WorkerDied(status, f"its process ended: {how}") from None
+            raise ChildDied(status, f"its process ended: {how}") from None
 
     def ask(self, question: Any) -> Any:
         """Send, and receive the answer."""
@@ -88,7 +97,10 @@ def short_of_memory(needed_bytes: float) -> str | None:
 
 
 def _run(target: Callable[..., None], pipe: Connection, *arguments: Any) -> None:
-    die_with_parent()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    live_no_longer_than(parent.pid)
     be_killed_first()
     target(pipe, *arguments)
 

@@ -4,7 +4,6 @@ The harness is the same for both sides: this membench. What differs is all that 
 besides (``layers``, or the package of a layer from outside).
 """
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from membench.ab.duel import SideCode
 from membench.errors import UsageError, shown
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -25,7 +25,7 @@ class Revision:
     name: str
     sha: str
     tree: Path
-    environment: dict[str, str]
+    code: SideCode
 
     def holds(self, file: str) -> bool:
         """Whether a file was imported from this revision."""
@@ -48,7 +48,7 @@ def checked_out(names: tuple[str, str]) -> Iterator[tuple[Revision, Revision]]:
                 _git("worktree", "add", "--detach", str(tree), sha, problem="cannot be checked out")
             inside = Path.cwd().resolve().relative_to(root.resolve())
             found = [
-                Revision(name, sha[:_SHA_DIGITS], tree, _environment(tree, inside))
+                Revision(name, sha[:_SHA_DIGITS], tree, _code(tree, inside))
                 for name, sha, tree in zip(names, shas, trees, strict=True)
             ]
             yield found[0], found[1]
@@ -66,30 +66,33 @@ def uncommitted_changes() -> bool:
 def _harness(tree: Path) -> Path:
     """A folder with this membench, and its ``layers`` unless the revision is one of membench's own."""
     harness = tree.with_name(f"{tree.name}-harness")
-    harness.mkdir()
-    (harness / "membench").symlink_to(_PACKAGE, target_is_directory=True)
-    if not (tree / "layers" / "spec").is_dir():
-        (harness / "layers").symlink_to(_PACKAGE.parent / "layers", target_is_directory=True)
+    package = harness / "membench"
+    package.mkdir(parents=True)
+    layers = tree / "layers" if (tree / "layers" / "spec").is_dir() else _PACKAGE / "layers"
+    (package / "layers").symlink_to(layers, target_is_directory=True)
+    for entry in _PACKAGE.iterdir():
+        if entry.name not in ("layers", "__pycache__"):
+            (package / entry.name).symlink_to(entry)
     return harness
 
 
-def _environment(tree: Path, inside: Path) -> dict[str, str]:
-    """What Python finds first: the harness, then the revision; compiled kernels are cached for each side alone.
+def _code(tree: Path, inside: Path) -> SideCode:
+    """The harness and the revision's folders; compiled kernels are cached for each side alone.
 
     ``inside`` is where in the repository this was called from: a package may lie there.
     """
     here = tree / inside
     folders = dict.fromkeys((here / "src", here, tree / "src", tree))
-    paths = [_harness(tree), *(path for path in folders if path.is_dir())]
-    given = os.environ.get("PYTHONPATH")
     caches = tree.with_name(f"{tree.name}-cache")
-    return {
-        "PYTHONPATH": os.pathsep.join([*map(str, paths), *([given] if given else [])]),
-        "PYTHONSAFEPATH": "1",  # else the folder this was called from would come before both
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "TRITON_CACHE_DIR": str(caches / "triton"),
-        "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
-    }
+    return SideCode(
+        home=_harness(tree),
+        folders=tuple(str(path) for path in folders if path.is_dir()),
+        environment={
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TRITON_CACHE_DIR": str(caches / "triton"),
+            "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+        },
+    )
 
 
 def _resolve(name: str, option: str) -> str:

@@ -19,12 +19,13 @@ from membench.gate.thresholds import Thresholds
 from membench.gate.verdicts import Verdict
 from membench.journal import SUFFIX, Journal, check_folder
 from membench.plan import Plan, PlannedCase
+from membench.processes.signals import ended_as_interrupted
 from membench.progress import RunProgress
 from membench.provenance import probe_environment, result_stem, utc_now
 from membench.records import Pair, ResultFile, Run
 from membench.runner import assemble, builds
 from membench.scenario import Scenario
-from membench.session import describe_run, ended_as_interrupted, plan_here, write_finished
+from membench.session import describe_run, plan_here, write_finished
 
 PLANNED_ROUNDS = 10
 SIDES: tuple[Literal["base"], Literal["head"]] = ("base", "head")
@@ -128,9 +129,9 @@ class _Phase:
                     journal.add(case.id, each)
                 progress.finished(_line(case, found))
 
-            environments = self.revisions[0].environment, self.revisions[1].environment
+            code = self.revisions[0].code, self.revisions[1].code
             device = self.environment["device"]["type"]
-            duel = Duel(environments, device, self.scenario.measure, progress.doing)
+            duel = Duel(code, device, self.scenario.measure, progress.doing)
             try:
                 for number in range(self.done, self.done + rounds):
                     order = builds(cases)

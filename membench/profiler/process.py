@@ -1,17 +1,16 @@
-"""A process of its own: builds one layer and profiles its modes. Spoken to like ``membench.worker``.
+"""A process of its own that builds one layer and profiles its modes.
 
-``{"event": "progress" | "built" | "case_started" | "case" | "done", …}``; a case's ``found`` has the raw
-facts of a mode, which the parent makes a ``ModeProfile`` of.
+It answers with the raw facts of a mode, which the parent makes a ``ModeProfile`` of.
 """
 
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
 from membench.case import Case
-from membench.worker import Events, classify, prepare_process, serve
+from membench.processes.serving import Answers, Server
+from membench.protocol import Build, Found, ProfileCase
+from membench.worker import Worker
 
 if TYPE_CHECKING:
     from membench.measure.time import Step
@@ -21,37 +20,15 @@ if TYPE_CHECKING:
 _KERNEL_CALLS = 3
 
 
-class ProfileJob(BaseModel):
-    """What one process is asked to profile: cases that share one build, and where their traces go."""
+class ProfilingWorker(Worker):
+    """The modes of one layer."""
 
-    device: str
-    threads: int | None = None
-    cases: list[Case]
-    trace: str | None = None
+    def answers(self) -> Answers:
+        return {Build: self.build, ProfileCase: self.profile}
 
-
-def run(job: ProfileJob, events: Events) -> None:
-    """Profile every case of the job."""
-    threads = prepare_process(job.threads)
-    from membench.built import build_with_ceilings
-    from membench.measurement import CaseMeasurement
-
-    def progress(doing: str) -> None:
-        events.send("progress", doing=doing)
-
-    built = build_with_ceilings(job.cases[0], job.device, progress)
-    events.send("built", ceilings=built.ceilings.as_json(), threads=threads, huge_pages=built.huge_pages)
-    measurement = CaseMeasurement(built.layer, built.clock, built.cache_bytes, progress)
-    for case in job.cases:
-        events.send("case_started", id=case.id)
-        try:
-            found = _profiled(case, measurement, job.trace)
-            events.send("case", id=case.id, status="ok", reason=None, found=found)
-        except Exception as error:  # whatever a layer from outside raises is the reason that is told
-            status, reason = classify(error)
-            events.send("case", id=case.id, status=status, reason=reason, found=None)
-            built.layer.zero_gradients()
-    events.send("done")
+    def profile(self, asked: ProfileCase) -> Found:
+        """One mode: checked, timed by stage, then its kernels and its trace."""
+        return Found(found=_profiled(self.job.cases[asked.index], self.measurement, asked.trace))
 
 
 def _profiled(case: Case, measurement: "CaseMeasurement", trace: str | None) -> dict[str, Any]:
@@ -99,4 +76,4 @@ def _profiled(case: Case, measurement: "CaseMeasurement", trace: str | None) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(serve(ProfileJob, run))
+    sys.exit(ProfilingWorker(Server()).serve())

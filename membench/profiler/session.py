@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from membench.errors import UsageError
 from membench.journal import check_folder
 from membench.layers.spec import StageCost
 from membench.plan import Plan, PlannedCase
+from membench.processes.channel import Failed
 from membench.profiler.analysis import stage_rows
 from membench.profiler.asked import Asked, naming_options, scenario_of
 from membench.profiler.findings import LayerProfile, ModeProfile, Profile, StageKey
-from membench.profiler.process import ProfileJob
 from membench.progress import RunProgress
+from membench.protocol import Build, Found, ProfileCase
 from membench.provenance import git_state, probe_environment, utc_now
+from membench.sections import Measure
 from membench.session import plan_here
-from membench.worker_process import WorkerDied, WorkerProcess
+from membench.worker_process import case_answers
 
 _SILENCE_SECONDS = 600  # building, or checking, a layer of this machine's whole memory
 
@@ -78,16 +81,23 @@ def _announcement(plan: Plan, environment: dict[str, Any]) -> str:
 
 
 def _profile_layer(planned: list[PlannedCase], device: str, trace: Path | None, progress: RunProgress) -> LayerProfile:
-    """Every mode of one layer, in one process. A mode that it dies of is told; those after it get no other."""
-    cases = [each.case for each in planned]
-    first, facts = planned[0], _Facts(cases)
-    job = ProfileJob(device=device, cases=cases, trace=None if trace is None else str(trace))
-    with WorkerProcess(job.model_dump_json(), None, "membench.profiler.process") as process:
-        try:
-            for event in process.events(_SILENCE_SECONDS):
-                facts.take(event, progress)
-        except WorkerDied as death:
-            facts.bury(death, progress)
+    """Every mode of one layer."""
+    cases, first = [each.case for each in planned], planned[0]
+    job = Build.of(cases, device, Measure())
+    answers = case_answers(
+        job,
+        "membench.profiler.process",
+        lambda index: ProfileCase(index=index, trace=None if trace is None else str(trace)),
+        timeout_seconds=_SILENCE_SECONDS,
+        report=lambda case, doing: progress.doing(f"{case.arm} {case.mode}: {doing}"),
+    )
+    modes, built = [], {}
+    with closing(answers):
+        for each in answers:
+            if each.built:
+                built = each.built.model_dump(include={"ceilings", "threads", "huge_pages"})
+            modes.append(mode := mode_profile(each.case, each.answer, built.get("ceilings", {})))
+            progress.finished(_line(each.case, mode))
     return LayerProfile(
         arm=first.case.arm,
         layer=first.case.layer.model_dump(mode="json"),
@@ -98,58 +108,24 @@ def _profile_layer(planned: list[PlannedCase], device: str, trace: Path | None, 
         flops_per_token=first.achieved.get("flops_per_token"),
         routing=first.case.routing.model_dump(mode="json", exclude_none=True),
         communication_ms={each.case.mode: each.communication_ms for each in planned},
-        modes=[facts.modes[case.id] for case in cases],
-        **facts.built,
+        modes=modes,
+        **built,
     )
 
 
-class _Facts:
-    """What a process has said so far."""
-
-    def __init__(self, cases: list[Case]) -> None:
-        self.cases = {case.id: case for case in cases}
-        self.current = cases[0]
-        self.built: dict[str, Any] = {}
-        self.modes: dict[str, ModeProfile] = {}
-
-    def take(self, event: dict[str, Any], progress: RunProgress) -> None:
-        """Remember one event and show it."""
-        match event["event"]:
-            case "progress":
-                progress.doing(f"{self.current.arm} {self.current.mode}: {event['doing']}")
-            case "built":
-                self.built = {key: event[key] for key in ("ceilings", "threads", "huge_pages")}
-            case "case_started":
-                self.current = self.cases[event["id"]]
-            case "case":
-                self._keep(event["id"], event["status"], event["reason"], event["found"], progress)
-
-    def bury(self, death: WorkerDied, progress: RunProgress) -> None:
-        """The process ended early: so did every mode that is left."""
-        for case in self.cases.values():
-            if case.id not in self.modes:
-                self._keep(case.id, death.status, death.reason, None, progress)
-
-    def _keep(
-        self, case_id: str, status: str, reason: str | None, found: dict[str, Any] | None, progress: RunProgress
-    ) -> None:
-        case = self.cases[case_id]
-        self.modes[case_id] = mode = mode_profile(case, status, reason, found, self.built.get("ceilings", {}))
-        name = f"{case.arm} {case.mode}"
-        if mode.step_ms is None:
-            progress.finished(f"{name}: {status}: {reason}")
-        else:
-            progress.finished(f"{name}: {mode.step_ms:.3g} ms a step, {len(mode.stages)} stages in {mode.calls} calls")
+def _line(case: Case, mode: ModeProfile) -> str:
+    name = f"{case.arm} {case.mode}"
+    if mode.step_ms is None:
+        return f"{name}: {mode.status}: {mode.reason}"
+    return f"{name}: {mode.step_ms:.3g} ms a step, {len(mode.stages)} stages in {mode.calls} calls"
 
 
-def mode_profile(
-    case: Case, status: str, reason: str | None, found: dict[str, Any] | None, ceilings: dict[str, Any]
-) -> ModeProfile:
+def mode_profile(case: Case, answer: Found | Failed, ceilings: dict[str, Any]) -> ModeProfile:
     """A mode's findings out of what its process said of it; empty where it failed."""
-    known = {"mode": case.mode, "optimizer": case.optimizer, "status": status, "reason": reason}
-    if found is None:
-        return ModeProfile(**known)
-    facts = dict(found)
+    known = {"mode": case.mode, "optimizer": case.optimizer}
+    if isinstance(answer, Failed):
+        return ModeProfile(**known, status=answer.status, reason=answer.reason)
+    facts = dict(answer.found)
     times_s = {StageKey(name, backward): seconds for name, backward, seconds in facts.pop("stages_s")}
     costs = [StageCost(**cost) for cost in facts.pop("costs")]
-    return ModeProfile(**known, **facts, stages=stage_rows(times_s, costs, ceilings))
+    return ModeProfile(**known, status="ok", reason=None, **facts, stages=stage_rows(times_s, costs, ceilings))

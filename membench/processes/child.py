@@ -1,0 +1,139 @@
+"""A process of ours from the outside: started, asked, and ended when it hangs."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from membench.processes.channel import Channel, Failed, Message, Progress, Ready, read_message
+from membench.processes.environment import measuring_environment
+
+_HOME = Path(__file__).parent.parent.parent
+_LAST_WORDS = 400  # characters of what it printed that are kept as a reason
+_LOOK_SECONDS = 0.5  # between looks whether it still lives: what it started may hold its end of the channel open
+Answer = TypeVar("Answer", bound=Message)
+
+
+class ChildProcess:
+    """A module of membench in a process of its own. A context manager: leaving it ends the process.
+
+    Args:
+        module: what is run; it serves (``membench.processes.serving``).
+        threads: CPU threads; None: all cores.
+        timeout_seconds: it is ended when nothing is heard of it for so long.
+        report: called with what it says that it is doing.
+        environment: variables of its own beside those that measuring needs.
+        home: the folder of the membench that it runs; None: this one.
+        folders: where the user's code is, before installed packages; empty: the working folder, last.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *,
+        threads: int | None = None,
+        timeout_seconds: float,
+        report: Callable[[str], None] = lambda _: None,
+        environment: Mapping[str, str] | None = None,
+        home: Path | None = None,
+        folders: Sequence[str] = (),
+    ) -> None:
+        self.dead: Failed | None = None
+        self._ready = False
+        self._timeout_seconds, self.report = timeout_seconds, report
+        self._printed = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - closed by __exit__
+        self._channel, end = Channel.pair()
+        script = (home or _HOME) / "membench" / "processes" / "first.py"
+        with end:
+            self._process = subprocess.Popen(
+                [sys.executable, *_flags(), str(script), module, str(end.fileno()), str(os.getpid()), *folders],
+                stdin=subprocess.DEVNULL,
+                stdout=self._printed,
+                stderr=self._printed,
+                pass_fds=[end.fileno()],
+                env={**measuring_environment(threads), **(environment or {})},
+                start_new_session=True,
+            )
+
+    def ask(self, question: Message, wanted: type[Answer]) -> Answer | Failed:
+        """The answer to a question, or why there is none."""
+        self.tell(question)
+        return self.hear(wanted)
+
+    def tell(self, question: Message) -> None:
+        """A question, answered later. That it is dead is found out when the answer is listened for."""
+        if not self._ready:  # a long question would fill the socket of one that never listens, and wait for ever
+            self._ready = isinstance(self.hear(Ready), Ready)
+        if not self.dead:
+            with suppress(OSError):
+                self._channel.send(question)
+
+    def hear(self, wanted: type[Answer]) -> Answer | Failed:
+        """What it answers; one that died, or of which nothing was heard for too long, is ``dead`` from then on."""
+        while self.dead is None:
+            said = self._receive()
+            if said is None:
+                break
+            message = read_message(said, (Progress, Failed, wanted))
+            if isinstance(message, Progress):
+                self.report(message.doing)
+                continue
+            if isinstance(message, Failed) and message.last:
+                self.dead = message
+            assert isinstance(message, wanted | Failed)
+            return message
+        assert self.dead is not None
+        return self.dead
+
+    def _receive(self) -> dict[str, Any] | None:
+        """What it says next; None, and ``dead`` says why, where it will say nothing any more."""
+        deadline = time.monotonic() + self._timeout_seconds
+        try:
+            while not self._channel.waits(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()))):
+                if self._process.poll() is not None and not self._channel.waits(0):
+                    raise EOFError
+                if time.monotonic() >= deadline:
+                    self.kill()
+                    reason = f"no progress for {self._timeout_seconds:g} s; the process was ended"
+                    self.dead = Failed(status="timeout", reason=reason, last=True)
+                    return None
+            return self._channel.receive()
+        except (EOFError, OSError):
+            self.dead = self._death()
+            return None
+
+    def _death(self) -> Failed:
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return Failed(status="oom", reason="the process was killed from outside, most likely for memory", last=True)
+        self._printed.seek(0)
+        words = [line for line in self._printed.read()[-_LAST_WORDS:].splitlines() if line.strip()]
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        reason = f"the process ended with {how}" + (f": {words[-1].strip()}" if words else "")
+        return Failed(status="error", reason=reason, last=True)
+
+    def kill(self) -> None:
+        """End the process and whatever it started, which may outlive it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def __enter__(self) -> "ChildProcess":
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        self.kill()
+        self._channel.close()
+        self._printed.close()
+
+
+def _flags() -> list[str]:
+    """How this interpreter was told to look for code: the child finds the same, and nothing beside its first file."""
+    asked = {"-I": sys.flags.isolated, "-E": sys.flags.ignore_environment, "-s": sys.flags.no_user_site}
+    return ["-P", *(flag for flag, given in asked.items() if given)]

@@ -1,0 +1,65 @@
+"""Where a process of ours finds code: ours first, the user's folder last, whatever lies there.
+
+A user's ``random.py``, ``torch/`` or ``yaml.py`` hides nothing that membench needs. Only the name ``layers`` is
+theirs where they use it: our code calls its own ``membench.layers``.
+"""
+
+import site
+import sys
+import sysconfig
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+
+from membench.processes.working_folder import search_working_folder_last, without_working_folder
+
+_LAYERS = "layers"
+
+
+def find_users_code(folders: Sequence[str] = ()) -> None:
+    """Make the user's own modules importable.
+
+    Args:
+        folders: where they are, before installed packages, so that the copy of a package that lies there is
+            taken rather than the installed one; empty: the working folder, after everything else.
+    """
+    if folders:
+        path = without_working_folder(sys.path)
+        first = next((index for index, entry in enumerate(path) if entry in _installed()), len(path))
+        sys.path[:] = [*path[:first], *folders, *path[first:]]
+    else:
+        search_working_folder_last()
+    theirs = _UsersLayers(folders or sys.path[-1:])
+    if theirs.found:
+        sys.meta_path.insert(0, theirs)
+
+
+class _UsersLayers(MetaPathFinder):
+    """Finds ``layers`` in the user's folders before ours of that short name."""
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        self.folders = list(folders)
+
+    @property
+    def found(self) -> bool:
+        """Whether they have such a package, and it is not a checkout's own."""
+        spec = PathFinder.find_spec(_LAYERS, self.folders)
+        if spec is None:
+            return False
+        if spec.origin is None:  # a folder without __init__.py may hold code, or anything else
+            return any(next(Path(folder).glob("*.py"), None) for folder in spec.submodule_search_locations or ())
+        ours = Path(__file__).parent.parent / _LAYERS / "__init__.py"
+        return Path(spec.origin).resolve() != ours.resolve()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        del path, target
+        return PathFinder.find_spec(fullname, self.folders) if fullname == _LAYERS else None
+
+
+def _installed() -> set[str]:
+    paths = sysconfig.get_paths()
+    return {*site.getsitepackages(), site.getusersitepackages(), paths["purelib"], paths["platlib"]}
