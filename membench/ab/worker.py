@@ -41,7 +41,7 @@ class Side:
     def origin(self) -> str:
         """The file that what is measured was imported from."""
         spec = self.job.cases[0].layer
-        module = spec.factory.split(":")[0] if isinstance(spec, ExternalSpec) else "layers"
+        module = spec.factory.split(":")[0] if isinstance(spec, ExternalSpec) else "membench.layers"
         return import_module(module).__file__ or ""
 
     def prepare(self, index: int) -> None:
