@@ -1,6 +1,7 @@
 """Repositories for tests, and all that lies in one: what must be the same before and after."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -39,3 +40,15 @@ def everything(folder):
         return path.read_bytes(), None if read else path.stat().st_mtime_ns
 
     return {str(path): state(path) for path in Path(folder).rglob("*") if not path.is_symlink()}
+
+
+def as_another_user(tmp_path, monkeypatch):
+    """From now on git takes every repository for another user's."""
+    real = shutil.which("git")
+    shim = tmp_path / "shim"
+    shim.mkdir()
+    (shim / "git").write_text(f'#!/bin/sh\nGIT_TEST_ASSUME_DIFFERENT_OWNER=1 exec {real} "$@"\n')
+    (shim / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(shim), prepend=os.pathsep)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from repositories import commits, everything, git
+from repositories import as_another_user, commits, everything, git
 
 from membench.ab.repository import Repository
 from membench.ab.revisions import checked_out, uncommitted_changes
@@ -255,15 +255,3 @@ def test_git_that_cannot_be_run_or_hangs_is_an_error_of_one_line(tmp_path, monke
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
     with pytest.raises(GitError, match=r"^git cannot be run \(No such file or directory\)$"):
         our_git("status", at=tmp_path)
-
-
-def as_another_user(tmp_path, monkeypatch):
-    """From now on git takes every repository for another user's."""
-    real = subprocess.run(["which", "git"], capture_output=True, text=True).stdout.strip()
-    shim = tmp_path / "shim"
-    shim.mkdir()
-    (shim / "git").write_text(f'#!/bin/sh\nGIT_TEST_ASSUME_DIFFERENT_OWNER=1 exec {real} "$@"\n')
-    (shim / "git").chmod(0o755)
-    monkeypatch.setenv("PATH", str(shim), prepend=os.pathsep)
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
