@@ -76,7 +76,7 @@ def _installed(package: Path) -> Commit:
             origin = json.loads(found.read_text("direct_url.json") or "{}")
             sha = str(origin["vcs_info"]["commit_id"])[:_SHA_DIGITS]
             return Commit(sha, None, "the commit that it was installed from")
-    return Commit(None, None, "installed, not a checkout")
+    return Commit(None, None, "not a git checkout")
 
 
 @cache

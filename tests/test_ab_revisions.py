@@ -69,7 +69,7 @@ def test_a_revision_of_any_form_is_its_commit(known, tmp_path, name, same):
         ("a b", "BASE: 'a b' is no revision of this repository"),
         ("ü\x1b[1m", r"BASE: 'ü\x1b[1m' is no revision of this repository"),
         ("a\0b", r"BASE: 'a\x00b' is no revision of this repository"),
-        ("file.txt", "BASE: 'file.txt' is no revision of this repository: it is a file here, and ab takes a branch"),
+        ("file.txt", "BASE: 'file.txt' is no revision of this repository: it is a path here, and ab takes a branch"),
         ("a-file", "BASE: 'a-file' is a blob, not a commit"),
         ("HEAD:", "BASE: 'HEAD:' is a tree, not a commit"),
         ("HEAD~9", "BASE: 'HEAD~9' is no revision of this repository: 'HEAD' has no such ancestor"),

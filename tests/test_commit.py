@@ -14,7 +14,7 @@ from membench.commit import Commit, _say, running_commit
 
 ROOT = Path(__file__).parent.parent
 PROJECT = '[project]\nname = "membench"\n'
-INSTALLED = "installed, not a checkout"
+INSTALLED = "not a git checkout"
 
 
 @pytest.fixture(autouse=True)

@@ -222,6 +222,18 @@ def test_from_wherever_a_repository_can_be_read(tmp_path, monkeypatch, where):
         assert (str(head.tree / "deep") in paths) == (where in ("read-only", "subfolder"))
 
 
+def test_a_repository_of_any_name_and_kind_of_sha(tmp_path, monkeypatch):
+    folder = tmp_path / 'w"e:i\\rd\nname '
+    git(tmp_path, "init", "--object-format=sha256", str(folder))
+    commits(folder, "1", "2")
+    git(tmp_path, "clone", "--shared", str(folder), "shares")
+    (tmp_path / "shares/.git/objects/info/alternates").write_text('"../../../w\\"e:i\\\\rd\\nname /.git/objects"\n')
+    for where in (folder, tmp_path / "shares"):
+        monkeypatch.chdir(where)
+        with checked_out(("HEAD~1", "HEAD")) as sides:
+            assert [(side.tree / "file.txt").read_text() for side in sides] == ["1", "2"]
+
+
 def test_a_partial_clone_keeps_what_is_fetched_out_of_it_and_says_what_is_missing(tmp_path, monkeypatch):
     origin = commits(tmp_path / "origin", "1", "2")
     git(origin, "config", "uploadpack.allowFilter", "true")

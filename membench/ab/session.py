@@ -151,7 +151,8 @@ class _Phase:
                 for journal in self.journals:
                     journal.remove()
                 problem = "nothing that the scenario measures comes from this revision: layers were imported from"
-                raise UsageError(f"{problem} {', '.join(sorted(origins))}", source=f"{option} {revision.name}")
+                files = sorted({str(Path(origin).resolve()) for origin in origins})
+                raise UsageError(f"{problem} {', '.join(files)}", source=f"{option} {revision.name}")
 
     def compare(self) -> FileComparison:
         """The two sides as they stand."""
