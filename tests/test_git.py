@@ -226,8 +226,8 @@ def test_a_repository_of_any_name_and_kind_of_sha(tmp_path, monkeypatch):
     folder = tmp_path / 'w"e:i\\rd\nname '
     git(tmp_path, "init", "--object-format=sha256", str(folder))
     commits(folder, "1", "2")
-    git(tmp_path, "clone", "--shared", str(folder), "shares")
-    (tmp_path / "shares/.git/objects/info/alternates").write_text('"../../../w\\"e:i\\\\rd\\nname /.git/objects"\n')
+    git(tmp_path, "clone", "--shared", str(commits(tmp_path / "plain", "1", "2")), "shares")
+    (tmp_path / "shares/.git/objects/info/alternates").write_text("../../../plain/.git/objects\n")
     for where in (folder, tmp_path / "shares"):
         monkeypatch.chdir(where)
         with checked_out(("HEAD~1", "HEAD")) as sides:
