@@ -1,10 +1,10 @@
 """Git revisions as folders, and the environment in which one of them is what is measured.
 
-The harness is the same for both sides: this membench. What differs is all that a worktree holds
+The harness is the same for both sides: this membench. What differs is all that a revision holds
 besides (``layers``, or the package of a layer from outside).
 """
 
-import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from membench.ab.duel import SideCode
+from membench.ab.harness import side_code
+from membench.ab.naming import commit_of
+from membench.ab.repository import Repository
 from membench.errors import UsageError, shown
+from membench.git import GitError, GitRefused, git
 
-_PACKAGE = Path(__file__).resolve().parent.parent
 _SHA_DIGITS = 10
+_SIDES = (("base", "BASE"), ("head", "HEAD"))
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A commit, checked out in a folder of its own."""
+    """A commit, written to a folder of its own."""
 
     name: str
     sha: str
@@ -34,81 +38,46 @@ class Revision:
 
 @contextmanager
 def checked_out(names: tuple[str, str]) -> Iterator[tuple[Revision, Revision]]:
-    """Both revisions of the repository here, in worktrees that are gone afterwards.
+    """Both revisions of the repository here, in folders that are gone afterwards; the repository is only read.
 
     Raises:
-        UsageError: this is no git repository, or it has no such revision.
+        UsageError: this is no git repository, it has no such revision, or one of its files is not to be had.
     """
-    root = Path(_git("rev-parse", "--show-toplevel", problem="is no git repository; ab compares two of its revisions"))
-    shas = tuple(_resolve(name, option) for name, option in zip(names, ("BASE", "HEAD"), strict=True))
-    with tempfile.TemporaryDirectory(prefix="membench-ab-") as folder:
-        trees = [Path(folder, side) for side in ("base", "head")]
+    with tempfile.TemporaryDirectory(prefix="membench-ab-", ignore_cleanup_errors=True) as folder:
         try:
-            for tree, sha in zip(trees, shas, strict=True):
-                _git("worktree", "add", "--detach", str(tree), sha, problem="cannot be checked out")
-            inside = Path.cwd().resolve().relative_to(root.resolve())
-            found = [
-                Revision(name, sha[:_SHA_DIGITS], tree, _code(tree, inside))
-                for name, sha, tree in zip(names, shas, trees, strict=True)
-            ]
-            yield found[0], found[1]
-        finally:
-            for tree in trees:
-                subprocess.run(["git", "worktree", "remove", "--force", str(tree)], capture_output=True, cwd=root)
-            subprocess.run(["git", "worktree", "prune"], capture_output=True, cwd=root)
+            repository = Repository(Path.cwd(), Path(folder))
+        except GitError as error:
+            raise _no_repository(error) from None
+        commits = [commit_of(repository, name, option) for name, (_, option) in zip(names, _SIDES, strict=True)]
+        found = [
+            _revision(repository, name, commit, Path(folder, side), option)
+            for name, commit, (side, option) in zip(names, commits, _SIDES, strict=True)
+        ]
+        yield found[0], found[1]
 
 
 def uncommitted_changes() -> bool:
-    """Whether a file that git knows was changed since the last commit."""
-    return bool(_git("status", "--porcelain", "--untracked-files=no", problem="is no git repository"))
-
-
-def _harness(tree: Path) -> Path:
-    """A folder with this membench, and its ``layers`` unless the revision is one of membench's own."""
-    harness = tree.with_name(f"{tree.name}-harness")
-    package = harness / "membench"
-    package.mkdir(parents=True)
-    layers = tree / "layers" if (tree / "layers" / "spec").is_dir() else _PACKAGE / "layers"
-    (package / "layers").symlink_to(layers, target_is_directory=True)
-    for entry in _PACKAGE.iterdir():
-        if entry.name not in ("layers", "__pycache__"):
-            (package / entry.name).symlink_to(entry)
-    return harness
-
-
-def _code(tree: Path, inside: Path) -> SideCode:
-    """The harness and the revision's folders; compiled kernels are cached for each side alone.
-
-    ``inside`` is where in the repository this was called from: a package may lie there.
-    """
-    here = tree / inside
-    folders = dict.fromkeys((here / "src", here, tree / "src", tree))
-    caches = tree.with_name(f"{tree.name}-cache")
-    return SideCode(
-        home=_harness(tree),
-        folders=tuple(str(path) for path in folders if path.is_dir()),
-        environment={
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "TRITON_CACHE_DIR": str(caches / "triton"),
-            "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
-        },
-    )
-
-
-def _resolve(name: str, option: str) -> str:
-    problem = f"{shown(name)} is no revision of this repository"
-    if name.startswith("-"):
-        raise UsageError(problem, source=option)
-    return _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", problem=problem, source=option)
-
-
-def _git(*words: str, problem: str, source: str = "") -> str:
+    """Whether a file that git knows was changed since the last commit; False in a bare repository."""
+    here = Path.cwd()
     try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True)
-    except OSError as error:
-        raise UsageError(f"git cannot be run ({error.strerror})", source="membench ab") from None
-    if done.returncode:
-        why = done.stderr.strip().splitlines()
-        detail = f" ({why[-1]})" if why and not source else ""
-        raise UsageError(f"{problem}{detail}", source=source or str(Path.cwd()))
-    return done.stdout.strip()
+        if git("rev-parse", "--is-inside-work-tree", at=here) != "true":
+            return False
+        return bool(git("status", "--porcelain", "--no-renames", "--untracked-files=no", at=here))
+    except GitError as error:
+        raise _no_repository(error) from None
+
+
+def _revision(repository: Repository, name: str, commit: str, tree: Path, option: str) -> Revision:
+    try:
+        empty = repository.write(commit, tree)
+    except GitError as error:
+        raise UsageError(f"{shown(name)} cannot be checked out ({error})", source=option) from None
+    if empty:
+        without = f"without its submodules {', '.join(empty)}, which are not here at that commit"
+        print(f"membench: {option} {name}: {without}", file=sys.stderr)
+    return Revision(name, commit[:_SHA_DIGITS], tree, side_code(tree, repository.inside))
+
+
+def _no_repository(error: GitError) -> UsageError:
+    problem = "is no git repository; ab compares two of its revisions"
+    return UsageError(str(error) if isinstance(error, GitRefused) else f"{problem} ({error})", source=str(Path.cwd()))
