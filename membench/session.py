@@ -17,6 +17,7 @@ from membench.case import METHOD_VERSION, Case
 from membench.datasheet import Hardware, lookup
 from membench.device import available_memory_bytes
 from membench.errors import UsageError
+from membench.identity import Machine
 from membench.journal import SUFFIX, Journal, check_folder, newest_journal
 from membench.plan import Plan, make_plan
 from membench.progress import RunProgress
@@ -103,8 +104,8 @@ def plan_here(scenario: Scenario, environment: dict[str, Any], sides: int = 1) -
     return make_plan(
         scenario,
         hardware=Hardware(sheet) if sheet else None,
-        available_bytes=available // sides if available else None,
-        host_bytes=host // sides if cuda and host else None,
+        available_bytes=None if available is None else available // sides,
+        host_bytes=host // sides if cuda and host is not None else None,
         cache_bytes=device["cache_bytes"] or 0,
     )
 
@@ -154,8 +155,8 @@ def _open_journal(
 
 def _difference(before: Run, now: Run, then: dict[str, Any], environment: dict[str, Any]) -> str | None:
     """Why rounds of an interrupted run may not stand beside new ones, or None."""
-    if then["fingerprint"] != environment["fingerprint"]:
-        return f"was measured on {then['device']['name']}, not on this device"
+    if difference := Machine.of(then).difference(Machine.of(environment)):
+        return f"was measured on {then['device']['name']}, not on this device ({difference})"
     if then["packages"] != environment["packages"]:
         return "was measured with other versions of torch or what is under it"
     if before.method_version != now.method_version:

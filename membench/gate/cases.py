@@ -12,6 +12,7 @@ from membench.gate.statistics import CONFIDENCE
 from membench.gate.thresholds import Limits, Thresholds, limits
 from membench.gate.verdicts import ORDER, MetricVerdict, Verdict, worst
 from membench.groups import arm_name, routing_name, step_name, swept
+from membench.identity import Machine
 from membench.records import Pair, Record, ResultFile
 
 _LATENCY = TIMED[0]
@@ -47,19 +48,20 @@ class Comparability:
 
 def comparability(base: ResultFile, head: ResultFile) -> Comparability:
     """How two files stand to each other."""
-    fingerprint, other = (each.environment.get("fingerprint") for each in (base, head))
+    machine, other = (Machine.of(each.environment) for each in (base, head))
+    difference = machine.difference(other)
     before, now = base.run.pair, head.run.pair
     in_turn = before and now and (before.id, before.phase) == (now.id, now.phase) and before.side != now.side
     timings = None
-    if not fingerprint or fingerprint != other:
-        timings = "measured on another device" if fingerprint and other else "the device is not known"
+    if difference:
+        known = machine.known and other.known
+        timings = f"measured on another device: {difference}" if known else "the device is not known"
     elif not in_turn and (before or now):
         timings = "the sides of an ab are timed in turn, which takes longer than alone: only they compare"
     partial = "only some cases were asked for (--case)" if head.run.only else None
     if head.run.interrupted:
         partial = "the new run was interrupted"
-    same_device = bool(fingerprint) and fingerprint == other
-    return Comparability(now if in_turn else None, same_device, timings, partial)
+    return Comparability(now if in_turn else None, difference is None, timings, partial)
 
 
 def compare_cases(base: ResultFile, head: ResultFile, thresholds: Thresholds) -> list[CaseComparison]:
