@@ -16,12 +16,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from membench.cgroup import memory_room_bytes
+from membench.cgroup import cpu_quota, memory_room_bytes
+from membench.conditions import conditions
 
 _CPUS = Path("/sys/devices/system/cpu")
 _INSTRUCTION_SETS = re.compile(r"(avx|amx|fma|f16c|asimd|sve|i8mm|bf16)\w*|sme\d*")  # smep is none
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
-_TORCH_MAPS_BYTES, _TORCH_DATA_BYTES = 2**30, 2**28 + 2**26  # 0.96e9 and 0.31e9 measured, on two threads
+_UNTOUCHED_BYTES = 700_000_000  # of 0.96e9 that a process with torch maps, a third is resident
 
 
 def read_text(path: str | Path) -> str | None:
@@ -44,12 +45,12 @@ def available_memory_bytes() -> int | None:
 
 
 def _ulimit_bytes() -> int | None:
-    """What ``ulimit -v`` and ``-d`` leave beside what a process with torch maps before it builds a layer; else None."""
+    """What ``ulimit -v`` and ``-d`` leave to a process, less what torch maps and never touches; None: all."""
     try:
         import resource
     except ImportError:  # no Unix
         return None
-    taken = {resource.RLIMIT_AS: _TORCH_MAPS_BYTES, resource.RLIMIT_DATA: _TORCH_DATA_BYTES}
+    taken = {resource.RLIMIT_AS: _UNTOUCHED_BYTES, resource.RLIMIT_DATA: 0}
     limits = {kind: resource.getrlimit(kind)[0] for kind in taken}
     left = [max(0, limit - taken[kind]) for kind, limit in limits.items() if limit != resource.RLIM_INFINITY]
     return min(left, default=None)
@@ -92,6 +93,13 @@ def usable_cores() -> tuple[int, ...]:
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
+
+
+def default_threads() -> int:
+    """A thread a usable core, but no more than a quota feeds: one more and all sleep for a part of each period."""
+    quota = cpu_quota()
+    cores = len(usable_cores())
+    return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def cpu_clock_mhz() -> float | None:
@@ -200,6 +208,7 @@ def describe(kind: str = "auto") -> dict[str, Any]:
         "packages": package_versions(),
         "cuda": torch.version.cuda,
         "nvml": _nvml() if gpus else None,
+        "conditions": {**conditions(device["type"]), "threads": default_threads()},
         "virtual": "hypervisor" in (read_text("/proc/cpuinfo") or ""),
     }
 

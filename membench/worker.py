@@ -19,7 +19,7 @@ from typing import Any, Self, TextIO, TypeVar
 from pydantic import BaseModel
 
 from membench.case import Case
-from membench.device import usable_cores
+from membench.device import default_threads, usable_cores
 from membench.errors import Unavailable
 from membench.sections import Measure
 
@@ -73,7 +73,7 @@ def prepare_process(threads: int | None) -> int:
     """Pin threads to cores, before torch is imported, and be killed first. Returns the threads."""
     be_killed_first()
     cores = usable_cores()
-    count = min(threads or len(cores), len(cores))
+    count = min(threads or default_threads(), len(cores))
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, set(cores[:count]))
     import torch

@@ -134,8 +134,8 @@ def test_the_fingerprint_is_the_same_at_any_memory(monkeypatch):
 
 
 CPUINFO = {
-    "x86": "processor : 0\ncpu family : 6\nmodel : 207\nmodel name : X\nstepping : 2\nflags : fpu smep avx2 amx_bf16 avx\n",
-    "arm": "processor : 0\nFeatures : fp asimd sve i8mm\nCPU implementer : 0x41\nCPU variant : 0x0\nCPU part : 0xd40\n",
+    "x86": "cpu family : 6\nmodel : 207\nmodel name : X\nstepping : 2\nflags : fpu smep avx2 amx_bf16 avx\n",
+    "arm": "Features : fp asimd sve i8mm\nCPU implementer : 0x41\nCPU variant : 0x0\nCPU part : 0xd40\n",
 }
 
 

@@ -4,6 +4,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from membench.gate.conditions import conditions_differ
 from membench.gate.judge import TOPPED_UP_CONFIDENCE, judge_counted, judge_limit, judge_paired, judge_unpaired
 from membench.gate.machine import machine_slowdown
 from membench.gate.metrics import COUNTED, TIMED, TimedMetric
@@ -16,6 +17,7 @@ from membench.identity import Machine
 from membench.records import Pair, Record, ResultFile
 
 _LATENCY = TIMED[0]
+OTHER_CONDITIONS = "measured under other conditions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +141,17 @@ def _counted_verdicts(base: Record, head: Record, how: Comparability, thresholds
 
 def _timed_verdicts(base: Record, head: Record, how: Comparability, thresholds: Thresholds) -> list[MetricVerdict]:
     found = []
-    slowdown = 0.0 if how.pair or how.timings else machine_slowdown(base, head)
+    other = None if how.pair or how.timings else conditions_differ(base, head)
+    refused = how.timings or (f"{OTHER_CONDITIONS}: {other}" if other else None)
+    slowdown = 0.0 if how.pair or refused else machine_slowdown(base, head)
     for metric in TIMED:
         allowed = limits(thresholds, head.case, metric)
         before, now = by_round(base, metric), by_round(head, metric)
         if allowed.margin is None or not before or not now:
             continue
-        if how.timings:
+        if refused:
             medians = statistics.median(before.values()), statistics.median(now.values())
-            found.append(MetricVerdict(metric.name, Verdict.INCOMPARABLE, how.timings, *medians, allowed.margin))
+            found.append(MetricVerdict(metric.name, Verdict.INCOMPARABLE, refused, *medians, allowed.margin))
         elif how.pair:
             found.append(_judge_in_turn(metric, base, head, allowed, how.pair))
         else:

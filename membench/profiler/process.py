@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from membench.case import Case
+from membench.conditions import ran
 from membench.worker import Events, classify, prepare_process, serve
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def _profiled(case: Case, measurement: "CaseMeasurement", trace: str | None) -> 
         "kernels_see_all_threads": sees_all,
         "traffic": prepared.traffic.as_json(),
         "reference": reference_json(prepared.verification),
+        "ran": ran(clock.device),
         "traces": [str(path) for path in traces],
     }
 

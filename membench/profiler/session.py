@@ -17,7 +17,7 @@ from membench.profiler.findings import LayerProfile, ModeProfile, Profile, Stage
 from membench.profiler.process import ProfileJob
 from membench.progress import RunProgress
 from membench.provenance import git_state, probe_environment, utc_now
-from membench.session import plan_here
+from membench.session import plan_here, slower_here
 from membench.worker_process import WorkerDied, WorkerProcess
 
 _SILENCE_SECONDS = 600  # building, or checking, a layer of this machine's whole memory
@@ -43,6 +43,8 @@ def run_profile(asked: Asked, device: str, trace: Path | None = None) -> Profile
             raise UsageError(f"{planned.case.arm} {planned.case.mode}: {planned.skipped}", source="membench profile")
     by_arm = {planned.case.arm: [p for p in plan.cases if p.case.arm == planned.case.arm] for planned in plan.cases}
     with RunProgress(len(plan.cases), every_step=True) as progress:
+        for line in slower_here(plan, environment, scenario):
+            progress.note(f"membench: {line}")
         progress.note(_announcement(plan, environment))
         layers = [_profile_layer(cases, environment["device"]["type"], trace, progress) for cases in by_arm.values()]
     sha, dirty = git_state()
