@@ -16,7 +16,7 @@ from layers import build, spec_from
 from layers.kernels import paths
 from layers.kernels.native import build as native
 from layers.kernels.row_passes import weighted_bag
-from membench import device, session
+from membench import device, diagnosis, session
 from membench.conditions import announcements, conditions, ran, what_is_slow
 from membench.gate.comparison import compare_files
 from membench.gate.conditions import conditions_differ, other_conditions
@@ -250,6 +250,26 @@ def test_a_fallback_is_flagged():
     assert "not every round took the same path" in flags_of(record)
     record.rounds = [a_round(threads=2, ran={**FALLEN, "paths": {}})]  # dense asks for no compiler
     assert not [flag for flag in flags_of(record) if "path" in flag]
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        ({**FALLEN, "memory_limit_bytes": 3e9}, ["torch (g++: not found)", "-", "-", "AVX2", "2", "none", "3 GB"]),
+        ({**NATIVE, "cpu_quota_cores": 1.5, "settings": {"onednn": "off"}}, ["native", "g++ 12", "avx2", "onednn=off"]),
+    ],
+)
+def test_doctor_shows_it(found, shown):
+    from membench.cli.doctor import _conditions
+
+    told = [str(value or "-") for _, value in _conditions({"memory_limit_bytes": None, **found})]
+    assert [each for each in told if each in shown] == shown
+
+
+def test_doctor_says_why_memory_layers_are_slow():
+    cpu = {"device": {"type": "cpu", "cache_bytes": 1}, "host": {"huge_pages": "always"}}
+    assert MISSING in diagnosis._unknown({**cpu, "conditions": FALLEN})["the fast path of operators"]
+    assert "the fast path of operators" not in diagnosis._unknown({**cpu, "conditions": NATIVE})
 
 
 # Compared.

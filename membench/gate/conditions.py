@@ -20,26 +20,30 @@ def conditions_differ(base: Record, head: Record) -> str | None:
     A file from before this was recorded does not know it, which is like anything but what was slowed down.
     """
     before, now = ([r for r in each.rounds if r.status == "ok"] for each in (base, head))
-    operators = _operators(before) or _operators(now)
-    if difference := _difference(before, now, ("in the baseline", "now"), operators=operators):
+    when = ("in the baseline", "now")
+    says_before, says_now = (any(r.ran for r in rounds) for rounds in (before, now))
+    if says_before and says_now:
+        names = set(_CONDITIONS) if _operators(before) or _operators(now) else set(_CONDITIONS) - _OF_OPERATORS
+        return _difference(before, now, when, names)
+    if difference := _difference(before, now, when, {"threads"}):
         return difference
-    for rounds, others, place in ((before, now, "baseline"), (now, before, "new file")):
-        slowed = next((line for r in rounds for line in what_is_slow(r.ran, r.threads)), None)
-        if slowed and not any(r.ran for r in others):
-            return f"{slowed} in the {place}, and the other does not say"
-    return None
+    if not says_before and not says_now:
+        return None
+    rounds, place = (before, "baseline") if says_before else (now, "new file")
+    slowed = next((line for r in rounds for line in what_is_slow(r.ran, r.threads)), None)
+    return slowed and f"{slowed} in the {place}, and the other does not say"
 
 
 def other_conditions(base: Any, head: dict[str, Any]) -> str | None:
     """The same of two runs' environments, whatever operators they measure."""
     known = (each if isinstance(each, dict) else {} for each in (base, head))
     one, other = (Round(number=0, started="", status="ok", ran=each) for each in known)
-    return _difference([one], [other], ("then", "now"), operators=True)
+    return _difference([one], [other], ("then", "now"), set(_CONDITIONS))
 
 
-def _difference(before: list[Round], now: list[Round], when: tuple[str, str], *, operators: bool) -> str | None:
+def _difference(before: list[Round], now: list[Round], when: tuple[str, str], names: set[str]) -> str | None:
     for name, value in _CONDITIONS.items():
-        if name in _OF_OPERATORS and not operators:
+        if name not in names:
             continue
         one, other = (sorted({str(v) for r in rounds if (v := value(r)) is not None}) for rounds in (before, now))
         if one and other and one != other:
@@ -88,7 +92,7 @@ def _instruction_sets(r: Round) -> Any:
     return " ".join(map(str, found)) if isinstance(found, list) else None
 
 
-_OF_OPERATORS = ("path of operators", "instruction sets of the C++ kernels")
+_OF_OPERATORS = {"path of operators", "instruction sets of the C++ kernels"}
 _CONDITIONS: dict[str, Callable[[Round], Any]] = {
     "path of operators": _path,
     "threads": _threads,
