@@ -24,7 +24,7 @@ class Entry:
 
     key: str
     name: str
-    device_name: str  # a regular expression that its CUDA device name contains
+    device_name: str  # a regular expression that is all of its CUDA device name but the maker's
     flops_per_s: Mapping[str, float]
     memory_bytes_per_s: float
     memory_bytes: float
@@ -63,7 +63,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         key="a100-40gb",
         name="NVIDIA A100 SXM4 40GB",
-        device_name=r"A100-SXM\S*-40GB",
+        device_name=r"A100-SXM4?-40GB",
         flops_per_s=_rates(312, 156, 19.5),
         memory_bytes_per_s=1.555e12,
         memory_bytes=40e9,
@@ -74,7 +74,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         key="a100-80gb",
         name="NVIDIA A100 SXM4 80GB",
-        device_name=r"A100-SXM\S*-80GB",
+        device_name=r"A100-SXM4?-80GB",
         flops_per_s=_rates(312, 156, 19.5),
         memory_bytes_per_s=2.039e12,
         memory_bytes=80e9,
@@ -107,7 +107,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         key="h200",
         name="NVIDIA H200 SXM 141GB",
-        device_name=r"H200(?! NVL)",
+        device_name=r"H200",
         flops_per_s=_rates(989.4, 494.7, 66.9),
         memory_bytes_per_s=4.8e12,
         memory_bytes=141e9,
@@ -118,7 +118,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         key="b200",
         name="NVIDIA B200 SXM 180GB (HGX, 1000 W)",
-        device_name=r"\bB200",
+        device_name=r"B200",
         flops_per_s=_rates(2250, 1100, 80),
         memory_bytes_per_s=8.0e12,
         memory_bytes=180e9,
@@ -144,7 +144,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         key="rtx4090",
         name="NVIDIA GeForce RTX 4090 24GB",
-        device_name=r"RTX 4090(?! (D|Laptop))",
+        device_name=r"GeForce RTX 4090",
         flops_per_s=_rates(165.2, 82.6, 82.6),
         memory_bytes_per_s=1.008e12,
         memory_bytes=24e9,
@@ -155,7 +155,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         key="mi300x",
         name="AMD Instinct MI300X 192GB",
-        device_name=r"MI300X",
+        device_name=r"Instinct MI300X( OAM)?",
         flops_per_s=_rates(1307.4, 653.7, 163.4),
         memory_bytes_per_s=5.3e12,
         memory_bytes=192e9,
@@ -197,8 +197,12 @@ def parse_hardware(text: str) -> Hardware:
 
 
 def lookup(device_name: str) -> Entry | None:
-    """The entry of a CUDA device's name such as ``NVIDIA H100 80GB HBM3``; None where there is none."""
-    return next((entry for entry in ENTRIES if re.search(entry.device_name, device_name)), None)
+    """The entry of a CUDA device's name such as ``NVIDIA H100 80GB HBM3``; None where there is none.
+
+    All of the name counts: what is called ``GH200 480GB``, ``H100 NVL`` or ``… MIG 1g.10gb`` is another device.
+    """
+    name = re.sub(r"^(NVIDIA|AMD)\s+", "", device_name.strip())
+    return next((entry for entry in ENTRIES if re.fullmatch(entry.device_name, name)), None)
 
 
 def local_gpu(directory: Path = _NVIDIA_GPUS) -> Entry | None:

@@ -15,8 +15,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from membench.cgroup import cpu_quota, memory_room_bytes
+from membench.conditions import conditions
+
 _CPUS = Path("/sys/devices/system/cpu")
+_INSTRUCTION_SETS = re.compile(r"(avx|amx|fma|f16c|asimd|sve|i8mm|bf16)\w*|sme\d*")  # smep is none
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+_UNTOUCHED_BYTES = 700_000_000  # of 0.96e9 that a process with torch maps, a third is resident
 
 
 def read_text(path: str | Path) -> str | None:
@@ -33,18 +38,21 @@ def meminfo_bytes(key: str) -> int | None:
 
 
 def available_memory_bytes() -> int | None:
-    """Host memory that a new process could take: what is free, or less where a cgroup caps it.
+    """Host memory that a new process could take: what is free, or less where a control group or a ulimit caps it."""
+    free = (meminfo_bytes("MemAvailable"), memory_room_bytes(), _ulimit_bytes())
+    return min((each for each in free if each is not None), default=None)
 
-    The cgroup counts the page cache as used; its inactive part would be given up.
-    """
-    available = meminfo_bytes("MemAvailable")
-    limit = read_text("/sys/fs/cgroup/memory.max")
-    used = read_text("/sys/fs/cgroup/memory.current")
-    if limit and used and limit.isdigit() and used.isdigit():
-        cached = re.search(r"^inactive_file (\d+)$", read_text("/sys/fs/cgroup/memory.stat") or "", re.MULTILINE)
-        room = int(limit) - int(used) + (int(cached.group(1)) if cached else 0)
-        return room if available is None else min(room, available)
-    return available
+
+def _ulimit_bytes() -> int | None:
+    """What ``ulimit -v`` and ``-d`` leave to a process, less what torch maps and never touches; None: all."""
+    try:
+        import resource
+    except ImportError:  # no Unix
+        return None
+    taken = {resource.RLIMIT_AS: _UNTOUCHED_BYTES, resource.RLIMIT_DATA: 0}
+    limits = {kind: resource.getrlimit(kind)[0] for kind in taken}
+    left = [max(0, limit - taken[kind]) for kind, limit in limits.items() if limit != resource.RLIM_INFINITY]
+    return min(left, default=None)
 
 
 def last_level_cache_bytes() -> int | None:
@@ -86,6 +94,13 @@ def usable_cores() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
+def default_threads() -> int:
+    """A thread a usable core, but no more than a quota feeds: one more and all sleep for a part of each period."""
+    quota = cpu_quota()
+    cores = len(usable_cores())
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
 def cpu_clock_mhz() -> float | None:
     """Mean clock of all cores now, where the kernel tells."""
     clocks = re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", read_text("/proc/cpuinfo") or "", re.MULTILINE)
@@ -104,8 +119,7 @@ def package_versions() -> dict[str, str | None]:
 
 
 def _cpu() -> dict[str, Any]:
-    flags = re.search(r"^flags\s*:\s*(.+)$", read_text("/proc/cpuinfo") or "", re.MULTILINE)
-    known = set(flags.group(1).split()) if flags else set()
+    known = _processor_words("flags", "Features")
     return {
         "type": "cpu",
         "name": cpu_name(),
@@ -113,7 +127,31 @@ def _cpu() -> dict[str, Any]:
         "memory_bytes": meminfo_bytes("MemTotal"),
         "cache_bytes": last_level_cache_bytes(),
         "vector_extensions": sorted(known & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "sve", "asimd"}),
+        "instruction_sets": sorted(word for word in known if _INSTRUCTION_SETS.fullmatch(word)),
+        "model": _processor_model(),
+        "physical_cores": _physical_cores(),
     }
+
+
+def _processor_words(*keys: str) -> set[str]:
+    """The words of the first line of /proc/cpuinfo that has one of these keys."""
+    line = re.search(rf"^(?:{'|'.join(keys)})\s*:\s*(.+)$", read_text("/proc/cpuinfo") or "", re.MULTILINE)
+    return set(line.group(1).split()) if line else set()
+
+
+def _processor_model() -> str | None:
+    """Family, model and stepping, or what an ARM core has instead: clouds give many processors one name."""
+    names = ("cpu family", "model", "stepping", "CPU implementer", "CPU part", "CPU variant")
+    text = read_text("/proc/cpuinfo") or ""
+    found = (re.search(rf"^{name}\s*:\s*(\S+)$", text, re.MULTILINE) for name in names)
+    return "-".join(match.group(1) for match in found if match) or None
+
+
+def _physical_cores() -> int | None:
+    """How many cores the usable logical ones lie on: two threads of one core are slower than two cores."""
+    siblings = (read_text(_CPUS / f"cpu{core}/topology/thread_siblings_list") for core in usable_cores())
+    known = [each for each in siblings if each]
+    return len(set(known)) or None
 
 
 def _cuda() -> list[dict[str, Any]]:
@@ -137,9 +175,12 @@ def _cuda() -> list[dict[str, Any]]:
 
 
 def fingerprint(device: dict[str, Any]) -> str:
-    """Equal for machines whose timings may be compared: name, cores, memory in GiB, cache."""
-    memory_gib = round((device.get("memory_bytes") or 0) / 2**30)
-    identity = [device["type"], device["name"], device["cores"], memory_gib, device.get("cache_bytes")]
+    """A short name for this kind of machine. What may be compared is decided by facts: ``membench.identity``.
+
+    Memory is left out: as kernels tell it, it changes from boot to boot.
+    """
+    kinds = ("type", "name", "cores", "cache_bytes", "instruction_sets", "model", "physical_cores", "capability")
+    identity = [device.get(kind) for kind in kinds]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
@@ -166,6 +207,7 @@ def describe(kind: str = "auto") -> dict[str, Any]:
         "packages": package_versions(),
         "cuda": torch.version.cuda,
         "nvml": _nvml() if gpus else None,
+        "conditions": {**conditions(device["type"]), "threads": default_threads()},
         "virtual": "hypervisor" in (read_text("/proc/cpuinfo") or ""),
     }
 

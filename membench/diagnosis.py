@@ -6,7 +6,7 @@ Run as a process of its own it answers ``membench doctor``, which shows it.
 import statistics
 from typing import Any
 
-from membench.device import cache_bytes, describe
+from membench.device import available_memory_bytes, cache_bytes, describe
 from membench.measure.clocks import read_clocks
 from membench.measure.energy import EnergyCounter
 from membench.processes.questions import answer_of_devices
@@ -46,8 +46,9 @@ def _ceilings(device: str) -> dict[str, Any]:
     for name in ("float32", "bfloat16"):
         found["matmul_flops_per_s"][name] = matmul_ceiling(clock, getattr(torch, name))
     found["random_rows"] = []
+    table_bytes = min(_TABLE_BYTES, (available_memory_bytes() or _TABLE_BYTES) // 4)
     for columns in _ROW_ELEMENTS:
-        table = ValueTable(_TABLE_BYTES // 2 // columns, columns, dtype=torch.bfloat16, device=device)
+        table = ValueTable(table_bytes // 2 // columns, columns, dtype=torch.bfloat16, device=device)
         rate = random_row_ceiling(clock, table.weight)
         found["random_rows"].append({"row_bytes": 2 * columns, "bytes_per_s": rate, "huge_pages": table.huge_pages})
         del table
@@ -85,6 +86,8 @@ def _unknown(environment: dict[str, Any]) -> dict[str, str]:
         reasons["latency_ms_hot_p50"] = "cold and hot caches are told apart on CUDA only"
     if device.get("cache_bytes") is None:
         reasons["bytes_dram_expected"] = "the last-level cache is unknown and taken as 0: lookups count in full"
+    if why := environment["conditions"]["fallback"]:
+        reasons["the fast path of operators"] = f"{why}: memory layers run on torch's path, two to three times slower"
     if device["type"] == "cpu" and environment["host"]["huge_pages"] in (None, "never"):
         reasons["huge pages"] = "transparent huge pages are off: random rows will be slower"
     return reasons

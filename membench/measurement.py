@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from membench.case import Case
+from membench.conditions import begin_ran, ran
 from membench.errors import Unavailable
 from membench.implementations import Call, implementation
 from membench.inputs import Input
@@ -125,6 +126,7 @@ class CaseMeasurement:
         if reason := self.layer.unavailable:
             raise Unavailable(reason)
         watch = StopWatch()
+        begin_ran()
         self.layer.train(has_backward(case.mode))
         self.progress("inputs")
         with watch.on("inputs"):
@@ -174,6 +176,8 @@ class CaseMeasurement:
         with watch.on("energy"):
             energy = self._energy(step)
         cost, source = self.preparation.cost(case, prepared.traffic)
+        with self.layer.on_path():
+            what_ran = ran(self.clock.device)
         return {
             "implementation": prepared.implementation,
             "reference": reference_json(prepared.verification),
@@ -183,6 +187,7 @@ class CaseMeasurement:
             "energy": energy,
             "inputs": len(prepared.inputs),
             "notes": list(self.layer.notes),
+            "ran": what_ran,
             "seconds": watch.seconds,
         }
 

@@ -4,10 +4,12 @@ A replicate is a round (a fresh process), so the latency is the median of the ro
 medians; the tail quantiles pool all samples.
 """
 
+import json
 import statistics
 from typing import Any
 
 from membench.case import Case
+from membench.conditions import what_is_slow
 from membench.records import Record, Round
 
 FLAG_ABOVE = 1.05  # a utilization above this says the ceiling or the count is wrong
@@ -130,6 +132,9 @@ def flags_of(record: Record) -> list[str]:
         flags.append("not steady after warm-up")
     if any(r.sampling.get("stopped_by") == "time" for r in done):
         flags.append("stopped by time: " + ", ".join(str(len(r.samples_s)) for r in done) + " samples")
+    flags += dict.fromkeys(line for r in done for line in what_is_slow(r.ran, r.threads))
+    if len({json.dumps(r.ran.get("paths"), sort_keys=True) for r in done if r.ran}) > 1:
+        flags.append("not every round took the same path")
     if done and any(r.reference is None for r in done):
         flags.append("unchecked: this layer has no reference")
     return flags

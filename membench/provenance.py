@@ -4,12 +4,14 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+from membench.datasheet import lookup
 from membench.errors import UsageError
 from membench.processes.channel import Failed
 from membench.processes.child import ChildProcess
 from membench.processes.questions import DeviceFacts, DeviceQuestion
 
 _PROBE_SECONDS = 300
+_MAKERS = ("nvidia", "geforce", "amd", "instinct", "gpu")  # say nothing that the rest of a name does not
 
 
 def utc_now() -> str:
@@ -40,13 +42,14 @@ def probe_environment(device: str) -> dict[str, Any]:
 
 
 def device_slug(device: dict[str, Any]) -> str:
-    """A device's name for a file: ``h200``, or the processor's words and cores."""
-    name = str(device["name"]).lower()
-    for known in ("b200", "h200", "h100", "a100", "l40s", "mi300x", "4090"):
-        if known in name:
-            return known
-    words = re.findall(r"[a-z0-9]+", name.split("@")[0])[:3]
-    return "-".join([*words, f"{device['cores']}c"]) if words else device["type"]
+    """A device's name for a file: a GPU's as in ``h200`` or ``gh200-480gb``, or the processor's words and cores."""
+    name = str(device["name"])
+    words = re.findall(r"[a-z0-9]+", name.lower().split("@")[0])
+    if device["type"] == "cuda":
+        entry = lookup(name)
+        told = [word for word in words if word not in _MAKERS]
+        return entry.key if entry else "-".join(told[:4]) or device["type"]
+    return "-".join([*words[:3], f"{device['cores']}c"]) if words else device["type"]
 
 
 def result_stem(scenario: str, device: dict[str, Any], started: str, sha: str | None) -> str:

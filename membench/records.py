@@ -45,6 +45,9 @@ class Round(_Strict):
     memory: dict[str, int | None] = Field(default_factory=dict)
     energy: dict[str, Any] = Field(default_factory=dict)
     threads: int | None = None
+    ran: dict[str, Any] = Field(
+        default_factory=dict, description="what decided times: the path of each operator, compiler, settings …"
+    )
     huge_pages: bool | None = None
     inputs: int | None = None
     notes: list[str] = Field(default_factory=list, description="what the layer says of itself: versions, known faults")

@@ -13,9 +13,12 @@ from typing import Any
 from membench import __version__
 from membench.case import METHOD_VERSION, Case
 from membench.commit import running_commit
+from membench.conditions import announcements
 from membench.datasheet import Hardware, lookup
 from membench.device import available_memory_bytes
 from membench.errors import UsageError
+from membench.gate.conditions import other_conditions
+from membench.identity import Machine
 from membench.journal import SUFFIX, Journal, check_folder, newest_journal
 from membench.plan import Plan, make_plan
 from membench.processes.signals import ended_as_interrupted
@@ -25,6 +28,8 @@ from membench.records import ResultFile, Round, Run, strict_json, write_result
 from membench.runner import Runner, assemble, result_path
 from membench.scenario import Scenario
 from membench.scenario_files import source_name
+
+_told: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool,
     have = sum(journal.has(p.case.id, n) for p in plan.runnable for n in range(scenario.measure.rounds))
     interrupted = False
     with RunProgress(runnable, have) as progress:
+        for line in slower_here(plan, environment, scenario):
+            progress.note(f"membench: {line}")
         progress.note(_announcement(plan, environment, scenario, runnable - have))
 
         def finished(case: Case, found: Round) -> None:
@@ -87,10 +94,20 @@ def plan_here(scenario: Scenario, environment: dict[str, Any], sides: int = 1) -
     return make_plan(
         scenario,
         hardware=Hardware(sheet) if sheet else None,
-        available_bytes=available // sides if available else None,
-        host_bytes=host // sides if cuda and host else None,
+        available_bytes=None if available is None else available // sides,
+        host_bytes=host // sides if cuda and host is not None else None,
         cache_bytes=device["cache_bytes"] or 0,
     )
+
+
+def slower_here(plan: Plan, environment: dict[str, Any], scenario: Scenario) -> list[str]:
+    """Why what a plan measures will be slower than this machine is, in a line each; a line is told once."""
+    cases = (planned.case for planned in plan.runnable)
+    kinds = [case.layer.kind for case in cases if getattr(case.layer, "path", "auto") == "auto"]
+    cores, threads = environment["host"]["cores"], scenario.measure.threads
+    lines = [line for line in announcements(environment["conditions"], kinds, cores, threads) if line not in _told]
+    _told.update(lines)
+    return lines
 
 
 def describe_run(scenario: Scenario, plan: Plan, environment: dict[str, Any]) -> Run:
@@ -139,8 +156,10 @@ def _open_journal(
 
 def _difference(before: Run, now: Run, then: dict[str, Any], environment: dict[str, Any]) -> str | None:
     """Why rounds of an interrupted run may not stand beside new ones, or None."""
-    if then["fingerprint"] != environment["fingerprint"]:
-        return f"was measured on {then['device']['name']}, not on this device"
+    if difference := Machine.of(then).difference(Machine.of(environment)):
+        return f"was measured on {then['device']['name']}, not on this device ({difference})"
+    if difference := other_conditions(then.get("conditions"), environment["conditions"]):
+        return f"was measured under other conditions: {difference}"
     if then["packages"] != environment["packages"]:
         return "was measured with other versions of torch or what is under it"
     if before.method_version != now.method_version:

@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from membench.device import usable_cores
+from membench.device import default_threads, usable_cores
 from membench.layers.spec import ExternalSpec
 from membench.processes.serving import Answers, Server, be_killed_first
 from membench.protocol import Build, Built, Found, MeasureCase
@@ -22,7 +22,7 @@ def prepare_process(threads: int | None) -> int:
     """Pin threads to cores, before torch is imported, and be killed first. Returns the threads."""
     be_killed_first()
     cores = usable_cores()
-    count = min(threads or len(cores), len(cores))
+    count = min(threads or default_threads(), len(cores))
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, set(cores[:count]))
     import torch

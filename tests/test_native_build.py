@@ -69,13 +69,13 @@ def test_what_cannot_be_had_is_done_without(variable, value, tmp_path, monkeypat
     monkeypatch.setenv("MEMBENCH_CACHE", str(tmp_path))
     monkeypatch.setenv(variable, value.format(folder=tmp_path))
     with pytest.warns(UserWarning, match="C\\+\\+ kernels cannot be used, torch's take their place: .+"):
-        assert build.library.__wrapped__() is None
+        assert build.kernels.__wrapped__().library is None
 
 
 def test_no_compiler_at_all_is_no_reason_to_warn(monkeypatch, recwarn):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
-    assert build.library.__wrapped__() is None and not recwarn
+    assert build.kernels.__wrapped__().library is None and not recwarn
 
 
 @needs_compiler
@@ -84,7 +84,7 @@ def test_what_is_compiled_is_kept(monkeypatch):
         raise AssertionError("compiled again")
 
     monkeypatch.setattr(build, "_compile", fail)
-    assert build.library.__wrapped__() is not None
+    assert build.kernels.__wrapped__().library is not None
 
 
 @needs_compiler
@@ -94,7 +94,7 @@ def test_what_is_kept_by_halves_is_compiled_again(tmp_path, monkeypatch):
     (tmp_path / kept.name).write_bytes(kept.read_bytes()[:20_000])
     (tmp_path / kept.name).with_suffix(".sha256").write_bytes(kept.with_suffix(".sha256").read_bytes())
     monkeypatch.setenv("MEMBENCH_CACHE", str(tmp_path))
-    assert build.library.__wrapped__() is not None
+    assert build.kernels.__wrapped__().library is not None
     assert (tmp_path / kept.name).stat().st_size > 20_000
 
 
@@ -109,7 +109,7 @@ def test_a_cache_may_be_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEMBENCH_CACHE", ".")
     monkeypatch.setattr(build, "_compile", None)  # not needed
-    assert build.library.__wrapped__() is not None
+    assert build.kernels.__wrapped__().library is not None
 
 
 @needs_compiler

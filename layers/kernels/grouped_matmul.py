@@ -19,7 +19,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from membench.layers.kernels.dispatch import Dispatch, combine
 from membench.layers.kernels.expert_operands import Gradients, Operands
-from membench.layers.kernels.paths import implementation, path_of
+from membench.layers.kernels.paths import implementation, path_of, took
 from membench.layers.kernels.plain import expert_loop
 from membench.layers.kernels.plain import grouped_matmul as torch_products
 from membench.layers.kernels.stages import stage
@@ -115,8 +115,12 @@ def _(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, *others: Any) ->
 def _grouped_products(of: Operands) -> ModuleType | None:
     """What multiplies all experts' matrices in one launch; None where nothing does."""
     if torch_products.is_one_launch(of.down):
+        took("grouped_matmul", "torch")
         return torch_products
-    return implementation("grouped_matmul", of.x) if path_of(of.x) == "triton" else None
+    if path_of(of.x) == "triton":
+        return implementation("grouped_matmul", of.x)
+    took("grouped_matmul", "loop")
+    return None
 
 
 def _grouped_backward(

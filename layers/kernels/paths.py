@@ -18,11 +18,53 @@ from torch import Tensor
 Path = Literal["torch", "native", "triton"]
 _FOLDERS: dict[Path, str] = {"torch": "plain", "native": "native", "triton": "gpu"}
 _forced: Path | None = None
+_taken: dict[str, set[str]] = {}
 
 
 def implementation(name: str, tensor: Tensor) -> ModuleType:
     """The module that computes operator ``name`` on tensors like this one."""
-    return import_module(f"membench.layers.kernels.{_FOLDERS[path_of(tensor)]}.{name}")
+    return _module(name, path_of(tensor))
+
+
+def handed_on(name: str) -> ModuleType:
+    """The torch path's module of an operator, for calls that another path's kernels cannot do."""
+    return _module(name, "torch")
+
+
+def _module(name: str, path: Path) -> ModuleType:
+    took(name, path)
+    return import_module(f"membench.layers.kernels.{_FOLDERS[path]}.{name}")
+
+
+def took(name: str, way: str) -> None:
+    """Remember which way an operator was computed, for ``taken``."""
+    _taken.setdefault(name, set()).add(way)
+
+
+def taken() -> dict[str, str]:
+    """The ways by which operators were computed since ``forget_taken``, by name.
+
+    ``native+torch`` is an operator whose C++ handed some calls on to torch, or one that ran on two paths.
+    """
+    return {name: "+".join(sorted(ways)) for name, ways in sorted(_taken.items())}
+
+
+def forget_taken() -> None:
+    """``taken`` begins anew."""
+    _taken.clear()
+
+
+def fallback(device: str) -> str | None:
+    """Why operators on ``cpu`` or ``cuda`` take torch's path instead of the device's own; None where they need not."""
+    if _forced is not None:
+        return None
+    if device == "cuda":
+        return None if has_triton() else "the triton package is not installed"
+    if device != "cpu" or has_native():
+        return None
+    from membench.layers.kernels.native.build import kernels
+
+    return kernels().missing
 
 
 def path_of(tensor: Tensor) -> Path:

@@ -25,7 +25,7 @@ from membench.provenance import probe_environment, result_stem, utc_now
 from membench.records import Pair, ResultFile, Run
 from membench.runner import assemble, builds
 from membench.scenario import Scenario
-from membench.session import describe_run, plan_here, write_finished
+from membench.session import describe_run, plan_here, slower_here, write_finished
 
 PLANNED_ROUNDS = 10
 SIDES: tuple[Literal["base"], Literal["head"]] = ("base", "head")
@@ -123,6 +123,8 @@ class _Phase:
         """The rounds asked for, of these cases, after those that are done; False where Ctrl-C ended them."""
         cases, rounds = [p.case for p in planned], self.settings.rounds
         with RunProgress(rounds * len(cases)) as progress:
+            for line in slower_here(self.plan, self.environment, self.scenario):
+                progress.note(f"membench: {line}")
             progress.note(self._announcement(len(cases)))
 
             def finished(case: Case, found: Rounds) -> None:

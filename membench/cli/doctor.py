@@ -36,6 +36,7 @@ def _tables(found: dict[str, Any]) -> list[Any]:
         ["last-level cache", f"{(device['cache_bytes'] or 0) / 2**20:.0f} MiB"],
         ["huge pages", environment["host"]["huge_pages"]],
         ["virtual machine", "yes" if environment["virtual"] else "no"],
+        *_conditions(environment["conditions"]),
         ["fingerprint", environment["fingerprint"]],
         *([name, version] for name, version in environment["packages"].items()),
         ["python", environment["python"]],
@@ -64,6 +65,22 @@ def _tables(found: dict[str, Any]) -> list[Any]:
         Table("Ceilings, measured now", "", [left, Column("measured"), Column("datasheet")], rates),
         Table("Noise of one unchanged product", "", [left, right], spread),
         Table("Null here, and why", "", [left, Column("", right=False)], [list(row) for row in found["null"].items()]),
+    ]
+
+
+def _conditions(ran: dict[str, Any]) -> list[list[Any]]:
+    """What decides times beside the machine."""
+    sets, quota = ran["kernels_instruction_sets"], ran["cpu_quota_cores"]
+    unusual = [f"{name}={value}" for kind in ("settings", "variables") for name, value in ran[kind].items()]
+    return [
+        ["path of operators", f"{ran['path']} ({ran['fallback']})" if ran["fallback"] else ran["path"]],
+        ["C++ compiler", ran["compiler"]],
+        ["its instruction sets", " ".join(sets) if sets else None],
+        ["torch's instruction set", ran["torch_instruction_set"]],
+        ["threads", ran["threads"]],
+        ["CPU quota", "none" if quota is None else f"{quota:g} cores"],
+        ["memory limit", _giga(ran["memory_limit_bytes"], "GB") if ran["memory_limit_bytes"] else "none"],
+        ["settings and variables", ", ".join(unusual) or "as usual"],
     ]
 
 

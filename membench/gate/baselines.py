@@ -1,16 +1,19 @@
 """``baselines.yaml``: which result file is the one to beat, by device and scenario. It lies beside the results."""
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from membench.errors import UsageError, blaming, shown, usage_error
 from membench.files import read_file, write_whole
+from membench.identity import Machine
 from membench.loose import text
 from membench.provenance import utc_now
-from membench.records import MAX_RESULT_BYTES, ResultFile
+from membench.records import MAX_RESULT_BYTES, ResultFile, read_result
 from membench.yaml_reader import parse_mapping, read_text
 
 FILE_NAME = "baselines.yaml"
@@ -25,10 +28,19 @@ class Baseline(BaseModel):
     scenario: str
     device: str
     fingerprint: str
+    facts: dict[str, Any] = Field(default={}, description="by which the device is told from another")
     file: str = Field(description="a name in the same folder")
     sha256: str = Field(description="of the file's content, so that nobody changes it unseen")
     set_at: str
     reason: str | None = None
+
+    def machine(self, folder: Path) -> Machine:
+        """The device it is of; of one that was set before facts were kept, as its file tells."""
+        if self.facts:
+            return Machine.known_by(self.fingerprint, self.facts)
+        with suppress(UsageError):
+            return Machine.of(read_result(folder / self.file).environment)
+        return Machine(self.fingerprint)
 
 
 class Baselines(BaseModel):
@@ -38,8 +50,10 @@ class Baselines(BaseModel):
     schema_version: int = 1
     baselines: list[Baseline] = []
 
-    def find(self, fingerprint: str, scenario: str) -> Baseline | None:
-        return next((b for b in self.baselines if (b.fingerprint, b.scenario) == (fingerprint, scenario)), None)
+    def find(self, machine: Machine, scenario: str, folder: Path) -> Baseline | None:
+        """The baseline of a scenario on a device, of these baselines of ``folder``."""
+        of_scenario = (each for each in self.baselines if each.scenario == scenario)
+        return next((each for each in of_scenario if each.machine(folder).difference(machine) is None), None)
 
 
 def read_baselines(folder: Path) -> Baselines:
@@ -89,16 +103,18 @@ def set_baseline(path: Path, result: ResultFile, reason: str | None) -> tuple[Ba
     """
     folder = path.parent
     known = read_baselines(folder)
+    machine = Machine.of(result.environment)
     baseline = Baseline(
         scenario=result.run.scenario,
         device=text(result.environment, "device", "name") or "an unknown device",
-        fingerprint=text(result.environment, "fingerprint") or "",
+        fingerprint=machine.fingerprint,
+        facts=machine.facts,
         file=path.name,
         sha256=content_sha256(path),
         set_at=utc_now(),
         reason=reason,
     )
-    before = known.find(baseline.fingerprint, baseline.scenario)
+    before = known.find(machine, baseline.scenario, folder)
     kept = [each for each in known.baselines if each is not before]
     content = Baselines(baselines=[*kept, baseline]).model_dump(mode="json", exclude_none=True)
     content_text = _HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)

@@ -4,6 +4,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from membench.gate.conditions import conditions_differ
 from membench.gate.judge import TOPPED_UP_CONFIDENCE, judge_counted, judge_limit, judge_paired, judge_unpaired
 from membench.gate.machine import machine_slowdown
 from membench.gate.metrics import COUNTED, TIMED, TimedMetric
@@ -12,9 +13,11 @@ from membench.gate.statistics import CONFIDENCE
 from membench.gate.thresholds import Limits, Thresholds, limits
 from membench.gate.verdicts import ORDER, MetricVerdict, Verdict, worst
 from membench.groups import arm_name, routing_name, step_name, swept
+from membench.identity import Machine
 from membench.records import Pair, Record, ResultFile
 
 _LATENCY = TIMED[0]
+OTHER_CONDITIONS = "measured under other conditions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +50,20 @@ class Comparability:
 
 def comparability(base: ResultFile, head: ResultFile) -> Comparability:
     """How two files stand to each other."""
-    fingerprint, other = (each.environment.get("fingerprint") for each in (base, head))
+    machine, other = (Machine.of(each.environment) for each in (base, head))
+    difference = machine.difference(other)
     before, now = base.run.pair, head.run.pair
     in_turn = before and now and (before.id, before.phase) == (now.id, now.phase) and before.side != now.side
     timings = None
-    if not fingerprint or fingerprint != other:
-        timings = "measured on another device" if fingerprint and other else "the device is not known"
+    if difference:
+        known = machine.known and other.known
+        timings = f"measured on another device: {difference}" if known else "the device is not known"
     elif not in_turn and (before or now):
         timings = "the sides of an ab are timed in turn, which takes longer than alone: only they compare"
     partial = "only some cases were asked for (--case)" if head.run.only else None
     if head.run.interrupted:
         partial = "the new run was interrupted"
-    same_device = bool(fingerprint) and fingerprint == other
-    return Comparability(now if in_turn else None, same_device, timings, partial)
+    return Comparability(now if in_turn else None, difference is None, timings, partial)
 
 
 def compare_cases(base: ResultFile, head: ResultFile, thresholds: Thresholds) -> list[CaseComparison]:
@@ -137,15 +141,17 @@ def _counted_verdicts(base: Record, head: Record, how: Comparability, thresholds
 
 def _timed_verdicts(base: Record, head: Record, how: Comparability, thresholds: Thresholds) -> list[MetricVerdict]:
     found = []
-    slowdown = 0.0 if how.pair or how.timings else machine_slowdown(base, head)
+    other = None if how.pair or how.timings else conditions_differ(base, head)
+    refused = how.timings or (f"{OTHER_CONDITIONS}: {other}" if other else None)
+    slowdown = 0.0 if how.pair or refused else machine_slowdown(base, head)
     for metric in TIMED:
         allowed = limits(thresholds, head.case, metric)
         before, now = by_round(base, metric), by_round(head, metric)
         if allowed.margin is None or not before or not now:
             continue
-        if how.timings:
+        if refused:
             medians = statistics.median(before.values()), statistics.median(now.values())
-            found.append(MetricVerdict(metric.name, Verdict.INCOMPARABLE, how.timings, *medians, allowed.margin))
+            found.append(MetricVerdict(metric.name, Verdict.INCOMPARABLE, refused, *medians, allowed.margin))
         elif how.pair:
             found.append(_judge_in_turn(metric, base, head, allowed, how.pair))
         else:

@@ -4,9 +4,10 @@ import math
 import statistics
 from dataclasses import dataclass, replace
 
-from membench.gate.cases import CaseComparison, badness, comparability, compare_cases
+from membench.gate.cases import OTHER_CONDITIONS, CaseComparison, badness, comparability, compare_cases
 from membench.gate.confirm import confirmed_case, confirmed_metric
 from membench.gate.judge import judge_paired
+from membench.gate.metrics import TIMED
 from membench.gate.result_set import Group, LoadedResult
 from membench.gate.rounds import latency_effects
 from membench.gate.thresholds import Limits, Thresholds
@@ -15,6 +16,7 @@ from membench.records import ResultFile
 
 SUITE_MARGIN = 0.01  # a mean over cases moves less than any of them
 _FEWEST_CASES = 2
+_TIMED = {metric.name for metric in TIMED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class FileComparison:
     """One file against its baseline.
 
     ``suite``: all cases taken together, where they are paired. ``advisory``: None, or why its timings
-    cannot fail a build. ``incomparable``: None, or why nothing at all could be compared.
+    cannot fail a build. ``incomparable``: None, or why nothing at all (or no time) could be compared.
     """
 
     scenario: str
@@ -78,6 +80,7 @@ def compare_files(
     before, now = base.result, head.result
     reason = _incomparable(before, now)
     cases = [] if reason else compare_cases(before, now, thresholds)
+    reason = reason or _other_conditions(cases)
     suite = None if reason else _suite(before, now)
     return FileComparison(now.run.scenario, head.device, base, head, cases, suite, advisory, reason)
 
@@ -100,6 +103,13 @@ def _incomparable(base: ResultFile, head: ResultFile) -> str | None:
         why = next((f": {record.reason}" for record in base.cases if record.reason), "")
         return f"the baseline has no case that was measured{why}"
     return None
+
+
+def _other_conditions(cases: list[CaseComparison]) -> str | None:
+    """Why no time at all could be held against another, where conditions are why; counts were compared all the same."""
+    timed = [metric for case in cases for metric in case.metrics if metric.metric in _TIMED]
+    refused = [m.reason for m in timed if m.verdict is Verdict.INCOMPARABLE and m.reason.startswith(OTHER_CONDITIONS)]
+    return refused[0] if refused and len(refused) == len(timed) else None
 
 
 def _suite(base: ResultFile, head: ResultFile) -> MetricVerdict | None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from membench.gate.cases import OTHER_CONDITIONS
 from membench.gate.comparison import FileComparison
 from membench.gate.verdicts import Verdict
 
@@ -36,10 +37,12 @@ def _outcome(comparisons: list[FileComparison], *, strict: bool) -> Outcome:
         return Outcome(NOTHING_COMPARABLE, f"nothing could be compared: {why}")
     metrics = [metric for each in comparisons for metric in each.metrics]
     slow = sum(metric.verdict is Verdict.SLOW for metric in metrics)
+    other = sum(metric.reason.startswith(OTHER_CONDITIONS) for metric in metrics)
     unclear = sum(metric.verdict.is_open for metric in metrics) + len(left_out)
     parts = ["no regression"]
     parts += [f"{slow} slow as far as advice goes"] if slow else []
     parts += [f"{unclear} inconclusive"] if unclear else []
+    parts += [f"{other} of them {OTHER_CONDITIONS}"] if other else []
     return Outcome(INCONCLUSIVE if strict and (unclear or slow) else PASS, ", ".join(parts))
 
 

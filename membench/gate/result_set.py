@@ -7,6 +7,7 @@ from pathlib import Path
 
 from membench.errors import UsageError
 from membench.gate.baselines import FILE_NAME, baseline_path, read_baselines
+from membench.identity import Machine
 from membench.loose import text
 from membench.records import BenchmarkFile, ResultFile, read_result
 
@@ -19,8 +20,8 @@ class LoadedResult:
     result: ResultFile
 
     @property
-    def fingerprint(self) -> str:
-        return text(self.result.environment, "fingerprint") or ""
+    def machine(self) -> Machine:
+        return Machine.of(self.result.environment)
 
     @property
     def device(self) -> str:
@@ -87,14 +88,30 @@ def group_results(results: list[LoadedResult], baseline: str | None, *, every: b
     for each in results:
         if each.result.run.pair:
             sides.setdefault(each.result.run.pair.id, []).append(each)
-    files: dict[tuple[str, str], list[LoadedResult]] = {}
+    files: dict[str, list[LoadedResult]] = {}
     for each in runs:
-        files.setdefault((each.fingerprint, each.result.run.scenario), []).append(each)
+        files.setdefault(each.result.run.scenario, []).append(each)
     if not runs:
         return [_ab_group(members) for members in sides.values()]
     why = "a side of an ab, which was judged when it ran; name its files alone to see it again"
     listed = [_listed(each, why) for members in sides.values() for each in members]
-    return [*(_group(members, every=every) for members in files.values()), *listed]
+    of_one_device = (members for of in files.values() for members in _by_machine(of))
+    return [*(_group(members, every=every) for members in of_one_device), *listed]
+
+
+def _by_machine(results: list[LoadedResult]) -> list[list[LoadedResult]]:
+    """Files of one machine together: each with those whose first is of the same one; the unknown ones together too."""
+    found: list[list[LoadedResult]] = []
+    for each in results:
+        machine = each.machine
+        for members in found:
+            first = members[0].machine
+            if first.difference(machine) is None or not (first.known or machine.known):
+                members.append(each)
+                break
+        else:
+            found.append([each])
+    return found
 
 
 def _listed(each: LoadedResult, why: str) -> Group:
@@ -117,11 +134,8 @@ def _against_one(results: list[LoadedResult], base: LoadedResult, *, every: bool
     """The newest file of each device (or every file) of the baseline's scenario against it; the others are listed."""
     scenario = base.result.run.scenario
     rest = [each for each in results if each.path.resolve() != base.path.resolve()]
-    judged: dict[str, list[LoadedResult]] = {}
-    for each in rest:
-        if each.result.run.scenario == scenario:
-            judged.setdefault(each.fingerprint, []).append(each)
-    groups = [Group(scenario, of[0].device, base, of if every else of[-1:]) for of in judged.values()]
+    judged = _by_machine([each for each in rest if each.result.run.scenario == scenario])
+    groups = [Group(scenario, of[0].device, base, of if every else of[-1:]) for of in judged]
     others = [_listed(each, "of another scenario") for each in rest if each.result.run.scenario != scenario]
     return [*groups, *others] or [_listed(base, "the baseline itself")]
 
@@ -148,7 +162,7 @@ def _set_baseline(members: list[LoadedResult]) -> LoadedResult | None:
     """The baseline that a folder of these files has set for them; it need not be among them."""
     first = members[0]
     for folder in dict.fromkeys(each.path.parent for each in members):
-        found = read_baselines(folder).find(first.fingerprint, first.result.run.scenario)
+        found = read_baselines(folder).find(first.machine, first.result.run.scenario, folder)
         if found:
             path = baseline_path(folder, found)
             known = next((each for each in members if each.path.resolve() == path.resolve()), None)

@@ -101,6 +101,7 @@ class ModeProfile(_Found):
     traffic: dict[str, Any] = {}
     reference: dict[str, Any] | None = None
     cost_source: str | None = None
+    ran: dict[str, Any] = Field(default={}, description="what decided times: the path of each operator, compiler …")
     traces: list[str] = []
 
     @computed_field

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from membench.case import Case
+from membench.conditions import ran
 from membench.processes.serving import Answers, Server
 from membench.protocol import Build, Found, ProfileCase
 from membench.worker import Worker
@@ -71,6 +72,7 @@ def _profiled(case: Case, measurement: "CaseMeasurement", trace: str | None) -> 
         "kernels_see_all_threads": sees_all,
         "traffic": prepared.traffic.as_json(),
         "reference": reference_json(prepared.verification),
+        "ran": ran(clock.device),
         "traces": [str(path) for path in traces],
     }
 

@@ -21,7 +21,7 @@ from membench.progress import RunProgress
 from membench.protocol import Build, Found, ProfileCase
 from membench.provenance import probe_environment, utc_now
 from membench.sections import Measure
-from membench.session import plan_here
+from membench.session import plan_here, slower_here
 from membench.worker_process import case_answers
 
 _SILENCE_SECONDS = 600  # building, or checking, a layer of this machine's whole memory
@@ -47,6 +47,8 @@ def run_profile(asked: Asked, device: str, trace: Path | None = None) -> Profile
             raise UsageError(f"{planned.case.arm} {planned.case.mode}: {planned.skipped}", source="membench profile")
     by_arm = {planned.case.arm: [p for p in plan.cases if p.case.arm == planned.case.arm] for planned in plan.cases}
     with RunProgress(len(plan.cases), every_step=True) as progress:
+        for line in slower_here(plan, environment, scenario):
+            progress.note(f"membench: {line}")
         progress.note(_announcement(plan, environment))
         layers = [_profile_layer(cases, environment["device"]["type"], trace, progress) for cases in by_arm.values()]
     commit = running_commit()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from membench.layers.kernels.native.calls import call, check_rows, pointer
-from membench.layers.kernels.plain import lookups as plain
+from membench.layers.kernels.paths import handed_on
 
 
 def find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -17,7 +17,7 @@ def find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     check_rows(rows, num_rows)
     if num_rows > 2**32:
-        return plain.find_runs(rows, num_rows)
+        return handed_on("lookups").find_runs(rows, num_rows)
     given, count = rows.long().contiguous(), len(rows)
     distinct = torch.empty(count, dtype=torch.int64)
     starts, order = torch.empty(count + 1, dtype=torch.int32), torch.empty(count, dtype=torch.int32)

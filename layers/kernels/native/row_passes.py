@@ -13,7 +13,7 @@ from membench.layers.kernels.native.bags import bags, computable
 from membench.layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
 from membench.layers.kernels.native.lookups import find_runs
 from membench.layers.kernels.pages import asked_for_huge_pages
-from membench.layers.kernels.plain import row_passes as plain
+from membench.layers.kernels.paths import handed_on
 from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
 
 
@@ -53,14 +53,14 @@ class _Step(ctypes.Structure):
 def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Each thread some bags."""
     if not computable(table, table.dtype):
-        return plain.weighted_bag(table, rows, weights)
+        return handed_on("row_passes").weighted_bag(table, rows, weights)
     return bags(table, None, rows, weights, table.dtype)
 
 
 def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     """In the order of rows: each is fetched once, and caches hold the tokens, of which there are few."""
     if not _computable(table, tokens):
-        return plain.row_dots(table, rows, tokens)
+        return handed_on("row_passes").row_dots(table, rows, tokens)
     runs = Runs(*find_runs(rows.flatten(), len(table)))
     dots = torch.empty(rows.shape, dtype=torch.float32)
     _pass(table, runs, torch.empty(0, rows.shape[1]), tokens, None, dots, None)
@@ -72,7 +72,7 @@ def row_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """One gather of the tokens, run by run."""
     if not _computable(table, tokens):
-        return plain.row_backward(table, runs, weights, tokens, gradient=gradient, dots=dots)
+        return handed_on("row_passes").row_backward(table, runs, weights, tokens, gradient=gradient, dots=dots)
     summed = asked_for_huge_pages(tokens.new_empty(len(runs.rows), table.shape[1])) if gradient else None
     found = torch.empty(weights.shape, dtype=torch.float32) if dots else None
     _pass(table, runs, weights, tokens, summed, found, None)
@@ -84,7 +84,7 @@ def row_backward_update_(
 ) -> Tensor | None:
     """The same, ended by each row's update while it is in the cache."""
     if not _computable(table, tokens):
-        return plain.row_backward_update_(table, state, runs, weights, tokens, step, dots=dots)
+        return handed_on("row_passes").row_backward_update_(table, state, runs, weights, tokens, step, dots=dots)
     found = torch.empty(weights.shape, dtype=torch.float32) if dots else None
     _pass(table, runs, weights, tokens, None, found, _Step.of(step, state))
     return found
@@ -93,7 +93,7 @@ def row_backward_update_(
 def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep) -> None:
     """Each thread some rows."""
     if not _computable(table, gradient):
-        plain.update_rows_(table, state, rows, gradient, step)
+        handed_on("row_passes").update_rows_(table, state, rows, gradient, step)
         return
     check_rows(rows, len(table))
     rows, gradient = rows.long().contiguous(), gradient.contiguous()
