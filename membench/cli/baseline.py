@@ -48,14 +48,17 @@ def show_command(
     as_json: AsJson = False,
 ) -> None:
     """List the baselines of a folder."""
+    from membench.errors import one_line
     from membench.gate.baselines import read_baselines
     from membench.records import strict_json
-    from membench.tables.render import Column, Table, print_tables
+    from membench.tables.render import print_tables
+    from membench.tables.table import Column, Table
 
     known = read_baselines(folder)
     if as_json:
         print(strict_json(known.model_dump(mode="json")))
         return
-    names = ("scenario", "device", "file", "set_at", "reason")
-    rows = [[getattr(each, name) for name in names] for each in known.baselines]
-    print_tables([Table(f"Baselines in {folder}", "", [Column(n, right=False) for n in names], rows)])
+    priorities = {"scenario": 1, "device": 2, "file": 1, "set_at": 3, "reason": 4}
+    rows = [[getattr(each, name) for name in priorities] for each in known.baselines]
+    columns = [Column(name, right=False, priority=priority) for name, priority in priorities.items()]
+    print_tables([Table(one_line(f"Baselines in {folder}"), "", columns, rows)])

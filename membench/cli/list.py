@@ -9,7 +9,8 @@ def list_command(as_json: AsJson = False) -> None:
     from membench.layers.spec import KINDS, OPERATORS
     from membench.records import strict_json
     from membench.scenario_files import list_scenarios
-    from membench.tables.render import Column, Table, print_tables
+    from membench.tables.render import print_tables
+    from membench.tables.table import Column, Table
 
     scenarios = list_scenarios()
     kinds, operators = (

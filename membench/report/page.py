@@ -20,7 +20,7 @@ from membench.report.palette import Style, arm_styles, dark_colours
 from membench.report.slots import Slot, slots
 from membench.report.tables import decision_table, environment_table, raw_table, traffic_table
 from membench.tables.numbers import ratio, three
-from membench.tables.render import Table
+from membench.tables.table import Table
 from membench.tables.results import arms_table, device_name, how_measured, notes_table
 
 _DIGITS = 6  # of a number in a plot; a pixel is worth three

@@ -9,7 +9,7 @@ from membench.loose import mapping, number, text
 from membench.records import Record, ResultFile, Round
 from membench.report.evidence import Evidence, ceilings_of
 from membench.tables.numbers import percent, ratio, three
-from membench.tables.render import Column, Table, plain
+from membench.tables.table import Column, Table, plain
 
 _TOLD_BY_THEMSELVES = ("device", "packages", "fingerprint")
 _DEEPEST = 4
