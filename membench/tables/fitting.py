@@ -20,7 +20,7 @@ _BESIDE = 3  # cells between two columns: a blank on each side, and the line bet
 _EDGES = 1
 # A number and its unit are one word, and so is a name with the number that it is given.
 _UNIT = r"(?:%|ms|s|[KMGT]?i?B(?:/s)?|[kMGT]?FLOP/s|J|bytes|x)"
-_GLUED = (rf"\S*\d\S* {_UNIT}(?![\w/])\S*", r"\S+ [=<>] \S+", r"\w+ \d+[²KMGBT]?(?:,|$)", r"\S+")
+_GLUED = (rf"\S*\d\S* {_UNIT}(?![\w/])\S*", r"\S+ [=<>] \S+", r"\w+ [\d.]+[²KMGBTx]?(?:,|$)", r"\S+")
 _WORD = re.compile("|".join(_GLUED))
 
 

@@ -133,7 +133,7 @@ def _stages_caption(mode: ModeProfile) -> str:
     unsteady = "" if mode.steady else " Not steady after warm-up."
     return (
         f"Stages{left} add up to {short(mode.observed_ms)} ms; a step that nobody observes takes "
-        f"{short(mode.step_ms)} ms ({overhead}), over {how_many(mode.calls, "call")} of each. DRAM bytes are those "
+        f"{short(mode.step_ms)} ms ({overhead}), over {how_many(mode.calls, 'call')} of each. DRAM bytes are those "
         "that the last-level cache cannot be expected to serve. Above 100 % of a ceiling caches served more, or the "
         f"machine was slower while the ceiling was measured.{unsteady}"
     )
