@@ -9,6 +9,7 @@ from typing import Any
 
 from membench.case import Case
 from membench.records import Record, Round
+from membench.words import how_many
 
 FLAG_ABOVE = 1.05  # a utilization above this says the ceiling or the count is wrong
 _ABOVE_ONE = {
@@ -129,7 +130,8 @@ def flags_of(record: Record) -> list[str]:
     if any(not r.sampling.get("steady", True) for r in done):
         flags.append("not steady after warm-up")
     if any(r.sampling.get("stopped_by") == "time" for r in done):
-        flags.append("stopped by time: " + ", ".join(str(len(r.samples_s)) for r in done) + " samples")
+        *before, last = (len(r.samples_s) for r in done)
+        flags.append("stopped by time: " + ", ".join([*map(str, before), how_many(last, "sample")]))
     if done and any(r.reference is None for r in done):
         flags.append("unchecked: this layer has no reference")
     return flags

@@ -6,10 +6,11 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
+from membench import __version__
 from membench.cli import exit_codes
 from membench.cli.ab import ab
 from membench.cli.baseline import baseline
@@ -25,12 +26,32 @@ from membench.errors import UsageError
 
 app = typer.Typer(
     name="membench",
-    help="Memory layers against dense FFN and mixture-of-experts layers: exact costs, equal budgets, "
-    "checked results, honest timings.",
+    epilog="Exit codes: 0 pass, 1 a regression, 2 bad input, 3 inconclusive (only with --strict), "
+    "4 nothing comparable, 5 nothing was measured or membench failed, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"membench {__version__}")
+        raise typer.Exit
+
+
+_Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+]
+
+
+@app.callback()
+def membench(version: _Version = False) -> None:
+    """Memory layers against dense FFN and mixture-of-experts layers: exact costs, equal budgets, checked results,
+    honest timings.
+    """
+
+
 app.command("run")(run)
 app.command("plan")(plan)
 app.command("profile")(profile)
@@ -56,7 +77,8 @@ def main() -> None:
     except UsageError as error:
         _leave(str(error), exit_codes.USAGE)
     except _Misused as error:
-        _leave(f"{' '.join(error.format_message().split())} (membench --help says more)", exit_codes.USAGE)
+        command = error.ctx.command_path if error.ctx else "membench"
+        _leave(f"{' '.join(error.format_message().split())} ({command} --help says more)", exit_codes.USAGE)
     except KeyboardInterrupt:
         _leave("interrupted", exit_codes.INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has seen enough
@@ -79,6 +101,8 @@ def _run(*words: str) -> int:
             context.command.invoke(context)
     except typer.Exit as ended:
         code = ended.exit_code
+    except SystemExit:  # rich's, of a page of help whose reader has seen enough
+        raise BrokenPipeError from None
     sys.stdout.flush()
     return code
 

@@ -1,16 +1,29 @@
 """``membench baseline``: which file `compare` holds new results against."""
 
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from membench.cli import exit_codes
 from membench.cli.options import AsJson
 
 baseline = typer.Typer(
-    help="Set or show what `membench compare` holds new results against.", no_args_is_help=True, add_completion=False
+    help="Set or show what `membench compare` holds new results against.",
+    invoke_without_command=True,
+    add_completion=False,
 )
+
+
+@baseline.callback()
+def group(context: typer.Context) -> None:
+    """Which of the commands is missing, and the help that says what they are: on standard error, as an error is."""
+    if context.invoked_subcommand is None:
+        with redirect_stdout(sys.stderr):
+            print(context.get_help())
+        raise typer.Exit(exit_codes.USAGE)
 
 
 @baseline.command("set")
@@ -19,7 +32,10 @@ def set_command(
     reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Kept beside it.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make FILE the baseline of its device and scenario, in baselines.yaml beside it."""
+    """Make FILE the baseline of its device and scenario, in baselines.yaml beside it.
+
+    Exit codes: 0 set, 2 bad input.
+    """
     from membench.errors import UsageError
     from membench.gate.baselines import FILE_NAME, set_baseline
     from membench.records import read_result, strict_json
@@ -47,7 +63,10 @@ def show_command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where result files lie.")] = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """List the baselines of a folder."""
+    """List the baselines of a folder.
+
+    Exit codes: 0 listed, 2 bad input.
+    """
     from membench.errors import one_line
     from membench.gate.baselines import read_baselines
     from membench.records import strict_json

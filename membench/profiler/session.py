@@ -18,6 +18,7 @@ from membench.profiler.process import ProfileJob
 from membench.progress import RunProgress
 from membench.provenance import git_state, probe_environment, utc_now
 from membench.session import plan_here
+from membench.words import how_many
 from membench.worker_process import WorkerDied, WorkerProcess
 
 _SILENCE_SECONDS = 600  # building, or checking, a layer of this machine's whole memory
@@ -139,7 +140,8 @@ class _Facts:
         if mode.step_ms is None:
             progress.finished(f"{name}: {status}: {reason}")
         else:
-            progress.finished(f"{name}: {mode.step_ms:.3g} ms a step, {len(mode.stages)} stages in {mode.calls} calls")
+            counts = f"{how_many(len(mode.stages), 'stage')} in {how_many(mode.calls, 'call')}"
+            progress.finished(f"{name}: {mode.step_ms:.3g} ms a step, {counts}")
 
 
 def mode_profile(

@@ -61,10 +61,7 @@ def fitted(table: Table, width: int | None, shown: Callable[[str], str] = str) -
         kept,
         [header for i, header in enumerate(headers) if i not in kept],
         [wrapped(headers[i], columns_width) for i, columns_width in columns],
-        [
-            [wrapped(row[i], cells_) if needs[i].text else [row[i]] for i, cells_ in columns]
-            for row in cells
-        ],
+        [[wrapped(row[i], cells_) if needs[i].text else [row[i]] for i, cells_ in columns] for row in cells],
         _total(widths),
     )
 

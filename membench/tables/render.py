@@ -74,7 +74,7 @@ def print_tables(tables: Iterable[Table], file: TextIO | None = None) -> None:
 def _asked_width() -> int | None:
     """What the environment variable COLUMNS says, if that is a width."""
     text = os.environ.get("COLUMNS", "")
-    return int(text) if text.isascii() and text.isdigit() and 0 < int(text[:6]) else None
+    return int(text) if text.isascii() and text.isdigit() and int(text[:6]) > 0 else None
 
 
 def _print(console: Console, table: Table, width: int | None) -> None:
