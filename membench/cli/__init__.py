@@ -23,6 +23,7 @@ from membench.cli.report import report
 from membench.cli.run import run
 from membench.cli.schema import schema
 from membench.errors import UsageError
+from membench.tables.width import drop_odd_sizes
 
 app = typer.Typer(
     name="membench",
@@ -72,6 +73,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    drop_odd_sizes()
     try:
         sys.exit(_run(*(sys.argv[1:] or ["--help"])))
     except UsageError as error:

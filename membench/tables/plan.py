@@ -31,13 +31,13 @@ def _arms_table(plan: Plan) -> Table:
     columns = [
         Column("arm", right=False),
         *(Column(key.removeprefix("every_arm."), right=False) for key in swept),
-        Column("dimensions", right=False, priority=2),
+        Column("dimensions", right=False, priority=3),
         Column("params", format_quantity),
         Column("params asked", format_quantity, priority=5),
         Column("active params", format_quantity, priority=4),
-        Column("FLOPs/token", format_quantity),
+        Column("FLOPs/token", format_quantity, priority=2),
         Column("FLOPs asked", format_quantity, priority=5),
-        Column("notes", right=False, priority=3),
+        Column("notes", right=False, priority=4),
     ]
     rows: dict[str, list[Any]] = {}
     for planned in plan.cases:

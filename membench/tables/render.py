@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import os
 import re
 from collections.abc import Iterable
 from typing import Any, TextIO
@@ -16,6 +15,7 @@ from rich.text import Text
 from membench.errors import one_line
 from membench.tables.fitting import Fitted, fitted, wrapped
 from membench.tables.table import Column, Table
+from membench.tables.width import asked_width
 
 __all__ = ["Column", "Table", "markdown_text", "print_tables", "to_csv", "to_markdown"]
 
@@ -64,17 +64,11 @@ def print_tables(tables: Iterable[Table], file: TextIO | None = None) -> None:
     Where neither is known no column is left out. Colours are rich's matter; that they are forced makes no terminal.
     """
     console = _Console(file=file, highlight=False, emoji=False, markup=False)
-    width = _asked_width()
+    width = asked_width()
     if width is None and console.file.isatty():
         width = console.width
     for table in tables:
         _print(console, table, width)
-
-
-def _asked_width() -> int | None:
-    """What the environment variable COLUMNS says, if that is a width."""
-    text = os.environ.get("COLUMNS", "")
-    return int(text) if text.isascii() and text.isdigit() and int(text[:6]) > 0 else None
 
 
 def _print(console: Console, table: Table, width: int | None) -> None:
