@@ -1,8 +1,8 @@
 """Which columns of a table fit a width, and how wide each is. Widths are cells of a terminal, not characters.
 
 Nothing is lost as long as that can be: first headers and text go over several lines, broken between words;
-then the columns that matter least are left out, to be named below; only then are long words cut in the middle.
-A number is never broken or cut: rather is a line too long.
+then the columns that matter least are left out, to be named below; only then are names broken after a ``_`` or
+the like, and at last cut in the middle. A number is never broken or cut: rather is a line too long.
 """
 
 import re
@@ -22,6 +22,7 @@ _EDGES = 1
 _UNIT = r"(?:%|ms|s|[KMGT]?i?B(?:/s)?|[kMGT]?FLOP/s|J|bytes|x)"
 _GLUED = (rf"\S*\d\S* {_UNIT}(?![\w/])\S*", r"\S+ [=<>] \S+", r"\w+ [\d.]+[²KMGBTx]?(?:,|$)", r"\S+")
 _WORD = re.compile("|".join(_GLUED))
+_PIECE = re.compile(r"[^_\-./]+[_\-./]*|[_\-./]+")  # of a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,11 @@ def fitted(table: Table, width: int | None, shown: Callable[[str], str] = str) -
 
 @dataclass(frozen=True, slots=True)
 class _Need:
-    """Cells that a column takes: on one line each, with no word broken, and when words are cut."""
+    """Cells that a column takes: all on one line, no word broken, no piece of a name cut, and at the least."""
 
     natural: int
     least: int
+    pieces: int
     cut: int
     text: bool
 
@@ -79,16 +81,22 @@ class _Need:
 def _need(table: Table, headers: Sequence[str], cells: Sequence[Sequence[str]], index: int) -> _Need:
     text = not table.columns[index].right
     natural = max(cell_len(row[index]) for row in cells) if cells else 0
-    header, header_word = cell_len(headers[index]), _longest_word(headers[index])
+    header = cell_len(headers[index])
     if not text:
-        return _Need(max(natural, header), max(natural, header_word), max(natural, header_word), text)
-    word = max((_longest_word(row[index]) for row in cells), default=0)
-    least = max(word, header_word, min(natural, _TEXT_CELLS))
-    return _Need(max(natural, header), least, min(least, _CUT_CELLS), text)
+        least = max(natural, _longest(_words(headers[index])))
+        return _Need(max(natural, header), least, least, least, text)
+    words = [word for cell in (headers[index], *(row[index] for row in cells)) for word in _words(cell)]
+    least = max(_longest(words), min(natural, _TEXT_CELLS))
+    pieces = _longest([piece for word in words for piece in _PIECE.findall(word)])
+    return _Need(max(natural, header), least, min(least, max(pieces, _CUT_CELLS)), min(least, _CUT_CELLS), text)
 
 
-def _longest_word(text: str) -> int:
-    return max(map(cell_len, _WORD.findall(text)), default=0)
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text)
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max(map(cell_len, texts), default=0)
 
 
 def _total(widths: Sequence[int]) -> int:
@@ -98,11 +106,9 @@ def _total(widths: Sequence[int]) -> int:
 def _widths(needs: Sequence[_Need], width: int) -> list[int]:
     """Each column's cells: what is left over goes to the text that is furthest from one line, then to headers."""
     widths = [need.least for need in needs]
-    while _total(widths) > width:
-        wide = max(range(len(needs)), key=lambda i: widths[i] - needs[i].cut, default=None)
-        if wide is None or widths[wide] == needs[wide].cut:
-            break
-        widths[wide] -= 1
+    for floors in ([need.pieces for need in needs], [need.cut for need in needs]):
+        while _total(widths) > width and any(map(int.__gt__, widths, floors)):
+            widths[max(range(len(needs)), key=lambda i: widths[i] - floors[i])] -= 1
     text = [i for i, need in enumerate(needs) if need.text]
     while _total(widths) < width and any(widths[i] < needs[i].natural for i in text):
         widths[max(text, key=lambda i: needs[i].natural / max(1, widths[i]))] += 1
@@ -113,16 +119,28 @@ def _widths(needs: Sequence[_Need], width: int) -> list[int]:
 
 
 def wrapped(text: str, width: int, *, fold: bool = False) -> list[str]:
-    """A text as lines of at most so many cells, broken between words; a longer word is cut, or with ``fold`` broken."""
+    """A text as lines of at most so many cells, broken between words; what is longer by itself in pieces of a name.
+
+    A piece that is still too long is cut, or with ``fold`` broken.
+    """
     lines: list[str] = []
-    for word in _WORD.findall(text):
-        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
-            lines[-1] = f"{lines[-1]} {word}"
-        elif fold:
-            lines += _folded(word, width)
-        else:
-            lines.append(cut(word, width))
+    for word in _words(text):
+        if cell_len(word) <= width:
+            _add(lines, word, width, " ")
+            continue
+        lines.append("")
+        for piece in _PIECE.findall(word):
+            for part in _folded(piece, width) if fold else [cut(piece, width)]:
+                _add(lines, part, width, "")
     return lines or [""]
+
+
+def _add(lines: list[str], part: str, width: int, between: str) -> None:
+    """Puts a part at the end of the last line, or where it does not fit there on a line of its own."""
+    if lines and cell_len(lines[-1]) + len(between) + cell_len(part) <= width:
+        lines[-1] += between + part if lines[-1] else part
+    else:
+        lines.append(part)
 
 
 def cut(text: str, width: int) -> str:
