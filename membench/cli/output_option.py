@@ -42,7 +42,7 @@ def page_path(output: Path) -> Path:
         output.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{output} cannot be made ({reason})", source="--output") from None
+        raise UsageError(f"cannot be made ({reason})", source=f"--output {output}") from None
     return output / PAGE_NAME
 
 
