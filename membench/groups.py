@@ -7,6 +7,7 @@ from typing import Any
 from membench.layers.spec import OperatorSpec
 from membench.loose import mapping, number, positive, text, value_at
 from membench.records import Record
+from membench.words import how_many
 
 
 def comparable_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -21,7 +22,7 @@ def comparable_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
     for record in records:
         # dense layers are not routed: they belong beside every routing of the others
         for routing in [routing_name(record)] if routing_name(record) else routings or [""]:
-            where = ", ".join(part for part in (f"{record.case.tokens} tokens a rank", routing, swept(record)) if part)
+            where = ", ".join(part for part in (tokens_name(record), routing, swept(record)) if part)
             groups[f"{step_name(record)}, {where}"].append(record)
             if record.case.optimizer is not None:
                 arms = best[f"{mode_name(record)}, each arm's best optimizer, {where}"]
@@ -68,6 +69,11 @@ def step_name(record: Record) -> str:
     """The mode, with the optimizer where there is one."""
     mode, optimizer = mode_name(record), record.case.optimizer
     return mode if optimizer is None else f"{mode} with {optimizer}"
+
+
+def tokens_name(record: Record) -> str:
+    """b, with what it is a count of."""
+    return f"{how_many(record.case.tokens, 'token')} a rank"
 
 
 def mode_name(record: Record) -> str:

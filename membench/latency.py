@@ -18,6 +18,7 @@ from membench.files import read_file
 from membench.layers.spec import FreeDimension, Spec
 from membench.records import MAX_RESULT_BYTES
 from membench.targets import Latency
+from membench.words import how_many
 
 _BUDGET = "latency_ms"
 _ROUNDING = 1e-9  # of logarithms taken and undone
@@ -58,7 +59,7 @@ def dimension_for_latency(
     layer = {k: v for k, v in with_placeholders(kind, given).model_dump(mode="json").items() if k not in free}
     wanted = {"mode": budget.mode, "tokens": budget.tokens or tokens, "ranks": ranks}
     points = _curve(_measured(budget.measured, wanted, layer, dimension.name))
-    where = f"{wanted['mode']} of {wanted['tokens']} tokens in {', '.join(budget.measured)}"
+    where = f"{wanted['mode']} of {how_many(wanted['tokens'], 'token')} in {', '.join(budget.measured)}"
     if len(points) < 2:
         raise BudgetError(
             _BUDGET, f"{len(points)} measured sizes of {dimension.name} match this arm ({where}); measure at least 2"

@@ -11,6 +11,7 @@ from typing import Any
 from membench.case import Case
 from membench.conditions import what_is_slow
 from membench.records import Record, Round
+from membench.words import how_many
 
 FLAG_ABOVE = 1.05  # a utilization above this says the ceiling or the count is wrong
 _ABOVE_ONE = {
@@ -131,7 +132,8 @@ def flags_of(record: Record) -> list[str]:
     if any(not r.sampling.get("steady", True) for r in done):
         flags.append("not steady after warm-up")
     if any(r.sampling.get("stopped_by") == "time" for r in done):
-        flags.append("stopped by time: " + ", ".join(str(len(r.samples_s)) for r in done) + " samples")
+        *before, last = (len(r.samples_s) for r in done)
+        flags.append("stopped by time: " + ", ".join([*map(str, before), how_many(last, "sample")]))
     flags += dict.fromkeys(line for r in done for line in what_is_slow(r.ran, r.threads))
     if len({json.dumps(r.ran.get("paths"), sort_keys=True) for r in done if r.ran}) > 1:
         flags.append("not every round took the same path")

@@ -1,5 +1,6 @@
 """Progress on standard error: a bar on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from contextlib import suppress
@@ -7,6 +8,18 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
+
+_BAR_CELLS = 16
+
+
+def _can_redraw(console: Console) -> bool:
+    """Whether what was drawn can be drawn over: a terminal that a person watches, and nobody asked for lines.
+
+    rich takes FORCE_COLOR, TTY_COMPATIBLE and TTY_INTERACTIVE for a terminal: they are no reason to fill a log.
+    """
+    watched = console.file.isatty() and os.environ.get("CI", "").lower() in ("", "0", "false")
+    return watched and console.is_terminal and console.is_interactive and not console.is_dumb_terminal
 
 
 class RunProgress:
@@ -20,9 +33,11 @@ class RunProgress:
         self._console = Console(stderr=True)
         self._total, self._done, self._begin = total, done, time.monotonic()
         self._bar: Progress | None = None
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Progress(*columns, console=self._console, transient=True)
+        if _can_redraw(self._console):
+            rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # what is being done gives way, no count does
+            doing = TextColumn("{task.description}", markup=False, table_column=rest)
+            columns = (BarColumn(bar_width=_BAR_CELLS), MofNCompleteColumn(), TimeElapsedColumn(), doing)
+            self._bar = Progress(*columns, console=self._console, transient=True, expand=True)
             self._task = self._bar.add_task("", total=total, completed=done)
 
     def __enter__(self) -> "RunProgress":

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from membench.case import Case
 from membench.errors import UsageError
 from membench.files import read_file, write_whole
+from membench.words import how_many
 
 SCHEMA_VERSION = 1
 MAX_RESULT_BYTES = 2**28
@@ -153,7 +154,9 @@ def read_result(path: str | Path) -> ResultFile:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path}: {where}: {first['msg']} ({error.error_count()} faults in all)") from error
+        raise UsageError(
+            f"{path}: {where}: {first['msg']} ({how_many(error.error_count(), 'fault')} in all)"
+        ) from error
     ids = [record.id for record in result.cases]
     if twice := next((id_ for id_ in ids if ids.count(id_) > 1), None) if len(set(ids)) < len(ids) else None:
         raise UsageError(f"{path}: cases: id {twice!r} is there twice; each case has an id of its own")

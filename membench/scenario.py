@@ -19,6 +19,7 @@ from membench.layers.spec.quantities import DTypeName
 from membench.scenario_files import find_scenario, list_scenarios
 from membench.sections import Fit, Limits, Measure, Workload
 from membench.targets import Budgets, Strict
+from membench.words import how_many
 from membench.yaml_reader import parse_mapping, parse_value, read_text
 
 __all__ = ["Point", "Scenario", "list_scenarios", "load_scenario", "parse_scenario"]
@@ -158,9 +159,10 @@ def _check_size(scenario: Scenario, axes: Axes) -> None:
     steps = sum(len(scenario.workload.optimizers) if mode == "train_step" else 1 for mode in scenario.workload.modes)
     cases = axes.num_points * len(scenario.arms) * steps
     if cases > scenario.limits.max_cases:
+        factors = {"point": axes.num_points, "arm": len(scenario.arms), "mode": steps}
+        product = " x ".join(how_many(count, thing) for thing, count in factors.items())
         raise UsageError(
-            f"{axes.num_points} points x {len(scenario.arms)} arms x {steps} modes are {cases} cases, above "
-            f"{scenario.limits.max_cases}: sweep less, or raise limits.max_cases",
+            f"{product} are {cases} cases, above {scenario.limits.max_cases}: sweep less, or raise limits.max_cases",
             key="limits.max_cases",
         )
 

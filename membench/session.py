@@ -28,6 +28,7 @@ from membench.records import ResultFile, Round, Run, strict_json, write_result
 from membench.runner import Runner, assemble, result_path
 from membench.scenario import Scenario
 from membench.scenario_files import source_name
+from membench.words import how_many
 
 _told: set[str] = set()
 
@@ -198,11 +199,13 @@ def _announcement(plan: Plan, environment: dict[str, Any], scenario: Scenario, l
     skipped = len(plan.cases) - len(plan.runnable)
     also = f", {skipped} skipped" if skipped else ""
     rounds = scenario.measure.rounds
-    return f"{plan.scenario} on {device['name']}{ranks}: {left} measurements in {rounds} round(s){also}"
+    counts = f"{how_many(left, 'measurement')} in {how_many(rounds, 'round')}{also}"
+    return f"{plan.scenario} on {device['name']}{ranks}: {counts}"
 
 
 def _line(case: Case, found: Round, rounds: int) -> str:
     number = f" round {found.number + 1}/{rounds}" if rounds > 1 else ""
     if found.status != "ok":
         return f"{case.name}{number}: {found.status}: {found.reason}"
-    return f"{case.name}{number}: {1e3 * statistics.median(found.samples_s):.3g} ms ({len(found.samples_s)} samples)"
+    samples = how_many(len(found.samples_s), "sample")
+    return f"{case.name}{number}: {1e3 * statistics.median(found.samples_s):.3g} ms ({samples})"

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from timing import VirtualTime
 
+# How wide output is, tests say themselves; a process that knows its terminal hands its width down to ours.
+os.environ.pop("COLUMNS", None)
 # Threads that wait give their core away: tests share the cores with each other. Before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -27,8 +27,8 @@ from membench.report.plots.labels import Named, beside
 from membench.report.plots.pareto import frontier
 from membench.report.plots.roofline import roofline_figure
 from membench.report.plots.spread import spread
-from membench.report.tables import raw_table
 from membench.roofline import RooflineCeilings, RooflinePoint
+from membench.tables.cases import raw_table
 
 ROOT = Path(__file__).parent.parent
 CEILINGS = RooflineCeilings(400e9, 30e9, 10e9)

@@ -26,6 +26,7 @@ from membench.records import Pair, ResultFile, Run
 from membench.runner import assemble, builds
 from membench.scenario import Scenario
 from membench.session import describe_run, plan_here, slower_here, write_finished
+from membench.words import how_many
 
 PLANNED_ROUNDS = 10
 SIDES: tuple[Literal["base"], Literal["head"]] = ("base", "head")
@@ -178,9 +179,10 @@ class _Phase:
     def _announcement(self, cases: int) -> str:
         base, head = self.runs
         why = {"first": "", "confirm": " on fresh data, to confirm"}[self.phase]
-        more = "more rounds, where the first did not decide" if self.done else f"rounds{why}"
-        count = "1 case" if cases == 1 else f"{cases} cases"
-        return f"{base.scenario}: {base.git_sha} against {head.git_sha}, {count}, {self.settings.rounds} {more}"
+        rounds = self.settings.rounds
+        more = how_many(rounds, "more round") + ", where the first did not decide"
+        counts = f"{how_many(cases, 'case')}, {more if self.done else how_many(rounds, 'round') + why}"
+        return f"{base.scenario}: {base.git_sha} against {head.git_sha}, {counts}"
 
 
 def _line(case: Case, found: Rounds) -> str:

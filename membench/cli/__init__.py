@@ -6,10 +6,11 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
+from membench import __version__
 from membench.cli import exit_codes
 from membench.cli.ab import ab
 from membench.cli.baseline import baseline
@@ -22,15 +23,36 @@ from membench.cli.report import report
 from membench.cli.run import run
 from membench.cli.schema import schema
 from membench.errors import UsageError
+from membench.tables.width import drop_odd_sizes
 
 app = typer.Typer(
     name="membench",
-    help="Memory layers against dense FFN and mixture-of-experts layers: exact costs, equal budgets, "
-    "checked results, honest timings.",
+    epilog="Exit codes: 0 pass, 1 a regression, 2 bad input, 3 inconclusive (only with --strict), "
+    "4 nothing comparable, 5 nothing was measured or membench failed, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"membench {__version__}")
+        raise typer.Exit
+
+
+_Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+]
+
+
+@app.callback()
+def membench(version: _Version = False) -> None:
+    """Memory layers against dense FFN and mixture-of-experts layers: exact costs, equal budgets, checked results,
+    honest timings.
+    """
+
+
 app.command("run")(run)
 app.command("plan")(plan)
 app.command("profile")(profile)
@@ -51,12 +73,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    drop_odd_sizes()
     try:
         sys.exit(_run(*(sys.argv[1:] or ["--help"])))
     except UsageError as error:
         _leave(str(error), exit_codes.USAGE)
     except _Misused as error:
-        _leave(f"{' '.join(error.format_message().split())} (membench --help says more)", exit_codes.USAGE)
+        command = error.ctx.command_path if error.ctx else "membench"
+        _leave(f"{' '.join(error.format_message().split())} ({command} --help says more)", exit_codes.USAGE)
     except KeyboardInterrupt:
         _leave("interrupted", exit_codes.INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has seen enough
@@ -79,6 +103,8 @@ def _run(*words: str) -> int:
             context.command.invoke(context)
     except typer.Exit as ended:
         code = ended.exit_code
+    except SystemExit:  # rich's, of a page of help whose reader has seen enough
+        raise BrokenPipeError from None
     sys.stdout.flush()
     return code
 

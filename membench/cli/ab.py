@@ -44,12 +44,13 @@ def ab(
     from membench.ab.session import Settings, run_ab
     from membench.cli.device_option import checked_device
     from membench.cli.gate_outputs import Outputs
+    from membench.cli.output_option import checked_folder
     from membench.gate.thresholds import load_thresholds
     from membench.scenario import load_scenario
 
     known = load_thresholds(thresholds)
     outputs = Outputs(strict, advisory, markdown, junit, as_json).checked()
-    settings = Settings(checked_device(device), output, rounds, only or (), known)
+    settings = Settings(checked_device(device), checked_folder(output), rounds, only or (), known)
     loaded = load_scenario(scenario, overrides or ())
     if uncommitted_changes():
         print("membench: there are changes here that are not committed; they are not measured", file=sys.stderr)

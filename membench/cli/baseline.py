@@ -1,16 +1,29 @@
 """``membench baseline``: which file `compare` holds new results against."""
 
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from membench.cli import exit_codes
 from membench.cli.options import AsJson
 
 baseline = typer.Typer(
-    help="Set or show what `membench compare` holds new results against.", no_args_is_help=True, add_completion=False
+    help="Set or show what `membench compare` holds new results against.",
+    invoke_without_command=True,
+    add_completion=False,
 )
+
+
+@baseline.callback()
+def group(context: typer.Context) -> None:
+    """Which of the commands is missing, and the help that says what they are: on standard error, as an error is."""
+    if context.invoked_subcommand is None:
+        with redirect_stdout(sys.stderr):
+            print(context.get_help())
+        raise typer.Exit(exit_codes.USAGE)
 
 
 @baseline.command("set")
@@ -19,7 +32,10 @@ def set_command(
     reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Kept beside it.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make FILE the baseline of its device and scenario, in baselines.yaml beside it."""
+    """Make FILE the baseline of its device and scenario, in baselines.yaml beside it.
+
+    Exit codes: 0 set, 2 bad input.
+    """
     from membench.errors import UsageError
     from membench.gate.baselines import FILE_NAME, set_baseline
     from membench.records import read_result, strict_json
@@ -47,15 +63,21 @@ def show_command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where result files lie.")] = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """List the baselines of a folder."""
+    """List the baselines of a folder.
+
+    Exit codes: 0 listed, 2 bad input.
+    """
+    from membench.errors import one_line
     from membench.gate.baselines import read_baselines
     from membench.records import strict_json
-    from membench.tables.render import Column, Table, print_tables
+    from membench.tables.render import print_tables
+    from membench.tables.table import Column, Table
 
     known = read_baselines(folder)
     if as_json:
         print(strict_json(known.model_dump(mode="json")))
         return
-    names = ("scenario", "device", "file", "set_at", "reason")
-    rows = [[getattr(each, name) for name in names] for each in known.baselines]
-    print_tables([Table(f"Baselines in {folder}", "", [Column(n, right=False) for n in names], rows)])
+    priorities = {"scenario": 1, "device": 2, "file": 1, "set_at": 3, "reason": 4}
+    rows = [[getattr(each, name) for name in priorities] for each in known.baselines]
+    columns = [Column(name, right=False, priority=priority) for name, priority in priorities.items()]
+    print_tables([Table(one_line(f"Baselines in {folder}"), "", columns, rows)])

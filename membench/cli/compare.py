@@ -45,7 +45,7 @@ def compare(
     fewer than the statistics need it is INCONCLUSIVE, never a pass.
 
     Exit codes: 0 no regression, 1 regression, 2 bad input, 3 inconclusive (only with --strict),
-    4 nothing comparable, 5 nothing was measured.
+    4 nothing comparable, 5 nothing was measured, 130 interrupted.
     """
     from membench.gate.result_set import group_results, read_results
     from membench.gate.thresholds import load_thresholds

@@ -62,7 +62,7 @@ def _tables(found: dict[str, Any]) -> list[Any]:
     left, right = Column("", right=False), Column("")
     return [
         Table("This machine", "", [left, Column("", right=False)], facts),
-        Table("Ceilings, measured now", "", [left, Column("measured"), Column("datasheet")], rates),
+        Table("Ceilings, measured now", "", [left, Column("measured"), Column("datasheet", priority=2)], rates),
         Table("Noise of one unchanged product", "", [left, right], spread),
         Table("Null here, and why", "", [left, Column("", right=False)], [list(row) for row in found["null"].items()]),
     ]

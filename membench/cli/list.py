@@ -4,12 +4,16 @@ from membench.cli.options import AsJson
 
 
 def list_command(as_json: AsJson = False) -> None:
-    """List the shipped scenarios with their questions, the kinds of layer and the operators."""
+    """List the shipped scenarios with their questions, the kinds of layer and the operators.
+
+    Exit code: 0.
+    """
     from membench.arms import entry_point_layers
     from membench.layers.spec import KINDS, OPERATORS
     from membench.records import strict_json
     from membench.scenario_files import list_scenarios
-    from membench.tables.render import Column, Table, print_tables
+    from membench.tables.render import print_tables
+    from membench.tables.table import Column, Table
 
     scenarios = list_scenarios()
     kinds, operators = (

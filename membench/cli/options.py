@@ -18,6 +18,6 @@ Only = Annotated[
     list[str] | None,
     typer.Option("--case", metavar="ID", help="Only the cases whose id begins so; may be given again."),
 ]
-Output = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Where result files go.")]
+Output = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="The folder in which result files go.")]
 
 DEVICES = ("auto", "cpu", "cuda")

@@ -23,6 +23,8 @@ def plan(
 
     Without --hardware it is this machine's GPU, where its driver names a known one and --device
     is not cpu, or this host.
+
+    Exit codes: 0 planned, 2 bad input.
     """
     import json
 

@@ -8,25 +8,33 @@ import typer
 from membench.cli.options import AsJson
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Result files of membench run.")]
-Page = Annotated[Path, typer.Option("--output", metavar="FILE.html", help="The page to write.")]
+Page = Annotated[
+    Path,
+    typer.Option(
+        "--output", metavar="FOLDER|FILE.html", help="Where the page goes: report.html in a folder, or so named."
+    ),
+]
 
 
 def report(files: Files, output: Page = Path("report.html"), as_json: AsJson = False) -> None:
     """Write one HTML page of result files: the answer first, then plots and every number. It opens offline.
 
     Nothing is measured. With --json the answers are printed as well as written.
+
+    Exit codes: 0 written, 2 bad input.
     """
     import sys
 
+    from membench.cli.output_option import page_path
     from membench.errors import UsageError
     from membench.files import write_whole
     from membench.gate.result_set import read_results
     from membench.records import strict_json
     from membench.report.page import page, run_views
+    from membench.words import how_many
 
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"{output} is no name for a page; give one that ends in .html", source="--output")
     loaded = read_results(files)
+    output = page_path(output)
     if output.resolve() in [each.path.resolve() for each in loaded]:
         raise UsageError(f"{output} is one of the result files; give another name", source="--output")
     views = run_views([(str(each.path), each.result) for each in loaded])
@@ -43,5 +51,5 @@ def report(files: Files, output: Page = Path("report.html"), as_json: AsJson = F
         print(strict_json({"report": str(output), "runs": runs}))
         return
     cases = sum(len(view.result.cases) for view in views)
-    runs = "1 run" if len(views) == 1 else f"{len(views)} runs"
-    print(f"report: {output} ({len(html) / 1e6:.1f} MB, {cases} cases of {runs})", file=sys.stderr)
+    counts = f"{how_many(cases, 'case')} of {how_many(len(views), 'run')}"
+    print(f"report: {output} ({len(html) / 1e6:.1f} MB, {counts})", file=sys.stderr)

@@ -11,7 +11,7 @@ from membench.cli.options import AsJson, Device, Only, Output, Overrides, Scenar
 
 
 class Format(StrEnum):
-    """How the table is written."""
+    """What is written on standard output: tables to read, or every case in one table."""
 
     RICH = "rich"
     MARKDOWN = "markdown"
@@ -25,7 +25,9 @@ def run(
     device: Device = "auto",
     output: Output = Path("results"),
     resume: Annotated[bool, typer.Option("--resume", help="Measure only what an interrupted run lacks.")] = False,
-    table: Annotated[Format, typer.Option("--format", help="How the table is written.")] = Format.RICH,
+    table: Annotated[
+        Format, typer.Option("--format", help="Tables to read; or csv: a row a case, raw values.")
+    ] = Format.RICH,
     as_json: AsJson = False,
 ) -> None:
     """Measure scenarios: plan, check against the reference, time, write one result file each.
@@ -35,37 +37,39 @@ def run(
     import sys
 
     from membench.cli.device_option import checked_device
+    from membench.cli.output_option import checked_folder
     from membench.plan import check_budgets
     from membench.records import strict_json
     from membench.scenario import load_scenario
-    from membench.session import run_scenario
+    from membench.session import Finished, run_scenario
+    from membench.tables.cases import raw_table
     from membench.tables.render import print_tables, to_csv, to_markdown
     from membench.tables.results import result_tables
 
     checked_device(device)
+    folder = checked_folder(output)
     loaded = [load_scenario(name, overrides or ()) for name in scenarios]
     for scenario in loaded:  # all of them before the first is measured
         check_budgets(scenario)
-    finished = []
-    for scenario in loaded:
-        done = run_scenario(scenario, device, output, resume=resume, only=only or ())
-        finished.append(done)
-        if not as_json:
-            tables = result_tables(done.result)
-            if table is Format.RICH:
-                print_tables(tables)
-            else:
-                render = to_markdown if table is Format.MARKDOWN else to_csv
-                print("\n".join(render(each) for each in tables))
-            print(f"result file: {done.path}", file=sys.stderr)
-        if done.interrupted:
-            break
-    if as_json:
-        print(
-            strict_json(
-                {"results": [{"path": str(d.path), "result": d.result.model_dump(mode="json")} for d in finished]}
-            )
-        )
+    finished: list[Finished] = []
+    try:
+        for scenario in loaded:
+            finished.append(run_scenario(scenario, device, folder, resume=resume, only=only or ()))
+            if not as_json and table is not Format.CSV:
+                tables = result_tables(finished[-1].result)
+                if table is Format.RICH:
+                    print_tables(tables)
+                else:
+                    print("\n".join(map(to_markdown, tables)))
+            print(f"result file: {finished[-1].path}", file=sys.stderr)
+            if finished[-1].interrupted:
+                break
+    finally:  # what was measured before another scenario failed is shown too
+        if finished and as_json:
+            found = [{"path": str(d.path), "result": d.result.model_dump(mode="json")} for d in finished]
+            print(strict_json({"results": found}))
+        elif finished and table is Format.CSV:
+            print(to_csv(raw_table(done.result for done in finished)), end="")
     if any(done.interrupted for done in finished):
         raise typer.Exit(exit_codes.INTERRUPTED)
     if not any(done.measured for done in finished):

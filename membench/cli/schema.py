@@ -8,7 +8,10 @@ import typer
 def schema(
     as_json: Annotated[bool, typer.Option("--json", help="The same: a schema is always JSON.")] = False,
 ) -> None:
-    """Print the JSON Schema of a result file."""
+    """Print the JSON Schema of a result file.
+
+    Exit code: 0.
+    """
     del as_json
     from membench.records import result_schema, strict_json
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from membench.gate.statistics import CONFIDENCE, Estimate, bootstrap_interval, fewest_paired_rounds, paired, unpaired
 from membench.gate.thresholds import Limits
 from membench.gate.verdicts import MetricVerdict, Verdict
+from membench.words import how_many
 
 TOPPED_UP_CONFIDENCE = 0.995  # rounds that were added because the first did not decide are a second look
 _EXACT = 1e-9  # relative: sums of floats in another order
@@ -36,7 +37,7 @@ def judge_unpaired(
         base, head: a value a round.
         machine_slowdown: how much slower the machine itself was, ln, >= 0, by its worst yardstick.
     """
-    wanted = f"{len(base)} rounds against {len(head)}; 5 a side are needed (8 make it firm)"
+    wanted = f"{how_many(len(base), 'round')} against {len(head)}; 5 a side are needed (8 make it firm)"
     decided = _decide(_open(name, base, head, limits), unpaired(base, head), limits, machine_slowdown, wanted)
     if decided.verdict in (Verdict.SLOW, Verdict.FAST):
         low, high = bootstrap_interval(base, head)

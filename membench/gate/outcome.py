@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from membench.gate.cases import OTHER_CONDITIONS
 from membench.gate.comparison import FileComparison
 from membench.gate.verdicts import Verdict
+from membench.words import how_many
 
 PASS, REGRESSION, INCONCLUSIVE, NOTHING_COMPARABLE, NOTHING_MEASURED = 0, 1, 3, 4, 5
 
@@ -30,7 +31,7 @@ def _outcome(comparisons: list[FileComparison], *, strict: bool) -> Outcome:
         return Outcome(NOTHING_MEASURED, "nothing was measured")
     count = sum(len(each.regressions) + each.suite_fails for each in comparisons)
     if count:
-        return Outcome(REGRESSION, f"{count} regression{'s' if count > 1 else ''}")
+        return Outcome(REGRESSION, how_many(count, "regression"))
     left_out = [each.incomparable for each in comparisons if each.incomparable]
     if len(left_out) == len(comparisons):
         why = left_out[0] if left_out else "no device and scenario has two files"

@@ -11,6 +11,7 @@ from membench.profiler.analysis import rates_of
 from membench.profiler.findings import LayerProfile, ModeProfile, Profile
 from membench.roofline import RooflineCeilings, RooflinePoint
 from membench.tables.numbers import short
+from membench.words import how_many
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def ceilings_of(layer: LayerProfile) -> RooflineCeilings:
 
 def _title(profile: Profile, layer: LayerProfile, mode: ModeProfile) -> str:
     ranks = "" if profile.ranks == 1 else f", one rank of P = {profile.ranks}"
-    return f"{layer.arm} {mode.mode}, {layer.tokens} tokens{ranks}, {short(mode.observed_ms)} ms"
+    return f"{layer.arm} {mode.mode}, {how_many(layer.tokens, 'token')}{ranks}, {short(mode.observed_ms)} ms"
 
 
 class _Mark(NamedTuple):

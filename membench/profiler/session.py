@@ -22,6 +22,7 @@ from membench.protocol import Build, Found, ProfileCase
 from membench.provenance import probe_environment, utc_now
 from membench.sections import Measure
 from membench.session import plan_here, slower_here
+from membench.words import how_many
 from membench.worker_process import case_answers
 
 _SILENCE_SECONDS = 600  # building, or checking, a layer of this machine's whole memory
@@ -121,7 +122,8 @@ def _line(case: Case, mode: ModeProfile) -> str:
     name = f"{case.arm} {case.mode}"
     if mode.step_ms is None:
         return f"{name}: {mode.status}: {mode.reason}"
-    return f"{name}: {mode.step_ms:.3g} ms a step, {len(mode.stages)} stages in {mode.calls} calls"
+    counts = f"{how_many(len(mode.stages), 'stage')} in {how_many(mode.calls, 'call')}"
+    return f"{name}: {mode.step_ms:.3g} ms a step, {counts}"
 
 
 def mode_profile(case: Case, answer: Found | Failed, ceilings: dict[str, Any]) -> ModeProfile:

@@ -18,10 +18,12 @@ from membench.report.answers import Answer, answer
 from membench.report.evidence import Evidence
 from membench.report.palette import Style, arm_styles, dark_colours
 from membench.report.slots import Slot, slots
-from membench.report.tables import decision_table, environment_table, raw_table, traffic_table
+from membench.report.tables import decision_table, environment_table, traffic_table
+from membench.tables.cases import raw_table
 from membench.tables.numbers import ratio, three
-from membench.tables.render import Table
 from membench.tables.results import arms_table, device_name, how_measured, notes_table
+from membench.tables.table import Table
+from membench.words import how_many
 
 _DIGITS = 6  # of a number in a plot; a pixel is worth three
 
@@ -105,6 +107,7 @@ def page(views: Sequence[RunView]) -> str:
         dark=embedded(dark),
         colours={arm: (style.colour, dark[style.colour]) for arm, style in styles.items()},
         three=three,
+        how_many=how_many,
         ratio=ratio,
     )
 
@@ -151,5 +154,5 @@ def _statuses(result: ResultFile) -> str:
     found = [record.status for record in result.cases]
     counts = {status: found.count(status) for status in dict.fromkeys(found)}
     if set(counts) <= {"ok"}:
-        return f"{len(found)} cases, all ok"
-    return f"{len(found)} cases: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+        return f"{how_many(len(found), 'case')}, all ok"
+    return f"{how_many(len(found), 'case')}: " + ", ".join(f"{count} {status}" for status, count in counts.items())

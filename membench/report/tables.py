@@ -1,15 +1,15 @@
 """The page's tables: the decision, what the inputs touched, the machine, and every number there is."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from membench.groups import arm_name, chosen_implementation, counted, rank_key, routing_name, yardstick
+from membench.groups import counted, rank_key, yardstick
 from membench.layers.spec.quantities import format_quantity
 from membench.loose import mapping, number, text
-from membench.records import Record, ResultFile, Round
+from membench.records import ResultFile, Round
 from membench.report.evidence import Evidence, ceilings_of
 from membench.tables.numbers import percent, ratio, three
-from membench.tables.render import Column, Table, plain
+from membench.tables.table import Column, Table, plain
 
 _TOLD_BY_THEMSELVES = ("device", "packages", "fingerprint")
 _DEEPEST = 4
@@ -119,42 +119,6 @@ def environment_table(result: ResultFile, cases: Sequence[Evidence]) -> Table:
     ]
     columns = [Column("", right=False), Column("", right=False)]
     return Table("", "", columns, [fact for fact in facts if fact[1] is not None])
-
-
-def raw_table(results: Iterable[ResultFile]) -> Table:
-    """Every case of every run with all of its metrics under their own names."""
-    cases = [(result, record) for result in results for record in result.cases]
-    metrics = list(dict.fromkeys(name for _, record in cases for name in record.metrics))
-    swept = list(dict.fromkeys(key for _, record in cases for key in mapping(record.planned, "point")))
-    words = ("arm", "layer", "mode", "optimizer", "routing", "status", "reason", "implementation")
-    columns = [
-        *(Column(name, right=False) for name in (*words, *swept)),
-        *(Column(name) for name in ("tokens", "ranks", "rounds")),
-        *(Column(name, four_digits) for name in ("params", "stored_bytes", "flops_per_token", *metrics)),
-        *(Column(name, right=False) for name in ("scenario", "device", "started", "git_sha", "case")),
-    ]
-    return Table("", "", columns, [_raw_cells(result, record, swept, metrics) for result, record in cases])
-
-
-def _raw_cells(result: ResultFile, record: Record, swept: list[str], metrics: list[str]) -> list[Any]:
-    case, run = record.case, result.run
-    point = mapping(record.planned, "point")
-    chosen = chosen_implementation(record)
-    return [
-        *(arm_name(record), case.layer.kind, case.mode, case.optimizer),
-        routing_name(record).removeprefix("routing ") or None,
-        *(record.status, record.reason, None if chosen is None else str(chosen)),
-        *(None if point.get(key) is None else str(point[key]) for key in swept),
-        *(case.tokens, case.ranks, len(record.rounds)),
-        *(counted(record, "params"), counted(record, "stored_bytes"), record.achieved.get("flops_per_token")),
-        *(record.metrics.get(name) for name in metrics),
-        *(run.scenario, text(result.environment, "device", "name"), run.started, run.git_sha, record.id),
-    ]
-
-
-def four_digits(value: float | None) -> str:
-    """A number of any size in at most four digits."""
-    return plain(value) if value is None else f"{value:.4g}"
 
 
 def _rate(value: float | None, unit: str) -> str | None:

@@ -11,7 +11,8 @@ from membench.gate.reproduce import reproduce_command
 from membench.gate.result_set import Group, LoadedResult
 from membench.gate.verdicts import ORDER, MetricVerdict, Verdict
 from membench.tables.numbers import short
-from membench.tables.render import Column, Table, plain
+from membench.tables.table import Column, Table, plain
+from membench.words import how_many
 
 _SCREEN_ROWS = 100
 
@@ -38,7 +39,7 @@ def _cut(table: Table) -> Table:
     left = len(table.rows) - _SCREEN_ROWS
     if left <= 0:
         return table
-    more = f"{left} more rows, none worse than these: --json and --markdown have them. {table.caption}"
+    more = f"{how_many(left, 'more row')}, none worse than these: --json and --markdown have them. {table.caption}"
     return replace(table, caption=more, rows=table.rows[:_SCREEN_ROWS])
 
 
@@ -48,7 +49,8 @@ def listing(groups: Sequence[Group]) -> list[Table]:
     rows = [[group.scenario, group.device, each.name, describe(each), group.why] for group, each in alone]
     if not rows:
         return []
-    columns = [Column(header, right=False) for header in ("scenario", "device", "file", "run", "why")]
+    priorities = {"scenario": 1, "device": 3, "file": 1, "run": 3, "why": 2}
+    columns = [Column(header, right=False, priority=priority) for header, priority in priorities.items()]
     return [Table("Not compared", "", columns, rows)]
 
 
@@ -71,7 +73,7 @@ def describe(loaded: LoadedResult) -> str:
     """When and at which commit a file was made."""
     run = loaded.result.run
     commit = f"commit {run.git_sha}{' and changes' if run.git_dirty else ''}" if run.git_sha else "no commit known"
-    return f"{run.started}, {commit}, {run.rounds} round{'' if run.rounds == 1 else 's'}"
+    return f"{run.started}, {commit}, {how_many(run.rounds, 'round')}"
 
 
 def _caption(comparison: FileComparison) -> str:
@@ -90,14 +92,14 @@ def _caption(comparison: FileComparison) -> str:
 COLUMNS = (
     Column("verdict", right=False),
     Column("case", right=False),
-    Column("metric", right=False),
-    Column("baseline", short),
-    Column("new", short),
+    Column("metric", right=False, priority=2),
+    Column("baseline", short, priority=4),
+    Column("new", short, priority=4),
     Column("change", lambda v: "-" if v is None else f"{v:+.1%}"),
-    Column("interval", right=True),
-    Column("margin", lambda v: "-" if v is None else f"{v:.1%}"),
-    Column("rounds", plain),
-    Column("why", right=False),
+    Column("interval", priority=3),
+    Column("margin", lambda v: "-" if v is None else f"{v:.1%}", priority=5),
+    Column("rounds", plain, priority=5),
+    Column("why", right=False, priority=2),
 )
 
 

@@ -5,7 +5,8 @@ from membench.gate.outcome import Outcome
 from membench.gate.result_set import Group
 from membench.gate.verdicts import Verdict
 from membench.tables.gate import COLUMNS, comparison_tables, listing
-from membench.tables.render import Table, markdown_text, to_markdown
+from membench.tables.render import markdown_text, to_markdown
+from membench.tables.table import Table
 
 MARKER = "<!-- membench compare -->"  # by which a bot finds its own comment again
 MAX_CHARS = 65_536  # what a comment on GitHub may hold

@@ -5,19 +5,19 @@ from membench.gate.result_set import LoadedResult
 from membench.gate.verdicts import Verdict
 from membench.gate.within import WithinRow
 from membench.tables.numbers import short
-from membench.tables.render import Column, Table, plain
+from membench.tables.table import Column, Table, plain
 
 _WORDS = {Verdict.SLOW: "slower", Verdict.FAST: "faster", Verdict.SAME: "the same"}
 _COLUMNS = (
     Column("compared at", right=False),
     Column("layer", right=False),
     Column("is", right=False),
-    Column("reference ms", short),
-    Column("step ms", short),
+    Column("reference ms", short, priority=3),
+    Column("step ms", short, priority=2),
     Column("takes", lambda v: "-" if v is None else f"{v:.2f}x"),
-    Column("interval"),
-    Column("rounds", plain),
-    Column("why", right=False),
+    Column("interval", priority=3),
+    Column("rounds", plain, priority=4),
+    Column("why", right=False, priority=3),
 )
 
 

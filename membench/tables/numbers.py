@@ -1,5 +1,7 @@
 """How measured numbers are shown: three digits, unknown as a dash."""
 
+from collections.abc import Callable
+
 from membench.layers.spec.quantities import format_quantity
 from membench.metrics import FLAG_ABOVE
 
@@ -19,9 +21,21 @@ def giga(value: float | None) -> str:
     return short(value if value is None else value / 1e9)
 
 
-def four(value: float | None) -> str:
-    """Four digits with a decimal suffix: budgets differ by less than a percent."""
-    return format_quantity(value, digits=4)
+def bytes_shown(value: float | None, digits: int = 3) -> str:
+    """Bytes with a decimal unit, as in ``1.23 GB``; the suffixes of ``format_quantity`` would make them billions."""
+    if value is None:
+        return "-"
+    text = format_quantity(value, digits).replace("B", "G").replace("K", "k")
+    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
+
+
+def budget(name: str) -> Callable[[float | None], str]:
+    """How a budget's amount is shown, to four digits, for budgets differ by less than a percent."""
+    if name.endswith("_bytes"):
+        return lambda value: bytes_shown(value, digits=4)
+    if name == "latency_ms":
+        return lambda value: "-" if value is None else f"{value:.4g}"
+    return lambda value: format_quantity(value, digits=4)
 
 
 def signed(value: float | None) -> str:

@@ -4,7 +4,9 @@ from typing import Any
 
 from membench.layers.spec.quantities import format_quantity
 from membench.plan import Plan, PlannedCase
-from membench.tables.render import Column, Table, plain
+from membench.tables.numbers import budget, giga, short
+from membench.tables.table import Column, Table, plain
+from membench.words import how_many
 
 _ARM_DIMENSIONS = (
     "ffn_hidden",
@@ -29,13 +31,13 @@ def _arms_table(plan: Plan) -> Table:
     columns = [
         Column("arm", right=False),
         *(Column(key.removeprefix("every_arm."), right=False) for key in swept),
-        Column("dimensions", right=False),
+        Column("dimensions", right=False, priority=3),
         Column("params", format_quantity),
-        Column("params asked", format_quantity),
-        Column("active params", format_quantity),
-        Column("FLOPs/token", format_quantity),
-        Column("FLOPs asked", format_quantity),
-        Column("notes", right=False),
+        Column("params asked", format_quantity, priority=5),
+        Column("active params", format_quantity, priority=4),
+        Column("FLOPs/token", format_quantity, priority=2),
+        Column("FLOPs asked", format_quantity, priority=5),
+        Column("notes", right=False, priority=4),
     ]
     rows: dict[str, list[Any]] = {}
     for planned in plan.cases:
@@ -68,14 +70,14 @@ def _cases_table(plan: Plan) -> Table:
         Column("arm", right=False),
         Column("mode", right=False),
         *(Column(key.removeprefix("every_arm."), right=False) for key in swept),
-        Column("tokens"),
-        Column("GFLOP", _giga),
-        Column("DRAM GB", _giga),
-        *(Column(f"{part} GB", _giga) for part in parts),
-        Column("compute ms", _milliseconds),
-        Column("communication ms", _milliseconds),
-        Column("sum ms", _milliseconds),
-        Column("runs", right=False),
+        Column("tokens", priority=2),
+        Column("GFLOP", giga, priority=2),
+        Column("DRAM GB", giga, priority=3),
+        *(Column(f"{part} GB", giga, priority=4 if part == "weights" else 5) for part in parts),
+        Column("compute ms", short, priority=3),
+        Column("communication ms", short, priority=4),
+        Column("sum ms", short),
+        Column("runs", right=False, priority=1 if any(each.skipped for each in plan.cases) else 5),
     ]
     rows = [_case_row(swept, parts, each) for each in plan.cases]
     return Table("Cases, one rank of each", _caption(plan), columns, rows)
@@ -105,7 +107,7 @@ def _caption(plan: Plan) -> str:
     memory = "unknown" if plan.available_bytes is None else f"{plan.available_bytes / 1e9:.1f} GB"
     hardware = plan.hardware or "this machine, whose peaks are measured by a run"
     return (
-        f"P = {plan.ranks} ranks ({plan.ranks_reason}), memory of one {memory}, link {link}. "
+        f"P = {how_many(plan.ranks, 'rank')} ({plan.ranks_reason}), memory of one {memory}, link {link}. "
         f"Hardware: {hardware}. Rows read and experts used are expectations; time is a roofline's."
     )
 
@@ -134,15 +136,7 @@ def dimensions(layer: dict[str, Any]) -> str:
 def _other_budgets(planned: PlannedCase) -> list[str]:
     """Budgets that have no column, asked and achieved."""
     return [
-        f"{name} {format_quantity(planned.achieved[name])} (asked {format_quantity(asked)})"
+        f"{name} {budget(name)(planned.achieved[name])} (asked {budget(name)(asked)})"
         for name, asked in planned.asked.items()
         if name not in ("params", "flops_per_token")
     ]
-
-
-def _giga(value: float | None) -> str:
-    return "-" if value is None else "0" if value == 0 else f"{value / 1e9:.3g}"
-
-
-def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else "0" if value == 0 else f"{value:.3g}"

@@ -2,9 +2,10 @@
 
 from membench.layers.spec.quantities import format_quantity
 from membench.profiler.findings import REST, LayerProfile, ModeProfile, Profile, StageRow
-from membench.tables.numbers import giga, percent, ratio, short
+from membench.tables.numbers import bytes_shown, giga, percent, ratio, short
 from membench.tables.plan import dimensions
-from membench.tables.render import Column, Table
+from membench.tables.table import Column, Table
+from membench.words import how_many
 
 _SHOWN_REST = 0.005  # of the step, below which the rest is no row
 _SHOWN_KERNELS = 10
@@ -47,15 +48,15 @@ def _layers_table(profile: Profile) -> Table:
     device = profile.environment["device"]
     columns = [
         Column("layer", right=False),
-        Column("dimensions", right=False),
-        Column("dtype", right=False),
+        Column("dimensions", right=False, priority=3),
+        Column("dtype", right=False, priority=4),
         Column("params", format_quantity),
-        Column("of this rank", format_quantity),
+        Column("of this rank", format_quantity, priority=4),
         Column("FLOPs/token", format_quantity),
-        Column("tokens"),
-        Column("matmul GFLOP/s", giga),
-        Column("stream GB/s", giga),
-        Column("random rows GB/s", giga),
+        Column("tokens", priority=2),
+        Column("matmul GFLOP/s", giga, priority=2),
+        Column("stream GB/s", giga, priority=2),
+        Column("random rows GB/s", giga, priority=2),
     ]
     rows = []
     for layer in profile.layers:
@@ -75,7 +76,7 @@ def _layers_table(profile: Profile) -> Table:
                 ceilings.get("random_row_bytes_per_s"),
             ]
         )
-    return Table(f"Profile on {device['name']} ({device['cores']} cores)", _share(profile), columns, rows)
+    return Table(f"Profile on {device['name']} ({how_many(device['cores'], 'core')})", _share(profile), columns, rows)
 
 
 def _share(profile: Profile) -> str:
@@ -92,14 +93,14 @@ def _stages_table(layer: LayerProfile, mode: ModeProfile) -> Table:
     columns = [
         Column("stage", right=False),
         Column("time ms", short),
-        Column("share", _share_percent),
-        Column("FLOPs", format_quantity),
-        Column("DRAM bytes", format_quantity),
-        Column("TFLOP/s", lambda v: short(v and v / 1e12)),
-        Column("GB/s", giga),
-        Column("limit", right=False),
-        Column("of its ceiling", percent),
-        Column("floor ms", short),
+        Column("share", _share_percent, priority=2),
+        Column("FLOPs", format_quantity, priority=4),
+        Column("DRAM bytes", bytes_shown, priority=4),
+        Column("TFLOP/s", lambda v: short(v and v / 1e12), priority=5),
+        Column("GB/s", giga, priority=5),
+        Column("limit", right=False, priority=3),
+        Column("of its ceiling", percent, priority=2),
+        Column("floor ms", short, priority=2),
         Column("time/floor", ratio),
         Column("above floor ms", short),
     ]
@@ -132,7 +133,7 @@ def _stages_caption(mode: ModeProfile) -> str:
     unsteady = "" if mode.steady else " Not steady after warm-up."
     return (
         f"Stages{left} add up to {short(mode.observed_ms)} ms; a step that nobody observes takes "
-        f"{short(mode.step_ms)} ms ({overhead}), over {mode.calls} calls of each. DRAM bytes are those "
+        f"{short(mode.step_ms)} ms ({overhead}), over {how_many(mode.calls, 'call')} of each. DRAM bytes are those "
         "that the last-level cache cannot be expected to serve. Above 100 % of a ceiling caches served more, or the "
         f"machine was slower while the ceiling was measured.{unsteady}"
     )
@@ -142,14 +143,15 @@ def _kernels_table(profile: Profile, layer: LayerProfile, mode: ModeProfile) -> 
     cuda = profile.environment["device"]["type"] == "cuda"
     columns = [
         Column("kernel" if cuda else "operator", right=False),
-        Column("calls a step", short),
+        Column("calls a step", short, priority=2),
         Column("time ms", short),
         Column("share", _share_percent),
     ]
     rows = [[row.name, row.calls, row.time_ms, row.share] for row in mode.kernels[:_SHOWN_KERNELS]]
     threads = "all threads" if mode.kernels_see_all_threads else "the main thread (others are not seen)"
     seen = "" if cuda else f" Summed over {threads}; what an operator calls is not in its own time."
-    caption = f"The {len(rows)} longest, by torch.profiler in a pass of its own, which slows what it watches.{seen}"
+    longest = "The longest" if len(rows) == 1 else f"The {len(rows)} longest"
+    caption = f"{longest}, by torch.profiler in a pass of its own, which slows what it watches.{seen}"
     return Table(f"{layer.arm} {mode.mode}, by {'kernel' if cuda else 'operator'}", caption, columns, rows)
 
 
@@ -160,9 +162,9 @@ def _against_table(profile: Profile) -> Table:
         Column("layer", right=False),
         Column("time ms", short),
         Column("ratio", ratio),
-        Column("floor ms", short),
-        Column("above floor ms", short),
-        Column("longest stages", right=False),
+        Column("floor ms", short, priority=2),
+        Column("above floor ms", short, priority=2),
+        Column("longest stages", right=False, priority=3),
     ]
     rows, told = [], []
     for mode in first.measured:

@@ -20,10 +20,11 @@ from membench.groups import (
 from membench.layers.spec.quantities import format_quantity
 from membench.loose import text, value_at
 from membench.records import Record, ResultFile
-from membench.tables.numbers import four, giga, percent, ratio, short, signed
-from membench.tables.render import Column, Table, plain
+from membench.tables.numbers import budget, giga, percent, ratio, short, signed
+from membench.tables.table import Column, Table, plain
+from membench.words import how_many
 
-_GIB = 2**30
+_FILE = "in the result file"
 
 
 def result_tables(result: ResultFile) -> list[Table]:
@@ -51,23 +52,25 @@ def _answer_table(result: ResultFile, groups: dict[str, list[Record]]) -> Table:
         Column("compared at", right=False),
         Column("fastest step", right=False),
         Column("step ms", short),
-        Column("the others take", right=False),
+        Column("the others take", right=False, priority=2),
     ]
     run = result.run
     compared = f"{run.scenario}: {run.description}" if run.description else run.scenario
-    return Table(f"{one_line(compared)}\non {one_line(device_name(result))}", how_measured(result), columns, rows)
+    title = f"{one_line(compared)}\non {one_line(device_name(result))}"
+    return Table(title, how_measured(result), columns, rows, _FILE)
 
 
 def device_name(result: ResultFile) -> str:
     """What it ran on."""
     name, cores = text(result.environment, "device", "name"), value_at(result.environment, "device", "cores")
-    return f"{name or 'an unknown device'} ({plain(cores)} cores)"
+    known = how_many(cores, "core") if isinstance(cores, int) else f"{plain(cores)} cores"
+    return f"{name or 'an unknown device'} ({known})"
 
 
 def how_measured(result: ResultFile) -> str:
     """One device or one rank's share, how many rounds, and what a step is."""
     run = result.run
-    rounds = "1 round" if run.rounds == 1 else f"{run.rounds} rounds"
+    rounds = how_many(run.rounds, "round")
     if run.ranks == 1:
         return f"The whole layer on one device, {rounds}."
     link = "unknown" if run.link_gb_s is None else f"predicted for {run.link_gb_s:g} GB/s a rank"
@@ -82,14 +85,19 @@ def arms_table(result: ResultFile) -> Table:
     budgets = list(dict.fromkeys(name for r in result.cases for name in r.asked))
     columns = [
         Column("arm", right=False),
-        Column("layer", right=False),
+        Column("layer", right=False, priority=4),
         Column("params", format_quantity),
-        Column("active", format_quantity),
+        Column("active", format_quantity, priority=3),
         Column("FLOPs/token", format_quantity),
-        Column("stored GB", giga),
+        Column("stored GB", giga, priority=2),
     ]
     for name in budgets:
-        columns += [Column(f"{name} asked", four), Column("achieved", four), Column("off %", signed)]
+        shown = budget(name)
+        columns += [
+            Column(f"{name} asked", shown, priority=3),
+            Column("achieved", shown, priority=3),
+            Column("off %", signed, priority=3),
+        ]
     rows = {}
     for record in result.cases:
         budget_cells: list[Any] = []
@@ -107,36 +115,36 @@ def arms_table(result: ResultFile) -> Table:
             counted(record, "stored_bytes"),
             *budget_cells,
         ]
-    return Table("Arms: budgets asked and achieved", "", columns, list(rows.values()))
+    return Table("Arms: budgets asked and achieved", "", columns, list(rows.values()), _FILE)
 
 
 def _cases_table(title: str, records: list[Record]) -> Table:
     beside, beside_ms = yardstick(records)
     columns = [
         Column("arm", right=False),
-        Column("status", right=False),
-        Column("latency ms", short),
-        Column("iqr", short),
-        Column("comm ms", short),
+        Column("status", right=False, priority=1 if any(r.status != "ok" for r in records) else 5),
+        Column("latency ms", short, priority=2),
+        Column("iqr ms", short, priority=4),
+        Column("comm ms", short, priority=4),
         Column("step ms", short),
-        Column(f"vs {beside}", ratio),
-        Column("tokens/s", format_quantity),
-        Column("MFU", percent),
-        Column("MBU", percent),
-        Column("GB/s", giga),
-        Column("U/L", short),
-        Column("load max/mean", short),
-        Column("J/token", short),
-        Column("peak GiB", lambda v: short(v and v / _GIB)),
-        Column("ref error", lambda v: "-" if v is None else f"{v:.1e}"),
-        Column("ran", right=False),
+        Column(f"vs {beside}", ratio, priority=2),
+        Column("tokens/s", format_quantity, priority=5),
+        Column("MFU", percent, priority=3),
+        Column("MBU", percent, priority=3),
+        Column("GB/s", giga, priority=5),
+        Column("U/L", short, priority=5),
+        Column("load max/mean", short, priority=6),
+        Column("J/token", short, priority=4),
+        Column("peak GB", giga, priority=5),
+        Column("ref error", lambda v: "-" if v is None else f"{v:.1e}", priority=6),
+        Column("ran", right=False, priority=6),
     ]
     if beside_ms is None:
         columns = [c for c in columns if not c.header.startswith("vs ")]
     if not any(r.metrics.get("energy_j_per_token") for r in records):
         columns = [c for c in columns if c.header != "J/token"]
     rows = [_case_cells(columns, record, beside_ms) for record in sorted(records, key=rank_key)]
-    return Table(title, "", columns, rows)
+    return Table(title, "", columns, rows, _FILE)
 
 
 def _case_cells(columns: list[Column], record: Record, beside_ms: float | None) -> list[Any]:
@@ -146,7 +154,7 @@ def _case_cells(columns: list[Column], record: Record, beside_ms: float | None) 
         "arm": arm_name(record),
         "status": record.status,
         "latency ms": m.get("latency_ms_p50"),
-        "iqr": m.get("latency_ms_iqr"),
+        "iqr ms": m.get("latency_ms_iqr"),
         "comm ms": m.get("communication_ms_predicted"),
         "step ms": m.get("step_ms"),
         "vs dense": times,
@@ -158,7 +166,7 @@ def _case_cells(columns: list[Column], record: Record, beside_ms: float | None) 
         "U/L": m.get("unique_per_lookup"),
         "load max/mean": m.get("expert_load_max_over_mean"),
         "J/token": m.get("energy_j_per_token"),
-        "peak GiB": m.get("peak_allocated_bytes") or m.get("peak_process_bytes"),
+        "peak GB": m.get("peak_allocated_bytes") or m.get("peak_process_bytes"),
         "ref error": m.get("reference_error"),
         "ran": plain(chosen_implementation(record)),
     }
@@ -176,11 +184,13 @@ def notes_table(result: ResultFile) -> list[Table]:
     rows = [[arm, status, note, ", ".join(dict.fromkeys(cases))] for (arm, status, note), cases in where.items()]
     told = dict.fromkeys((r.case.arm, note) for r in result.cases for round_ in r.rounds for note in round_.notes)
     tables = [
-        _words("Notes", ("arm", "status", "note", "in"), rows),
-        _words("What layers say of themselves", ("arm", "note"), list(told)),
+        _words("Notes", {"arm": 1, "status": 2, "note": 1, "in": 2}, rows),
+        _words("What layers say of themselves", {"arm": 1, "note": 1}, list(told)),
     ]
     return [table for table in tables if table.rows]
 
 
-def _words(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    return Table(title, "", [Column(header, right=False) for header in headers], rows)
+def _words(title: str, headers: dict[str, int], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of text; the headers with the columns' priorities."""
+    columns = [Column(header, right=False, priority=priority) for header, priority in headers.items()]
+    return Table(title, "", columns, rows, _FILE)

@@ -170,14 +170,14 @@
   function applyFilter() {
     const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const row of rows) row.hidden = !wanted.every((word) => texts.get(row).includes(word));
-    count.textContent = `${shownRows().length} of ${rows.length} cases`;
+    count.textContent = `${shownRows().length} of ${rows.length} ${rows.length === 1 ? "case" : "cases"}`;
   }
   filter.addEventListener("input", applyFilter);
   applyFilter();
 
   /* A cell of words that a spreadsheet would compute is made plain text. */
   function csvCell(value, numeric) {
-    const text = value === undefined ? "" : !numeric && /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+    const text = value === undefined ? "" : !numeric && /^[=+\-@\t\r＝＋－＠]/.test(value) ? `'${value}` : value;
     return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   }
   document.getElementById("csv").addEventListener("click", () => {

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from membench.groups import arm_name, step_name, swept
+from membench.groups import arm_name, step_name, swept, tokens_name
 from membench.layers.spec.quantities import format_num_keys, format_quantity
 from membench.report.evidence import Evidence
 from membench.report.plots.frame import (
@@ -52,7 +52,7 @@ KEYS = Along(
     "keys",
     lambda c: c.num_keys,
     format_num_keys,
-    lambda c: _fixed(step_name(c.record), f"{c.record.case.tokens} tokens a rank", swept(c.record, but="num_keys")),
+    lambda c: _fixed(step_name(c.record), tokens_name(c.record), swept(c.record, but="num_keys")),
 )
 
 
