@@ -3,10 +3,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The newest torch of the supported range; pinned so that a machine without a GPU may use a CPU build of it.
-TORCH ?= torch==2.13.0
+# What is installed: the same next year. Empty: the newest that pyproject.toml allows.
+CONSTRAINTS ?= constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --no-build-isolation $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+BUILD := hatchling hatch-fancy-pypi-readme
 
-.PHONY: run test check gpu clean
+.PHONY: run test check test-lowest test-newest constraints gpu clean
 
 run: $(VENV)/.run-ready
 	$(BIN)/membench run iso_flop_8b
@@ -18,6 +20,25 @@ check: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Slow, on request: all tests at both ends of the ranges in pyproject.toml, each end in an environment of its own.
+test-lowest:
+	rm -rf $(VENV)-lowest
+	$(MAKE) test VENV=$(VENV)-lowest CONSTRAINTS=constraints-lowest.txt
+
+test-newest:
+	rm -rf $(VENV)-newest
+	$(MAKE) test VENV=$(VENV)-newest CONSTRAINTS=
+
+# Writes constraints.txt anew, but for its torch and the Triton that this torch asks for: change those two by hand.
+constraints:
+	rm -rf $(VENV)-constraints
+	grep -E '^(torch|triton)==' constraints.txt > $(VENV)-constraints.txt
+	$(MAKE) $(VENV)-constraints/.dev-ready VENV=$(VENV)-constraints CONSTRAINTS=$(VENV)-constraints.txt
+	echo '# Written by `make constraints`: what `make run` and `make test` install.' > constraints.txt
+	$(VENV)-constraints/bin/python -m pip freeze --all --exclude pip --exclude-editable \
+		| grep -Ev '^(nvidia-[^m]|cuda-)' | sed -E 's/\+.*//' >> constraints.txt
+	rm -rf $(VENV)-constraints $(VENV)-constraints.txt
 
 # On a machine with an NVIDIA GPU whose Python has torch: no virtual environment, no network.
 gpu:
@@ -32,14 +53,14 @@ gpu:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run-ready: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable .
+$(VENV)/.run-ready: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	$(INSTALL) $(BUILD)
+	$(INSTALL) --editable .
 	touch $@
 
 $(VENV)/.dev-ready: pyproject.toml $(VENV)/.run-ready
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(INSTALL) --editable ".[dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest build dist .pytest_cache .ruff_cache
