@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 from membench.case import Case
+from membench.commit import running_commit
 from membench.device import cache_bytes, usable_cores
 from membench.inputs import make_inputs, pool_size
 from membench.layers.factory import build
@@ -38,7 +39,7 @@ from membench.measure.time import Clock, Step
 from membench.measurement import make_step
 from membench.process_environment import measuring_environment
 from membench.progress import RunProgress
-from membench.provenance import git_state, probe_environment, result_stem, utc_now
+from membench.provenance import probe_environment, result_stem, utc_now
 from membench.worker import prepare_process
 
 SLOWDOWNS = {"base": 0.0, "same": 0.0, "slow3": 0.03, "slow5": 0.05, "slow10": 0.10}
@@ -186,7 +187,7 @@ def main() -> None:
     rounds = record(asked.rounds, asked.seed)
     if asked.condition == "loaded":
         disturber.kill()
-    sha, _ = git_state()
+    sha = running_commit().sha
     path = asked.output / f"{result_stem(f'gate_series_{asked.condition}', environment['device'], started, sha)}.json"
     content = {
         "benchmark": "gate_series",

@@ -25,12 +25,13 @@ from benchmarks.memory_step_parts.forward import compare_forwards
 from benchmarks.memory_step_parts.growth import measure_growth
 from benchmarks.memory_step_parts.largest import train_largest
 from benchmarks.memory_step_parts.processes import call
+from membench.commit import running_commit
 from membench.errors import usage_error
 from membench.layers.kernels.paths import path_of
 from membench.layers.spec import MemorySpec
 from membench.layers.spec.quantities import format_num_keys, parse_num_keys
 from membench.progress import RunProgress
-from membench.provenance import git_state, probe_environment, utc_now
+from membench.provenance import probe_environment, utc_now
 from membench.worker_process import WorkerDied
 
 _LARGEST_KEYS = 4096**2
@@ -61,7 +62,7 @@ def measure(parts: dict[str, Callable[[Sizes], Findings]], sizes: Sizes) -> dict
 
 def as_json(found: dict[str, Findings], sizes: Sizes, started: str) -> dict[str, Any]:
     """The result file."""
-    sha, dirty = git_state()
+    sha, dirty, _ = running_commit()
     return {
         "benchmark": "memory_step",
         "started": started,

@@ -29,9 +29,10 @@ from typing import Any
 import torch
 
 from benchmarks.recall import DENSE, NONE, RULES, Run, Setup, train
+from membench.commit import running_commit
 from membench.device import usable_cores
 from membench.progress import RunProgress
-from membench.provenance import git_state, probe_environment, utc_now
+from membench.provenance import probe_environment, utc_now
 
 _PICKING_SEED = 0
 
@@ -111,7 +112,7 @@ def print_table(found: dict[str, dict[str, Any]], setup: Setup) -> None:
 
 def as_json(found: dict[str, dict[str, Any]], setup: Setup, started: str) -> dict[str, Any]:
     """The result file; an infinite loss, of a rate that is too high, is null."""
-    sha, dirty = git_state()
+    sha, dirty, _ = running_commit()
     result = {
         "benchmark": "row_optimizers",
         "started": started,

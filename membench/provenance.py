@@ -1,11 +1,10 @@
-"""Where a number comes from: the commit, the machine in a file name, the time."""
+"""Where a number comes from: the machine, its words in a file name, the time."""
 
 import json
 import re
 import subprocess
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from membench.errors import UsageError
@@ -17,23 +16,6 @@ _PROBE_SECONDS = 300
 def utc_now() -> str:
     """UTC to the second, ISO 8601."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def git_state() -> tuple[str | None, bool | None]:
-    """Commit of the membench that runs and whether it was changed since; None outside a checkout."""
-    root = Path(__file__).resolve().parent
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    sha = git("rev-parse", "--short=10", "HEAD")
-    if sha is None:
-        return None, None
-    return sha, bool(git("status", "--porcelain", "--untracked-files=no"))
 
 
 def ask_process(module: str, device: str) -> dict[str, Any]:

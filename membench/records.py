@@ -93,6 +93,7 @@ class Run(_Strict):
     method_version: int
     git_sha: str | None = None
     git_dirty: bool | None = None
+    git_note: str | None = Field(default=None, description="where the commit is from, or why none is known")
     device: str
     ranks: int
     ranks_reason: str

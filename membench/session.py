@@ -14,13 +14,14 @@ from typing import Any
 
 from membench import __version__
 from membench.case import METHOD_VERSION, Case
+from membench.commit import running_commit
 from membench.datasheet import Hardware, lookup
 from membench.device import available_memory_bytes
 from membench.errors import UsageError
 from membench.journal import SUFFIX, Journal, check_folder, newest_journal
 from membench.plan import Plan, make_plan
 from membench.progress import RunProgress
-from membench.provenance import git_state, probe_environment, result_stem, utc_now
+from membench.provenance import probe_environment, result_stem, utc_now
 from membench.records import ResultFile, Round, Run, strict_json, write_result
 from membench.runner import Runner, assemble, result_path
 from membench.scenario import Scenario
@@ -111,7 +112,7 @@ def plan_here(scenario: Scenario, environment: dict[str, Any], sides: int = 1) -
 
 def describe_run(scenario: Scenario, plan: Plan, environment: dict[str, Any]) -> Run:
     """What is known of a run before it begins."""
-    sha, dirty = git_state()
+    commit = running_commit()
     return Run(
         scenario=scenario.name,
         description=scenario.description,
@@ -123,8 +124,9 @@ def describe_run(scenario: Scenario, plan: Plan, environment: dict[str, Any]) ->
         started=utc_now(),
         membench_version=__version__,
         method_version=METHOD_VERSION,
-        git_sha=sha,
-        git_dirty=dirty,
+        git_sha=commit.sha,
+        git_dirty=commit.dirty,
+        git_note=commit.note,
         device=environment["device"]["type"],
         ranks=plan.ranks,
         ranks_reason=plan.ranks_reason,

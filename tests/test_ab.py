@@ -117,6 +117,30 @@ def test_a_commit_that_breaks_a_case_fails(repository):
     assert "it broke" in err
 
 
+@pytest.mark.xdist_group("ab")
+def test_in_a_pre_commit_hook_it_measures_and_the_commit_is_what_was_meant(repository):
+    subprocess.run(["git", "reset", "--hard", "slow"], cwd=repository, check=True, capture_output=True)
+    hook = repository / ".git/hooks/pre-commit"
+    words = f"ab HEAD~1 HEAD --scenario outside.yaml --rounds 1 --output '{repository.parent}/out'"
+    hook.write_text(f"#!/bin/sh\nPYTHONPATH='{ROOT}' '{sys.executable}' -m membench {words}\n")
+    hook.chmod(0o755)
+    refs = "git for-each-ref; git worktree list; git stash list; cat .git/config"
+    before = subprocess.run(refs, cwd=repository, shell=True, capture_output=True, text=True).stdout
+    (repository / "own.yaml").write_text("changed")
+    named = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    done = subprocess.run(["git", *named, "commit", "-am", "x"], cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "there are changes here that are not committed" in done.stderr
+    assert len(list((repository.parent / "out").glob("outside-ab-*.json"))) == 2
+    changed = subprocess.run(["git", "show", "--stat", "--format="], cwd=repository, capture_output=True, text=True)
+    assert changed.stdout.split("|")[0].strip() == "own.yaml"
+    assert not subprocess.run(["git", "status", "--porcelain"], cwd=repository, capture_output=True).stdout
+    after = subprocess.run(refs, cwd=repository, shell=True, capture_output=True, text=True).stdout
+    tip = [line for line in before.splitlines() if "refs/heads/main" not in line and "[main]" not in line]
+    assert [line for line in after.splitlines() if "refs/heads/main" not in line and "[main]" not in line] == tip
+    assert worktrees(repository) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

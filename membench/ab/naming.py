@@ -49,7 +49,7 @@ def _why(repository: Repository, name: str) -> str:
         _ambiguous,
         _too_far_back,
         _a_branch_of_a_remote,
-        _a_file,
+        _a_path,
     )
     for reason in reasons:
         if found := reason(repository, name):
@@ -102,10 +102,10 @@ def _a_branch_of_a_remote(repository: Repository, name: str) -> str | None:
     return f"{_NO_REVISION}; did you mean {' or '.join(map(repr, found))}?" if found else None
 
 
-def _a_file(repository: Repository, name: str) -> str | None:
+def _a_path(repository: Repository, name: str) -> str | None:
     if "\0" in name or not (repository.folder / Path(name)).exists():
         return None
-    return f"{_NO_REVISION}: it is a file here, and ab takes a branch, a tag or a commit{_and(_cut_off(repository))}"
+    return f"{_NO_REVISION}: it is a path here, and ab takes a branch, a tag or a commit{_and(_cut_off(repository))}"
 
 
 def _cut_off(repository: Repository) -> str:

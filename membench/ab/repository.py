@@ -34,7 +34,7 @@ class Repository:
         objects = folder / git("rev-parse", "--git-path", "objects", at=folder)
         self.inside = Path(git("rev-parse", "--show-prefix", at=folder))
         (self._scratch / "objects/info").mkdir(parents=True)
-        (self._scratch / "objects/info/alternates").write_bytes(os.fsencode(objects.absolute()) + b"\n")
+        (self._scratch / "objects/info/alternates").write_bytes(os.fsencode(_quoted(objects.absolute())) + b"\n")
         self._variables = {"GIT_DIR": found, "GIT_OBJECT_DIRECTORY": str(self._scratch / "objects")}
 
     def git(self, *words: str) -> str:
@@ -74,3 +74,8 @@ class Repository:
         if not (top / ".git").exists():
             raise GitError(f"the submodule {path} is not checked out")
         return Repository(top, self._scratch)
+
+
+def _quoted(path: Path) -> str:
+    """A path as a line of git's that ends at the quote, not at a line break."""
+    return '"' + str(path).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n") + '"'

@@ -111,7 +111,8 @@ class _Phase:
         self.runs, self.journals = [], []
         for side, revision in zip(SIDES, revisions, strict=True):
             pair = Pair(id=pair_id, side=side, phase=phase, planned_rounds=settings.rounds)
-            known = {"git_sha": revision.sha, "git_dirty": False, "pair": pair, "rounds": settings.rounds}
+            code = {"git_sha": revision.sha, "git_dirty": False, "git_note": None}
+            known = {**code, "pair": pair, "rounds": settings.rounds}
             self.runs.append(run.model_copy(update=known))
             name = f"{scenario.name}-ab{again}-{side}"
             stem = result_stem(name, environment["device"], run.started, revision.sha)
@@ -150,7 +151,8 @@ class _Phase:
                 for journal in self.journals:
                     journal.remove()
                 problem = "nothing that the scenario measures comes from this revision: layers were imported from"
-                raise UsageError(f"{problem} {', '.join(sorted(origins))}", source=f"{option} {revision.name}")
+                files = sorted({str(Path(origin).resolve()) for origin in origins})
+                raise UsageError(f"{problem} {', '.join(files)}", source=f"{option} {revision.name}")
 
     def compare(self) -> FileComparison:
         """The two sides as they stand."""

@@ -155,6 +155,7 @@ class Profile(_Found):
     membench_version: str
     git_sha: str | None
     git_dirty: bool | None
+    git_note: str | None = None
     ranks: int
     ranks_reason: str
     environment: dict[str, Any]

@@ -7,6 +7,7 @@ from typing import Any
 
 from membench import __version__
 from membench.case import Case
+from membench.commit import running_commit
 from membench.errors import UsageError
 from membench.journal import check_folder
 from membench.layers.spec import StageCost
@@ -16,7 +17,7 @@ from membench.profiler.asked import Asked, naming_options, scenario_of
 from membench.profiler.findings import LayerProfile, ModeProfile, Profile, StageKey
 from membench.profiler.process import ProfileJob
 from membench.progress import RunProgress
-from membench.provenance import git_state, probe_environment, utc_now
+from membench.provenance import probe_environment, utc_now
 from membench.session import plan_here
 from membench.worker_process import WorkerDied, WorkerProcess
 
@@ -45,13 +46,14 @@ def run_profile(asked: Asked, device: str, trace: Path | None = None) -> Profile
     with RunProgress(len(plan.cases), every_step=True) as progress:
         progress.note(_announcement(plan, environment))
         layers = [_profile_layer(cases, environment["device"]["type"], trace, progress) for cases in by_arm.values()]
-    sha, dirty = git_state()
+    commit = running_commit()
     return Profile(
         command=shlex.join(["membench", *sys.argv[1:]]),
         started=started,
         membench_version=__version__,
-        git_sha=sha,
-        git_dirty=dirty,
+        git_sha=commit.sha,
+        git_dirty=commit.dirty,
+        git_note=commit.note,
         ranks=plan.ranks,
         ranks_reason=plan.ranks_reason if asked.ranks is None else "given",
         environment=environment,

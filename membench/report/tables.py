@@ -107,6 +107,7 @@ def environment_table(result: ResultFile, cases: Sequence[Evidence]) -> Table:
         ["overrides", ", ".join(run.overrides) or None],
         ["started, finished", f"{run.started}, {plain(run.finished)}"],
         ["commit", f"{plain(run.git_sha)}{dirty}"],
+        ["commit, note", run.git_note],
         ["membench, method", f"{run.membench_version}, {run.method_version}"],
         ["ceiling: matrix product", _rate(ceilings.matmul_flops_per_s, "FLOP/s")],
         ["ceiling: streams", _rate(ceilings.stream_bytes_per_s, "B/s")],
