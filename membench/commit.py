@@ -45,6 +45,14 @@ def running_commit(package: Path = _PACKAGE) -> Commit:
         return Commit(None, None, str(error))
 
 
+def commit_after(before: Commit, package: Path = _PACKAGE) -> Commit:
+    """The commit of a run that began at ``before``; dirty if it changed since: every round imports the code anew."""
+    now = running_commit(package)
+    if before.sha is None or now.sha is None or now[:2] == before[:2]:
+        return before
+    return Commit(before.sha, True, "the checkout was changed while this ran")
+
+
 def _is_ours(root: Path) -> bool:
     """Whether a folder is a project of this name, and not one that holds a copy."""
     with suppress(OSError, ValueError):
@@ -63,6 +71,10 @@ def _checkout(root: Path, package: Path) -> Commit:
     if len(ask("ls-files", "--", *files).splitlines()) < len(files):
         return Commit(None, None, "membench lies in a repository that does not track it")
     sha = ask("rev-parse", "--verify", f"--short={_SHA_DIGITS}", "HEAD")
+    tagged = (line.partition(" ") for line in ask("ls-files", "-v", "-z", "--", *_CODE).split("\0"))
+    passed_over = [path for tag, _, path in tagged if (tag == "S" or tag.islower()) and (root / path).exists()]
+    if passed_over:  # assume-unchanged, skip-worktree
+        return Commit(sha, None, f"changes of {passed_over[0]} are hidden from git")
     status = ("status", "--porcelain", "--no-renames")
     changed = ask(*status, "--untracked-files=no") or ask(*status, "--untracked-files=normal", "--", *_CODE)
     return Commit(sha, bool(changed))

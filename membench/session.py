@@ -12,7 +12,7 @@ from typing import Any
 
 from membench import __version__
 from membench.case import METHOD_VERSION, Case
-from membench.commit import running_commit
+from membench.commit import Commit, commit_after, running_commit
 from membench.conditions import announcements
 from membench.datasheet import Hardware, lookup
 from membench.device import available_memory_bytes
@@ -80,7 +80,9 @@ def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool,
                 runner.run()
         except KeyboardInterrupt:
             interrupted = True
-    run = run.model_copy(update={"finished": utc_now(), "interrupted": interrupted})
+    commit = commit_after(Commit(run.git_sha, run.git_dirty, run.git_note))
+    changes = {"git_dirty": commit.dirty, "git_note": commit.note}
+    run = run.model_copy(update={"finished": utc_now(), "interrupted": interrupted, **changes})
     result = assemble(plan, run, environment, journal)
     return Finished(result, write_finished(result, journal, interrupted=interrupted), interrupted)
 

@@ -18,6 +18,10 @@ if not torch.cuda.is_available():
     # Importing layers imports Triton, which decides then whether its kernels are interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Tests make repositories: they must not get the index and the folders of a hook that runs the tests.
+for name in [name for name in os.environ if name.startswith("GIT_")]:
+    del os.environ[name]
+
 HERE = Path(__file__).parent
 
 

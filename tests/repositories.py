@@ -5,13 +5,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+# Whoever runs the tests may sign commits, have hooks of their own, or call their branches otherwise.
+_PLAIN = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 _WHO = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "protocol.file.allow=always")
 
 
-def git(folder, *words, **variables):
+def git(folder, *words):
     """What a plain git prints, run as a user would; it must succeed."""
     done = subprocess.run(
-        ["git", *_WHO, *words], cwd=folder, capture_output=True, text=True, env={**os.environ, **variables}
+        ["git", *_WHO, *words], cwd=folder, capture_output=True, text=True, env={**os.environ, **_PLAIN}
     )
     assert done.returncode == 0, f"git {' '.join(words)}: {done.stdout}{done.stderr}"
     return done.stdout.strip()

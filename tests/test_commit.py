@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from repositories import as_another_user, commits, git
 
-from membench.commit import Commit, _say, running_commit
+from membench.commit import Commit, _say, commit_after, running_commit
 
 ROOT = Path(__file__).parent.parent
 PROJECT = '[project]\nname = "membench"\n'
@@ -83,6 +83,26 @@ def test_so_has_one_of_any_kind(own, tmp_path, kind):
 def test_what_would_run_otherwise_is_dirty(own, change, dirty):
     change(own)
     assert running_commit(own / "membench") == Commit(sha(own), dirty)
+
+
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+def test_a_file_that_git_does_not_look_at_is_not_called_unchanged(own, flag):
+    git(own, "update-index", flag, "layers/__init__.py")
+    (own / "layers/__init__.py").write_text("x = 1")
+    note = "changes of layers/__init__.py are hidden from git"
+    assert running_commit(own / "membench") == Commit(sha(own), None, note)
+
+
+def test_code_that_is_changed_while_a_run_imports_it_is_dirty(own):
+    before = running_commit(own / "membench")
+    assert commit_after(before, own / "membench") == before
+    (own / "layers/__init__.py").write_text("x = 1")
+    changed = Commit(before.sha, True, "the checkout was changed while this ran")
+    assert commit_after(before, own / "membench") == changed
+    git(own, "commit", "-am", "another")  # clean again, and not what ran at first
+    assert commit_after(before, own / "membench") == changed
+    unknown = Commit(None, None, "why")
+    assert commit_after(unknown, own / "membench") == unknown
 
 
 def test_a_repository_that_it_only_lies_in_is_not_its_own(tmp_path):
