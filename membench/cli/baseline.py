@@ -10,14 +10,10 @@ import typer
 from membench.cli import exit_codes
 from membench.cli.options import AsJson
 
-baseline = typer.Typer(
-    help="Set or show what `membench compare` holds new results against.",
-    invoke_without_command=True,
-    add_completion=False,
-)
+baseline = typer.Typer(help="Set or show what `membench compare` holds new results against.", add_completion=False)
 
 
-@baseline.callback()
+@baseline.callback(invoke_without_command=True)
 def group(context: typer.Context) -> None:
     """Which of the commands is missing, and the help that says what they are: on standard error, as an error is."""
     if context.invoked_subcommand is None:
@@ -80,4 +76,5 @@ def show_command(
     priorities = {"scenario": 1, "device": 2, "file": 1, "set_at": 3, "reason": 4}
     rows = [[getattr(each, name) for name in priorities] for each in known.baselines]
     columns = [Column(name, right=False, priority=priority) for name, priority in priorities.items()]
-    print_tables([Table(one_line(f"Baselines in {folder}"), "", columns, rows)])
+    none = "" if rows else "None is set yet: membench baseline set FILE."
+    print_tables([Table(one_line(f"Baselines in {folder}"), none, columns, rows)])

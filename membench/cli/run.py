@@ -2,12 +2,15 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from membench.cli import exit_codes
 from membench.cli.options import AsJson, Device, Only, Output, Overrides, Scenarios
+
+if TYPE_CHECKING:
+    from membench.records import ResultFile
 
 
 class Format(StrEnum):
@@ -43,8 +46,7 @@ def run(
     from membench.scenario import load_scenario
     from membench.session import Finished, run_scenario
     from membench.tables.cases import raw_table
-    from membench.tables.render import print_tables, to_csv, to_markdown
-    from membench.tables.results import result_tables
+    from membench.tables.render import to_csv
 
     checked_device(device)
     folder = checked_folder(output)
@@ -55,13 +57,9 @@ def run(
     try:
         for scenario in loaded:
             finished.append(run_scenario(scenario, device, folder, resume=resume, only=only or ()))
-            if not as_json and table is not Format.CSV:
-                tables = result_tables(finished[-1].result)
-                if table is Format.RICH:
-                    print_tables(tables)
-                else:
-                    print("\n".join(map(to_markdown, tables)))
-            print(f"result file: {finished[-1].path}", file=sys.stderr)
+            if not as_json:
+                _show(finished[-1].result, table)
+                print(f"result file: {finished[-1].path}", file=sys.stderr)
             if finished[-1].interrupted:
                 break
     finally:  # what was measured before another scenario failed is shown too
@@ -74,3 +72,14 @@ def run(
         raise typer.Exit(exit_codes.INTERRUPTED)
     if not any(done.measured for done in finished):
         raise typer.Exit(exit_codes.HARNESS)
+
+
+def _show(result: "ResultFile", table: Format) -> None:
+    """The tables of a run as soon as it is done; CSV waits for the columns of them all."""
+    from membench.tables.render import print_tables, to_markdown
+    from membench.tables.results import result_tables
+
+    if table is Format.RICH:
+        print_tables(result_tables(result))
+    elif table is Format.MARKDOWN:
+        print("\n".join(map(to_markdown, result_tables(result))))
