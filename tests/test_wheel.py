@@ -151,7 +151,7 @@ def installed(wheel, another_user):
     (site / "others.pth").write_text("\n".join(packages()))
     pip = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python")]
     subprocess.run(
-        [*pip, "install", "--quiet", "--no-deps", "--no-index", "--no-compile", "--ignore-installed", str(wheel)],
+        [*pip, "install", "--quiet", "--no-deps", "--no-index", "--ignore-installed", str(wheel)],
         check=True,
     )
     for path in [site, *site.rglob("*")]:
