@@ -51,6 +51,7 @@ def test_a_step_is_the_same(kind, dtype, path, seed):
 
 def test_long_runs_in_triton_are_the_same(seed):
     """They are the ones that memory is set aside for between two kernels."""
+    pytest.importorskip("triton", reason="needs Triton: pip install '.[triton]'")
     torch.manual_seed(seed)
     table, weights, tokens = torch.randn(9, 6), torch.randn(3, 200), torch.randn(3, 6)
     runs = find_runs(torch.zeros(600, dtype=torch.int32), 9)

@@ -266,5 +266,8 @@ def test_the_profiler_names_the_operators(path, seed):
     with profile(activities=[ProfilerActivity.CPU]) as profiled, optimizer.fused():
         layer(x).sum().backward()
     names = {event.name for event in profiled.events()}
-    wanted = ["key_scores", "product_key_top_k", "row_dots", "weighted_bag", "find_runs", "row_backward_update_"]
+    wanted = {"key_scores", "product_key_top_k", "row_dots", "weighted_bag", "find_runs", "row_backward_update_"}
+    if torch.__version__ >= (2, 14):  # the node of the graph that calls them stands for these two
+        wanted -= {"row_dots", "weighted_bag"}
+        assert names >= {"_Dots", "_Bag"}
     assert names >= {f"membench::{name}" for name in wanted}
