@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from membench.layers.kept_dtype import dtype_after
 from membench.layers.kernels.lookups import Lookups, Runs
 from membench.layers.kernels.row_passes import row_backward, row_dots, weighted_bag
 from membench.layers.pinned import RowCopier, on_host, pin, seen_from_device
@@ -69,7 +70,7 @@ class HostTable(ValueTable):
         return self._within
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_within": None}
+        return {**super().__getstate__(), "_within": None}
 
     # A compiler cannot follow what waits for a device, or leaves a gradient in the table.
     @torch.compiler.disable(reason="the host brings rows within reach, and keeps their gradient")
@@ -81,6 +82,7 @@ class HostTable(ValueTable):
 
     @torch.compiler.disable(reason="the host brings rows within reach, and keeps their gradient")
     def dots(self, lookups: Lookups, tokens: Tensor) -> Tensor:
+        tokens = tokens.to(self.weight.dtype)
         if torch.is_grad_enabled():
             return _Dots.apply(self, lookups, tokens, self._anchor)
         near, at = self.reach(lookups)
@@ -134,9 +136,9 @@ class HostTable(ValueTable):
             self._taker(Use(Lookups(rows[:, None], len(self.weight)), ones, values, dots=False))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """``layer.to(device)`` leaves it where it is."""
-        del fn, recurse
-        return self
+        """``layer.to(device)`` leaves it where it is; a cast is done there."""
+        dtype = dtype_after(fn, self.weight.dtype)
+        return super()._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, recurse)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, device={self.device}, way={self.way}"

@@ -56,7 +56,7 @@ def by_token(chosen: Tensor, tokens: int) -> Dispatch:
     every = torch.arange(tokens, device=token.device)
     return Dispatch(
         token=token,
-        ends=torch.arange(capacity, experts * capacity + 1, capacity, device=token.device, dtype=torch.int32),
+        ends=torch.arange(1, experts + 1, device=token.device, dtype=torch.int32) * capacity,
         slot=torch.arange(len(token), device=token.device),
         returned=returned,
         starts=torch.searchsorted(sorted_tokens, every),

@@ -12,10 +12,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from membench.layers.kernels.precision import as_given, computed_as_given, operands
+
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
-    """``linear``, differentiable."""
-    return _Projection.apply(x, weight)
+    """``linear``, differentiable.
+
+    Raises:
+        ValueError: both are of different dtypes, and autocast is off.
+    """
+    x, weight = operands(x=x, weight=weight)
+    with as_given(x):
+        return _Projection.apply(x, weight)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -55,6 +63,7 @@ class _Projection(torch.autograd.Function):
         return linear(x, weight)
 
     @staticmethod
+    @computed_as_given
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (dy,), (x, weight), (of_x, of_weight) = upstream, ctx.saved_tensors, ctx.needs_input_grad
         return linear(dy, weight.t()) if of_x else None, linear_gradients(dy, x) if of_weight else None
