@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-from membench.layers.kernels.precision import as_given, computed_as_given, operands
+from membench.layers.kernels.precision import computed_as_given, operands
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -22,8 +22,7 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
         ValueError: both are of different dtypes, and autocast is off.
     """
     x, weight = operands(x=x, weight=weight)
-    with as_given(x):
-        return _Projection.apply(x, weight)
+    return _Projection.apply(x, weight)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -58,6 +57,7 @@ def linear_gradients(y_gradient: Tensor, x: Tensor, out: Tensor | None = None) -
 
 class _Projection(torch.autograd.Function):
     @staticmethod
+    @computed_as_given
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return linear(x, weight)

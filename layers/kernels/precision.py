@@ -31,12 +31,12 @@ def operands(**tensors: Tensor) -> tuple[Tensor, ...]:
     Raises:
         ValueError: autocast does not make them one.
     """
-    first, *others = names = tuple(tensors)
+    first, *others = tensors
     dtypes = {name: product_dtype(tensor) for name, tensor in tensors.items()}
     for name in others:
         if dtypes[name] != dtypes[first]:
             raise ValueError(f"{first} is {dtypes[first]}, {name} {dtypes[name]}: they are multiplied in one dtype")
-    return tuple(tensors[name].to(dtypes[first]) for name in names)
+    return tuple(each if each.dtype == dtypes[first] else each.to(dtypes[first]) for each in tensors.values())
 
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def computed_as_given(function: Callable[_Arguments, _Result]) -> Callable[_Argu
     @wraps(function)
     def computed(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
         for argument in arguments:
-            if isinstance(argument, Tensor):
+            if isinstance(argument, Tensor) and _autocasts(argument):
                 with as_given(argument):
                     return function(*arguments, **named)
         return function(*arguments, **named)
@@ -65,4 +65,4 @@ def computed_as_given(function: Callable[_Arguments, _Result]) -> Callable[_Argu
 
 def _autocasts(tensor: Tensor) -> bool:
     kind = tensor.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return kind != "meta" and torch.is_autocast_enabled(kind)

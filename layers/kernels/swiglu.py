@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from membench.layers.kernels.matmul import linear, linear_gradients
-from membench.layers.kernels.precision import as_given, computed_as_given, operands
+from membench.layers.kernels.precision import computed_as_given, operands
 from membench.layers.kernels.stages import stage
 
 
@@ -48,6 +48,7 @@ def activate_backward(
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
+    @computed_as_given
     def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, prefix: str) -> Tensor:
         ctx.prefix = prefix
         with stage(f"{prefix}up"):
@@ -89,5 +90,4 @@ def swiglu(x: Tensor, gate_up: Tensor, down: Tensor, prefix: str = "") -> Tensor
         ValueError: they are of different dtypes, and autocast is off.
     """
     x, gate_up, down = operands(x=x, gate_up=gate_up, down=down)
-    with as_given(x):
-        return _SwiGLU.apply(x, gate_up, down, prefix)
+    return _SwiGLU.apply(x, gate_up, down, prefix)

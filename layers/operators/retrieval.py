@@ -35,7 +35,7 @@ class KeyScores(Operator):
 
     def draw(self, tokens: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         shape = (tokens, self.spec.heads, 2, self.spec.key_dim // 2)
-        return torch.randn(shape, device=self.device, generator=generator), None
+        return torch.randn(shape, dtype=torch.float32, device=self.device, generator=generator), None
 
     def output_like(self, x: Tensor) -> Tensor:
         return _outside(x.new_empty(self.spec.heads, 2, x.shape[0], self.spec.sub_keys))
@@ -61,7 +61,7 @@ class ProductKeyTopK(Operator):
 
     def draw(self, tokens: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         shape = (self.spec.heads, 2, tokens, self.spec.sub_keys)
-        return _outside(torch.randn(shape, device=self.device, generator=generator)), None
+        return _outside(torch.randn(shape, dtype=torch.float32, device=self.device, generator=generator)), None
 
     def output_like(self, x: Tensor) -> Tensor:
         return x.new_empty(x.shape[0], self.spec.heads, self.spec.top_k)
