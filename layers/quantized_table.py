@@ -86,9 +86,7 @@ class QuantizedTable(nn.Module):
         return dequantize_rows(rows_of(self.weight, rows), self.scales[rows])
 
     def _apply(self, fn: Move, recurse: bool = True) -> Self:
-        del recurse
-        for parameter in (self.weight, self.scales):
-            parameter.data = moved_alone(fn, parameter.data)
+        super()._apply(lambda tensor: moved_alone(fn, tensor), recurse)
         self.dtype = dtype_after(fn, self.dtype)
         return self
 

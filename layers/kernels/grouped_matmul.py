@@ -148,7 +148,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, y_gradient: Tensor, _: None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, y_gradient: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if y_gradient is None:  # who used y sends nothing back
+        return (None,) * 10
     of_x, *of_weights = ctx.needs_input_grad[:4]
     of_experts = of_weights[0] or of_weights[1]
     found = _experts_backward(*ctx.saved_tensors, y_gradient.contiguous(), of_x, of_experts)

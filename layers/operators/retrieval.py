@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.key_scores import key_scores
 from membench.layers.kernels.lookups import index_dtype
+from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.stages import stage
 from membench.layers.kernels.top_k import product_key_top_k
 from membench.layers.layer import Routing, Selection, torch_dtype
@@ -47,7 +48,7 @@ class KeyScores(Operator):
 
     def plain(self, x: Tensor, routing: Routing | None) -> Tensor:
         del routing
-        with stage("scores"):
+        with stage("scores"), as_given(x):
             return _outside(torch.einsum("bhsc,hsnc->hsbn", x, self.keys.float()))
 
 
