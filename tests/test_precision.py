@@ -149,7 +149,10 @@ def test_autocast_does_not_depend_on_the_default_dtype(kind, default, path, seed
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layer_that_was_cast_is_one_of_that_dtype(kind, dtype, path, seed):
     layer = built(kind, seed=seed).to(dtype)
-    assert {parameter.dtype for parameter in layer.parameters()} == {dtype}
+    # a table on the host stays as it is, and is rounded where it is read
+    kept = {id(layer.table.weight)} if kind == "memory on the host" else set()
+    assert all(p.dtype == dtype for p in layer.parameters() if id(p) not in kept)
+    assert layer(tokens(dtype=dtype)).dtype == dtype
     assert_right(layer, lambda function, x: function(x), tokens(dtype=dtype), str(dtype).removeprefix("torch."))
 
 
