@@ -243,6 +243,19 @@ def test_scores_are_of_fp32_queries_only():
         key_scores(torch.randn(3, 2, 2, 4).bfloat16(), keys, normalized=False, eps=0.0)
 
 
+@pytest.mark.parametrize("op", ["key_scores", "product_key_top_k", "weighted_bag"])
+@pytest.mark.parametrize("way", ["plain", "auto"])
+def test_operators_in_fp32_are_so_under_autocast(op, way, seed):
+    sizes = {"num_keys": 49, "heads": 2}
+    sizes |= {"key_dim": 6} if op == "key_scores" else {"top_k": 3}
+    sizes |= {"model_dim": 5} if op == "weighted_bag" else {}
+    layer = build(spec_from({"kind": op, "dtype": "float32", "path": way, **sizes}), seed=seed)
+    x, _ = layer.draw(9, torch.Generator().manual_seed(seed))
+    routing = Routing(selected=torch.randint(49, (9, 2, 3))) if op == "weighted_bag" else None
+    with layer.on_path():
+        assert torch.equal(under(torch.bfloat16)(layer, x, routing), layer(x, routing))
+
+
 def test_a_norm_beyond_fp16_does_not_erase_the_gradients():
     layer = built("dense", "float16", ffn_hidden=3000)
     for parameter in layer.parameters():
