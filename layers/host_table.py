@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from membench.layers.kept_dtype import dtype_after
 from membench.layers.kernels.lookups import Lookups, Runs
 from membench.layers.kernels.row_passes import row_backward, row_dots, weighted_bag
 from membench.layers.pinned import RowCopier, on_host, pin, seen_from_device
@@ -30,7 +31,8 @@ class HostTable(ValueTable):
     times both, with a backward pass where gradients are formed, and ``way_ms`` keeps what they took.
 
     The rows' gradient is formed on the device, from its copies, and goes to the host, where the rows are
-    updated. Weight, gradient and what an optimizer remembers stay on the host whatever the layer is moved to.
+    updated. Weight, gradient and what an optimizer remembers stay on the host, as they are, whatever the layer is
+    moved or cast to; bags are of ``dtype``, which a cast (``.half()``) changes.
 
     Raises:
         RuntimeError: the host's memory cannot be pinned.
@@ -51,7 +53,7 @@ class HostTable(ValueTable):
             drawn = torch.randint(2**62, (), device=generator.device, generator=generator)
             generator = torch.Generator().manual_seed(int(drawn))
         super().__init__(num_rows, columns, dtype=dtype, std=std, generator=generator)
-        self.device = torch.device(device)
+        self.device, self.dtype = torch.device(device), dtype
         self.way: Way | None = way
         self.way_ms: dict[Way, float] = {}
         self._within: _Within | None = None
@@ -69,18 +71,19 @@ class HostTable(ValueTable):
         return self._within
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_within": None}
+        return {**super().__getstate__(), "_within": None}
 
     # A compiler cannot follow what waits for a device, or leaves a gradient in the table.
     @torch.compiler.disable(reason="the host brings rows within reach, and keeps their gradient")
     def bag(self, lookups: Lookups, weights: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            return _Bag.apply(self, lookups, weights, self._anchor)
+            return _Bag.apply(self, lookups, weights, self._anchor).to(self.dtype)
         near, at = self.reach(lookups)
-        return weighted_bag(near, at.rows, weights)
+        return weighted_bag(near, at.rows, weights).to(self.dtype)
 
     @torch.compiler.disable(reason="the host brings rows within reach, and keeps their gradient")
     def dots(self, lookups: Lookups, tokens: Tensor) -> Tensor:
+        tokens = tokens.to(self.weight.dtype)
         if torch.is_grad_enabled():
             return _Dots.apply(self, lookups, tokens, self._anchor)
         near, at = self.reach(lookups)
@@ -134,8 +137,9 @@ class HostTable(ValueTable):
             self._taker(Use(Lookups(rows[:, None], len(self.weight)), ones, values, dots=False))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """``layer.to(device)`` leaves it where it is."""
-        del fn, recurse
+        """``layer.to(device)`` leaves it where it is, and a cast is one of what it gives."""
+        del recurse
+        self.dtype = dtype_after(fn, self.dtype)
         return self
 
     def extra_repr(self) -> str:

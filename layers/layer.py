@@ -6,11 +6,12 @@ K experts a token uses, E experts, D value dim.
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from membench.layers.kernels.precision import product_dtype
 from membench.layers.spec import Spec
 
 if TYPE_CHECKING:
@@ -76,8 +77,10 @@ class Routing:
 
 
 class Layer(nn.Module):
-    """Maps (B, d) to (B, d).
+    """Maps (B, d) to (B, d), for no tokens too.
 
+    In what dtype: as torch's own modules would. Under autocast ``nn.Linear``'s is the autocast dtype, a router's and
+    a softmax's fp32, a table's that of its rows; what is summed of several has the widest.
     A table's values get no ``.grad``: after a backward each of ``tables()`` holds a
     ``RowGradient`` of the touched rows. All other parameters use autograd as usual.
     ``auxiliary_loss`` is that of the last forward in training mode, to be added to the loss.
@@ -141,6 +144,10 @@ class Layer(nn.Module):
         """What a router changes after a training step besides its weights; ``frozen``: changes nothing."""
         del frozen
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a file gets: a loss belongs to the step that it was computed in, as ``.grad`` does."""
+        return {**self.__dict__, "auxiliary_loss": None}
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, of parameters and of table rows.
 
@@ -156,7 +163,7 @@ class Layer(nn.Module):
         self.auxiliary_loss = None
 
     def check_tokens(self, x: Tensor, weight: Tensor) -> None:
-        """Whether x is (B, d), of the dtype of the ``weight`` (…, d) that it meets first.
+        """Whether x is (B, d), of the dtype of the ``weight`` (…, d) that it meets first, or made so by autocast.
 
         Raises:
             ValueError: it is not.
@@ -164,7 +171,7 @@ class Layer(nn.Module):
         d = weight.shape[-1]
         if x.ndim != 2 or x.shape[1] != d:
             raise ValueError(f"x should be (tokens, {d}), not {tuple(x.shape)}: flatten what is before the last")
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        if product_dtype(x) != product_dtype(weight):
             raise ValueError(f"x is {x.dtype}, the layer {weight.dtype}")
 
 

@@ -5,13 +5,16 @@ expert choice, P ranks.
 """
 
 import math
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from membench.layers.initialize import fill_normal_
+from membench.layers.kept_dtype import Move, moved_alone
 from membench.layers.kernels import dispatch as dispatching
 from membench.layers.kernels.grouped_matmul import experts
+from membench.layers.kernels.precision import as_given, at_least_fp32
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Layer, RemoteAssignments, Routing, Selection, torch_dtype
 from membench.layers.spec import MoESpec
@@ -56,7 +59,7 @@ class MoE(Layer):
         )
         bias = torch.zeros(spec.num_experts, dtype=torch.float32, device=device) if spec.balancing == "bias" else None
         self.register_buffer("expert_bias", bias)
-        self._last_load: Tensor | None = None
+        self._load: Tensor | None = None  # since ``balance`` was last called
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         """y (B, d) of x (B, d); in training mode sets ``auxiliary_loss``."""
@@ -65,7 +68,8 @@ class MoE(Layer):
             selection = self.select(x)
             self.auxiliary_loss = selection.auxiliary_loss
             if self.expert_bias is not None and self.training:
-                self._last_load = self.load(selection.indices)
+                load = self.load(selection.indices)
+                self._load = load if self._load is None else self._load + load
         with stage("dispatch"):
             dispatch = self._dispatch(selection.indices, x.shape[0], routing or Routing())
             weight = dispatching.row_weights(dispatch, selection.weights)
@@ -78,8 +82,12 @@ class MoE(Layer):
 
         Of equal scores the lower index wins. The bias moves the choice, never the weights.
         """
+        with as_given(x):
+            return self._select(x)
+
+    def _select(self, x: Tensor) -> Selection:
         spec = self.spec
-        logits = x.float() @ self.router.float().t()
+        logits = at_least_fp32(x) @ at_least_fp32(self.router).t()
         scores = torch.sigmoid(logits) if spec.router == "sigmoid" else torch.softmax(logits, dim=-1)
         if spec.choice == "expert":
             by_expert = scores.t()
@@ -108,6 +116,8 @@ class MoE(Layer):
     def _auxiliary_loss(self, logits: Tensor, scores: Tensor, chosen: Tensor) -> Tensor | None:
         """Load-balancing loss (arXiv 2101.03961, eq. 4-6) and router z-loss (arXiv 2202.08906, eq. 5), where asked."""
         spec, loss = self.spec, None
+        if not len(logits):  # a mean over no tokens is no number
+            return logits.sum() if spec.balancing == "loss" or spec.z_loss_weight else None
         if spec.choice == "token" and spec.balancing == "loss":
             share = self.load(chosen).to(scores.dtype) / chosen.numel()
             mean = (scores / scores.sum(dim=-1, keepdim=True)).mean(dim=0)
@@ -131,8 +141,23 @@ class MoE(Layer):
         return tokens - len(chosen.unique())
 
     def balance(self, *, frozen: bool = False) -> None:
-        if self._last_load is not None:
-            self.update_bias(self._last_load, rate=0.0 if frozen else self.spec.bias_rate)
+        """By all that was routed in training mode since it was last called: a step may have several forward passes."""
+        if self._load is not None:
+            self.update_bias(self._load, rate=0.0 if frozen else self.spec.bias_rate)
+            self._load = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_load": None}
+
+    def _apply(self, fn: Move, recurse: bool = True) -> Self:
+        """The bias stays fp32: it moves by steps that narrower numbers would lose."""
+        bias = self.expert_bias
+        super()._apply(fn, recurse)
+        if bias is not None:
+            self.expert_bias = moved_alone(fn, bias)
+        if self._load is not None:
+            self._load = moved_alone(fn, self._load)
+        return self
 
     @torch.no_grad()
     def update_bias(self, counts: Tensor, rate: float) -> None:
@@ -147,12 +172,15 @@ class MoE(Layer):
 
 
 def top(scores: Tensor, k: int) -> Tensor:
-    """(…, k) int64: where the k highest of fp32 scores are, best first; of equal ones the lower index first.
+    """(…, k) int64: where the k highest scores are, best first; of equal ones the lower index first.
 
     ``torch.topk`` leaves ties undefined and a stable sort takes far longer, so topk gets
-    keys without ties: the score's bits, ordered as integers, above the negated index.
+    keys without ties: the score's bits, ordered as integers, above the negated index. Scores of 64 bits
+    leave no room for that, and are sorted.
     """
-    bits = (scores + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0, its equal
+    if scores.dtype == torch.float64:
+        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    bits = (scores.float() + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0, its equal
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of negative floats the larger bits are the smaller
     last = scores.shape[-1] - 1
     tie_break = torch.arange(last, -1, -1, device=scores.device)

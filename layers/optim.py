@@ -159,7 +159,7 @@ def clip_gradients_(layers: Layer | Sequence[Layer], max_norm: float) -> Tensor:
     A table that several layers share counts once. Needs row gradients, which a ``fused`` backward does not leave.
 
     Returns:
-        the norm before, a scalar tensor.
+        the norm before, a scalar tensor, fp32 at least.
 
     Raises:
         ValueError: ``max_norm`` is below 0 or no number.
@@ -171,11 +171,20 @@ def clip_gradients_(layers: Layer | Sequence[Layer], max_norm: float) -> Tensor:
     parameters = {id(p): p.grad for layer in layers for p in layer.parameters() if p.grad is not None}
     tables = {id(table): table for layer in layers for table in layer.tables()}
     gradients = [*parameters.values(), *(t.gradient.values for t in tables.values() if t.gradient is not None)]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = _total_norm(gradients)
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(scale.to(gradient.device, gradient.dtype))
     return norm
+
+
+def _total_norm(gradients: list[Tensor]) -> Tensor:
+    """A scalar, fp32 at least: torch's own is of the gradients' dtype, of which fp16 ends at 65504."""
+    if not gradients:
+        return torch.zeros((), dtype=torch.float32)
+    wide = [torch.promote_types(gradient.dtype, torch.float32) for gradient in gradients]
+    norms = [torch.linalg.vector_norm(each, dtype=dtype) for each, dtype in zip(gradients, wide, strict=True)]
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
 
 
 def _listed(layers: Layer | Sequence[Layer]) -> list[Layer]:

@@ -15,6 +15,7 @@ from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.key_scores import key_scores
 from membench.layers.kernels.lookups import Lookups, index_dtype
 from membench.layers.kernels.matmul import project
+from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.retrieval import retrieve
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Layer, RemoteLookups, Routing, Selection, torch_dtype
@@ -58,6 +59,12 @@ class RetrievalLayer(Layer):
         """(B, H, 2, c) fp32, normalised where the spec says so."""
         spec = self.spec
         queries = project(x, self.query).float().view(-1, spec.heads, spec.key_dim)
+        with as_given(x):
+            return self._normalized(queries)
+
+    def _normalized(self, queries: Tensor) -> Tensor:
+        """(B, H, 2, c) of queries (B, H, dk), fp32."""
+        spec = self.spec
         if spec.query_norm:
             weight, bias = self.query_norm_weight.float(), self.query_norm_bias.float()
             queries = functional.layer_norm(queries, (spec.key_dim,), weight, bias, EPS)

@@ -4,11 +4,13 @@ Letters: N rows, D columns, B tokens, L lookups a token, U rows.
 """
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from membench.layers.initialize import BLOCK_ELEMENTS, repeat_
+from membench.layers.kept_dtype import Move, dtype_after, moved_alone
 from membench.layers.kernels.lookups import Lookups
 from membench.layers.kernels.pages import allocate, on_huge_pages
 from membench.layers.kernels.quantization import LARGEST, dequantize_rows, quantize_rows, rows_of
@@ -24,7 +26,8 @@ _SCALE_SPREAD = 0.1  # scales differ from row to row, as the largest of some hun
 class QuantizedTable(nn.Module):
     """``weight`` (N, D) int8 or float8_e4m3fn and ``scales`` (N,) fp32; a row is its scale times its numbers.
 
-    Read like a ``ValueTable``, with results of ``dtype``. It has no gradient.
+    Read like a ``ValueTable``, with results of ``dtype``: that alone is changed by a cast (``.half()``), as
+    numbers and scales are one format. It has no gradient.
     """
 
     gradient = None
@@ -34,7 +37,11 @@ class QuantizedTable(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.scales = nn.Parameter(scales, requires_grad=False)
         self.dtype = dtype
-        self.huge_pages = weight.device.type == "cpu" and on_huge_pages(weight)
+
+    @property
+    def huge_pages(self) -> bool:
+        """Whether the numbers lie on huge pages."""
+        return self.weight.device.type == "cpu" and on_huge_pages(self.weight)
 
     @classmethod
     def random(
@@ -77,6 +84,11 @@ class QuantizedTable(nn.Module):
     def exact_rows(self, rows: Tensor) -> Tensor:
         """(U, D) float64: the very numbers that rows (U,) stand for."""
         return dequantize_rows(rows_of(self.weight, rows), self.scales[rows])
+
+    def _apply(self, fn: Move, recurse: bool = True) -> Self:
+        super()._apply(lambda tensor: moved_alone(fn, tensor), recurse)
+        self.dtype = dtype_after(fn, self.dtype)
+        return self
 
     def extra_repr(self) -> str:
         rows, columns = self.weight.shape

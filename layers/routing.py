@@ -6,7 +6,7 @@ Letters: B tokens, H heads, k rows a head reads, N rows, E experts, K experts a 
 import math
 import random
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -121,11 +121,12 @@ def draw_experts(
     of popular experts that ``layers.spec.expectation.expected_rank_share`` assumes.
     """
     # Of exponential variables with rates p the smallest K are such a draw.
-    waits = torch.empty(tokens, num_experts, device=device).exponential_(generator=generator)
+    fp32: dict[str, Any] = {"dtype": torch.float32, "device": device}  # of fewer bits many would be alike
+    waits = torch.empty(tokens, num_experts, **fp32).exponential_(generator=generator)
     if kind == "zipf":
         popularity = [float(i) for i in range(1, num_experts + 1)]
         random.Random(num_experts).shuffle(popularity)
-        waits *= torch.tensor(popularity, device=device).pow(exponent)
+        waits *= torch.tensor(popularity, **fp32).pow(exponent)
     return waits.topk(top_k, dim=-1, largest=False).indices
 
 

@@ -128,7 +128,8 @@ class TableOptimizer:
         self._refuse_gradient()
 
         def queue(use: Use) -> Tensor | None:
-            self._queue.append(use)
+            # until the step, without the graph that they come from
+            self._queue.append(replace(use, weights=use.weights.detach(), tokens=use.tokens.detach()))
             if not use.dots:
                 return None
             runs, table = use.lookups.runs, self.table.weight
@@ -136,6 +137,10 @@ class TableOptimizer:
 
         with self.table.uses_taken_by(queue):
             yield
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy gets: nothing of a step that has begun, as it gets no gradients."""
+        return {**self.__dict__, "_queue": [], "_updated": False}
 
     def _refuse_gradient(self) -> None:
         if self.table.has_gradient:

@@ -6,7 +6,7 @@ Letters: N rows, D columns, B tokens, L lookups a token, U distinct rows read.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -65,9 +65,9 @@ class ValueTable(nn.Module):
     """N rows of D columns, given to a layer from outside so that several layers can share one pool.
 
     ``weight.grad`` stays None: a dense gradient of N·D would cost more than everything else
-    a step does. A backward pass adds to ``gradient``, which holds the touched rows only; set
-    it to None between steps. ``huge_pages`` tells whether the memory really lies on huge
-    pages, which whatever reads random rows is the faster for.
+    a step does. A backward pass adds to ``gradient``, which holds the touched rows only; set it to None
+    between steps. A copy has none, as torch's copies have no ``.grad``. ``huge_pages`` tells whether the
+    memory really lies on huge pages, which whatever reads random rows is the faster for.
     """
 
     def __init__(
@@ -83,20 +83,25 @@ class ValueTable(nn.Module):
         super().__init__()
         weight = fill_normal_(allocate(num_rows, columns, dtype, torch.device(device)), std, generator)
         self.weight = nn.Parameter(weight, requires_grad=False)
-        self.huge_pages = weight.device.type == "cpu" and on_huge_pages(weight)
         self._gradient: RowGradient | tuple[Runs, Tensor] | None = None
         self._taker: Callable[[Use], Tensor | None] | None = None
         # Empty. It makes autograd visit a table all of whose other inputs are frozen.
         self._anchor = torch.empty(0, requires_grad=True)
 
+    @property
+    def huge_pages(self) -> bool:
+        """Asked of the system anew: a copy, or a table that was cast, lies elsewhere."""
+        return self.weight.device.type == "cpu" and on_huge_pages(self.weight)
+
     def bag(self, lookups: Lookups, weights: Tensor) -> Tensor:
-        """(B, D): the sum over a token's L lookups of weights (B, L) times rows."""
+        """(B, D), of the table's dtype: the sum over a token's L lookups of weights (B, L) times rows."""
         if torch.is_grad_enabled():
             return _bag(self, lookups, weights)
         return weighted_bag(self.weight, lookups.rows, weights)
 
     def dots(self, lookups: Lookups, tokens: Tensor) -> Tensor:
-        """(B, L) fp32: the rows a token reads, each times the token's vector of tokens (B, D)."""
+        """(B, L) fp32: the rows a token reads, each times the token's vector of tokens (B, D) in the table's dtype."""
+        tokens = tokens.to(self.weight.dtype)
         if torch.is_grad_enabled():
             return _dots(self, lookups, tokens)
         return row_dots(self.weight, lookups.rows, tokens)
@@ -149,6 +154,18 @@ class ValueTable(nn.Module):
         else:
             self.accumulate(_exact(runs, gradient))
         return dots
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a file gets: neither a step's gradient nor who takes uses, as that updates this very table."""
+        return {**self.__dict__, "_gradient": None, "_taker": None}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """The gradient goes along, as torch's does."""
+        super()._apply(fn, recurse)
+        if (gradient := self.gradient) is not None:
+            values = fn(gradient.values)
+            self.gradient = RowGradient(gradient.rows.to(values.device), values)
+        return self
 
     def extra_repr(self) -> str:
         rows, columns = self.weight.shape

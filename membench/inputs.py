@@ -79,7 +79,7 @@ def make_inputs(layer: Layer, case: Case, count: int, device: str) -> list[Input
 
 def _tokens(count: int, case: Case, device: str, generator: torch.Generator) -> Tensor:
     assert isinstance(case.layer, TokenSpec)
-    x = torch.randn(count, case.layer.model_dim, device=device, generator=generator)
+    x = torch.randn(count, case.layer.model_dim, dtype=torch.float32, device=device, generator=generator)
     return x.to(torch_dtype(case.layer.dtype))
 
 
@@ -113,7 +113,9 @@ def _lookup_routing(
     columns = spec.model_dim // case.ranks
     # u·x of unit-variance tokens has unit variance, of which the other ranks hold (P-1)/P
     share = math.sqrt((case.ranks - 1) / case.ranks)
-    products = share * torch.randn(group, spec.heads, spec.top_k, device=device, generator=generator)
+    products = share * torch.randn(
+        group, spec.heads, spec.top_k, dtype=torch.float32, device=device, generator=generator
+    )
     return Routing(selected, RemoteLookups(indices, weights, x_others[:, :columns].contiguous(), products))
 
 

@@ -52,7 +52,7 @@ def random_routing(spec, tokens, ranks, dtype, *, imposed):
 class Reference:
     """The float64 layer with the weights of ``layer``, given its selection and a routing."""
 
-    def __init__(self, layer, x, routing=None, leaf=double):
+    def __init__(self, layer, x, routing=None, leaf=double, chosen=None):
         tables = {id(table.weight) for table in layer.tables()}
         self.weights = {}
         for name, parameter in layer.named_parameters():
@@ -60,7 +60,7 @@ class Reference:
             self.weights[name] = leaf(parameter)
         self.x = leaf(x)
         with torch.no_grad():
-            self.chosen = layer.select(x).indices
+            self.chosen = layer.select(x).indices if chosen is None else chosen
         self.layer, self.routing = layer, routing or Routing()
 
     def forward(self):

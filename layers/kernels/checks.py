@@ -54,6 +54,16 @@ def check_fp32(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} should be torch.float32, not {tensor.dtype}")
 
 
+def check_at_most_fp32(name: str, tensor: Tensor) -> None:
+    """Of 32 bits or fewer, as what is computed in fp32 must be.
+
+    Raises:
+        ValueError: it holds other numbers.
+    """
+    if not tensor.dtype.is_floating_point or tensor.itemsize > torch.float32.itemsize:
+        raise ValueError(f"{name} should be floating-point numbers of at most 32 bits, not {tensor.dtype}")
+
+
 def check_together(**tensors: Tensor | None) -> None:
     """All on the first one's device.
 

@@ -56,7 +56,7 @@ def by_token(chosen: Tensor, tokens: int) -> Dispatch:
     every = torch.arange(tokens, device=token.device)
     return Dispatch(
         token=token,
-        ends=torch.arange(capacity, experts * capacity + 1, capacity, device=token.device, dtype=torch.int32),
+        ends=torch.arange(1, experts + 1, device=token.device, dtype=torch.int32) * capacity,
         slot=torch.arange(len(token), device=token.device),
         returned=returned,
         starts=torch.searchsorted(sorted_tokens, every),
@@ -70,14 +70,16 @@ def from_counts(counts: Tensor, tokens: int, k: int) -> Dispatch:
     slots over the experts. Reads ``counts`` on the host to know R, as an exchange between ranks must.
 
     Raises:
-        ValueError: there are fewer rows than slots.
+        ValueError: there are fewer rows than slots, or rows but no tokens.
     """
     rows, slots = int(counts.sum()), tokens * k
+    if rows and not tokens:
+        raise ValueError(f"no tokens of this rank can stand in for the {rows} rows of others")
     if rows < slots:
         raise ValueError(f"the counts sum to {rows} rows, fewer than the {slots} slots of {tokens} tokens")
     own = torch.arange(slots, device=counts.device)
     return Dispatch(
-        token=torch.arange(rows, device=counts.device) % tokens,
+        token=torch.arange(rows, device=counts.device) % max(1, tokens),
         ends=counts.cumsum(0, dtype=torch.int32),
         slot=own.view(tokens, k).t().flatten(),
         returned=own.view(k, tokens).t().flatten(),

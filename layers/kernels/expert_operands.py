@@ -23,7 +23,7 @@ class Operands:
 
 @dataclass(frozen=True, slots=True)
 class Gradients:
-    """Of the gathered rows (R, d), of the experts' matrices, and of the rows' weights (R,) in fp32.
+    """Of the gathered rows (R, d), of the experts' matrices, and of the rows' weights (R,), fp32 at least.
 
     None for what was not asked for.
     """

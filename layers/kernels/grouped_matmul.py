@@ -22,6 +22,7 @@ from membench.layers.kernels.expert_operands import Gradients, Operands
 from membench.layers.kernels.paths import implementation, path_of, took
 from membench.layers.kernels.plain import expert_loop
 from membench.layers.kernels.plain import grouped_matmul as torch_products
+from membench.layers.kernels.precision import computed_as_given, operands
 from membench.layers.kernels.stages import stage
 from membench.layers.kernels.swiglu import activate, activate_backward
 
@@ -32,8 +33,12 @@ def experts(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, dispatch: 
     Args:
         x: (B, d) tokens.
         gate_up, down: (E, 2f, d), gate first, and (E, d, f).
-        weight: (R,) fp32, of the rows of ``dispatch``.
+        weight: (R,) fp32 or wider, of the rows of ``dispatch``.
+
+    Raises:
+        ValueError: x and the matrices are of different dtypes, and autocast is off.
     """
+    x, gate_up, down = operands(x=x, gate_up=gate_up, down=down)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, gate_up, down, weight))
     y, _ = _experts(x, gate_up, down, weight, *_tensors(dispatch), keep)
     return y
@@ -45,6 +50,7 @@ def _tensors(dispatch: Dispatch) -> tuple[Tensor, ...]:
 
 
 @torch.library.custom_op("membench::experts", mutates_args=())
+@computed_as_given
 def _experts(
     x: Tensor,
     gate_up: Tensor,
@@ -77,6 +83,7 @@ def _(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, token: Tensor, *
 
 
 @torch.library.custom_op("membench::experts_backward", mutates_args=())
+@computed_as_given
 def _experts_backward(
     x: Tensor,
     gate_up: Tensor,
@@ -145,7 +152,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, y_gradient: Tensor, _: None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, y_gradient: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if y_gradient is None:  # who used y sends nothing back
+        return (None,) * 10
     of_x, *of_weights = ctx.needs_input_grad[:4]
     of_experts = of_weights[0] or of_weights[1]
     found = _experts_backward(*ctx.saved_tensors, y_gradient.contiguous(), of_x, of_experts)

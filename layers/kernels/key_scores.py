@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from membench.layers.kernels.checks import check_at_most_fp32, check_fp32
 from membench.layers.kernels.matmul import linear_into
+from membench.layers.kernels.precision import computed_as_given
 
 _CACHED_ELEMENTS = 2**19
 
@@ -27,16 +29,22 @@ def key_scores(queries: Tensor, keys: Tensor, *, normalized: bool, eps: float) -
 
     Args:
         normalized: divide each sub-key by its root mean square, sqrt(mean k² + eps).
+
+    Raises:
+        ValueError: queries are not fp32, or keys wider.
     """
-    return _key_scores(queries, keys, normalized, eps)[0]
+    return scores_with_scales(queries, keys, normalized=normalized, eps=eps)[0]
 
 
 def scores_with_scales(queries: Tensor, keys: Tensor, *, normalized: bool, eps: float) -> tuple[Tensor, Tensor]:
     """``key_scores``, and r (H, 2, 1, n), which is empty where nothing is normalized."""
+    check_fp32("queries", queries)
+    check_at_most_fp32("keys", keys)
     return _key_scores(queries, keys, normalized, eps)
 
 
 @torch.library.custom_op("membench::key_scores", mutates_args=())
+@computed_as_given
 def _key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> tuple[Tensor, Tensor]:
     (heads, _, count, columns), tokens = keys.shape, queries.shape[0]
     fp32: dict[str, Any] = {"dtype": torch.float32, "device": keys.device}
@@ -84,6 +92,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, bool, float], output: tuple[Te
     ctx.mark_non_differentiable(inverse_rms)
 
 
+@computed_as_given
 def _backward(ctx: Any, dscores: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     queries, keys, scores, inverse_rms = ctx.saved_tensors
     along_key = None

@@ -12,9 +12,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from membench.layers.kernels.precision import computed_as_given, operands
+
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
-    """``linear``, differentiable."""
+    """``linear``, differentiable.
+
+    Raises:
+        ValueError: both are of different dtypes, and autocast is off.
+    """
+    x, weight = operands(x=x, weight=weight)
     return _Projection.apply(x, weight)
 
 
@@ -50,11 +57,13 @@ def linear_gradients(y_gradient: Tensor, x: Tensor, out: Tensor | None = None) -
 
 class _Projection(torch.autograd.Function):
     @staticmethod
+    @computed_as_given
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return linear(x, weight)
 
     @staticmethod
+    @computed_as_given
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (dy,), (x, weight), (of_x, of_weight) = upstream, ctx.saved_tensors, ctx.needs_input_grad
         return linear(dy, weight.t()) if of_x else None, linear_gradients(dy, x) if of_weight else None

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from membench.layers.kernels.checks import check_floats, check_integers, check_shape, check_together
 from membench.layers.kernels.paths import implementation
+from membench.layers.kernels.precision import computed_as_given
 from membench.layers.kernels.quantization import LARGEST
 
 
@@ -45,6 +46,7 @@ def quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, 
 
 
 @torch.library.custom_op("membench::quantized_bag", mutates_args=())
+@computed_as_given
 def _quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
     return implementation("quantized_bag", table).quantized_bag(table, scales, rows, weights, dtype)
 

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from membench.layers.kernels.key_scores import key_scores, scores_with_scales
 from membench.layers.kernels.lookups import Lookups
+from membench.layers.kernels.precision import computed_as_given
 from membench.layers.kernels.row_passes import row_backward, weighted_bag
 from membench.layers.kernels.stages import stage
 from membench.layers.kernels.top_k import product_key_top_k, sums_gradient
@@ -52,6 +53,7 @@ class _Retrieve(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @computed_as_given
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of queries and keys, by bags over the chosen keys alone."""
         queries, keys, halves, weights, chosen, inverse_rms = ctx.saved_tensors

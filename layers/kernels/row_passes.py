@@ -19,6 +19,7 @@ from torch.utils.flop_counter import register_flop_formula
 from membench.layers.kernels.checks import check_floats, check_integers, check_shape, check_together
 from membench.layers.kernels.lookups import Runs, find_runs
 from membench.layers.kernels.paths import implementation
+from membench.layers.kernels.precision import computed_as_given
 from membench.layers.kernels.row_update import RowOptimizer, RowState, RowStep
 
 _NAME = "row_passes"
@@ -118,6 +119,7 @@ def _check_tokens(tokens: Tensor, count: int, table: Tensor, name: str = "tokens
 
 
 @torch.library.custom_op("membench::weighted_bag", mutates_args=())
+@computed_as_given
 def _weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return implementation(_NAME, table).weighted_bag(table, rows, weights)
 
@@ -129,6 +131,7 @@ def _(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("membench::row_dots", mutates_args=())
+@computed_as_given
 def _row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     return implementation(_NAME, table).row_dots(table, rows, tokens)
 
@@ -140,6 +143,7 @@ def _(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("membench::row_backward", mutates_args=())
+@computed_as_given
 def _row_backward(
     table: Tensor,
     rows: Tensor,
@@ -174,6 +178,7 @@ def _(
 
 
 @torch.library.custom_op("membench::row_backward_update_", mutates_args=("table", "sums", "first", "second", "stamps"))
+@computed_as_given
 def _row_backward_update_(
     table: Tensor,
     sums: Tensor | None,
@@ -204,6 +209,7 @@ def _(table: Tensor, *arguments: Any) -> Tensor:
 
 
 @torch.library.custom_op("membench::update_rows_", mutates_args=("table", "sums", "first", "second", "stamps"))
+@computed_as_given
 def _update_rows_(
     table: Tensor,
     sums: Tensor | None,

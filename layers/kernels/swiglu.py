@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from membench.layers.kernels.matmul import linear, linear_gradients
+from membench.layers.kernels.precision import computed_as_given, operands
 from membench.layers.kernels.stages import stage
 
 
@@ -25,7 +26,8 @@ def activate(gate_up: Tensor) -> Tensor:
 def activate_backward(
     gate_up: Tensor, gradient: Tensor, weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The backward of weight (R,) times ``activate``: that product again, the gradients of gate_up and, fp32, weight.
+    """The backward of weight (R,) times ``activate``: that product again, the gradients of gate_up and, fp32 at least,
+    of weight.
 
     ``gradient`` (R, f) is that of the product, and is overwritten.
     """
@@ -34,7 +36,7 @@ def activate_backward(
     hidden = silu * up
     weight_gradient = None
     if weight is not None:
-        weight_gradient = (gradient * hidden).sum(dim=-1, dtype=torch.float32)
+        weight_gradient = (gradient * hidden).sum(dim=-1, dtype=torch.promote_types(hidden.dtype, torch.float32))
         hidden.mul_(weight[:, None])
         gradient.mul_(weight[:, None])
     result = torch.empty_like(gate_up)
@@ -46,6 +48,7 @@ def activate_backward(
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
+    @computed_as_given
     def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, prefix: str) -> Tensor:
         ctx.prefix = prefix
         with stage(f"{prefix}up"):
@@ -56,6 +59,7 @@ class _SwiGLU(torch.autograd.Function):
             return linear(hidden, down)
 
     @staticmethod
+    @computed_as_given
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients that are asked for; the hidden layer is computed again, not kept."""
         x, gate_up, down, pre = ctx.saved_tensors
@@ -81,5 +85,9 @@ def swiglu(x: Tensor, gate_up: Tensor, down: Tensor, prefix: str = "") -> Tensor
     """(R, d) of x (R, d), gate_up (2f, d) with the gate first, down (d, f).
 
     Its stages are ``prefix`` and "up" or "down".
+
+    Raises:
+        ValueError: they are of different dtypes, and autocast is off.
     """
+    x, gate_up, down = operands(x=x, gate_up=gate_up, down=down)
     return _SwiGLU.apply(x, gate_up, down, prefix)

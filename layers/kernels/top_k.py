@@ -13,6 +13,7 @@ from torch import Tensor
 
 from membench.layers.kernels.checks import check_fp32, check_shape
 from membench.layers.kernels.paths import implementation
+from membench.layers.kernels.precision import computed_as_given
 
 
 def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -39,6 +40,7 @@ def sums_gradient(weights: Tensor, gradient: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("membench::product_key_top_k", mutates_args=())
+@computed_as_given
 def _product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return implementation("top_k", scores).product_key_top_k(scores, top_k)
 
@@ -51,6 +53,7 @@ def _(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.custom_op("membench::scores_gradient", mutates_args=())
+@computed_as_given
 def _scores_gradient(halves: Tensor, of_sums: Tensor, sub_keys: int) -> Tensor:
     """(H, 2, B, n): gradients of the chosen sums (B, H, k) added up where they were chosen, (2, B, H, k); else 0."""
     return implementation("top_k", of_sums).scores_gradient(halves, of_sums.contiguous(), sub_keys)
@@ -68,6 +71,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -
     ctx.mark_non_differentiable(output[0])
 
 
+@computed_as_given
 def _backward(ctx: Any, _: Any, gradient: Tensor) -> tuple[Tensor, None]:
     halves, weights = ctx.saved_tensors
     return _scores_gradient(halves, sums_gradient(weights, gradient), ctx.sub_keys), None

@@ -38,7 +38,7 @@ class GroupedExperts(Operator):
         )
 
     def draw(self, tokens: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        random = {"device": self.device, "generator": generator}
+        random = {"dtype": torch.float32, "device": self.device, "generator": generator}
         x = torch.randn(tokens, self.spec.model_dim, **random).to(torch_dtype(self.spec.dtype))
         return x, torch.randn(tokens, self.spec.top_k, **random).softmax(dim=-1)
 

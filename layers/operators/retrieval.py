@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.key_scores import key_scores
 from membench.layers.kernels.lookups import index_dtype
+from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.stages import stage
 from membench.layers.kernels.top_k import product_key_top_k
 from membench.layers.layer import Routing, Selection, torch_dtype
@@ -35,7 +36,7 @@ class KeyScores(Operator):
 
     def draw(self, tokens: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         shape = (tokens, self.spec.heads, 2, self.spec.key_dim // 2)
-        return torch.randn(shape, device=self.device, generator=generator), None
+        return torch.randn(shape, dtype=torch.float32, device=self.device, generator=generator), None
 
     def output_like(self, x: Tensor) -> Tensor:
         return _outside(x.new_empty(self.spec.heads, 2, x.shape[0], self.spec.sub_keys))
@@ -47,7 +48,7 @@ class KeyScores(Operator):
 
     def plain(self, x: Tensor, routing: Routing | None) -> Tensor:
         del routing
-        with stage("scores"):
+        with stage("scores"), as_given(x):
             return _outside(torch.einsum("bhsc,hsnc->hsbn", x, self.keys.float()))
 
 
@@ -61,7 +62,7 @@ class ProductKeyTopK(Operator):
 
     def draw(self, tokens: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         shape = (self.spec.heads, 2, tokens, self.spec.sub_keys)
-        return _outside(torch.randn(shape, device=self.device, generator=generator)), None
+        return _outside(torch.randn(shape, dtype=torch.float32, device=self.device, generator=generator)), None
 
     def output_like(self, x: Tensor) -> Tensor:
         return x.new_empty(x.shape[0], self.spec.heads, self.spec.top_k)

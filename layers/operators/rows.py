@@ -43,7 +43,7 @@ class RowOperator(Operator):
     def draw_weights(self, tokens: int, generator: torch.Generator) -> Tensor:
         """(B, H, k) fp32: softmax weights of each head's rows."""
         shape = (tokens, self.spec.heads, self.spec.top_k)
-        return torch.randn(shape, device=self.device, generator=generator).softmax(dim=-1)
+        return torch.randn(shape, dtype=torch.float32, device=self.device, generator=generator).softmax(dim=-1)
 
 
 class WeightedBag(RowOperator):
@@ -87,7 +87,7 @@ class ExpertRows(RowOperator):
         self.down, self.up = self.table_of(generator), self.table_of(generator)
 
     def draw(self, tokens: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        x = torch.randn(tokens, self.spec.model_dim, device=self.device, generator=generator)
+        x = torch.randn(tokens, self.spec.model_dim, dtype=torch.float32, device=self.device, generator=generator)
         return x.to(torch_dtype(self.spec.dtype)), self.draw_weights(tokens, generator)
 
     def operate(self, x: Tensor, routing: Routing | None) -> Tensor:

@@ -98,7 +98,7 @@ def forward(of: Operands, *, keep: bool) -> tuple[Tensor, Tensor]:
 def backward(of: Operands, pre: Tensor, y_gradient: Tensor, *, of_x: bool, of_experts: bool) -> Gradients:
     """The gradients that are asked for, given those of the tokens' sums (B, d)."""
     token = of.dispatch.token
-    weight = torch.empty_like(of.weight, dtype=torch.float32)
+    weight = torch.empty_like(of.weight, dtype=torch.promote_types(of.weight.dtype, torch.float32))
     rows_gradient = of.x.new_empty(len(token), of.x.shape[1]) if of_x else None
     gate_up, down = (torch.empty_like(of.gate_up), torch.empty_like(of.down)) if of_experts else (None, None)
 

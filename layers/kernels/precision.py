@@ -1,0 +1,68 @@
+"""The dtype that a product is computed in: that of its operands, or autocast's, as torch has it for ``nn.Linear``.
+
+Autocast rewrites calls of torch's one by one. An operator with a backward of its own is none of them, and inside
+it some calls would be rewritten and others not. So every product takes its operands from here, and what follows
+runs ``as_given``: with autocast off, forward and backward. What chooses, normalizes or weighs is fp32 at least, as
+torch's softmax is under autocast; table rows keep their dtype, as torch's embeddings do.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def product_dtype(tensor: Tensor) -> torch.dtype:
+    """What a tensor is multiplied in here: autocast's dtype where it is on; fp64, which it spares, and else its own."""
+    if _autocasts(tensor) and tensor.dtype.is_floating_point and tensor.dtype != torch.float64:
+        return torch.get_autocast_dtype(tensor.device.type)
+    return tensor.dtype
+
+
+def operands(**tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors of a product in the one dtype that it is computed in. Differentiable.
+
+    Raises:
+        ValueError: autocast does not make them one.
+    """
+    first, *others = tensors
+    dtypes = {name: product_dtype(tensor) for name, tensor in tensors.items()}
+    for name in others:
+        if dtypes[name] != dtypes[first]:
+            raise ValueError(f"{first} is {dtypes[first]}, {name} {dtypes[name]}: they are multiplied in one dtype")
+    return tuple(each if each.dtype == dtypes[first] else each.to(dtypes[first]) for each in tensors.values())
+
+
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """Widened, if it is narrower."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def as_given(tensor: Tensor) -> AbstractContextManager[object]:
+    """Inside, calls on the tensor's device take their operands as they are, under autocast too."""
+    return torch.autocast(tensor.device.type, enabled=False) if _autocasts(tensor) else nullcontext()
+
+
+def computed_as_given(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """``as_given`` around all of an operator's implementation, or of a backward pass, by its first tensor."""
+
+    @wraps(function)
+    def computed(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
+        for argument in arguments:
+            if isinstance(argument, Tensor) and _autocasts(argument):
+                with as_given(argument):
+                    return function(*arguments, **named)
+        return function(*arguments, **named)
+
+    return computed
+
+
+def _autocasts(tensor: Tensor) -> bool:
+    kind = tensor.device.type
+    return kind != "meta" and torch.is_autocast_enabled(kind)
