@@ -35,37 +35,40 @@ def run(
     import sys
 
     from membench.cli.device_option import checked_device
+    from membench.cli.standard_output import StandardOutput
     from membench.plan import check_budgets
     from membench.records import strict_json
     from membench.scenario import load_scenario
     from membench.session import run_scenario
-    from membench.tables.render import print_tables, to_csv, to_markdown
+    from membench.tables.render import Table, print_tables, to_csv, to_markdown
     from membench.tables.results import result_tables
 
     checked_device(device)
     loaded = [load_scenario(name, overrides or ()) for name in scenarios]
     for scenario in loaded:  # all of them before the first is measured
         check_budgets(scenario)
-    finished = []
+    finished, shown = [], StandardOutput()
+
+    def show(tables: list[Table]) -> None:
+        if table is Format.RICH:
+            print_tables(tables)
+        else:
+            render = to_markdown if table is Format.MARKDOWN else to_csv
+            print("\n".join(render(each) for each in tables))
+
     for scenario in loaded:
         done = run_scenario(scenario, device, output, resume=resume, only=only or ())
         finished.append(done)
         if not as_json:
             tables = result_tables(done.result)
-            if table is Format.RICH:
-                print_tables(tables)
-            else:
-                render = to_markdown if table is Format.MARKDOWN else to_csv
-                print("\n".join(render(each) for each in tables))
+            shown.take(lambda tables=tables: show(tables))
             print(f"result file: {done.path}", file=sys.stderr)
         if done.interrupted:
             break
     if as_json:
-        print(
-            strict_json(
-                {"results": [{"path": str(d.path), "result": d.result.model_dump(mode="json")} for d in finished]}
-            )
-        )
+        results = [{"path": str(d.path), "result": d.result.model_dump(mode="json")} for d in finished]
+        shown.take(lambda: print(strict_json({"results": results})))
+    shown.done(f"results are in {', '.join(str(done.path) for done in finished)}")
     if any(done.interrupted for done in finished):
         raise typer.Exit(exit_codes.INTERRUPTED)
     if not any(done.measured for done in finished):
