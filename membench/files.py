@@ -12,6 +12,14 @@ from pathlib import Path
 
 from membench.errors import UsageError
 
+_FORMS = {
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"\x1f\x8b": "compressed (gzip)",
+    b"\x28\xb5\x2f\xfd": "compressed (zstd)",
+    b"PK\x03\x04": "a zip archive",
+    b"\x93NUMPY": "a NumPy array",
+}
 _MAX_LINKS = 40  # as Linux follows
 _TRIAL_BYTES = 2**16  # of a file that is tried before a measurement: more than a full disk takes
 _IN_PLACE = {errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV, errno.EROFS}  # of a folder, or a file mounted alone
@@ -46,7 +54,8 @@ def read_file(path: str | Path, max_bytes: int, wanted: str) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise UsageError(f"is no text file (UTF-8); name {wanted}", source=source)
+        form = next((f", it is {name}" for start, name in _FORMS.items() if raw.startswith(start)), "")
+        raise UsageError(f"is no text file (UTF-8){form}; name {wanted}", source=source)
     return text
 
 
