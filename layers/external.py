@@ -21,7 +21,8 @@ from membench.layers.spec.accounting import passes
 class External(Layer):
     """Wraps the module that a factory returns; it routes by itself.
 
-    All that the module must have is ``forward``: (B, d) to (B, d). What else it has is used.
+    All that the module must have is ``forward``: (B, d) to (B, d), of the dtype and on the device of x, a finite
+    tensor of its own; x and the parameters stay as they are. What else it has is used.
 
     * ``reference(x)``: what it should compute of a few tokens x (T, d), in float64. While it is
       called, the module's parameters are float64 too. With it the layer is checked before it is timed.
@@ -62,7 +63,10 @@ class External(Layer):
 
     def select(self, x: Tensor) -> Selection | None:
         select = self._offered("select")
-        return None if select is None else select(x)
+        found = None if select is None else select(x)
+        if found is not None and not isinstance(found, Selection):
+            raise ValueError(f"{self.spec.factory}: select() returned {type(found).__name__}, not a Selection")
+        return found
 
     @property
     def has_reference(self) -> bool:
@@ -80,7 +84,8 @@ class External(Layer):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return tuple(getattr(self.module, "notes", ()))
+        notes = getattr(self.module, "notes", ())
+        return (notes,) if isinstance(notes, str) else tuple(map(str, notes))
 
     def own_optimizers(self, name: str, learning_rate: float) -> list[torch.optim.Optimizer] | None:
         optimizers = self._offered("optimizers")

@@ -38,7 +38,12 @@ class ExternalReference(SampledReference):
             leaf.register_hook(lambda gradient, name=name: self._reached.add(name))
 
     def _output(self) -> Tensor:
-        return self._call("reference", self.x, *([] if self._chosen is None else [self._chosen]))
+        y = self._call("reference", self.x, *([] if self._chosen is None else [self._chosen]))
+        if not isinstance(y, Tensor) or y.shape != self.x.shape:  # else it might be compared as if repeated
+            found = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            wanted = tuple(self.x.shape)
+            raise ValueError(f"{self.layer.spec.factory}: reference() returned {found}, not a tensor {wanted}")
+        return y
 
     def _call(self, name: str, *arguments: Any) -> Tensor:
         buffers = {key: b.double() for key, b in self.layer.named_buffers() if b.is_floating_point()}

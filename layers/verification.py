@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from membench.layers.answer import output_faults
 from membench.layers.external import External
 from membench.layers.external_reference import ExternalReference
 from membench.layers.layer import Layer, Routing
@@ -33,13 +34,15 @@ class Verification:
 
     ``selection_shortfall`` is the largest amount by which a chosen score lies below the k-th
     best, over the scores' RMS; None where nothing is chosen. ``errors`` are relative RMS:
-    ``output``, ``x`` (its gradient) and each parameter's gradient by name.
+    ``output``, ``x`` (its gradient) and each parameter's gradient by name. ``fault`` is what
+    makes an answer one that nothing can be compared with; None where there is no such thing.
     """
 
     tokens: int
     errors: dict[str, float]
     selection_shortfall: float | None
     tolerance: float
+    fault: str | None = None
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -49,6 +52,8 @@ class Verification:
     @property
     def failure(self) -> str | None:
         """What is wrong, in a line; None if the layer is right."""
+        if self.fault:
+            return self.fault
         allowed = _SELECTION_SLACK * self.tolerance
         if self.selection_shortfall is not None and not self.selection_shortfall <= allowed:
             return f"a chosen score is {self.selection_shortfall:.3g} RMS below the k-th best (tolerance {allowed:.3g})"
@@ -85,8 +90,14 @@ def verify(
         selection = layer.select(inputs)
     with torch.set_grad_enabled(gradients), layer.on_path():
         y = (layer if call is None else call)(inputs, routing)
-        if gradients:
+        fault = next(output_faults(y, upstream, inputs, backward=gradients), None)
+        if gradients and not fault:
             y.backward(upstream)
+    if gradients and not fault and inputs.grad is None:
+        fault = "no gradient reaches x"
+    if fault:
+        layer.zero_gradients()
+        return Verification(count, {}, None, TOLERANCE[layer.spec.dtype], fault)
 
     if isinstance(layer, External):
         expected = ExternalReference(layer, x, sample, selection)
@@ -97,7 +108,9 @@ def verify(
     errors = {"output": relative_rms(y.detach()[sample], expected.y.detach())}
     if gradients:
         errors |= expected.gradient_errors(upstream[sample].double())
-        assert inputs.grad is not None and expected.x.grad is not None
+        assert inputs.grad is not None
+        if expected.x.grad is None:
+            raise ValueError("the reference does not depend on x in a way that autograd sees")
         errors["x"] = relative_rms(inputs.grad[sample], expected.x.grad)
         layer.zero_gradients()
     return Verification(count, errors, expected.selection_shortfall(x), TOLERANCE[layer.spec.dtype])

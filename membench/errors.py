@@ -66,6 +66,12 @@ def shown(value: object) -> str:
     return _cut(text, _MAX_VALUE_CHARS)
 
 
+def shown_path(path: object) -> str:
+    """A path as an error message quotes it: cut where it is long at its beginning, for the name is at its end."""
+    text = repr(str(path))
+    return text if len(text) <= _MAX_PLACE_CHARS else f"{text[0]}…{text[-_MAX_PLACE_CHARS:]}"
+
+
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 

@@ -6,7 +6,6 @@ Letters: b tokens of this rank, P ranks, d model dim, H heads, k rows a head, K 
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from membench.layers.spec import (
     Spec,
     TokenSpec,
 )
+from membench.traces import checked, read_rows
 
 _POOL_CACHES = 4  # inputs rotate past this many times the last-level cache
 _MAX_POOL = 256
@@ -193,16 +193,5 @@ def _from_trace(routing: RoutingConfig, shape: tuple[int, ...], limit: int, inde
     """Recorded indices (T, …) for batch number ``index``, repeated when they run out."""
     if routing.trace is None:
         raise ValueError("routing.kind 'trace' needs routing.trace: an .npy file of recorded indices")
-    try:
-        recorded = np.load(routing.trace, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"routing.trace {routing.trace}: not a readable .npy file ({error})") from error
-    if recorded.ndim != len(shape) or recorded.shape[1:] != shape[1:] or recorded.dtype.kind not in "iu":
-        wanted = " x ".join(["T", *map(str, shape[1:])])
-        raise ValueError(
-            f"routing.trace {routing.trace}: wants integers {wanted}, has {recorded.dtype} {recorded.shape}"
-        )
-    if not len(recorded) or recorded.min() < 0 or recorded.max() >= limit:
-        raise ValueError(f"routing.trace {routing.trace}: indices must lie in 0 … {limit - 1}")
-    rows = (np.arange(shape[0]) + index * shape[0]) % len(recorded)
-    return torch.from_numpy(recorded[rows].astype(np.int64))
+    checked(routing.trace, shape[1:], limit)
+    return torch.from_numpy(read_rows(routing.trace, range(index * shape[0], (index + 1) * shape[0])))

@@ -91,7 +91,8 @@ class Journal:
 
     def remove(self) -> None:
         """Forget the file: a whole result has replaced it."""
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # one that stays does no harm
+            self.path.unlink(missing_ok=True)
 
     def hold(self) -> None:
         """Keeps other runs off the file until this process ends; where that is not offered, does nothing.
@@ -111,15 +112,17 @@ class Journal:
                 return
 
     def _append(self, entry: dict[str, Any]) -> None:
-        whole_bytes = self.path.stat().st_size if self.path.exists() else 0
+        whole_bytes = None
         try:
+            whole_bytes = self.path.stat().st_size if self.path.exists() else 0
             with self.path.open("a") as stream:
                 stream.write(_sealed(entry) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
             with suppress(OSError):
-                os.truncate(self.path, whole_bytes)  # else the next line would join half of this one
+                if whole_bytes is not None:
+                    os.truncate(self.path, whole_bytes)  # else the next line would join half of this one
             if self.failure is None and self.rounds:
                 print(f"membench: {self.path} cannot be written ({error.strerror}); going on", file=sys.stderr)
             self.failure = f"cannot be written ({error.strerror})"

@@ -120,7 +120,7 @@ class CaseMeasurement:
 
         Raises:
             Unavailable: this device cannot compute it in the way it asks for.
-            WrongAnswer: the layer disagrees with its reference.
+            WrongAnswer: the layer disagrees with its reference, or its answer is none.
             ValueError: the case cannot be run on this layer.
         """
         if reason := self.layer.unavailable:
@@ -219,7 +219,7 @@ class CaseMeasurement:
                     seconds = 0.0
                 usable[name] = call, seconds
                 tried[name] = {"latency_ms": 1e3 * seconds if len(names) > 1 else None, "error": None}
-            except (RuntimeError, ValueError) as error:
+            except Exception as error:  # a compiler, or a layer from outside, raises what it likes
                 failures.append(error)
                 self.layer.zero_gradients()
                 tried[name] = {

@@ -1,9 +1,7 @@
 """Scenario -> Plan: every case with its counts, its fit and what a roofline predicts. Nothing is measured."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, computed_field
@@ -17,6 +15,7 @@ from membench.errors import UsageError, blaming, shown
 from membench.fit import Room, Work, fit, refusal
 from membench.layers.spec import Cost, ExternalSpec, MoESpec, Optimizer
 from membench.scenario import Scenario
+from membench.traces import fits
 
 
 class PlannedCase(BaseModel):
@@ -119,7 +118,7 @@ def make_plan(
         cache_bytes: last-level cache; else the named hardware's, else taken as none.
 
     Raises:
-        UsageError: budgets cannot be met, or nothing fits in the way the scenario asks.
+        UsageError: budgets cannot be met, a trace does not fit its layer, or nothing fits in the way the scenario asks.
     """
     with blaming(scenario.source):
         available = _available_bytes(scenario, hardware, available_bytes)
@@ -138,6 +137,8 @@ def make_plan(
         works = list(_works(scenario, solved))
         if not works:
             raise UsageError("leaves out every case; exclude less", key="axes.exclude")
+        for work in works:
+            fits(work.arm.spec, work.point.workload.routing)
         devices = hardware.count if hardware else 1
         fitted = fit(scenario.fit, works, room, shrunk, devices)
     link_gb_s = _link_gb_s(scenario, hardware)
@@ -164,14 +165,16 @@ def make_plan(
 
 
 def check_budgets(scenario: Scenario) -> None:
-    """Solves every arm, whatever the device.
+    """Solves every arm, whatever the device, and looks at the traces that they are routed by.
 
     Raises:
-        UsageError: a budget cannot be met.
+        UsageError: a budget cannot be met, or a trace does not fit.
     """
     with blaming(scenario.source):
         for point in scenario.points:
-            solve_point(point, scenario.fit.ranks if isinstance(scenario.fit.ranks, int) else 1)
+            solved = solve_point(point, scenario.fit.ranks if isinstance(scenario.fit.ranks, int) else 1)
+            for arm in solved.values():
+                fits(arm.spec, point.workload.routing)
 
 
 def _available_bytes(scenario: Scenario, hardware: Hardware | None, available_bytes: int | None) -> float | None:
@@ -218,9 +221,8 @@ def _routing(work: Work) -> RoutingConfig:
     if not work.arm.spec.ROUTED:
         return RoutingConfig()
     routing = work.point.workload.routing
-    if routing.kind == "trace" and routing.trace is not None:
-        content = hashlib.sha256(Path(routing.trace).read_bytes()).hexdigest()
-        routing = routing.model_copy(update={"trace_sha256": content})
+    if trace := fits(work.arm.spec, routing):
+        routing = routing.model_copy(update={"trace_sha256": trace.sha256})
     unused = {name: None for name in ("trace",) if routing.kind != "trace"}
     if routing.kind != "zipf":
         return routing.model_copy(update={**unused, "zipf_exponent": RoutingConfig().zipf_exponent})

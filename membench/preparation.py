@@ -10,6 +10,7 @@ from membench.case import Case
 from membench.check_size import sampled_tokens
 from membench.implementations import Call
 from membench.inputs import Input, make_inputs, pool_size
+from membench.layers.answer import find_fault
 from membench.layers.external import External, counted_cost, with_own_parameters
 from membench.layers.layer import Layer
 from membench.layers.optim import LayerOptimizer
@@ -20,7 +21,7 @@ from membench.measure.traffic import Traffic, count_traffic
 
 
 class WrongAnswer(RuntimeError):
-    """The layer disagrees with its float64 reference; nothing may be timed."""
+    """The layer disagrees with its float64 reference, or its answer is none; nothing may be timed."""
 
 
 class Preparation:
@@ -64,11 +65,13 @@ class Preparation:
     def check(self, case: Case, name: str, call: Call) -> Verification | None:
         """The errors against the reference; None for a layer from outside that brings none. Each is found once.
 
+        What must hold of every answer is checked first, whether there is a reference or not.
+
         Args:
             name: the implementation that ``call`` is.
 
         Raises:
-            WrongAnswer: they are too large.
+            WrongAnswer: it does not hold, or the errors are too large.
         """
         key = _pool_key(case), name, has_backward(case.mode)
         if key not in self._verified:
@@ -76,14 +79,27 @@ class Preparation:
         return self._verified[key]
 
     def _checked(self, case: Case, name: str, call: Call) -> Verification | None:
+        inputs, gradients = self.inputs(case)[0], has_backward(case.mode)
+        first, second = inputs[0], inputs[1]
+        # a graph writes where it did before: that is what it is; and compiling once more, without gradients, is dear
+        again = name != "cuda_graph" and (name == "eager" or not gradients)
+        fault = find_fault(
+            self.layer,
+            first.x,
+            first.routing,
+            call=call,
+            upstream=self.upstream(case) if gradients else None,
+            other=(second.x.clone(), second.routing) if again else None,
+        )
+        if fault:
+            raise WrongAnswer(f"wrong answer ({name}): {fault}; not timed")
         if isinstance(self.layer, External) and not self.layer.has_reference:
             return None
-        first = self.inputs(case)[0][0]
         found = verify(
             self.layer,
             first.x,
             first.routing,
-            gradients=has_backward(case.mode),
+            gradients=gradients,
             sampled_tokens=sampled_tokens(self.layer.counted_as),
             seed=case.seed,
             call=call,

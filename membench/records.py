@@ -19,8 +19,11 @@ MAX_RESULT_BYTES = 2**28
 Status = Literal["ok", "oom", "timeout", "error", "skipped"]
 
 
-class BenchmarkFile(UsageError):
-    """A file of ``benchmarks/``, in a form of its own: it may lie among results, and holds no run."""
+class ForeignFile(UsageError):
+    """JSON of another make: it may lie among results, and holds no run.
+
+    What says that it is a result, or cannot be read at all, is none of these: to pass it over might hide a failure.
+    """
 
 
 class _Strict(BaseModel):
@@ -135,20 +138,26 @@ def read_result(path: str | Path) -> ResultFile:
 
     Raises:
         UsageError: it is missing, no strict JSON, or of another schema; the message says which.
-        BenchmarkFile: it holds what a benchmark wrote.
+        ForeignFile: it is JSON, and nothing in it says that it is a result.
     """
     text = read_file(path, MAX_RESULT_BYTES, "a result file of membench run")
+    constants: list[str] = []  # NaN and infinity, which another's file may well hold
     try:
-        content = json.loads(text, parse_constant=_refuse_constant)
+        content = json.loads(text, parse_constant=constants.append)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: no strict JSON ({error}); a result file of membench run is wanted") from error
-    if isinstance(content, dict) and isinstance(content.get("benchmark"), str):
-        raise BenchmarkFile(f"{path}: is what benchmarks.{content['benchmark']} wrote, no run of membench")
-    if not isinstance(content, dict) or not isinstance(content.get("schema_version"), int):
+        what = error if text.strip() else "it is empty"
+        raise UsageError(f"{path}: no strict JSON ({what}); a result file of membench run is wanted") from error
+    if not isinstance(content, dict) or not content.keys() & {"schema_version", "run", "cases"}:
+        raise ForeignFile(f"{path}: {_make(content)}; a result file of membench run is wanted")
+    if not isinstance(content.get("schema_version"), int):
         raise UsageError(f"{path}: schema_version is missing; a result file of membench run is wanted")
+    if constants:
+        problem = f"no strict JSON ({constants[0]} is not JSON)"
+        raise UsageError(f"{path}: {problem}; a result file of membench run is wanted")
     if content["schema_version"] != SCHEMA_VERSION:
         found = content["schema_version"]
-        raise UsageError(f"{path}: schema_version {found} is not supported; this membench reads {SCHEMA_VERSION}")
+        why = ", it is of a newer one: update it" if found > SCHEMA_VERSION else ""
+        raise UsageError(f"{path}: schema_version {found} is not supported; this membench reads {SCHEMA_VERSION}{why}")
     try:
         result = ResultFile.model_validate(content)
     except ValidationError as error:
@@ -163,8 +172,16 @@ def read_result(path: str | Path) -> ResultFile:
     return result
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+def _make(content: Any) -> str:
+    """Whose a JSON is, as far as that can be told."""
+    known = content if isinstance(content, dict) else {}
+    if isinstance(known.get("benchmark"), str):
+        return f"is what benchmarks.{known['benchmark']} wrote, no run of membench"
+    if "nbformat" in known:
+        return "is a notebook: schema_version is missing"
+    if isinstance(known.get("results"), list) or "profile" in known:
+        return "is what membench printed with --json: schema_version is missing"
+    return "is no result of ours: schema_version is missing"
 
 
 def result_schema() -> dict[str, Any]:

@@ -15,9 +15,10 @@ from pydantic import (
 )
 
 from membench.case import RoutingConfig
-from membench.errors import shown
+from membench.errors import shown_path
 from membench.layers.spec import Mode, Optimizer
 from membench.targets import Strict, parse_bytes
+from membench.traces import form_problem
 
 MAX_RANKS = 2**16
 Implementation = Literal["eager", "compiled", "cuda_graph"]
@@ -57,7 +58,13 @@ class Workload(Strict):
             if trace is None:
                 raise ValueError("routing of kind trace needs routing.trace, an .npy file of recorded indices")
             if not _is_file(trace):
-                raise ValueError(f"routing.trace {shown(trace)} is no file; name an .npy file of recorded indices")
+                raise ValueError(f"routing.trace {shown_path(trace)} is no file; name an .npy file of recorded indices")
+            try:
+                problem = form_problem(trace)
+            except OSError as error:
+                problem = f"cannot be read ({error.strerror})"
+            if problem:
+                raise ValueError(f"routing.trace {shown_path(trace)} {problem}")
         return self
 
 

@@ -4,7 +4,6 @@ import hashlib
 import shlex
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from membench.conditions import announcements
 from membench.datasheet import Hardware, lookup
 from membench.device import available_memory_bytes
 from membench.errors import UsageError
+from membench.files import rescue
 from membench.gate.conditions import other_conditions
 from membench.identity import Machine
 from membench.journal import SUFFIX, Journal, check_folder, newest_journal
@@ -180,19 +180,21 @@ def _difference(before: Run, now: Run, then: dict[str, Any], environment: dict[s
 
 def write_finished(result: ResultFile, journal: Journal, *, interrupted: bool) -> Path | None:
     """The result file; in the temporary folder if its own cannot be written, on standard error if none can."""
-    stem = journal.path.name.removesuffix(SUFFIX)
-    for folder in (journal.path.parent, Path(tempfile.gettempdir())):
+    stem, folder = journal.path.name.removesuffix(SUFFIX), journal.path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # it may have been removed meanwhile
         path = result_path(folder, stem, result.run)
-        try:
-            write_result(result, path)
-        except OSError as error:
-            print(f"membench: {path} cannot be written ({error.strerror})", file=sys.stderr)
-            continue
-        if not interrupted and folder == journal.path.parent:
-            journal.remove()
-        return path
-    print(strict_json(result.model_dump(mode="json")), file=sys.stderr)
-    return None
+        write_result(result, path)
+    except OSError as error:
+        print(f"membench: {folder / f'{stem}.json'} cannot be written ({error.strerror})", file=sys.stderr)
+        text = strict_json(result.model_dump(mode="json")) + "\n"
+        elsewhere = rescue(text.encode(), f"{stem}.json")
+        if elsewhere is None:
+            print(text, file=sys.stderr)
+        return elsewhere
+    if not interrupted:
+        journal.remove()
+    return path
 
 
 def _announcement(plan: Plan, environment: dict[str, Any], scenario: Scenario, left: int) -> str:

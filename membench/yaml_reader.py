@@ -16,6 +16,7 @@ import yaml
 
 from membench.errors import UsageError, shown
 from membench.files import read_file
+from membench.yaml_problem import yaml_problem
 
 MAX_FILE_BYTES = 256 * 1024
 MAX_NODES = 20_000
@@ -67,7 +68,7 @@ def parse_value(text: str, source: str) -> Any:
             builder.take(event)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = f"is no YAML: {getattr(error, 'problem', None) or error}"
+        problem = f"is no YAML: {yaml_problem(text, error)}"
         raise UsageError(problem, source=builder.place(mark)) from None
     except UnicodeEncodeError:  # bytes of the command line that are no UTF-8
         raise UsageError("is no text (UTF-8)", source=source) from None

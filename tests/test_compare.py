@@ -189,11 +189,10 @@ def another_schema(path):
         (cut, "no strict JSON"),
         (with_nan, "NaN is not JSON"),
         (another_schema, "schema_version 99 is not supported"),
-        (lambda path: path.write_text("[]"), "schema_version is missing"),
         (lambda path: path.write_text('{"schema_version": 1}'), "run"),
         (lambda path: (path.unlink(), path.mkdir()), "is a directory"),
     ],
-    ids=["missing", "empty", "binary", "truncated", "nan", "schema", "list", "no run", "directory"],
+    ids=["missing", "empty", "binary", "truncated", "nan", "schema", "no run", "directory"],
 )
 def test_a_file_that_cannot_be_read_is_one_line_and_2(call, save, spoil, said):
     good, bad = save("good.json", 1), save("bad.json", 2)

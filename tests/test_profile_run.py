@@ -98,6 +98,13 @@ def test_a_layer_that_fails_is_told_and_exits_5(factory, status):
     assert f"Not profiled: {factory} forward: {status}" in done.stdout
 
 
+def test_a_wrong_answer_is_not_profiled():
+    wrong = ["--layer", "outside_layers:wrong", "--set", "options.fault=returns_a_tuple"]
+    done = profile(*wrong, "--mode", "forward", *SMALL)
+    assert done.returncode == 5
+    assert "wrong answer (eager): forward returned tuple, not a tensor (32, 64)" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -100,7 +100,8 @@ def test_failures_are_recorded_and_the_run_goes_on(scenario_file, tmp_path):
         f"  {name}: {{layer: 'outside_layers:{name}', budgets: {{}}}}\n"
         for name in ("good", "raises", "hangs", "killed", "greedy", "no_module", "missing")
     )
-    once = ", ".join(f"{{arm: {name}, mode: decode}}" for name in ("hangs", "greedy", "no_module", "missing"))
+    arms += "  wrong: {layer: 'outside_layers:wrong', options: {fault: misses_a_column}}\n"
+    once = ", ".join(f"{{arm: {name}, mode: decode}}" for name in ("hangs", "greedy", "no_module", "missing", "wrong"))
     text = SMALL % (arms, "forward, decode", 1) + f"axes: {{exclude: [{once}]}}\n"
     path = scenario_file(text.replace("warmup_seconds: 0.02", "warmup_seconds: 0.02, timeout_seconds: 15"))
     out = tmp_path / "out"
@@ -120,6 +121,8 @@ def test_failures_are_recorded_and_the_run_goes_on(scenario_file, tmp_path):
     assert found["greedy", "forward"].status == "oom"
     assert "not a torch.nn.Module" in found["no_module", "forward"].reason
     assert "missing" in found["missing", "forward"].reason
+    assert found["wrong", "forward"].status == "error"
+    assert found["wrong", "forward"].reason == "wrong answer (eager): y has shape (16, 63), not (16, 64); not timed"
 
 
 def test_nothing_measured_is_exit_code_5(scenario_file, tmp_path):

@@ -1,6 +1,7 @@
 """Two revisions measured in turn and judged; more rounds where the first do not decide, fresh data to confirm."""
 
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,6 +86,17 @@ def run_ab(scenario: Scenario, names: tuple[str, str], settings: Settings) -> Ab
     return AbResult(replace(found, base=sides[0], head=sides[1]), written, interrupted)
 
 
+def _journal(path: Path, run: Run, environment: dict[str, Any]) -> Journal:
+    """A new journal. For a second look one that cannot be written will do: what the first found must not be lost."""
+    try:
+        return Journal.create(path, run, environment)
+    except UsageError as error:
+        if run.pair is None or run.pair.phase == "first":
+            raise
+        print(f"membench: {error}; going on", file=sys.stderr)
+        return Journal(path)
+
+
 def _to_confirm(found: FileComparison) -> set[str]:
     """The ids of the cases to measure again: those that failed or are slow; all of them where the suite is slow."""
     whole = found.suite is not None and found.suite.verdict is Verdict.SLOW
@@ -118,7 +130,7 @@ class _Phase:
             self.runs.append(run.model_copy(update=known))
             name = f"{scenario.name}-ab{again}-{side}"
             stem = result_stem(name, environment["device"], run.started, revision.sha)
-            self.journals.append(Journal.create(settings.output / f"{stem}{SUFFIX}", self.runs[-1], environment))
+            self.journals.append(_journal(settings.output / f"{stem}{SUFFIX}", self.runs[-1], environment))
 
     def run(self, planned: list[PlannedCase]) -> bool:
         """The rounds asked for, of these cases, after those that are done; False where Ctrl-C ended them."""

@@ -6,7 +6,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO, cast
 
 import typer
 
@@ -22,6 +22,7 @@ from membench.cli.profile import profile
 from membench.cli.report import report
 from membench.cli.run import run
 from membench.cli.schema import schema
+from membench.cli.standard_output import discard_output
 from membench.errors import UsageError
 from membench.tables.width import drop_odd_sizes
 
@@ -74,6 +75,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     drop_odd_sizes()
+    sys.stderr = cast(TextIO, _Messages(sys.stderr))
     try:
         sys.exit(_run(*(sys.argv[1:] or ["--help"])))
     except UsageError as error:
@@ -84,10 +86,10 @@ def main() -> None:
     except KeyboardInterrupt:
         _leave("interrupted", exit_codes.INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        _discard_output()
+        discard_output()
         sys.exit(0)
     except OSError as error:
-        _discard_output()
+        discard_output()
         _leave(str(error), exit_codes.HARNESS)
     except Exception as error:  # exit code 1, a traceback's, would say that something got slower
         last = traceback.extract_tb(error.__traceback__)[-1]
@@ -113,15 +115,29 @@ def _nowhere() -> TextIO:
     return open(os.devnull, "w")  # noqa: PTH123 - as long as the process
 
 
+class _Messages:
+    """Standard error. That nobody can read it (a full disk, a closed pipe) ends no measurement."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def _leave(line: str, code: int) -> NoReturn:
     with suppress(OSError):
         print(f"membench: {line}", file=sys.stderr, flush=True)
     sys.exit(code)
-
-
-def _discard_output() -> None:
-    """What is left of standard output goes nowhere, so that the interpreter's last flush does not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 if __name__ == "__main__":

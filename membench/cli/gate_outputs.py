@@ -2,11 +2,14 @@
 
 import os
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from membench.cli import exit_codes
-from membench.errors import UsageError, one_line
+from membench.cli.standard_output import StandardOutput
+from membench.errors import one_line
+from membench.files import append_text, blaming_output, check_writable, write_whole
 from membench.gate.as_json import comparison_json
 from membench.gate.comparison import FileComparison
 from membench.gate.junit import to_junit
@@ -35,7 +38,7 @@ class Outputs:
             UsageError: one cannot.
         """
         for path, source in self._files():
-            write_text(path, "", source, append=True)
+            check_writable(path, source)
         return self
 
     def _files(self) -> list[tuple[Path, str]]:
@@ -45,33 +48,37 @@ class Outputs:
         return [(path, source) for path, source in named if path]
 
     def show(self, comparisons: list[FileComparison], groups: list[Group], *, interrupted: bool = False) -> int:
-        """Says the verdict first, then writes the files. Returns the exit code."""
+        """Says the verdict first, then writes the files, whether standard output took it or not.
+
+        Returns:
+            The exit code.
+
+        Raises:
+            UsageError: a file cannot be written any more; the others are.
+            OSError: standard output could not be written.
+        """
         outcome = outcome_of(comparisons, strict=self.strict, advisory=self.advisory)
         if interrupted:
             outcome = Outcome(exit_codes.INTERRUPTED, f"interrupted; so far: {outcome.line}")
+        output = StandardOutput()
         if self.as_json:
-            print(strict_json(comparison_json(comparisons, groups, outcome)))
+            output.take(lambda: print(strict_json(comparison_json(comparisons, groups, outcome))))
         else:
-            for comparison in comparisons:
-                print_tables(screen_tables(comparison))
-            print_tables(listing(groups))
+            tables = [*(table for each in comparisons for table in screen_tables(each)), *listing(groups)]
+            output.take(lambda: print_tables(tables))
         print(f"membench: {one_line(outcome.line)} (exit code {outcome.exit_code})", file=sys.stderr)
         texts = {"--junit": to_junit(comparisons)} if self.junit else {}
         summary = to_summary(comparisons, groups, outcome)
-        for path, source in self._files():
-            write_text(path, texts.get(source, summary), source, append=source == "GITHUB_STEP_SUMMARY")
+        with ExitStack() as files:  # each is tried, whatever became of the others
+            for path, source in self._files():
+                files.callback(_write, path, texts.get(source, summary), source)
+        output.done("the verdict is in the line above")
         return outcome.exit_code
 
 
-def write_text(path: Path, text: str, source: str, *, append: bool) -> None:
-    """A text file.
-
-    Raises:
-        UsageError: it cannot be written; ``source`` is the option that named it.
-    """
-    try:
-        with path.open("a" if append else "w", encoding="utf-8", errors="replace") as stream:
-            stream.write(text)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{path} cannot be written ({reason})", source=source) from None
+def _write(path: Path, text: str, source: str) -> None:
+    with blaming_output(path, source):
+        if source == "GITHUB_STEP_SUMMARY":
+            append_text(path, text)
+        else:
+            write_whole(path, text.encode(errors="replace"))

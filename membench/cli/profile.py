@@ -87,11 +87,15 @@ def profile(
     """Show where the time of a layer goes: by stage, forward and backward, with how far each is from its limit.
 
     The layer is checked against the reference first. One that does not fit is profiled as one rank's share.
+    What was found is printed before pictures are drawn.
     Exit codes: 0 profiled, 2 bad input, 5 something could not be profiled.
     """
+    import sys
+
     from membench.cli.device_option import checked_device
+    from membench.cli.standard_output import StandardOutput
     from membench.profiler.asked import Asked
-    from membench.profiler.picture import check_picture_path, write_roofline
+    from membench.profiler.picture import check_picture_path, write_rooflines
     from membench.profiler.session import check_trace_folder, run_profile
     from membench.records import strict_json
     from membench.tables.profile import next_steps, profile_tables
@@ -128,12 +132,21 @@ def profile(
         overrides=tuple(settings or ()),
     )
     found = run_profile(asked, device, trace)
-    for path in roofline or ():
-        write_roofline(found, path)
+    shown = StandardOutput()
+
+    def content() -> str:
+        return strict_json({"profile": found.model_dump(mode="json")})
+
     if as_json:
-        print(strict_json({"profile": found.model_dump(mode="json")}))
+        shown.take(lambda: print(content()))
     else:
-        print_tables(profile_tables(found))
-        print("\n".join(next_steps(found)))
-    if any(mode.status != "ok" for each in found.layers for mode in each.modes):
+        shown.take(lambda: print_tables(profile_tables(found)))
+        shown.take(lambda: print("\n".join(next_steps(found))))
+    missing = write_rooflines(found, roofline or ())
+    if trace is not None:
+        missing += [f"--trace {trace}: no trace of {name} could be written" for name in found.untraced]
+    for line in missing:
+        print(f"membench: {line}", file=sys.stderr)
+    shown.done_or_kept("membench-profile.json", content)
+    if missing or any(mode.status != "ok" for each in found.layers for mode in each.modes):
         raise typer.Exit(exit_codes.HARNESS)

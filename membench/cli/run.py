@@ -41,6 +41,7 @@ def run(
 
     from membench.cli.device_option import checked_device
     from membench.cli.output_option import checked_folder
+    from membench.cli.standard_output import StandardOutput
     from membench.plan import check_budgets
     from membench.records import strict_json
     from membench.scenario import load_scenario
@@ -54,20 +55,23 @@ def run(
     for scenario in loaded:  # all of them before the first is measured
         check_budgets(scenario)
     finished: list[Finished] = []
+    shown = StandardOutput()
     try:
         for scenario in loaded:
-            finished.append(run_scenario(scenario, device, folder, resume=resume, only=only or ()))
+            done = run_scenario(scenario, device, folder, resume=resume, only=only or ())
+            finished.append(done)
             if not as_json:
-                _show(finished[-1].result, table)
-                print(f"result file: {finished[-1].path}", file=sys.stderr)
-            if finished[-1].interrupted:
+                shown.take(lambda result=done.result: _show(result, table))
+                print(f"result file: {done.path}", file=sys.stderr)
+            if done.interrupted:
                 break
     finally:  # what was measured before another scenario failed is shown too
         if finished and as_json:
             found = [{"path": str(d.path), "result": d.result.model_dump(mode="json")} for d in finished]
-            print(strict_json({"results": found}))
+            shown.take(lambda: print(strict_json({"results": found})))
         elif finished and table is Format.CSV:
-            print(to_csv(raw_table(done.result for done in finished)), end="")
+            shown.take(lambda: print(to_csv(raw_table(done.result for done in finished)), end=""))
+    shown.done(f"results are in {', '.join(str(done.path) for done in finished)}")
     if any(done.interrupted for done in finished):
         raise typer.Exit(exit_codes.INTERRUPTED)
     if not any(done.measured for done in finished):

@@ -9,7 +9,7 @@ from membench.errors import UsageError
 from membench.gate.baselines import FILE_NAME, baseline_path, read_baselines
 from membench.identity import Machine
 from membench.loose import text
-from membench.records import BenchmarkFile, ResultFile, read_result
+from membench.records import ForeignFile, ResultFile, read_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Group:
 
 
 def read_results(paths: Sequence[str]) -> list[LoadedResult]:
-    """Result files, each once, in the order of their runs. What else lies among them by right is passed over.
+    """Result files, each once, in the order of their runs. JSON of another make among them is passed over, and named.
 
     Raises:
         UsageError: a file cannot be read as a result, or none is left.
@@ -63,7 +63,9 @@ def read_results(paths: Sequence[str]) -> list[LoadedResult]:
             continue
         try:
             found[path.resolve()] = LoadedResult(path, read_result(path))
-        except BenchmarkFile as passed_over:
+        except ForeignFile as passed_over:
+            if len(paths) == 1:
+                raise
             print(f"membench: {passed_over}; passed over", file=sys.stderr)
     if not found:
         raise UsageError("none of the files given is a result of membench run")

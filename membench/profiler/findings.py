@@ -161,3 +161,8 @@ class Profile(_Found):
     ranks_reason: str
     environment: dict[str, Any]
     layers: list[LayerProfile]
+
+    @property
+    def untraced(self) -> list[str]:
+        """Layers and modes that were profiled and have no trace."""
+        return [f"{layer.arm} {mode.mode}" for layer in self.layers for mode in layer.measured if not mode.traces]

@@ -69,9 +69,16 @@ def write_trace(step: Step, folder: Path, name: str, device: str, calls: int = 3
         step: a step ``observed`` by ``NamedRanges``.
         folder: made if it is not there.
 
-    Raises:
-        OSError: the folder cannot be written.
+    Returns:
+        What was written; nothing where the folder cannot be written any more: what was measured stands without it.
     """
+    try:
+        return _write_trace(step, folder, name, device, calls)
+    except (OSError, ValueError):  # ValueError: the profiler, which does not say so, left no file
+        return []
+
+
+def _write_trace(step: Step, folder: Path, name: str, device: str, calls: int) -> list[Path]:
     run = folder / name
     run.mkdir(parents=True, exist_ok=True)
     before = set(run.iterdir())

@@ -1,12 +1,16 @@
 """The roofline picture of a profile: its stages as points under the measured ceilings, as HTML, PNG or SVG."""
 
 import html
+import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
-from membench.errors import UsageError
+from membench.errors import UsageError, one_line
+from membench.files import check_writable, write_whole
 from membench.profiler.analysis import rates_of
 from membench.profiler.findings import LayerProfile, ModeProfile, Profile
 from membench.roofline import RooflineCeilings, RooflinePoint
@@ -27,12 +31,29 @@ def check_picture_path(path: Path) -> None:
     """Refuses what could not be written, before anything is measured.
 
     Raises:
-        UsageError: of another suffix, or its folder is not there.
+        UsageError: of another suffix, it cannot be written, or what draws it cannot be imported.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} should end with {', '.join(SUFFIXES)}", source="--roofline")
-    if not path.absolute().parent.is_dir() or path.is_dir():
-        raise UsageError(f"{path} cannot be written: name a file in a folder that is there", source="--roofline")
+    check_writable(path, "--roofline")
+    if path.suffix != ".html":
+        try:
+            _import_matplotlib()
+        except Exception as error:  # a settings file that is no text, no folder for its fonts
+            reason = one_line(f"{type(error).__name__}: {error}")
+            raise UsageError(f"{path} cannot be drawn ({reason}); ask for .html", source="--roofline") from None
+
+
+def write_rooflines(profile: Profile, paths: Sequence[Path]) -> list[str]:
+    """Every picture that can be drawn and written; a line for each that cannot, and why."""
+    problems = []
+    for path in paths:
+        try:
+            write_roofline(profile, path)
+        except Exception as error:  # whatever a drawing library raises: what was measured has been told
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            problems.append(one_line(f"--roofline: {path} cannot be written ({reason})"))
+    return problems
 
 
 def write_roofline(profile: Profile, path: Path) -> None:
@@ -46,10 +67,7 @@ def write_roofline(profile: Profile, path: Path) -> None:
         for layer in profile.layers
         for mode in layer.measured
     ]
-    if path.suffix == ".html":
-        path.write_text(_page(panels), encoding="utf-8")
-    else:
-        _draw(panels, path)
+    write_whole(path, _page(panels).encode() if path.suffix == ".html" else _drawn(panels, path.suffix))
 
 
 def points_of(mode: ModeProfile) -> list[RooflinePoint]:
@@ -98,20 +116,33 @@ def _page(panels: Sequence[Panel]) -> str:
     return f"<!doctype html><html><head>{head}</head><body>{''.join(parts)}</body></html>\n"
 
 
-def _draw(panels: Sequence[Panel], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+def _drawn(panels: Sequence[Panel], suffix: str) -> bytes:
+    """A PNG or SVG file. Neither the user's ``matplotlibrc`` nor their backend has a say: it would look as they do."""
+    matplotlib = _import_matplotlib()
+    from matplotlib.figure import Figure
 
     width, height = _PANEL_INCHES
-    options: dict[str, Any] = {"figsize": (width, height * len(panels)), "layout": "constrained", "squeeze": False}
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "membench", "font.size": 9}):
-        figure, axes = pyplot.subplots(len(panels), 1, **options)
+    file = io.BytesIO()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "membench", "font.size": 9})
+        figure = Figure(figsize=(width, height * len(panels)), layout="constrained")  # pyplot would ask for a backend
+        axes = figure.subplots(len(panels), 1, squeeze=False)
         for panel, (title, points, ceilings) in zip(axes[:, 0], panels, strict=True):
             _draw_panel(panel, title, points, ceilings)
-        figure.savefig(path, dpi=150)
-        pyplot.close(figure)
+        figure.savefig(file, format=suffix.removeprefix("."), dpi=150)
+    return file.getvalue()
+
+
+def _import_matplotlib() -> ModuleType:
+    """Matplotlib; without ``MPLBACKEND``, which it refuses to be imported under where it does not know the name."""
+    asked = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if asked is not None:
+            os.environ["MPLBACKEND"] = asked
+    return matplotlib
 
 
 def _draw_panel(panel: "Axes", title: str, points: Sequence[RooflinePoint], ceilings: RooflineCeilings) -> None:
