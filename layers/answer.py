@@ -109,6 +109,12 @@ def output_faults(y: Any, like: Tensor, x: Tensor, *, backward: bool) -> Iterato
         yield "y has no graph: no gradient can be sent back (does forward detach it, or run under no_grad?)"
 
 
+def parameter_faults(layer: Layer) -> Iterator[str]:
+    """Parameters that hold no numbers any more."""
+    for name, parameter in layer.named_parameters():
+        yield from _if_not_finite(f"parameter {name}", parameter.detach())
+
+
 def _gradient_faults(layer: Layer, x: Tensor, routing: Routing | None) -> Iterator[str]:
     if x.grad is None:
         yield "no gradient reaches x: y does not depend on it in a way that autograd sees"

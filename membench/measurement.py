@@ -138,6 +138,8 @@ class CaseMeasurement:
         if optimizer is not None and found is not None:
             backward = make_step("forward_backward", call, self.layer, inputs, upstream, None)
             found = self.preparation.check_update(found, name, optimizer, lambda: backward(0))
+        if optimizer is not None:
+            self.preparation.check_step(case, name, lambda: step(0))
         return Prepared(
             case,
             step,

@@ -10,7 +10,7 @@ from membench.case import Case
 from membench.check_size import sampled_tokens
 from membench.implementations import Call
 from membench.inputs import Input, make_inputs, pool_size
-from membench.layers.answer import find_fault
+from membench.layers.answer import find_fault, parameter_faults
 from membench.layers.external import External, counted_cost, with_own_parameters
 from membench.layers.layer import Layer
 from membench.layers.optim import LayerOptimizer
@@ -117,6 +117,19 @@ class Preparation:
         errors = update_errors(optimizer, backward)
         self.layer.zero_gradients()
         return _right(replace(found, errors=found.errors | errors), name)
+
+    def check_step(self, case: Case, name: str, step: Callable[[], object]) -> None:
+        """One training step of a layer from outside, whose optimizer may be its own: parameters must stay numbers.
+
+        Raises:
+            WrongAnswer: they do not.
+        """
+        if not isinstance(self.layer, External):
+            return
+        step()
+        if fault := next(parameter_faults(self.layer), None):
+            raise WrongAnswer(f"wrong answer ({name}): after a step with {case.optimizer} {fault}; not timed")
+        self.layer.zero_gradients()
 
     def cost(self, case: Case, traffic: Traffic) -> tuple[Cost, str]:
         """The cost of what these inputs really touch, and its source.

@@ -68,6 +68,32 @@ def test_without_a_reference_it_is_found_all_the_same(mode, fault, says):
     assert str(caught.value).endswith("; not timed")
 
 
+class Dividing(torch.nn.Linear):
+    """Its own optimizer divides by the learning rate, which is 0 while it is timed."""
+
+    def __init__(self, model_dim, dtype):
+        super().__init__(model_dim, model_dim, dtype=dtype)
+
+    def optimizers(self, name, learning_rate):
+        weight = self.weight
+
+        class Divides(torch.optim.SGD):
+            def step(self, closure=None):
+                super().step()
+                with torch.no_grad():
+                    weight.mul_(torch.tensor(learning_rate) / torch.tensor(learning_rate))
+
+        return [Divides(self.parameters(), lr=learning_rate)]
+
+
+def test_parameters_stay_numbers_in_a_training_step():
+    layer = build(ExternalSpec(model_dim=D, dtype="float32", factory=f"{__name__}:Dividing"))
+    measurement = CaseMeasurement(layer, Clock("cpu"), 0, lambda doing: None)
+    case = Case(arm="mine", mode="train_step", layer=layer.spec, tokens=TOKENS, optimizer="sgd")
+    with pytest.raises(WrongAnswer, match=r"after a step with sgd parameter module\.weight holds 1024 NaN of 1024"):
+        measurement.prepare(case, ["eager"])
+
+
 def test_each_implementation_is_judged_by_itself(monkeypatch):
     layer = build(ExternalSpec(model_dim=D, dtype="float32", factory="outside_layers:good"))
 

@@ -42,7 +42,7 @@ def compare(
     Files are grouped by device and scenario and their cases matched by id. The baseline of a group is
     --baseline, else the file set with `membench baseline set`, else of two files the older; of more the
     oldest, and then timings are advice only. A timing is judged by its rounds (fresh processes); with
-    fewer than the statistics need it is INCONCLUSIVE, never a pass.
+    fewer than the statistics need it is INCONCLUSIVE, never a pass. JSON of another make is passed over.
 
     Exit codes: 0 no regression, 1 regression, 2 bad input, 3 inconclusive (only with --strict),
     4 nothing comparable, 5 nothing was measured, 130 interrupted.
