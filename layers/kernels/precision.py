@@ -55,7 +55,9 @@ def computed_as_given(function: Callable[_Arguments, _Result]) -> Callable[_Argu
     @wraps(function)
     def computed(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
         for argument in arguments:
-            if isinstance(argument, Tensor) and _autocasts(argument):
+            if isinstance(argument, Tensor):
+                if not _autocasts(argument):  # nothing then stands between a compiler and the function
+                    break
                 with as_given(argument):
                     return function(*arguments, **named)
         return function(*arguments, **named)
