@@ -138,7 +138,3 @@ def _leave(line: str, code: int) -> NoReturn:
     with suppress(OSError):
         print(f"membench: {line}", file=sys.stderr, flush=True)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()
