@@ -25,7 +25,8 @@ class TwoExperts(nn.Module):
 
     def __init__(self, model_dim, dtype, fault=None):
         super().__init__()
-        self.router = nn.Parameter(torch.randn(2, model_dim, dtype=dtype))
+        # Scores of about 1: of a saturated softmax 1 - p, which the gradient needs, has few digits.
+        self.router = nn.Parameter(torch.randn(2, model_dim, dtype=dtype) / model_dim**0.5)
         self.matrix = nn.Parameter(torch.randn(2, model_dim, model_dim, dtype=dtype))
         self.idle = nn.Parameter(torch.randn(3, dtype=dtype))
         self.register_buffer("scale", torch.tensor(0.5, dtype=dtype))
