@@ -50,7 +50,9 @@ class External(Layer):
         try:
             module = factory(model_dim=spec.model_dim, dtype=torch_dtype(spec.dtype), **spec.options)
         except ImportError as error:
-            raise ValueError(f"{spec.factory} cannot be built: {error}{which_layers(error)}") from error
+            if not (hint := which_layers(error)):
+                raise
+            raise ValueError(f"{spec.factory} cannot be built: {error}{hint}") from error
         if not isinstance(module, nn.Module):
             raise ValueError(f"{spec.factory} returned {type(module).__name__}, not a torch.nn.Module")
         self.module = module.to(device=device, dtype=torch_dtype(spec.dtype))

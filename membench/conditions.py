@@ -193,5 +193,5 @@ def _missing(why: str) -> tuple[str, str]:
 
 
 def _listed(names: list[str]) -> str:
-    first = ", ".join(names[:-1])
-    return f"{first} and {names[-1]} run" if first else f"{names[-1]} runs"
+    *others, last = names
+    return " ".join([", ".join(others), "and", last, "run"] if others else [last, "runs"])

@@ -73,8 +73,7 @@ class Worker:
 
     def forget(self) -> None:
         """Drop what a case that failed has left."""
-        if hasattr(self, "measurement"):
-            self.measurement.layer.zero_gradients()
+        self.measurement.layer.zero_gradients()
 
     def serve(self) -> int:
         """Entry point of the process."""

@@ -6,8 +6,7 @@ import yaml
 
 from membench.errors import shown
 
-_TABS_WANT = "YAML is indented by spaces"
-# What the parsers (PyYAML's and libyaml's) have in their words, and what that means to whoever wrote the file.
+# What the parser has in its words, and what that means to whoever wrote the file.
 _MEANINGS = {
     "mapping values are not allowed": "a second ': ' in one value, or a key indented below a value; quote the value",
     "',' or": "a bracket that is not closed, or a comma that is missing",
@@ -35,8 +34,10 @@ def yaml_problem(text: str, error: yaml.YAMLError) -> str:
     lines = text.split("\n")
     line = lines[mark.line] if mark.line < len(lines) else ""
     indentation = line[: len(line) - len(line.lstrip())]
-    if "\t" in indentation or line[mark.column : mark.column + 1] == "\t":
-        return f"a tab at column {line.index(chr(9)) + 1}; {_TABS_WANT}"
+    if "\t" in indentation:
+        return f"a tab at column {line.index(chr(9)) + 1}; YAML is indented by spaces"
+    if line[mark.column : mark.column + 1] == "\t":
+        return f"a tab at column {mark.column + 1}; write a space"
     return f"{_meaning(error, line[mark.column : mark.column + 1])} (column {mark.column + 1})"
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from repositories import commits, git
+from talkative_process import Did, Do
 
 from membench.ab.naming import commit_of
 from membench.ab.repository import Repository
 from membench.ab.revisions import checked_out
 from membench.errors import UsageError
+from membench.processes.child import ChildProcess
 
 ROOT = Path(__file__).parent.parent
 
@@ -170,6 +172,31 @@ NAMES = (
 
 def test_a_revision_from_before_the_long_name_is_measured_under_it(tmp_path, monkeypatch):
     assert imports(tmp_path, monkeypatch, FORMER, NAMES) == ["theirs theirs theirs", "True True", "True", "ours"]
+
+
+def test_a_process_of_a_revision_from_before_the_long_name_imports_its_layers(tmp_path, monkeypatch):
+    """All of them, as a process of an ab does: our own layers, with their names as they were."""
+    folder = tmp_path / "u"
+    for path in (ROOT / "layers").rglob("*.py"):
+        former = folder / path.relative_to(ROOT)
+        former.parent.mkdir(parents=True, exist_ok=True)
+        today = path.read_text().replace("if __name__ == SHORT:\n    alias(SHORT, LONG)", "")
+        former.write_text(today.replace("membench.layers", "layers"))
+    (folder / "layers" / "answer.py").unlink()  # it had none yet
+    (folder / "membench").mkdir()
+    (folder / "membench" / "layers.py").write_text("import layers")
+    commits(folder, "any", "other")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    with checked_out(("HEAD~1", "HEAD")) as (_, head):
+        how = {"home": head.code.home, "folders": head.code.folders, "environment": head.code.environment}
+        with ChildProcess("talkative_process", timeout_seconds=60, **how) as process:
+            answer = process.ask(Do(what="layers of a side"), Did)
+        assert isinstance(answer, Did), answer
+        found = answer.found
+        assert head.holds(found["membench.layers.factory"])
+        assert found["layers.factory"] == found["membench.layers.factory"]
+        assert found["membench.layers.answer"] == str(ROOT / "layers" / "answer.py")
 
 
 def test_a_revision_of_membench_gives_its_own_layers_under_both_names(tmp_path, monkeypatch):

@@ -24,10 +24,12 @@ def main() -> None:
     """Arrange the search path, then be the module asked for."""
     _, name, descriptor, parent, *folders = sys.argv
     import_this_membench()
-    from membench.processes import search_path, serving
+    from membench.processes.search_path import find_users_code
 
-    serving.live_no_longer_than(int(parent))
-    search_path.find_users_code(folders)
+    find_users_code(folders)  # before anything imports layers, which may be a revision's
+    from membench.processes.serving import live_no_longer_than
+
+    live_no_longer_than(int(parent))
     sys.argv = [name, descriptor]
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 

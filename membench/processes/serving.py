@@ -33,9 +33,10 @@ class Server:
     def serve(self, answers: Answers, after_failure: Callable[[], None] = lambda: None) -> int:
         """Answer until nobody asks any more; returns the exit code.
 
-        What an answer raises is a ``Failed``, and ``after_failure`` is called. An error of CUDA stays with the
-        process, so that one is its last.
+        What an answer raises is a ``Failed``, and ``after_failure`` is called. It is the process's last answer if it
+        is to the first question, which all others build upon, or an error of CUDA, which stays with the process.
         """
+        first = True
         while True:
             try:
                 question = self._channel.receive()
@@ -45,13 +46,14 @@ class Server:
                 answer = self._answer(question, answers)
             except Exception as error:  # whatever a layer from outside raises is the reason that is told
                 status, reason = classify(error)
-                last = "CUDA error" in reason
+                last = first or "CUDA error" in reason
                 self._channel.send(Failed(status=status, reason=reason, last=last))
                 if last:
                     return 1
                 after_failure()
             else:
                 self._channel.send(answer)
+                first = False
 
     @staticmethod
     def _answer(said: dict[str, Any], answers: Answers) -> Message:
