@@ -81,7 +81,9 @@ class Duel:
                 side.tell(job)
             for index, side in sides.items():
                 built = side.hear(Built)
-                if isinstance(built, Built):
+                if isinstance(built, Failed):
+                    side.dead = built  # the reason of every case: without a layer it answers no question
+                else:
                     self.origins[index].add(built.origin)
             could_build = not any(side.dead for side in sides.values())
             for position, case in enumerate(cases):

@@ -16,10 +16,13 @@ def make_harness(folder: Path, tree: Path) -> None:
         if entry.name != "layers":
             (ours / entry.name).symlink_to(entry)
     layers = _layers_of(tree)
-    if layers == tree / "layers":  # from before they were imported as membench.layers
+    if layers is not None and layers == tree / "layers":  # from before they were imported as membench.layers
         (ours / "layers").mkdir()
         (ours / "layers" / "__init__.py").symlink_to(_PACKAGE / "ab" / "former_layers.py")
-        (ours / "layers" / "short_name.py").symlink_to(_OUR_LAYERS / "short_name.py")
+        (ours / "layers" / "former").symlink_to(layers, target_is_directory=True)
+        for path in _OUR_LAYERS.glob("*.py"):
+            if not (layers / path.name).exists():
+                (ours / "layers" / path.name).symlink_to(path)
     else:
         (ours / "layers").symlink_to(layers or _OUR_LAYERS, target_is_directory=True)
 
