@@ -1,6 +1,6 @@
 """``layers`` is a short name of ``membench.layers``: the same modules, not a second copy of them.
 
-The long name is the real one, so that the house stands wherever a user's own package is called ``layers``.
+The long name is the real one, and our code uses no other: a user's own package may be called ``layers``.
 """
 
 import sys

@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from membench.files import read_text
+
 ROOT = Path("/")
 _NO_LIMIT = 2**62  # version 1 says 2^63 less a page where there is none
 _CACHED = re.compile(r"^(?:total_)?inactive_file (\d+)$", re.MULTILINE)
@@ -70,7 +72,7 @@ def _groups(controller: str, root: Path) -> Iterator[Path]:
 
 def _own_groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
     """This process's group by controller; that of version 2 by ''."""
-    for line in (_text(root / "proc/self/cgroup") or "").splitlines():
+    for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number.isdigit() and path.startswith("/"):
@@ -81,7 +83,7 @@ def _own_groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
 def _mounts(root: Path) -> list[Mount]:
     """Every mounted hierarchy of control groups; of two at one place the later, which hides the other."""
     found: dict[str, Mount] = {}
-    for line in (_text(root / "proc/self/mountinfo") or "").splitlines():
+    for line in (read_text(root / "proc/self/mountinfo") or "").splitlines():
         mount, _, filesystem = line.partition(" - ")
         fields, kind = mount.split(), filesystem.split()
         if len(fields) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
@@ -113,28 +115,22 @@ def _limit_bytes(group: Path) -> int | None:
 
 def _cached_bytes(group: Path) -> int:
     """Page cache that would be given up; version 1 tells it with the groups below as ``total_``."""
-    found = [int(number) for number in _CACHED.findall(_text(group / "memory.stat") or "")]
+    found = [int(number) for number in _CACHED.findall(read_text(group / "memory.stat") or "")]
     return max(found, default=0)
 
 
 def _quota(group: Path) -> float | None:
-    words = (_text(group / "cpu.max") or "").split()
+    words = (read_text(group / "cpu.max") or "").split()
     if len(words) != 2:
-        words = [_text(group / name) or "" for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+        words = [read_text(group / name) or "" for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
     quota, period = words
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
 
 
 def _number(path: Path) -> int | None:
     """A limit or a count; None for ``max``, and for what is none."""
-    text = _text(path) or ""
+    text = read_text(path) or ""
     return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
-
-
-def _text(path: Path) -> str | None:
-    with suppress(OSError, UnicodeDecodeError):
-        return path.read_text().strip()
-    return None
 
 
 def _unescaped(field: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from membench.cgroup import cpu_quota, memory_limit_bytes
 from membench.loose import mapping, positive, text
+from membench.words import how_many
 
 # Variables that change how fast the same code is. Those of CUDA count on CUDA only.
 _VARIABLES = (
@@ -152,7 +153,7 @@ def what_is_slow(ran: Mapping[str, Any], threads: float | None) -> list[str]:
     if quota is not None:
         found.append(f"throttled: a CPU quota of {quota:g} cores for {threads:g} threads")
     if threads is not None and in_effect is not None and in_effect != threads:
-        found.append(f"{in_effect:g} thread{'s'[: in_effect != 1]} in effect, not {threads:g}")
+        found.append(f"{how_many(int(in_effect), 'thread')} in effect, not {threads:g}")
     found += [f"{name} is {value}" for name, value in mapping(ran, "settings").items()]
     found += [f"{name}={value}" for name, value in mapping(ran, "variables").items() if name in _SLOWING]
     return found
@@ -176,7 +177,7 @@ def announcements(ran: Mapping[str, Any], kinds: list[str], cores: int, threads:
     if quota is not None and quota < min(threads or cores, cores):
         count = min(threads or max(1, int(quota)), cores)
         throttled = ", throttled" if count > quota else ""
-        found.append(f"a CPU quota of {quota:g} of {cores} cores: {count} thread{'s'[: count != 1]}{throttled}")
+        found.append(f"a CPU quota of {quota:g} of {cores} cores: {how_many(count, 'thread')}{throttled}")
     found += [f"torch runs with {name} {value}" for name, value in mapping(ran, "settings").items()]
     found += [f"{name}={value} is set" for name, value in mapping(ran, "variables").items() if name in _SLOWING]
     return found

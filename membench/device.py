@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import re
-from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,18 +16,12 @@ from typing import Any
 
 from membench.cgroup import cpu_quota, memory_room_bytes
 from membench.conditions import conditions
+from membench.files import read_text
 
 _CPUS = Path("/sys/devices/system/cpu")
 _INSTRUCTION_SETS = re.compile(r"(avx|amx|fma|f16c|asimd|sve|i8mm|bf16)\w*|sme\d*")  # smep is none
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 _UNTOUCHED_BYTES = 700_000_000  # of 0.96e9 that a process with torch maps, a third is resident
-
-
-def read_text(path: str | Path) -> str | None:
-    """A small file of the system, stripped; None where it cannot be read."""
-    with suppress(OSError, UnicodeDecodeError):
-        return Path(path).read_text().strip()
-    return None
 
 
 def meminfo_bytes(key: str) -> int | None:

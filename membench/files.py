@@ -59,6 +59,13 @@ def read_file(path: str | Path, max_bytes: int, wanted: str) -> str:
     return text
 
 
+def read_text(path: str | Path) -> str | None:
+    """A small file of the system (``/proc``, ``/sys``), stripped; None where it cannot be read."""
+    with suppress(OSError, UnicodeDecodeError):
+        return Path(path).read_text().strip()
+    return None
+
+
 def _first_bytes(path: Path, count: int) -> bytes:
     """Up to so many bytes. A pipe that nobody writes to reads as empty: to open it otherwise waits for ever."""
     if path.is_dir():

@@ -39,6 +39,9 @@ def do(asked):
             if os.fork() == 0:
                 time.sleep(60)
             os._exit(3)
+        case "close every descriptor":  # as what becomes a daemon does
+            os.closerange(3, 1024)
+            time.sleep(60)
         case "hang":
             time.sleep(60)
         case "origins":

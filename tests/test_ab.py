@@ -39,7 +39,7 @@ measure: {threads: 1, warmup_seconds: 0.05, max_seconds: 1}
 
 @pytest.fixture
 def repository(tmp_path):
-    """Commits ``fast``, ``slow`` (which also adds up its weights) and ``broken`` of a layer, and a scenario of it."""
+    """Commits ``fast``, ``slow`` (adds up its weights too), ``broken`` and ``unbuilt`` of a layer, and a scenario."""
     folder = tmp_path / "repository"
     folder.mkdir()
 
@@ -52,8 +52,12 @@ def repository(tmp_path):
         ("fast", "pass"),
         ("slow", "for _ in range(24): self.up.weight.sum()"),
         ("broken", "raise RuntimeError('it broke')"),
+        ("unbuilt", "raise RuntimeError('it broke')"),
     ):
-        (folder / "the_layer.py").write_text(LAYER.format(extra=extra))
+        layer = LAYER.format(extra=extra)
+        if tag == "unbuilt":
+            layer = layer.replace("return Small", "raise MemoryError('no room to build it')\n    return Small")
+        (folder / "the_layer.py").write_text(layer)
         (folder / "outside.yaml").write_text(SCENARIO)
         own = SCENARIO.replace('{layer: "the_layer:small"}', "{layer: dense, ffn_hidden: 64}")
         (folder / "own.yaml").write_text(own)
@@ -112,6 +116,13 @@ def test_a_commit_that_breaks_a_case_fails(repository):
     assert "it broke" in case["metrics"][0]["reason"]
     _, err = ab(repository, "broken", "fast", "--rounds", "1", code=4)
     assert "it broke" in err
+
+
+@pytest.mark.xdist_group("ab")
+def test_a_commit_that_cannot_be_built_says_why(repository):
+    found, err = ab(repository, "fast", "unbuilt", "--rounds", "1", code=1)
+    assert "head: oom: no room to build it" in err
+    assert "no room to build it" in found["comparisons"][0]["cases"][0]["metrics"][0]["reason"]
 
 
 @pytest.mark.xdist_group("ab")

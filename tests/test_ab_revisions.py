@@ -140,13 +140,12 @@ def imports(tmp_path, monkeypatch, revision, code):
     monkeypatch.chdir(folder)
     with checked_out(("HEAD~1", "HEAD")) as sides:
         side = sides[1].code
-        first = str(side.home / "membench/processes/first.py")
-        begin = (
-            f"import runpy\nrunpy.run_path({first!r})['import_this_membench']()\n"
-            f"from membench.processes.search_path import find_users_code\nfind_users_code({list(side.folders)!r})\n"
-        )
+        (tmp_path / "asked").mkdir()
+        (tmp_path / "asked/asked_module.py").write_text(code)
+        first = side.home / "membench/processes/first.py"
+        words = ["asked_module", "0", str(os.getpid()), *side.folders, str(tmp_path / "asked")]
         done = subprocess.run(
-            [sys.executable, "-P", "-c", begin + code],
+            [sys.executable, "-P", str(first), *words],
             capture_output=True,
             text=True,
             env={**os.environ, **side.environment},
@@ -156,10 +155,13 @@ def imports(tmp_path, monkeypatch, revision, code):
         return [str(sides[1].holds(line)) if line.startswith("/") else line for line in done.stdout.splitlines()]
 
 
+# What first.py imports before anything is asked: a revision's own.
+SPEC = {f"layers/spec/{path.name}": path.read_text() for path in sorted((ROOT / "layers/spec").glob("*.py"))}
+SPEC["layers/spec/__init__.py"] += "KIND = 'theirs'\n"
 FORMER = {
+    **{path: text.replace("membench.layers", "layers") for path, text in SPEC.items()},
     "membench/layers.py": "import layers",
     "layers/__init__.py": "from layers.spec import KIND",
-    "layers/spec/__init__.py": "KIND = 'theirs'",
     "layers/factory.py": "from layers.spec import KIND as BUILT",
 }
 NAMES = (
@@ -202,6 +204,7 @@ def test_a_process_of_a_revision_from_before_the_long_name_imports_its_layers(tm
 def test_a_revision_of_membench_gives_its_own_layers_under_both_names(tmp_path, monkeypatch):
     short_name = (ROOT / "layers/short_name.py").read_text()
     revision = {
+        **SPEC,
         "membench/__init__.py": "raise RuntimeError('the harness is ours')",
         "membench/layers": None,
         "layers/short_name.py": short_name,
@@ -209,7 +212,6 @@ def test_a_revision_of_membench_gives_its_own_layers_under_both_names(tmp_path, 
             "from membench.layers.short_name import alias\nfrom membench.layers.spec import KIND\n"
             "if __name__ == 'layers':\n    alias('layers', 'membench.layers')\n"
         ),
-        "layers/spec/__init__.py": "KIND = 'theirs'",
         "layers/factory.py": "from membench.layers.spec import KIND as BUILT",
     }
     assert imports(tmp_path, monkeypatch, revision, NAMES) == ["theirs theirs theirs", "True True", "True", "ours"]

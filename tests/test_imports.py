@@ -1,6 +1,6 @@
 """Imports run one way (spec <- kernels <- layers <- membench), and the light commands never load torch.
 
-``layers`` is imported as ``membench.layers`` inside the house: the short name may be a user's own package.
+``layers`` is imported as ``membench.layers`` by our own code: the short name may be a user's own package.
 """
 
 import ast
@@ -68,7 +68,7 @@ def top(names):
     return {"layers" if name.startswith("membench.layers") else name.split(".")[0] for name in names}
 
 
-def in_house(names):
+def of_ours(names):
     return [name for name in names if name.split(".")[0] == "membench"]
 
 
@@ -76,13 +76,13 @@ def in_house(names):
 def test_spec_imports_no_torch(path):
     names = set(imported(path))
     assert not top(names) & {"torch", "numpy", "triton", "membench"}
-    assert all(name.startswith("membench.layers.spec") for name in in_house(names))
+    assert all(name.startswith("membench.layers.spec") for name in of_ours(names))
 
 
 @pytest.mark.parametrize("path", modules("layers/kernels"), ids=lambda p: p.name)
 def test_kernels_know_no_layer(path):
     allowed = ("membench.layers.kernels", "membench.layers.spec")
-    assert all(name.startswith(allowed) for name in in_house(set(imported(path))))
+    assert all(name.startswith(allowed) for name in of_ours(set(imported(path))))
 
 
 @pytest.mark.parametrize("path", modules("layers"), ids=lambda p: str(p.relative_to(ROOT)))

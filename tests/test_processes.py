@@ -101,6 +101,12 @@ def test_a_death_is_noticed_at_once(what, start):
     assert process.ask(Do(what="print"), Did) is process.dead
 
 
+def test_a_process_that_closes_the_channel_and_goes_on_is_ended(start, monkeypatch):
+    monkeypatch.setattr("membench.processes.child._END_SECONDS", 0.5)
+    answer = start(timeout_seconds=300).ask(Do(what="close every descriptor"), Did)
+    assert answer == Failed(status="error", reason="the process closed the channel that it answers on", last=True)
+
+
 def test_a_question_that_is_not_understood_is_said_so(start):
     answer = start().ask(Did(found={}), Did)
     assert isinstance(answer, Failed)
@@ -229,7 +235,8 @@ def test_our_public_layers_keep_their_short_names():
 
 def test_the_working_folder_is_searched_last(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", ["", str(tmp_path), "elsewhere", str(tmp_path / ".")])
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), "elsewhere", str(tmp_path / "."), str(tmp_path / "link")])
     search_working_folder_last()
     assert sys.path == ["elsewhere", str(tmp_path)]
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+_any_autocast = torch._C._is_any_autocast_enabled  # on whatever device; asked in each call, so what it costs counts
 
 
 def product_dtype(tensor: Tensor) -> torch.dtype:
@@ -31,12 +32,12 @@ def operands(**tensors: Tensor) -> tuple[Tensor, ...]:
     Raises:
         ValueError: autocast does not make them one.
     """
-    first, *others = tensors
     dtypes = {name: product_dtype(tensor) for name, tensor in tensors.items()}
-    for name in others:
-        if dtypes[name] != dtypes[first]:
-            raise ValueError(f"{first} is {dtypes[first]}, {name} {dtypes[name]}: they are multiplied in one dtype")
-    return tuple(each if each.dtype == dtypes[first] else each.to(dtypes[first]) for each in tensors.values())
+    (first, wanted), *others = dtypes.items()
+    for name, dtype in others:
+        if dtype != wanted:
+            raise ValueError(f"{first} is {wanted}, {name} {dtype}: they are multiplied in one dtype")
+    return tuple(each if each.dtype == wanted else each.to(wanted) for each in tensors.values())
 
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
@@ -50,11 +51,11 @@ def as_given(tensor: Tensor) -> AbstractContextManager[object]:
 
 
 def computed_as_given(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """``as_given`` around all of an operator's implementation, or of a backward pass, by its first tensor."""
+    """``as_given`` around an implementation or a backward pass, by the device of its first tensor."""
 
     @wraps(function)
     def computed(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
-        for argument in arguments:
+        for argument in arguments if _any_autocast() else ():
             if isinstance(argument, Tensor):
                 if not _autocasts(argument):  # nothing then stands between a compiler and the function
                     break
@@ -66,5 +67,4 @@ def computed_as_given(function: Callable[_Arguments, _Result]) -> Callable[_Argu
 
 
 def _autocasts(tensor: Tensor) -> bool:
-    kind = tensor.device.type
-    return kind != "meta" and torch.is_autocast_enabled(kind)
+    return _any_autocast() and not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)

@@ -16,9 +16,10 @@ def make_harness(folder: Path, tree: Path) -> None:
         if entry.name != "layers":
             (ours / entry.name).symlink_to(entry)
     layers = _layers_of(tree)
-    if layers == tree / "layers":  # from before they were imported as membench.layers
+    if layers is not None and layers == tree / "layers":  # from before they were imported as membench.layers
         (ours / "layers").mkdir()
         (ours / "layers" / "__init__.py").symlink_to(_PACKAGE / "ab" / "former_layers.py")
+        (ours / "layers" / "former").symlink_to(layers, target_is_directory=True)
         (ours / "layers" / "short_name.py").symlink_to(_OUR_LAYERS / "short_name.py")
     else:
         (ours / "layers").symlink_to(layers or _OUR_LAYERS, target_is_directory=True)

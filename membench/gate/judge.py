@@ -24,7 +24,7 @@ def judge_paired(
 ) -> MetricVerdict:
     """A timing of rounds that were taken in turn: ``effects`` are ln(head / base) of each round."""
     fewest = fewest_paired_rounds(confidence)
-    wanted = f"{len(effects)} paired rounds; {fewest} are needed"
+    wanted = f"{how_many(len(effects), 'paired round')}; {fewest} are needed"
     return _decide(_open(name, base, head, limits), paired(effects, confidence), limits, 0.0, wanted)
 
 

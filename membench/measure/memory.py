@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from membench.device import read_text
+from membench.files import read_text
 from membench.layers.layer import Layer
 
 

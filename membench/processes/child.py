@@ -16,6 +16,7 @@ from membench.processes.environment import measuring_environment
 
 _HOME = Path(__file__).parent.parent.parent
 _LAST_WORDS = 400  # characters of what it printed that are kept as a reason
+_END_SECONDS = 30  # for which a process that has closed its end of the channel may take to end
 _LOOK_SECONDS = 0.5  # between looks whether it still lives: what it started may hold its end of the channel open
 Answer = TypeVar("Answer", bound=Message)
 
@@ -109,7 +110,11 @@ class ChildProcess:
             return None
 
     def _death(self) -> Failed:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return Failed(status="error", reason="the process closed the channel that it answers on", last=True)
         if code == -signal.SIGKILL:
             return Failed(status="oom", reason="the process was killed from outside, most likely for memory", last=True)
         self._printed.seek(0)

@@ -26,8 +26,8 @@ def find_users_code(folders: Sequence[str] = ()) -> None:
             taken rather than the installed one; empty: the working folder, after everything else.
     """
     if folders:
-        path = without_working_folder(sys.path)
-        first = next((index for index, entry in enumerate(path) if entry in _installed()), len(path))
+        path, installed = without_working_folder(sys.path), _installed()
+        first = next((index for index, entry in enumerate(path) if entry in installed), len(path))
         sys.path[:] = [*path[:first], *folders, *path[first:]]
     else:
         search_working_folder_last()

@@ -20,7 +20,7 @@ def without_working_folder(path: list[str]) -> list[str]:
     here = working_folder()
     if here is None:
         return list(filter(None, path))
-    return [entry for entry in path if entry and os.path.abspath(entry) != here]  # noqa: PTH100
+    return [entry for entry in path if entry and os.path.realpath(entry) != here]
 
 
 def search_working_folder_last() -> None:
