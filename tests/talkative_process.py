@@ -31,6 +31,8 @@ def do(asked):
                 os.close(descriptor)
         case "raise":
             raise ValueError("asked for it\nand more")
+        case "answer with no number":
+            return Did(found={"loss": float("nan")})
         case "cuda":
             raise RuntimeError("CUDA error: device-side assert triggered")
         case "die":

@@ -77,6 +77,8 @@ def test_what_is_raised_is_one_line_and_the_process_goes_on(start):
     process = start()
     assert isinstance(process.ask(Do(what="print"), Did), Did)
     assert process.ask(Do(what="raise"), Did) == Failed(status="error", reason="ValueError: asked for it")
+    answer = process.ask(Do(what="answer with no number"), Did)
+    assert "not JSON compliant" in answer.reason
     assert isinstance(process.ask(Do(what="print"), Did), Did)
 
 

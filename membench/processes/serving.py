@@ -43,7 +43,8 @@ class Server:
             except (EOFError, OSError):
                 return 0
             try:
-                answer = self._answer(question, answers)
+                self._channel.send(self._answer(question, answers))
+                first = False
             except Exception as error:  # whatever a layer from outside raises is the reason that is told
                 status, reason = classify(error)
                 last = first or "CUDA error" in reason
@@ -51,9 +52,6 @@ class Server:
                 if last:
                     return 1
                 after_failure()
-            else:
-                self._channel.send(answer)
-                first = False
 
     @staticmethod
     def _answer(said: dict[str, Any], answers: Answers) -> Message:
