@@ -39,6 +39,8 @@ def do(asked):
             if os.fork() == 0:
                 time.sleep(60)
             os._exit(3)
+        case "die of a real-time signal":
+            os.kill(os.getpid(), 40)
         case "hang":
             time.sleep(60)
         case "origins":

@@ -101,6 +101,13 @@ def test_a_death_is_noticed_at_once(what, start):
     assert process.ask(Do(what="print"), Did) is process.dead
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="no real-time signals here")
+def test_a_signal_without_a_name_is_a_reason_too(start):
+    answer = start().ask(Do(what="die of a real-time signal"), Did)
+    assert isinstance(answer, Failed)
+    assert answer.reason.startswith("the process ended with signal 40")
+
+
 def test_a_question_that_is_not_understood_is_said_so(start):
     answer = start().ask(Did(found={}), Did)
     assert isinstance(answer, Failed)
@@ -232,6 +239,15 @@ def test_the_working_folder_is_searched_last(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", ["", str(tmp_path), "elsewhere", str(tmp_path / ".")])
     search_working_folder_last()
     assert sys.path == ["elsewhere", str(tmp_path)]
+
+
+def test_the_working_folder_is_known_through_a_link(tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "link")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "link"), "elsewhere"])
+    search_working_folder_last()
+    assert sys.path == ["elsewhere", str(tmp_path / "real")]
 
 
 TAKEN = [signal.SIGTERM, signal.SIGHUP]

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from membench.processes.channel import Channel, Failed, Message, Progress, Ready, read_message
 from membench.processes.environment import measuring_environment
+from membench.processes.working_folder import working_folder
 
 _HOME = Path(__file__).parent.parent.parent
 _LAST_WORDS = 400  # characters of what it printed that are kept as a reason
@@ -57,6 +58,7 @@ class ChildProcess:
                 stdout=self._printed,
                 stderr=self._printed,
                 pass_fds=[end.fileno()],
+                cwd=None if working_folder() else "/",  # MKL loads nothing in a folder that was removed
                 env={**measuring_environment(threads), **(environment or {})},
                 start_new_session=True,
             )
@@ -114,7 +116,7 @@ class ChildProcess:
             return Failed(status="oom", reason="the process was killed from outside, most likely for memory", last=True)
         self._printed.seek(0)
         words = [line for line in self._printed.read()[-_LAST_WORDS:].splitlines() if line.strip()]
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how = f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         reason = f"the process ended with {how}" + (f": {words[-1].strip()}" if words else "")
         return Failed(status="error", reason=reason, last=True)
 
@@ -131,6 +133,14 @@ class ChildProcess:
         self.kill()
         self._channel.close()
         self._printed.close()
+
+
+def _signal_name(number: int) -> str:
+    """Its name, or the number of a real-time signal, which has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
 
 
 def _flags() -> list[str]:
