@@ -25,6 +25,7 @@ workload: {tokens: 8}
     [
         # unknown keys and kinds, with the nearest right one
         ("workload.tokenz=4", "workload.tokenz", "unknown key; did you mean 'tokens'?"),
+        ("workload.\xa0tokens=4", "workload. tokens", r"unknown key '\xa0tokens'; did you mean 'tokens'?"),
         ("worklod.tokens=4", "worklod", "did you mean 'workload'?"),
         ("workload.routing.kindd=zipf", "workload.routing.kindd", "did you mean 'kind'?"),
         ("arms.mem.num_keyz=16", "arms.mem.num_keyz", "did you mean 'num_keys'?"),
