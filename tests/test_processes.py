@@ -101,6 +101,17 @@ def test_a_death_is_noticed_at_once(what, start):
     assert process.ask(Do(what="print"), Did) is process.dead
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no files in memory here")
+def test_no_folder_for_temporary_files_is_no_failure(start, monkeypatch):
+    def nowhere(**_):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", nowhere)
+    process = start()
+    assert isinstance(process.ask(Do(what="print"), Did), Did)
+    assert isinstance(process.ask(Do(what="die"), Did), Failed)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="no real-time signals here")
 def test_a_signal_without_a_name_is_a_reason_too(start):
     answer = start().ask(Do(what="die of a real-time signal"), Did)

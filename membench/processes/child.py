@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from membench.processes.channel import Channel, Failed, Message, Progress, Ready, read_message
 from membench.processes.environment import measuring_environment
@@ -48,7 +48,7 @@ class ChildProcess:
         self.dead: Failed | None = None
         self._ready = False
         self._timeout_seconds, self.report = timeout_seconds, report
-        self._printed = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - closed by __exit__
+        self._printed = _place_for_what_is_printed()
         self._channel, end = Channel.pair()
         script = (home or _HOME) / "membench" / "processes" / "first.py"
         with end:
@@ -133,6 +133,16 @@ class ChildProcess:
         self.kill()
         self._channel.close()
         self._printed.close()
+
+
+def _place_for_what_is_printed() -> IO[str]:
+    """A file without a name; in memory where no folder can be written (a container's, all read only)."""
+    try:
+        return tempfile.TemporaryFile(mode="w+", errors="replace")
+    except OSError:
+        if not hasattr(os, "memfd_create"):
+            raise
+        return os.fdopen(os.memfd_create("printed"), mode="w+", errors="replace")
 
 
 def _signal_name(number: int) -> str:
