@@ -44,7 +44,7 @@ def do(asked):
         case "hang":
             time.sleep(60)
         case "origins":
-            names = ("membench", "layers", "torch", "random", "membench.layers", "mine_only")
+            names = ("membench", "layers", "torch", "random", "membench.layers", "mine_only", "typer")
             specs = {name: find_spec(name) for name in names}
             return Did(found={name: spec and spec.origin for name, spec in specs.items()})
         case "layers of a side":

@@ -193,11 +193,13 @@ def test_a_folder_called_layers_without_code_is_no_package_of_the_users(tmp_path
 
 def test_folders_of_a_revision_come_before_installed_packages(tmp_path, start, monkeypatch):
     (tmp_path / "revision").mkdir()
-    (tmp_path / "revision" / "torch.py").write_text("")
+    (tmp_path / "revision" / "torch.py").write_text("raise RuntimeError('a file of the user')")
+    (tmp_path / "revision" / "typer.py").write_text("")
     (tmp_path / "mine_only.py").write_text("")
     monkeypatch.chdir(tmp_path)
     answer = start(folders=[str(tmp_path / "revision")]).ask(Do(what="origins"), Did)
-    assert answer.found["torch"] == str(tmp_path / "revision" / "torch.py")
+    assert answer.found["typer"] == str(tmp_path / "revision" / "typer.py")
+    assert not answer.found["torch"].startswith(str(tmp_path))  # what we compute with is the same for both sides
     assert answer.found["mine_only"] is None
     assert not answer.found["random"].startswith(str(tmp_path))
 
