@@ -133,7 +133,7 @@ def _number(path: Path) -> int | None:
 
 def _text(path: Path) -> str | None:
     with suppress(OSError, UnicodeDecodeError):
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     return None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from membench.cgroup import cpu_quota, memory_limit_bytes
 from membench.loose import mapping, positive, text
+from membench.words import how_many
 
 # Variables that change how fast the same code is. Those of CUDA count on CUDA only.
 _VARIABLES = (
@@ -161,10 +162,10 @@ def what_is_slow(ran: Mapping[str, Any], threads: float | None) -> list[str]:
     if why and any("torch" in str(way).split("+") for way in ways):
         found.append(f"on torch's path, two to three times slower: {why}")
     quota, in_effect = binding_quota(ran, threads), positive(ran, "threads")
-    if quota is not None:
-        found.append(f"throttled: a CPU quota of {quota:g} cores for {threads:g} threads")
+    if quota is not None and threads is not None:
+        found.append(f"throttled: a CPU quota of {quota:g} cores for {how_many(int(threads), 'thread')}")
     if threads is not None and in_effect is not None and in_effect != threads:
-        found.append(f"{in_effect:g} thread{'s'[: in_effect != 1]} in effect, not {threads:g}")
+        found.append(f"{how_many(int(in_effect), 'thread')} in effect, not {threads:g}")
     found += [f"{name} is {value}" for name, value in mapping(ran, "settings").items()]
     found += [f"{name}={value}" for name, value in mapping(ran, "variables").items() if name in _SLOWING]
     return found

@@ -27,7 +27,7 @@ _UNTOUCHED_BYTES = 700_000_000  # of 0.96e9 that a process with torch maps, a th
 def read_text(path: str | Path) -> str | None:
     """A small file of the system, stripped; None where it cannot be read."""
     with suppress(OSError, UnicodeDecodeError):
-        return Path(path).read_text().strip()
+        return Path(path).read_text(encoding="utf-8").strip()
     return None
 
 

@@ -58,9 +58,9 @@ class Journal:
         """
         journal = cls(path)
         try:
-            text = path.read_text(errors="replace")
+            text = path.read_text(encoding="utf-8", errors="replace")
             if text and not text.endswith("\n"):
-                with path.open("a") as stream:
+                with path.open("a", encoding="utf-8") as stream:
                     stream.write("\n")  # so that the next round does not join the line that was cut
             lines = text.splitlines()
             head = _unsealed(lines[0])

@@ -57,6 +57,7 @@ workload: {tokens: 8}
         ("dtype=bf16", "dtype", "'bfloat16'"),
         ("level=model", "level", "should be 'layer'"),
         ("device=gpu", "device", "'cuda'"),
+        ("arms.%s={layer: dense}" % ("x" * 65), "arms." + "x" * 65, "at most 64 characters, not 65"),
         # sizes that are none
         ("workload.tokens=0", "workload.tokens", "greater than 0"),
         ("workload.tokens=-1", "workload.tokens", "greater than 0"),

@@ -250,6 +250,8 @@ def test_a_fallback_is_flagged():
     assert f"on torch's path, two to three times slower: {MISSING}" in flags_of(record)
     record.rounds = [a_round(threads=2, ran={**NATIVE, "cpu_quota_cores": 1.5})]
     assert "throttled: a CPU quota of 1.5 cores for 2 threads" in flags_of(record)
+    record.rounds = [a_round(threads=1, ran={**NATIVE, "cpu_quota_cores": 0.5})]
+    assert "throttled: a CPU quota of 0.5 cores for 1 thread" in flags_of(record)
     record.rounds.append(a_round(1, threads=2, ran=FALLEN))
     assert "not every round took the same path" in flags_of(record)
     record.rounds = [a_round(threads=2, ran={**FALLEN, "paths": {}})]  # dense asks for no compiler

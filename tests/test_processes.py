@@ -334,3 +334,10 @@ def test_a_process_whose_parent_is_gone_ends_at_once():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert not done.stdout
+
+
+def test_files_are_utf8_whatever_the_locale():
+    """Python's own warning finds a file that is opened in the encoding of the locale."""
+    command = [sys.executable, "-X", "warn_default_encoding", "-W", "error::EncodingWarning", "-m", "membench"]
+    done = subprocess.run([*command, "plan", "quickstart"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

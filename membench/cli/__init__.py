@@ -114,7 +114,7 @@ def _run(*words: str) -> int:
 
 
 def _nowhere() -> TextIO:
-    return open(os.devnull, "w")  # noqa: PTH123 - as long as the process
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - as long as the process
 
 
 class _Messages:

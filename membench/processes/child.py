@@ -138,7 +138,7 @@ class ChildProcess:
 def _place_for_what_is_printed() -> IO[str]:
     """A file without a name; in memory where no folder can be written (a container's, all read only)."""
     try:
-        return tempfile.TemporaryFile(mode="w+", errors="replace")
+        return tempfile.TemporaryFile(encoding="utf-8", mode="w+", errors="replace")
     except OSError:
         if not hasattr(os, "memfd_create"):
             raise

@@ -136,14 +136,15 @@ def _check_not_hung(compiler: list[str]) -> None:
     """Raises RuntimeError if it hung a while ago: each process of a run would wait for it again."""
     path = _hung(compiler)
     if path.exists() and time.time() - path.stat().st_mtime < _HUNG_SECONDS:
-        raise RuntimeError(path.read_text())
+        raise RuntimeError(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _remember_hung(compiler: list[str], why: str) -> None:
     path = _hung(compiler)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{why}; it is tried again an hour later, or when {path} is removed")
+        text = f"{why}; it is tried again an hour later, or when {path} is removed"
+        path.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _hung(compiler: list[str]) -> Path:
@@ -167,14 +168,14 @@ def _fingerprint(compiler: list[str], sources: list[Path]) -> str:
 
 
 def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
 def _intact(target: Path) -> bool:
     """Whether all of it is there: loading half a file, of a full disk say, ends the process."""
     try:
-        return _sum_of(target).read_text() == _digest(target)
+        return _sum_of(target).read_text(encoding="utf-8") == _digest(target)
     except OSError:
         return False
 
@@ -208,6 +209,6 @@ def _compile(compiler: list[str], sources: list[Path], target: Path) -> None:
         _output(command, _COMPILE_SECONDS)
         if not made.is_file():
             raise RuntimeError(f"{shlex.join(compiler)} ended well and made nothing")
-        _sum_of(made).write_text(_digest(made))
+        _sum_of(made).write_text(_digest(made), encoding="utf-8")
         made.replace(target)
         _sum_of(made).replace(_sum_of(target))
