@@ -17,7 +17,8 @@ ENTRY_POINT_GROUP = "membench.layers"
 Level = Literal["layer", "op"]
 LEVELS: tuple[Level, ...] = ("layer", "op")
 _SAID = {"layer": "a layer", "op": "an operator"}
-_ARM_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_MAX_NAME_CHARS = 64
+_ARM_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9_-]{{0,{_MAX_NAME_CHARS - 1}}}")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ def arm_from(name: str, raw: Any, every_arm: dict[str, Any], defaults: dict[str,
     """
     key = f"arms.{name}"
     if not _ARM_NAME.fullmatch(name):
-        raise UsageError("an arm's name starts with a letter, then letters, digits, _ or -", key=key)
+        problem = "an arm's name starts with a letter, then letters, digits, _ or -"
+        if len(name) > _MAX_NAME_CHARS:
+            problem = f"an arm's name has at most {_MAX_NAME_CHARS} characters, not {len(name)}"
+        raise UsageError(problem, key=key)
     if not isinstance(raw, dict):
         raise UsageError(f"should be a mapping such as {{layer: dense, ffn_hidden: 14336}}, not {shown(raw)}", key=key)
     values, shared = dict(raw), dict(every_arm)

@@ -22,7 +22,9 @@ _VARIABLES = (
     "KMP_BLOCKTIME",
     "LD_PRELOAD",
     "MALLOC_ARENA_MAX",
+    "MALLOC_CHECK_",
     "MALLOC_CONF",
+    "MALLOC_PERTURB_",
     "MKL_CBWR",
     "MKL_ENABLE_INSTRUCTIONS",
     "OMP_DYNAMIC",
@@ -30,6 +32,11 @@ _VARIABLES = (
     "OMP_WAIT_POLICY",
     "ONEDNN_DEFAULT_FPMATH_MODE",
     "ONEDNN_MAX_CPU_ISA",
+    "PYTHONDEVMODE",
+    "PYTHONMALLOC",
+    "PYTHONTRACEMALLOC",
+    "TORCHDYNAMO_DISABLE",
+    "TORCH_COMPILE_DISABLE",
 )
 _CUDA_VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
@@ -46,9 +53,14 @@ _SLOWING = (
     "ATEN_CPU_CAPABILITY",
     "CUDA_LAUNCH_BLOCKING",
     "DNNL_MAX_CPU_ISA",
+    "MALLOC_CHECK_",
+    "MALLOC_PERTURB_",
     "MKL_ENABLE_INSTRUCTIONS",
     "OMP_THREAD_LIMIT",
     "ONEDNN_MAX_CPU_ISA",
+    "PYTHONDEVMODE",
+    "PYTHONMALLOC",
+    "PYTHONTRACEMALLOC",
     "PYTORCH_NO_CUDA_MEMORY_CACHING",
     "TRITON_INTERPRET",
 )
@@ -150,8 +162,8 @@ def what_is_slow(ran: Mapping[str, Any], threads: float | None) -> list[str]:
     if why and any("torch" in str(way).split("+") for way in ways):
         found.append(f"on torch's path, two to three times slower: {why}")
     quota, in_effect = binding_quota(ran, threads), positive(ran, "threads")
-    if quota is not None:
-        found.append(f"throttled: a CPU quota of {quota:g} cores for {threads:g} threads")
+    if quota is not None and threads is not None:
+        found.append(f"throttled: a CPU quota of {quota:g} cores for {how_many(int(threads), 'thread')}")
     if threads is not None and in_effect is not None and in_effect != threads:
         found.append(f"{how_many(int(in_effect), 'thread')} in effect, not {threads:g}")
     found += [f"{name} is {value}" for name, value in mapping(ran, "settings").items()]

@@ -208,6 +208,6 @@ def lookup(device_name: str) -> Entry | None:
 def local_gpu(directory: Path = _NVIDIA_GPUS) -> Entry | None:
     """The entry of this machine's first NVIDIA GPU, as its driver names it; None where unknown."""
     for information in sorted(directory.glob("*/information")):
-        match = re.search(r"^Model:\s*(.+)$", information.read_text(), re.MULTILINE)
+        match = re.search(r"^Model:\s*(.+)$", information.read_text(encoding="utf-8"), re.MULTILINE)
         return lookup(match.group(1)) if match else None
     return None

@@ -102,7 +102,10 @@ def usage_error(
     location, kind, value = first["loc"], first["type"], shown(first["input"])
     if kind == "extra_forbidden":
         known = [name for name in _known_keys(model, location[:-1]) if name not in hidden]
-        problem = f"unknown key; {suggestion(location[-1], known)}"
+        word = str(location[-1])
+        # A space that is none (from a web page) cannot be seen.
+        hidden_in_it = f" {word!r}" if not word.isprintable() or not word.isascii() else ""
+        problem = f"unknown key{hidden_in_it}; {suggestion(location[-1], known)}"
     elif kind == "value_error":
         problem = first["msg"].removeprefix("Value error, ").replace(repr(first["input"]), value)
     elif kind in _PLAIN_PROBLEMS:

@@ -62,7 +62,7 @@ def read_file(path: str | Path, max_bytes: int, wanted: str) -> str:
 def read_text(path: str | Path) -> str | None:
     """A small file of the system (``/proc``, ``/sys``), stripped; None where it cannot be read."""
     with suppress(OSError, UnicodeDecodeError):
-        return Path(path).read_text().strip()
+        return Path(path).read_text(encoding="utf-8").strip()
     return None
 
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from membench.errors import UsageError
 from membench.records import Round, Run
@@ -29,6 +29,7 @@ class Journal:
         self.path = path
         self.rounds: dict[str, list[Round]] = {}
         self.failure: str | None = None
+        self._held: TextIO | None = None
 
     @classmethod
     def create(cls, path: Path, run: Run, environment: dict[str, Any]) -> "Journal":
@@ -57,9 +58,9 @@ class Journal:
         """
         journal = cls(path)
         try:
-            text = path.read_text(errors="replace")
+            text = path.read_text(encoding="utf-8", errors="replace")
             if text and not text.endswith("\n"):
-                with path.open("a") as stream:
+                with path.open("a", encoding="utf-8") as stream:
                     stream.write("\n")  # so that the next round does not join the line that was cut
             lines = text.splitlines()
             head = _unsealed(lines[0])
@@ -93,9 +94,10 @@ class Journal:
         """Forget the file: a whole result has replaced it."""
         with suppress(OSError):  # one that stays does no harm
             self.path.unlink(missing_ok=True)
+        self.release()
 
     def hold(self) -> None:
-        """Keeps other runs off the file until this process ends; where that is not offered, does nothing.
+        """Keeps other runs off the file until ``release``, or this process ends; nothing where that is not offered.
 
         Raises:
             UsageError: another run is at work on it.
@@ -107,9 +109,16 @@ class Journal:
                 self._held = self.path.open("a")
                 fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                self.release()
                 raise UsageError("another run is at work on it; let it end", source=str(self.path)) from None
             except OSError:
                 return
+
+    def release(self) -> None:
+        """Let others at it."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def _append(self, entry: dict[str, Any]) -> None:
         whole_bytes = None

@@ -99,6 +99,7 @@ class Prepared:
     """One case, checked and ready to be timed."""
 
     case: Case
+    call: Call
     step: Step
     inputs: list[Input]
     traffic: Traffic
@@ -142,6 +143,7 @@ class CaseMeasurement:
             self.preparation.check_step(case, name, lambda: step(0))
         return Prepared(
             case,
+            call,
             step,
             inputs,
             traffic,
@@ -171,12 +173,18 @@ class CaseMeasurement:
         }
 
     def facts(self, prepared: Prepared) -> dict[str, Any]:
-        """What a round says of a case beside its samples; measures memory and energy."""
+        """What a round says of a case beside its samples; measures memory and energy.
+
+        Raises:
+            WrongAnswer: what was timed has come to give another answer.
+        """
         case, step, watch = prepared.case, prepared.step, prepared.watch
         with watch.on("memory"):
             memory = self._memory(case, step, prepared.inputs[0], prepared.optimizer)
         with watch.on("energy"):
             energy = self._energy(step)
+        with watch.on("check"):
+            self.preparation.check_again(case, prepared.implementation["chosen"], prepared.call)
         cost, source = self.preparation.cost(case, prepared.traffic)
         with self.layer.on_path():
             what_ran = ran(self.clock.device)

@@ -78,7 +78,16 @@ class Preparation:
             self._verified[key] = self._checked(case, name, call)
         return self._verified[key]
 
-    def _checked(self, case: Case, name: str, call: Call) -> Verification | None:
+    def check_again(self, case: Case, name: str, call: Call) -> None:
+        """The same of a layer from outside after it was timed: what it keeps between calls may have changed its answer.
+
+        Raises:
+            WrongAnswer: it does not hold any more.
+        """
+        if isinstance(self.layer, External):
+            self._checked(case, name, call, when="after it was timed")
+
+    def _checked(self, case: Case, name: str, call: Call, when: str = "not timed") -> Verification | None:
         inputs, gradients = self.inputs(case)[0], has_backward(case.mode)
         first, second = inputs[0], inputs[1]
         # a graph writes where it did before: that is what it is; and compiling once more, without gradients, is dear
@@ -92,7 +101,7 @@ class Preparation:
             other=(second.x.clone(), second.routing) if again else None,
         )
         if fault:
-            raise WrongAnswer(f"wrong answer ({name}): {fault}; not timed")
+            raise WrongAnswer(f"wrong answer ({name}): {fault}; {when}")
         if isinstance(self.layer, External) and not self.layer.has_reference:
             return None
         found = verify(
@@ -104,7 +113,7 @@ class Preparation:
             seed=case.seed,
             call=call,
         )
-        return _right(found, name)
+        return _right(found, name, when)
 
     def check_update(
         self, found: Verification, name: str, optimizer: LayerOptimizer, backward: Callable[[], object]
@@ -152,9 +161,9 @@ class Preparation:
         return (with_own_parameters(cost, self.layer) if isinstance(self.layer, External) else cost), "exact"
 
 
-def _right(found: Verification, name: str) -> Verification:
+def _right(found: Verification, name: str, when: str = "not timed") -> Verification:
     if found.failure:
-        raise WrongAnswer(f"wrong answer ({name}): {found.failure}; not timed")
+        raise WrongAnswer(f"wrong answer ({name}): {found.failure}; {when}")
     return found
 
 

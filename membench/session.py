@@ -192,7 +192,9 @@ def write_finished(result: ResultFile, journal: Journal, *, interrupted: bool) -
         if elsewhere is None:
             print(text, file=sys.stderr)
         return elsewhere
-    if not interrupted:
+    if interrupted:
+        journal.release()
+    else:
         journal.remove()
     return path
 

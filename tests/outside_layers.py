@@ -63,7 +63,7 @@ class Wrong(Linear):
 
     def __init__(self, model_dim, dtype, fault):
         super().__init__(model_dim, dtype)
-        self.fault, self.kept = fault, None
+        self.fault, self.kept, self.calls = fault, None, 0
 
     def forward(self, x):
         return getattr(self, self.fault)(x)
@@ -129,6 +129,10 @@ class Wrong(Linear):
         y = torch.empty_like(x)
         y[: len(x) // 2] = self.linear(x)[: len(x) // 2]
         return y
+
+    def is_nan_from_the_tenth_call_on(self, x):
+        self.calls += 1
+        return self.linear(x) * (1 if self.calls < 10 else float("nan"))
 
     def detached(self, x):
         return self.linear(x).detach()

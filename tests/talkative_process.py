@@ -44,10 +44,12 @@ def do(asked):
         case "close every descriptor":  # as what becomes a daemon does
             os.closerange(3, 1024)
             time.sleep(60)
+        case "die of a real-time signal":
+            os.kill(os.getpid(), 40)
         case "hang":
             time.sleep(60)
         case "origins":
-            names = ("membench", "layers", "torch", "random", "membench.layers", "mine_only")
+            names = ("membench", "layers", "torch", "random", "membench.layers", "mine_only", "typer")
             specs = {name: find_spec(name) for name in names}
             return Did(found={name: spec and spec.origin for name, spec in specs.items()})
         case "layers of a side":

@@ -174,9 +174,10 @@ def test_bad_input_is_one_line(repository, words, said):
     assert worktrees(repository) == 1
 
 
-def test_outside_a_repository_it_is_said(tmp_path):
+@pytest.mark.parametrize("caller", [(), ("env", "--ignore-signal=CHLD")], ids=["", "SIGCHLD ignored"])
+def test_outside_a_repository_it_is_said(caller, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "membench", "ab", "a", "b"],
+        [*caller, sys.executable, "-m", "membench", "ab", "a", "b"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -110,6 +110,23 @@ def test_a_clone_that_left_something_out_says_how_to_get_it(known, tmp_path):
     assert found.endswith("is no revision of this repository; if a remote has it, `git fetch --all --tags` brings it")
 
 
+def test_in_a_pre_receive_hook_the_pushed_commits_are_there(known, tmp_path):
+    """Git keeps them apart until the hook has accepted them, and says where in its variables only."""
+    git(tmp_path, "init", "--bare", "bare.git")
+    script = "import sys; from pathlib import Path; from membench.ab.repository import Repository\n"
+    script += f"scratch = Path({str(tmp_path)!r})\n"
+    script += "from membench.ab.naming import commit_of; repository = Repository(Path.cwd(), scratch)\n"
+    script += "commit = commit_of(repository, sys.stdin.read().split()[1], 'HEAD')\n"
+    script += "repository.write(commit, scratch / 'tree'); print((scratch / 'tree/file.txt').read_text())\n"
+    (tmp_path / "script.py").write_text(script)
+    hook = tmp_path / "bare.git/hooks/pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\nPYTHONPATH='{ROOT}' exec '{sys.executable}' '{tmp_path}/script.py'\n")
+    hook.chmod(0o755)
+    git(known, "push", str(tmp_path / "bare.git"), "main")
+    assert (tmp_path / "tree/file.txt").read_text() == "3"
+
+
 def test_an_ambiguous_beginning_of_a_sha_is_named_with_what_it_begins(tmp_path):
     folder = commits(tmp_path / "u", "1")
     stream = "".join(

@@ -25,6 +25,7 @@ workload: {tokens: 8}
     [
         # unknown keys and kinds, with the nearest right one
         ("workload.tokenz=4", "workload.tokenz", "unknown key; did you mean 'tokens'?"),
+        ("workload.\xa0tokens=4", "workload. tokens", r"unknown key '\xa0tokens'; did you mean 'tokens'?"),
         ("worklod.tokens=4", "worklod", "did you mean 'workload'?"),
         ("workload.routing.kindd=zipf", "workload.routing.kindd", "did you mean 'kind'?"),
         ("arms.mem.num_keyz=16", "arms.mem.num_keyz", "did you mean 'num_keys'?"),
@@ -56,6 +57,7 @@ workload: {tokens: 8}
         ("dtype=bf16", "dtype", "'bfloat16'"),
         ("level=model", "level", "should be 'layer'"),
         ("device=gpu", "device", "'cuda'"),
+        ("arms.%s={layer: dense}" % ("x" * 65), "arms." + "x" * 65, "at most 64 characters, not 65"),
         # sizes that are none
         ("workload.tokens=0", "workload.tokens", "greater than 0"),
         ("workload.tokens=-1", "workload.tokens", "greater than 0"),

@@ -196,12 +196,16 @@ def test_settings_that_are_not_as_usual():
 def test_variables_and_threads_in_effect(monkeypatch):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
+    monkeypatch.setenv("PYTHONTRACEMALLOC", "1")
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # what is compiled runs eagerly, and nothing says so
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # of no consequence on a CPU
     found = ran("cpu")
     assert found["variables"]["ONEDNN_MAX_CPU_ISA"] == "AVX2" and "TRITON_INTERPRET" not in found["variables"]
+    assert found["variables"]["TORCHDYNAMO_DISABLE"] == "1"
     assert found["threads"] == 1
     slow = what_is_slow(found, 2)
-    assert {"ONEDNN_MAX_CPU_ISA=AVX2", "OMP_THREAD_LIMIT=1", "1 thread in effect, not 2"} <= set(slow)
+    assert {"ONEDNN_MAX_CPU_ISA=AVX2", "OMP_THREAD_LIMIT=1", "PYTHONTRACEMALLOC=1"} <= set(slow)
+    assert "1 thread in effect, not 2" in slow
     assert found["torch_instruction_set"]
 
 
@@ -246,6 +250,8 @@ def test_a_fallback_is_flagged():
     assert f"on torch's path, two to three times slower: {MISSING}" in flags_of(record)
     record.rounds = [a_round(threads=2, ran={**NATIVE, "cpu_quota_cores": 1.5})]
     assert "throttled: a CPU quota of 1.5 cores for 2 threads" in flags_of(record)
+    record.rounds = [a_round(threads=1, ran={**NATIVE, "cpu_quota_cores": 0.5})]
+    assert "throttled: a CPU quota of 0.5 cores for 1 thread" in flags_of(record)
     record.rounds.append(a_round(1, threads=2, ran=FALLEN))
     assert "not every round took the same path" in flags_of(record)
     record.rounds = [a_round(threads=2, ran={**FALLEN, "paths": {}})]  # dense asks for no compiler

@@ -72,6 +72,31 @@ def test_what_cannot_be_had_is_done_without(variable, value, tmp_path, monkeypat
         assert build.kernels.__wrapped__().library is None
 
 
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("exit 3", "--version ended with exit code 3 and not a word"),
+        ("echo a compiler", "ended well and made nothing"),
+    ],
+)
+def test_a_compiler_that_says_nothing_is_told_in_words(script, says, tmp_path, monkeypatch):
+    compiler = tmp_path / "c++"
+    compiler.write_text(f"#!/bin/sh\n{script}\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("MEMBENCH_CACHE", str(tmp_path))
+    with pytest.warns(UserWarning, match="torch's take their place"):
+        assert build.kernels.__wrapped__().missing == f"{compiler} {says}"
+
+
+@pytest.mark.skipif(build.library() is None, reason="no working C++ compiler")
+def test_without_a_path_the_compiler_still_finds_its_linker(tmp_path, monkeypatch):
+    monkeypatch.delenv("PATH")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("MEMBENCH_CACHE", str(tmp_path))
+    assert build.kernels.__wrapped__().missing is None
+
+
 def test_no_compiler_at_all_is_no_reason_to_warn(monkeypatch, recwarn):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")

@@ -109,6 +109,24 @@ def test_a_process_that_closes_the_channel_and_goes_on_is_ended(start, monkeypat
     assert answer == Failed(status="error", reason="the process closed the channel that it answers on", last=True)
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no files in memory here")
+def test_no_folder_for_temporary_files_is_no_failure(start, monkeypatch):
+    def nowhere(**_):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", nowhere)
+    process = start()
+    assert isinstance(process.ask(Do(what="print"), Did), Did)
+    assert isinstance(process.ask(Do(what="die"), Did), Failed)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="no real-time signals here")
+def test_a_signal_without_a_name_is_a_reason_too(start):
+    answer = start().ask(Do(what="die of a real-time signal"), Did)
+    assert isinstance(answer, Failed)
+    assert answer.reason.startswith("the process ended with signal 40")
+
+
 def test_a_question_that_is_not_understood_is_said_so(start):
     answer = start().ask(Did(found={}), Did)
     assert isinstance(answer, Failed)
@@ -183,11 +201,13 @@ def test_a_folder_called_layers_without_code_is_no_package_of_the_users(tmp_path
 
 def test_folders_of_a_revision_come_before_installed_packages(tmp_path, start, monkeypatch):
     (tmp_path / "revision").mkdir()
-    (tmp_path / "revision" / "torch.py").write_text("")
+    (tmp_path / "revision" / "torch.py").write_text("raise RuntimeError('a file of the user')")
+    (tmp_path / "revision" / "typer.py").write_text("")
     (tmp_path / "mine_only.py").write_text("")
     monkeypatch.chdir(tmp_path)
     answer = start(folders=[str(tmp_path / "revision")]).ask(Do(what="origins"), Did)
-    assert answer.found["torch"] == str(tmp_path / "revision" / "torch.py")
+    assert answer.found["typer"] == str(tmp_path / "revision" / "typer.py")
+    assert not answer.found["torch"].startswith(str(tmp_path))  # what we compute with is the same for both sides
     assert answer.found["mine_only"] is None
     assert not answer.found["random"].startswith(str(tmp_path))
 
@@ -241,6 +261,15 @@ def test_the_working_folder_is_searched_last(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", ["", str(tmp_path), "elsewhere", str(tmp_path / "."), str(tmp_path / "link")])
     search_working_folder_last()
     assert sys.path == ["elsewhere", str(tmp_path)]
+
+
+def test_the_working_folder_is_known_through_a_link(tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "link")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "link"), "elsewhere"])
+    search_working_folder_last()
+    assert sys.path == ["elsewhere", str(tmp_path / "real")]
 
 
 TAKEN = [signal.SIGTERM, signal.SIGHUP]
@@ -314,3 +343,10 @@ def test_a_process_whose_parent_is_gone_ends_at_once():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert not done.stdout
+
+
+def test_files_are_utf8_whatever_the_locale():
+    """Python's own warning finds a file that is opened in the encoding of the locale."""
+    command = [sys.executable, "-X", "warn_default_encoding", "-W", "error::EncodingWarning", "-m", "membench"]
+    done = subprocess.run([*command, "plan", "quickstart"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

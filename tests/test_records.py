@@ -1,5 +1,7 @@
 """Result files: strict, whole, and refused in one line when they are not."""
 
+import gc
+import importlib.util
 import json
 
 import jsonschema
@@ -227,6 +229,23 @@ def test_a_journal_has_a_name_and_a_run_of_its_own(tmp_path):
     pytest.importorskip("fcntl")
     with pytest.raises(UsageError, match="another run"):
         Journal.read(path)[0].hold()
+    first.release()
+    second = Journal.read(path)[0]
+    second.hold()
+    second.remove()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning", "error::ResourceWarning")
+def test_a_journal_leaves_no_file_open(tmp_path):
+    path = tmp_path / "small_x.partial.jsonl"
+    journal = Journal.create(path, a_run(), {})
+    journal.hold()
+    if importlib.util.find_spec("fcntl"):
+        with pytest.raises(UsageError, match="another run"):
+            Journal.read(path)[0].hold()
+    journal.remove()
+    del journal
+    gc.collect()
 
 
 def test_unwritable_output_is_said_first(tmp_path):

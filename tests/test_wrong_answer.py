@@ -9,7 +9,7 @@ from layers.answer import find_fault
 from layers.layer import RemoteLookups, Routing
 from layers.spec import ExternalSpec, spec_from
 from membench.case import Case
-from membench.measure.time import Clock
+from membench.measure.time import Clock, Sampling
 from membench.measurement import CaseMeasurement
 from membench.preparation import Preparation, WrongAnswer
 
@@ -66,6 +66,14 @@ def test_without_a_reference_it_is_found_all_the_same(mode, fault, says):
         preparation.check(case_of(layer, mode), "eager", layer)
     assert str(caught.value).startswith(f"wrong answer (eager): {says}")
     assert str(caught.value).endswith("; not timed")
+
+
+def test_what_goes_wrong_while_it_is_timed_is_found_too():
+    layer = outside("is_nan_from_the_tenth_call_on")
+    measurement = CaseMeasurement(layer, Clock("cpu"), 0, lambda doing: None)
+    sampling = Sampling(min_samples=20, floor_samples=20, max_seconds=1.0, warmup_seconds=0.0)
+    with pytest.raises(WrongAnswer, match="y holds 512 NaN of 512 numbers; after it was timed"):
+        measurement.run(case_of(layer, "forward"), sampling, ["eager"])
 
 
 class Dividing(torch.nn.Linear):

@@ -82,7 +82,7 @@ def _onednn_is_faster() -> bool:
     MKL picks its code by the vendor's name and runs its AVX-512 code on Intel's only.
     """
     try:
-        vendor_is_intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+        vendor_is_intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return False
     return torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and not vendor_is_intel

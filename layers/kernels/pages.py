@@ -42,7 +42,7 @@ def on_huge_pages(tensor: Tensor) -> bool:
     if tensor.nbytes < HUGE_PAGE_BYTES:  # the account takes long to read
         return False
     try:
-        account = Path("/proc/self/smaps").read_text()
+        account = Path("/proc/self/smaps").read_text(encoding="utf-8")
     except OSError:
         return False
     start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes

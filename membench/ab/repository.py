@@ -34,7 +34,8 @@ class Repository:
         objects = folder / git("rev-parse", "--git-path", "objects", at=folder)
         self.inside = Path(git("rev-parse", "--show-prefix", at=folder))
         (self._scratch / "objects/info").mkdir(parents=True)
-        (self._scratch / "objects/info/alternates").write_bytes(os.fsencode(_quoted(objects.absolute())) + b"\n")
+        also = (_quoted(path.absolute()) for path in (objects, *_received()))
+        (self._scratch / "objects/info/alternates").write_bytes(os.fsencode("".join(f"{path}\n" for path in also)))
         self._variables = {"GIT_DIR": found, "GIT_OBJECT_DIRECTORY": str(self._scratch / "objects")}
 
     def git(self, *words: str) -> str:
@@ -74,6 +75,12 @@ class Repository:
         if not (top / ".git").exists():
             raise GitError(f"the submodule {path} is not checked out")
         return Repository(top, self._scratch)
+
+
+def _received() -> list[Path]:
+    """Where the commits of a push lie while a ``pre-receive`` hook looks at them: not in the repository yet."""
+    folder = os.environ.get("GIT_QUARANTINE_PATH", "")
+    return [Path(folder)] if folder else []
 
 
 def _quoted(path: Path) -> str:

@@ -24,6 +24,7 @@ from membench.cli.run import run
 from membench.cli.schema import schema
 from membench.cli.standard_output import discard_output
 from membench.errors import UsageError
+from membench.processes.signals import hear_of_children
 from membench.tables.width import drop_odd_sizes
 
 app = typer.Typer(
@@ -75,6 +76,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     drop_odd_sizes()
+    hear_of_children()
     sys.stderr = cast(TextIO, _Messages(sys.stderr))
     try:
         sys.exit(_run(*(sys.argv[1:] or ["--help"])))
@@ -112,7 +114,7 @@ def _run(*words: str) -> int:
 
 
 def _nowhere() -> TextIO:
-    return open(os.devnull, "w")  # noqa: PTH123 - as long as the process
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - as long as the process
 
 
 class _Messages:

@@ -13,7 +13,7 @@ def _rapl_packages() -> list[Path]:
     for domain in sorted(_RAPL.glob("*-rapl:[0-9]*")):
         if domain.name.count(":") == 1:
             with suppress(OSError, ValueError):
-                int((domain / "energy_uj").read_text())
+                int((domain / "energy_uj").read_text(encoding="utf-8"))
                 found.append(domain)
     return found
 
@@ -41,7 +41,7 @@ class EnergyCounter:
             import pynvml
 
             return [pynvml.nvmlDeviceGetTotalEnergyConsumption(self._gpu) / 1e3]
-        return [int((package / "energy_uj").read_text()) / 1e6 for package in self._packages]
+        return [int((package / "energy_uj").read_text(encoding="utf-8")) / 1e6 for package in self._packages]
 
     def spent_j(self, before: list[float], after: list[float]) -> float | None:
         """Joules between two readings."""
@@ -51,7 +51,7 @@ class EnergyCounter:
         for index, (low, high) in enumerate(zip(before, after, strict=True)):
             wrap = 0.0
             if high < low and self._packages:
-                wrap = int((self._packages[index] / "max_energy_range_uj").read_text()) / 1e6
+                wrap = int((self._packages[index] / "max_energy_range_uj").read_text(encoding="utf-8")) / 1e6
             total += high - low + wrap
         return total
 

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from membench.processes.channel import Channel, Failed, Message, Progress, Ready, read_message
 from membench.processes.environment import measuring_environment
+from membench.processes.working_folder import working_folder
 
 _HOME = Path(__file__).parent.parent.parent
 _LAST_WORDS = 400  # characters of what it printed that are kept as a reason
@@ -48,7 +49,7 @@ class ChildProcess:
         self.dead: Failed | None = None
         self._ready = False
         self._timeout_seconds, self.report = timeout_seconds, report
-        self._printed = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - closed by __exit__
+        self._printed = _place_for_what_is_printed()
         self._channel, end = Channel.pair()
         script = (home or _HOME) / "membench" / "processes" / "first.py"
         with end:
@@ -58,6 +59,7 @@ class ChildProcess:
                 stdout=self._printed,
                 stderr=self._printed,
                 pass_fds=[end.fileno()],
+                cwd=None if working_folder() else "/",  # MKL loads nothing in a folder that was removed
                 env={**measuring_environment(threads), **(environment or {})},
                 start_new_session=True,
             )
@@ -119,7 +121,7 @@ class ChildProcess:
             return Failed(status="oom", reason="the process was killed from outside, most likely for memory", last=True)
         self._printed.seek(0)
         words = [line for line in self._printed.read()[-_LAST_WORDS:].splitlines() if line.strip()]
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how = f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         reason = f"the process ended with {how}" + (f": {words[-1].strip()}" if words else "")
         return Failed(status="error", reason=reason, last=True)
 
@@ -136,6 +138,24 @@ class ChildProcess:
         self.kill()
         self._channel.close()
         self._printed.close()
+
+
+def _place_for_what_is_printed() -> IO[str]:
+    """A file without a name; in memory where no folder can be written (a container's, all read only)."""
+    try:
+        return tempfile.TemporaryFile(encoding="utf-8", mode="w+", errors="replace")
+    except OSError:
+        if not hasattr(os, "memfd_create"):
+            raise
+        return os.fdopen(os.memfd_create("printed"), mode="w+", errors="replace")
+
+
+def _signal_name(number: int) -> str:
+    """Its name, or the number of a real-time signal, which has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
 
 
 def _flags() -> list[str]:

@@ -16,6 +16,28 @@ from types import ModuleType
 from membench.processes.working_folder import search_working_folder_last, without_working_folder
 
 _LAYERS = "layers"
+# What membench and torch import: a file of one of these names in a revision is no copy of it.
+_LIBRARIES = frozenset(
+    [
+        "torch",
+        "numpy",
+        "pydantic",
+        "pydantic_core",
+        "annotated_types",
+        "typing_extensions",
+        "typing_inspection",
+        "yaml",
+        "triton",
+        "sympy",
+        "mpmath",
+        "networkx",
+        "jinja2",
+        "markupsafe",
+        "filelock",
+        "fsspec",
+        "setuptools",
+    ]
+)
 
 
 def find_users_code(folders: Sequence[str] = ()) -> None:
@@ -23,17 +45,32 @@ def find_users_code(folders: Sequence[str] = ()) -> None:
 
     Args:
         folders: where they are, before installed packages, so that the copy of a package that lies there is
-            taken rather than the installed one; empty: the working folder, after everything else.
+            taken rather than the installed one, but of a library of ours; empty: the working folder, after everything
+            else.
     """
     if folders:
         path, installed = without_working_folder(sys.path), _installed()
         first = next((index for index, entry in enumerate(path) if entry in installed), len(path))
+        sys.meta_path.insert(0, _OurLibraries(path))
         sys.path[:] = [*path[:first], *folders, *path[first:]]
     else:
         search_working_folder_last()
     theirs = _UsersLayers(folders or sys.path[-1:])
     if theirs.found:
         sys.meta_path.insert(0, theirs)
+
+
+class _OurLibraries(MetaPathFinder):
+    """Finds our libraries where they are installed, whatever lies in the user's folders."""
+
+    def __init__(self, path: Sequence[str]) -> None:
+        self.path = list(path)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        del path, target
+        return PathFinder.find_spec(fullname, self.path) if fullname in _LIBRARIES else None
 
 
 class _UsersLayers(MetaPathFinder):

@@ -92,4 +92,4 @@ def live_no_longer_than(parent: int) -> None:
 def be_killed_first() -> None:
     """Be the process that the kernel ends when memory runs out."""
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")

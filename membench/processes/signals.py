@@ -1,10 +1,16 @@
-"""Signals that end a run, taken only where the caller left them as they were."""
+"""Signals that end a run, taken only where the caller left them as they were; and the one that tells of children."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+
+def hear_of_children() -> None:
+    """Undo what a caller that ignores SIGCHLD hands down: every command that we start would seem to succeed."""
+    if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ def working_folder() -> str | None:
 
 
 def without_working_folder(path: list[str]) -> list[str]:
-    """A search path without it, in whatever way it is written there."""
+    """A search path without it, in whatever way it is written there: also through a link, as a shell's $PWD is."""
     here = working_folder()
     if here is None:
         return list(filter(None, path))

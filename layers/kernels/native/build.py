@@ -84,7 +84,10 @@ def _reason(error: Exception, compiler: list[str] | None) -> str:
         return f"{shlex.join(compiler or [])} did not end within {error.timeout:g} s"
     if isinstance(error, FileNotFoundError) and compiler and error.filename == compiler[0]:
         return f"{compiler[0]}: not found"
-    lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+    said = getattr(error, "stderr", None) or str(error)
+    if isinstance(error, subprocess.CalledProcessError) and not (error.stderr or "").strip():
+        said = f"{shlex.join(error.cmd[:2])} ended with exit code {error.returncode} and not a word"
+    lines = said.strip().splitlines()
     return next((line for line in lines if "error" in line), lines[-1] if lines else type(error).__name__)
 
 
@@ -103,8 +106,16 @@ def _output(command: list[str], seconds: float) -> str:
         OSError: it cannot be started.
     """
     nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
+    environment = {**os.environ, "PATH": os.environ.get("PATH", os.defpath)}  # without one no compiler finds its linker
     with subprocess.Popen(
-        command, stdin=nothing, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
+        command,
+        stdin=nothing,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,
     ) as process:
         try:
             said, complained = process.communicate(timeout=seconds)
@@ -125,14 +136,15 @@ def _check_not_hung(compiler: list[str]) -> None:
     """Raises RuntimeError if it hung a while ago: each process of a run would wait for it again."""
     path = _hung(compiler)
     if path.exists() and time.time() - path.stat().st_mtime < _HUNG_SECONDS:
-        raise RuntimeError(path.read_text())
+        raise RuntimeError(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _remember_hung(compiler: list[str], why: str) -> None:
     path = _hung(compiler)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{why}; it is tried again an hour later, or when {path} is removed")
+        text = f"{why}; it is tried again an hour later, or when {path} is removed"
+        path.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _hung(compiler: list[str]) -> Path:
@@ -156,14 +168,14 @@ def _fingerprint(compiler: list[str], sources: list[Path]) -> str:
 
 
 def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
 def _intact(target: Path) -> bool:
     """Whether all of it is there: loading half a file, of a full disk say, ends the process."""
     try:
-        return _sum_of(target).read_text() == _digest(target)
+        return _sum_of(target).read_text(encoding="utf-8") == _digest(target)
     except OSError:
         return False
 
@@ -195,6 +207,8 @@ def _compile(compiler: list[str], sources: list[Path], target: Path) -> None:
         made = Path(folder) / target.name
         command = [*compiler, *_FLAGS, *map(str, sources), "-o", str(made)]
         _output(command, _COMPILE_SECONDS)
-        _sum_of(made).write_text(_digest(made))
+        if not made.is_file():
+            raise RuntimeError(f"{shlex.join(compiler)} ended well and made nothing")
+        _sum_of(made).write_text(_digest(made), encoding="utf-8")
         made.replace(target)
         _sum_of(made).replace(_sum_of(target))
