@@ -265,6 +265,10 @@ def test_outputs_for_a_ci_system(call, save, tmp_path, monkeypatch):
     ]
     code, out, err = call("compare", *files, "--junit", "no/such/folder/j.xml")
     assert (code, out, "--junit" in err) == (2, "", True)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/no/such/folder/summary.md")  # handed into a container, not mounted
+    code, out, err = call("compare", *files)
+    assert (code, "SLOW" in out) == (1, True)
+    assert "GITHUB_STEP_SUMMARY: /no/such/folder/summary.md cannot be written" in err
 
 
 EVIL = "</td><script>alert(1)</script>|`x`\n## *h* \x00\x1b[31m\ufffe<!-- ]]>"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from membench.cli import exit_codes
 from membench.cli.standard_output import StandardOutput
-from membench.errors import one_line
+from membench.errors import UsageError, one_line
 from membench.files import append_text, blaming_output, check_writable, write_whole
 from membench.gate.as_json import comparison_json
 from membench.gate.comparison import FileComparison
@@ -42,9 +42,7 @@ class Outputs:
         return self
 
     def _files(self) -> list[tuple[Path, str]]:
-        summary = os.environ.get("GITHUB_STEP_SUMMARY")
         named = [(self.markdown, "--markdown"), (self.junit, "--junit")]
-        named.append((Path(summary) if summary else None, "GITHUB_STEP_SUMMARY"))
         return [(path, source) for path, source in named if path]
 
     def show(self, comparisons: list[FileComparison], groups: list[Group], *, interrupted: bool = False) -> int:
@@ -69,6 +67,7 @@ class Outputs:
         print(f"membench: {one_line(outcome.line)} (exit code {outcome.exit_code})", file=sys.stderr)
         texts = {"--junit": to_junit(comparisons)} if self.junit else {}
         summary = to_summary(comparisons, groups, outcome)
+        _tell_github(summary)
         with ExitStack() as files:  # each is tried, whatever became of the others
             for path, source in self._files():
                 files.callback(_write, path, texts.get(source, summary), source)
@@ -78,7 +77,14 @@ class Outputs:
 
 def _write(path: Path, text: str, source: str) -> None:
     with blaming_output(path, source):
-        if source == "GITHUB_STEP_SUMMARY":
-            append_text(path, text)
-        else:
-            write_whole(path, text.encode(errors="replace"))
+        write_whole(path, text.encode(errors="replace"))
+
+
+def _tell_github(summary: str) -> None:
+    """Into the file that GitHub shows, if there is one. Nobody asked for it: that it cannot be written ends nothing."""
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            with blaming_output(Path(path), "GITHUB_STEP_SUMMARY"):
+                append_text(Path(path), summary)
+        except UsageError as error:
+            print(f"membench: {error}: no summary for GitHub", file=sys.stderr)
