@@ -161,7 +161,8 @@ def _told(point: RooflinePoint, ceilings: RooflineCeilings) -> str:
     ]
     if ceilings.matmul_flops_per_s and ceilings.stream_bytes_per_s:
         roof = min(ceilings.matmul_flops_per_s, intensity * ceilings.stream_bytes_per_s)
-        lines.append(f"{100 * reached / roof:.0f} % of the roof of streams and products")
+        if roof > 0:  # of numbers so small that their quotient is 0, nothing is known
+            lines.append(f"{100 * reached / roof:.0f} % of the roof of streams and products")
     return "<br>".join(lines)
 
 
