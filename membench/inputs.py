@@ -11,7 +11,7 @@ from torch import Tensor
 
 from membench.case import Case, RoutingConfig
 from membench.layers.kernels.lookups import index_dtype
-from membench.layers.layer import Layer, RemoteAssignments, RemoteLookups, Routing, torch_dtype
+from membench.layers.layer import Layer, RemoteAssignments, RemoteLookups, Routing, Selection, torch_dtype
 from membench.layers.operators.operator import Operator
 from membench.layers.routing import busiest_rank, draw_experts, draw_lookups
 from membench.layers.spec import (
@@ -28,6 +28,7 @@ from membench.traces import checked, read_rows
 
 _POOL_CACHES = 4  # inputs rotate past this many times the last-level cache
 _MAX_POOL = 256
+_SELECTED_ELEMENTS = 2**26  # fp32 scores that are held at a time while rows or experts are chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +106,9 @@ def _lookup_routing(
     if not others:
         return None if selected is None else Routing(selected=selected)
     x_others = _tokens(others, case, device, generator)
-    chosen = [layer.select(part) for part in x_others.split(case.tokens)]
-    indices = torch.cat([c.indices for c in chosen if c]) if imposed is None else imposed[case.tokens :]
-    weights = torch.cat([c.weights for c in chosen if c])
+    chosen = _selections(layer, x_others, scores=2 * spec.heads * spec.sub_keys)
+    indices = torch.cat([c.indices for c in chosen]) if imposed is None else imposed[case.tokens :]
+    weights = torch.cat([c.weights for c in chosen])
     if isinstance(spec, MemorySpec):
         return Routing(selected, RemoteLookups(indices, weights))
     columns = spec.model_dim // case.ranks
@@ -117,6 +118,18 @@ def _lookup_routing(
         group, spec.heads, spec.top_k, dtype=torch.float32, device=device, generator=generator
     )
     return Routing(selected, RemoteLookups(indices, weights, x_others[:, :columns].contiguous(), products))
+
+
+def _selections(layer: Layer, x: Tensor, scores: int) -> list[Selection]:
+    """The layer's choice for tokens of several ranks, as many at a time as their scores leave room for.
+
+    Rank by rank, each would read all keys and projections for its few tokens.
+
+    Args:
+        scores: that a token is given, fp32.
+    """
+    together = max(1, _SELECTED_ELEMENTS // scores)
+    return [found for part in x.split(together) if (found := layer.select(part)) is not None]
 
 
 def _expert_routing(
@@ -133,8 +146,8 @@ def _expert_routing(
         return None if experts is None else Routing(selected=experts)
     if experts is None:
         x_others = _tokens(group - case.tokens, case, device, generator)
-        chosen = [layer.select(part) for part in (x, *x_others.split(case.tokens))]
-        experts = torch.cat([c.indices for c in chosen if c])
+        chosen = _selections(layer, torch.cat([x, x_others]), scores=spec.num_experts)
+        experts = torch.cat([c.indices for c in chosen])
     counts = busiest_rank(experts, spec.num_experts, case.ranks)
     return Routing(remote=RemoteAssignments(counts))
 
