@@ -81,7 +81,7 @@ def _caption(comparison: FileComparison) -> str:
     estimates = [m.estimate for case in comparison.cases for m in case.metrics if m.estimate]
     if estimates:
         first = estimates[0]
-        parts.append(f"Change and its {first.confidence:.0%} interval: {first.method}; a replicate is a round.")
+        parts.append(f"Change and its {100 * first.confidence:.4g}% interval: {first.method}; a replicate is a round.")
         if comparison.suite is not None or first.method.startswith("paired"):
             parts.append("Neighbouring samples are compared, so the change need not be the ratio of the two medians.")
     if comparison.advisory:
