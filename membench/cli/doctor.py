@@ -26,14 +26,15 @@ def doctor(device: Device = "auto", as_json: AsJson = False) -> None:
 def _tables(found: dict[str, Any]) -> list[Any]:
     from membench.datasheet import lookup
     from membench.tables.render import Column, Table
+    from membench.words import how_many
 
     environment, ceilings, noise = found["environment"], found["ceilings"], found["noise"]
     device = environment["device"]
     sheet = lookup(device["name"]) if device["type"] == "cuda" else None
     facts = [
-        ["device", f"{device['name']}, {device['cores']} cores"],
+        ["device", f"{device['name']}, {how_many(device['cores'], 'core')}"],
         ["memory", _giga(device["memory_bytes"], "GB")],
-        ["last-level cache", f"{(device['cache_bytes'] or 0) / 2**20:.0f} MiB"],
+        ["last-level cache", f"{device['cache_bytes'] / 2**20:.0f} MiB" if device["cache_bytes"] else "-"],
         ["huge pages", environment["host"]["huge_pages"]],
         ["virtual machine", "yes" if environment["virtual"] else "no"],
         *_conditions(environment["conditions"]),
