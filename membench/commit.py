@@ -17,7 +17,7 @@ from membench.git import GitError, git
 
 _PACKAGE = Path(__file__).resolve().parent  # membench
 _NAME = "membench"
-_SHA_DIGITS = 10
+SHA_DIGITS = 10  # of a commit, wherever one is named
 _SECONDS = 10
 _CODE = ("membench", "layers", "scenarios")  # where a file that git does not know yet is found and run
 
@@ -70,7 +70,7 @@ def _checkout(root: Path, package: Path) -> Commit:
 
     if len(ask("ls-files", "--", *files).splitlines()) < len(files):
         return Commit(None, None, "membench lies in a repository that does not track it")
-    sha = ask("rev-parse", "--verify", f"--short={_SHA_DIGITS}", "HEAD")
+    sha = ask("rev-parse", "--verify", f"--short={SHA_DIGITS}", "HEAD")
     tagged = (line.partition(" ") for line in ask("ls-files", "-v", "-z", "--", *_CODE).split("\0"))
     passed_over = [path for tag, _, path in tagged if (tag == "S" or tag.islower()) and (root / path).exists()]
     if passed_over:  # assume-unchanged, skip-worktree
@@ -86,7 +86,7 @@ def _installed(package: Path) -> Commit:
         found = distribution(_NAME)
         if Path(str(found.locate_file(_NAME))).resolve() == package:
             origin = json.loads(found.read_text("direct_url.json") or "{}")
-            sha = str(origin["vcs_info"]["commit_id"])[:_SHA_DIGITS]
+            sha = str(origin["vcs_info"]["commit_id"])[:SHA_DIGITS]
             return Commit(sha, None, "the commit that it was installed from")
     return Commit(None, None, "not a git checkout")
 

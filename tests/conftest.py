@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,25 @@ def virtual_time(monkeypatch):
     for module in ("measure.time", "profiler.stage_clock", "profiler.stage_times"):
         monkeypatch.setattr(f"membench.{module}.time", clock)
     return clock
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Calls membench in this process, in an empty folder; (exit code, standard output, standard error)."""
+    from membench.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["membench", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return ended.value.code or 0, out, err
+
+    return run
 
 
 @pytest.fixture

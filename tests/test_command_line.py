@@ -15,7 +15,7 @@ from timing import once_in
 from typer.testing import CliRunner
 
 from membench import __version__
-from membench.cli import app, main
+from membench.cli import app
 from membench.cli.output_option import checked_folder, page_path
 from membench.cli.report import report
 from membench.errors import UsageError
@@ -27,18 +27,6 @@ from membench.scenario import load_scenario
 from membench.tables.plan import plan_tables
 from membench.tables.results import how_measured
 from membench.words import how_many
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["membench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 def test_the_version_is_said_fast_and_without_torch():

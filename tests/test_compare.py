@@ -12,27 +12,9 @@ import pytest
 from gate_results import a_file, a_record, noisy, side
 from timing import once_in
 
-from membench.cli import main
 from membench.records import write_result
 
 ARMS = ("dense", "wide")
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Calls membench in this process, in an empty folder; (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["membench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture

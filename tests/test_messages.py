@@ -3,7 +3,6 @@
 import gzip
 import json
 import pickle
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import yaml
 from gate_results import a_file, a_record
 from test_bad_input import BASE
 
-from membench.cli import main
 from membench.errors import UsageError
 from membench.plan import check_budgets, make_plan
 from membench.records import read_result, write_result
@@ -190,21 +188,6 @@ def test_a_trace_of_experts_is_held_against_the_experts(tmp_path):
         make_plan(parse_scenario(BASE, "base.yaml", [moe, routing]))
     choosing = "arms.moe.choice=expert"  # routes by itself: skipped, whatever the trace holds
     assert make_plan(parse_scenario(BASE, "base.yaml", [moe, routing, choosing])).cases[0].skipped
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Calls membench in this process, in an empty folder; (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["membench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 FOREIGN = {

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -275,38 +276,39 @@ def test_the_working_folder_is_known_through_a_link(tmp_path, monkeypatch):
 TAKEN = [signal.SIGTERM, signal.SIGHUP]
 
 
+@contextmanager
+def the_caller_has(number, handler):
+    """Inside, the caller does this with a signal, whatever the tests are run under."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.parametrize("number", TAKEN)
 def test_signals_that_the_caller_left_alone_end_a_run(number):
-    before = signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup
-    try:
+    with the_caller_has(number, signal.SIG_DFL):
         with pytest.raises(KeyboardInterrupt), ended_as_interrupted():
             signal.raise_signal(number)
         assert signal.getsignal(number) is signal.SIG_DFL
-    finally:
-        signal.signal(number, before)
 
 
 @pytest.mark.parametrize("number", TAKEN)
 def test_what_the_caller_ignores_stays_ignored(number):
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
+    with the_caller_has(number, signal.SIG_IGN):
         with ended_as_interrupted():
             signal.raise_signal(number)
         assert signal.getsignal(number) is signal.SIG_IGN
-    finally:
-        signal.signal(number, before)
 
 
 @pytest.mark.parametrize("number", TAKEN)
 def test_what_the_caller_handles_stays_its_own(number):
     heard = []
-    before = signal.signal(number, lambda *_: heard.append(1))
-    try:
+    with the_caller_has(number, lambda *_: heard.append(1)):
         with ended_as_interrupted():
             signal.raise_signal(number)
         assert heard == [1]
-    finally:
-        signal.signal(number, before)
 
 
 def test_a_run_in_a_thread_takes_no_signals():

@@ -15,10 +15,10 @@ from membench.ab.duel import SideCode
 from membench.ab.harness import side_code
 from membench.ab.naming import commit_of
 from membench.ab.repository import Repository
+from membench.commit import SHA_DIGITS
 from membench.errors import UsageError, shown
 from membench.git import GitError, GitRefused, git
 
-_SHA_DIGITS = 10
 _SIDES = (("base", "BASE"), ("head", "HEAD"))
 
 
@@ -75,7 +75,7 @@ def _revision(repository: Repository, name: str, commit: str, tree: Path, option
     if empty:
         without = f"without its submodules {', '.join(empty)}, which are not here at that commit"
         print(f"membench: {option} {name}: {without}", file=sys.stderr)
-    return Revision(name, commit[:_SHA_DIGITS], tree, side_code(tree, repository.inside))
+    return Revision(name, commit[:SHA_DIGITS], tree, side_code(tree, repository.inside))
 
 
 def _no_repository(error: GitError) -> UsageError:
