@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from timing import once_in
+from timing import once_in, processes_take_less_than
 from typer.testing import CliRunner
 
 from membench.cli import app
@@ -103,7 +103,7 @@ def test_failures_are_recorded_and_the_run_goes_on(scenario_file, tmp_path):
     arms += "  wrong: {layer: 'outside_layers:wrong', options: {fault: misses_a_column}}\n"
     once = ", ".join(f"{{arm: {name}, mode: decode}}" for name in ("hangs", "greedy", "no_module", "missing", "wrong"))
     text = SMALL % (arms, "forward, decode", 1) + f"axes: {{exclude: [{once}]}}\n"
-    path = scenario_file(text.replace("warmup_seconds: 0.02", "warmup_seconds: 0.02, timeout_seconds: 15"))
+    path = scenario_file(text.replace("warmup_seconds: 0.02", "warmup_seconds: 0.02, timeout_seconds: 30"))
     out = tmp_path / "out"
     done = run("run", path, "--output", str(out), "--device", "cpu")
     assert done.returncode == 0, done.stderr
@@ -241,8 +241,7 @@ def test_schema_and_list_speak_json():
 
 def test_help_is_fast():
     def check():
-        begin = time.perf_counter()
-        run("--help")
-        assert time.perf_counter() - begin < 0.5
+        with processes_take_less_than(0.5):
+            run("--help")
 
-    once_in(20, check)
+    once_in(8, check)

@@ -1,6 +1,8 @@
-"""For tests of time: a clock that only sleeping moves, and a check that may wait for a quiet moment."""
+"""For tests of time: a clock that only sleeping moves, processor time, and a check that may wait for a quiet moment."""
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class VirtualTime:
@@ -25,3 +27,16 @@ def once_in(tries: int, check: Callable[[], None]) -> None:
         except AssertionError:
             if not left:
                 raise
+
+
+@contextmanager
+def processes_take_less_than(seconds: float) -> Iterator[None]:
+    """Fails if the processes that were started and waited for inside took more processor time.
+
+    It is what they would take on a quiet machine, near enough: others who use the cores do not count.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    yield
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    taken_s = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+    assert taken_s < seconds
