@@ -19,15 +19,15 @@ from typing import Any
 import torch
 
 from membench.case import Case
-from membench.device import cache_bytes, usable_cores
-from membench.inputs import make_inputs, pool_size
 from membench.layers.factory import build
-from membench.layers.optim import LayerOptimizer
+from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import DenseSpec, MemoryPlusSpec, MemorySpec, Mode, MoESpec, PeerSpec
-from membench.measure.time import Clock, Sampling, Step, sample
-from membench.measurement import make_step
+from membench.machine.device import cache_bytes, usable_cores
+from membench.machine.provenance import probe_environment, utc_now
+from membench.measuring.inputs import make_inputs, pool_size
+from membench.measuring.measurement import make_step
+from membench.measuring.time import Clock, Sampling, Step, sample
 from membench.processes.environment import measuring_environment
-from membench.provenance import probe_environment, utc_now
 
 _TURNS = 15
 _SAMPLING = Sampling(min_samples=30, floor_samples=10, max_seconds=0.4, warmup_seconds=0.02)

@@ -28,7 +28,7 @@ from typing import Any
 
 from scipy.stats import mannwhitneyu
 
-from membench.ab.session import PLANNED_ROUNDS
+from membench.ab.comparison import PLANNED_ROUNDS
 from membench.gate.judge import TOPPED_UP_CONFIDENCE, judge_paired
 from membench.gate.metrics import TIMED
 from membench.gate.rounds import in_turn_effect

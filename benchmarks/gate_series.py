@@ -30,17 +30,17 @@ from typing import Any
 import torch
 
 from membench.case import Case
-from membench.commit import running_commit
-from membench.device import cache_bytes, usable_cores
-from membench.inputs import make_inputs, pool_size
+from membench.git.commit import running_commit
 from membench.layers.factory import build
 from membench.layers.spec import DenseSpec, MemorySpec
-from membench.measure.time import Clock, Step
-from membench.measurement import make_step
+from membench.machine.device import cache_bytes, usable_cores
+from membench.machine.provenance import probe_environment, result_stem, utc_now
+from membench.measuring.inputs import make_inputs, pool_size
+from membench.measuring.measurement import make_step
+from membench.measuring.time import Clock, Step
 from membench.processes.environment import measuring_environment
-from membench.progress import RunProgress
-from membench.provenance import probe_environment, result_stem, utc_now
-from membench.worker import prepare_process
+from membench.running.progress import RunProgress
+from membench.running.worker import prepare_process
 
 SLOWDOWNS = {"base": 0.0, "same": 0.0, "slow3": 0.03, "slow5": 0.05, "slow10": 0.10}
 _QUADS = 16  # mirrored orders a round: 32 samples of each variant and case

@@ -25,13 +25,13 @@ from benchmarks.memory_step_parts.forward import compare_forwards
 from benchmarks.memory_step_parts.growth import measure_growth
 from benchmarks.memory_step_parts.largest import train_largest
 from benchmarks.memory_step_parts.processes import ChildDied, call
-from membench.commit import running_commit
 from membench.errors import usage_error
+from membench.git.commit import running_commit
 from membench.layers.kernels.paths import path_of
 from membench.layers.spec import MemorySpec
 from membench.layers.spec.quantities import format_num_keys, parse_num_keys
-from membench.progress import RunProgress
-from membench.provenance import probe_environment, utc_now
+from membench.machine.provenance import probe_environment, utc_now
+from membench.running.progress import RunProgress
 
 _LARGEST_KEYS = 4096**2
 PARTS: dict[str, Callable[[Sizes], Findings]] = {

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from membench.layers.layer import torch_dtype
 from membench.layers.memory import Memory
-from membench.layers.peers.embedding_bag import BagMemory
+from membench.layers.public.embedding_bag import BagMemory
 
 
 def with_weights_of(layer: Memory) -> BagMemory:

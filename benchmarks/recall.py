@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowOptimizer
 from membench.layers.memory import Memory
+from membench.layers.optim.table_optimizer import DenseTableAdamW, RowRule, TableOptimizer
 from membench.layers.spec import MemorySpec
-from membench.layers.table_optim import DenseTableAdamW, RowRule, TableOptimizer
 
 DENSE: Literal["dense_adam"] = "dense_adam"
 NONE = "no table"

@@ -29,10 +29,10 @@ from typing import Any
 import torch
 
 from benchmarks.recall import DENSE, NONE, RULES, Run, Setup, train
-from membench.commit import running_commit
-from membench.device import usable_cores
-from membench.progress import RunProgress
-from membench.provenance import probe_environment, utc_now
+from membench.git.commit import running_commit
+from membench.machine.device import usable_cores
+from membench.machine.provenance import probe_environment, utc_now
+from membench.running.progress import RunProgress
 
 _PICKING_SEED = 0
 

@@ -11,27 +11,27 @@ from membench.layers.short_name import LONG, SHORT, alias
 from membench.layers.spec import spec_from
 
 if TYPE_CHECKING:
+    from membench.layers.checking.verification import Verification, verify
     from membench.layers.factory import build
-    from membench.layers.host_table import HostTable
     from membench.layers.layer import Layer, Routing, Selection
-    from membench.layers.optim import LayerOptimizer, clip_gradients_
-    from membench.layers.quantized_table import QuantizedTable
-    from membench.layers.value_table import RowGradient, ValueTable
-    from membench.layers.verification import Verification, verify
+    from membench.layers.optim.layer_optimizer import LayerOptimizer, clip_gradients_
+    from membench.layers.tables.host_table import HostTable
+    from membench.layers.tables.quantized_table import QuantizedTable
+    from membench.layers.tables.value_table import RowGradient, ValueTable
 
 _LAZY = {
     "build": "membench.layers.factory",
     "Layer": "membench.layers.layer",
     "Routing": "membench.layers.layer",
     "Selection": "membench.layers.layer",
-    "RowGradient": "membench.layers.value_table",
-    "ValueTable": "membench.layers.value_table",
-    "HostTable": "membench.layers.host_table",
-    "QuantizedTable": "membench.layers.quantized_table",
-    "LayerOptimizer": "membench.layers.optim",
-    "clip_gradients_": "membench.layers.optim",
-    "Verification": "membench.layers.verification",
-    "verify": "membench.layers.verification",
+    "RowGradient": "membench.layers.tables.value_table",
+    "ValueTable": "membench.layers.tables.value_table",
+    "HostTable": "membench.layers.tables.host_table",
+    "QuantizedTable": "membench.layers.tables.quantized_table",
+    "LayerOptimizer": "membench.layers.optim.layer_optimizer",
+    "clip_gradients_": "membench.layers.optim.layer_optimizer",
+    "Verification": "membench.layers.checking.verification",
+    "verify": "membench.layers.checking.verification",
 }
 
 __all__ = [

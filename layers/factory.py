@@ -26,7 +26,7 @@ from membench.layers.spec import (
     ProductKeyTopKSpec,
     WeightedBagSpec,
 )
-from membench.layers.value_table import ValueTable
+from membench.layers.tables.value_table import ValueTable
 
 
 def build(

@@ -15,7 +15,7 @@ from membench.layers.kernels.precision import product_dtype
 from membench.layers.spec import Spec
 
 if TYPE_CHECKING:
-    from membench.layers.value_table import ValueTable
+    from membench.layers.tables.value_table import ValueTable
 
 
 @dataclass(frozen=True, slots=True)

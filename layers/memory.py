@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from membench.layers.host_table import HostTable
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Routing, torch_dtype
 from membench.layers.product_keys import RetrievalLayer
-from membench.layers.quantized_table import NORMAL_ROW_ERROR, QuantizedTable
 from membench.layers.spec import MemorySpec
 from membench.layers.swiglu import SwiGLU
-from membench.layers.value_table import ValueTable
+from membench.layers.tables.host_table import HostTable
+from membench.layers.tables.quantized_table import NORMAL_ROW_ERROR, QuantizedTable
+from membench.layers.tables.value_table import ValueTable
 
 
 class Memory(RetrievalLayer):

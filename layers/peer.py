@@ -14,7 +14,7 @@ from membench.layers.layer import Routing, Selection, torch_dtype
 from membench.layers.product_keys import RetrievalLayer
 from membench.layers.spec import PeerSpec
 from membench.layers.swiglu import SwiGLU
-from membench.layers.value_table import ValueTable
+from membench.layers.tables.value_table import ValueTable
 
 
 class Peer(RetrievalLayer):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from layers.verification import TOLERANCE, relative_rms
+from layers.checking.verification import TOLERANCE, relative_rms
 
 Leaf = Callable[[Tensor], Tensor]
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from test_records import CEILINGS, COST, a_case, a_round, a_run
 
-from membench.records import Pair, Record, ResultFile
+from membench.results.records import Pair, Record, ResultFile
 
 ENVIRONMENT = {"device": {"type": "cpu", "name": "a processor", "cores": 2}, "fingerprint": "0123456789ab"}
 

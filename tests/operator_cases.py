@@ -4,7 +4,7 @@ import torch
 
 from layers.spec import OPERATORS, spec_from
 from membench.case import Case
-from membench.inputs import make_inputs
+from membench.measuring.inputs import make_inputs
 
 SMALL = {
     "weighted_bag": {"model_dim": 96, "num_keys": 400, "heads": 2, "top_k": 8},

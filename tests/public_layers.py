@@ -24,7 +24,7 @@ PEERS = {
 
 def peer(name, dtype="float32", seed=0):
     file, options = PEERS[name]
-    factory = f"layers.peers.{file}:build"
+    factory = f"layers.public.{file}:build"
     spec = ExternalSpec(model_dim=D, dtype=dtype, factory=factory, options=options)
     return build(spec, seed=seed)
 

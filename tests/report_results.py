@@ -8,9 +8,9 @@ from test_records import CEILINGS, a_round, a_run
 
 from layers.spec import spec_from
 from membench.case import Case
-from membench.groups import step_ms
-from membench.metrics import metrics_of
-from membench.records import Record, ResultFile
+from membench.results.metrics import metrics_of
+from membench.results.ranking import step_ms
+from membench.results.records import Record, ResultFile
 
 PAYLOAD = (
     "</script></style></title><script>window.pwned=1</script><img src=x onerror='window.pwned=1'>"

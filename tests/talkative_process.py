@@ -56,7 +56,7 @@ def do(asked):
             from membench.ab.worker import add_what_layers_lack
 
             add_what_layers_lack()
-            names = ("membench.layers.factory", "layers.factory", "membench.layers.answer")
+            names = ("membench.layers.factory", "layers.factory", "membench.layers.checking.answer")
             return Did(found={name: import_module(name).__file__ for name in names})
     return Did(found={"stdin": os.fstat(0).st_rdev if asked.what != "close" else None})
 

@@ -215,7 +215,7 @@ def test_a_process_of_a_revision_from_before_the_long_name_imports_its_layers(tm
         found = answer.found
         assert head.holds(found["membench.layers.factory"])
         assert found["layers.factory"] == found["membench.layers.factory"]
-        assert found["membench.layers.answer"] == str(ROOT / "layers" / "answer.py")
+        assert found["membench.layers.checking.answer"] == str(ROOT / "layers" / "answer.py")
 
 
 def test_a_revision_of_membench_gives_its_own_layers_under_both_names(tmp_path, monkeypatch):

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from membench.errors import UsageError, suggestion
-from membench.plan import make_plan
-from membench.scenario import load_scenario, parse_scenario
+from membench.planning.plan import make_plan
+from membench.scenario.scenario import load_scenario, parse_scenario
 
 BASE = """schema_version: 1
 name: base

@@ -19,10 +19,10 @@ from benchmarks.memory_step_parts.processes import call
 from benchmarks.memory_step_parts.turns import take_turns
 from benchmarks.public_memory import PlainRowAdagrad, with_weights_of
 from layers.memory import Memory
-from layers.optim import LayerOptimizer
-from layers.peers.embedding_bag import BagMemory
+from layers.optim.layer_optimizer import LayerOptimizer
+from layers.public.embedding_bag import BagMemory
 from layers.spec import MemorySpec
-from membench.device import usable_cores
+from membench.machine.device import usable_cores
 
 TINY = Sizes(
     model_dim=64, tokens=6, heads=2, top_k=3, key_dim=8, num_keys=16**2, key_counts=(8**2, 16**2), rounds=1

@@ -7,10 +7,10 @@ import random
 import pytest
 
 from layers.spec import DenseSpec, MemoryPlusSpec, MemorySpec, MoESpec, PeerSpec
-from membench.budget import TOLERANCE, Ask, BudgetError, quantity, solve
-from membench.comparison import solve_point
 from membench.errors import UsageError
-from membench.scenario import parse_scenario
+from membench.planning.solved_arms import solve_point
+from membench.planning.solver import TOLERANCE, Ask, BudgetError, quantity, solve
+from membench.scenario.scenario import parse_scenario
 
 D = 4096
 DENSE_FLOPS = 6 * D * 14336  # the 8B model's FFN

@@ -8,7 +8,7 @@ import pytest
 
 from membench import cgroup, device, session
 from membench.errors import UsageError
-from membench.scenario import load_scenario
+from membench.scenario.scenario import load_scenario
 
 GB = 10**9
 NO_LIMIT = "9223372036854771712"
@@ -197,7 +197,7 @@ def test_a_ulimit_is_a_limit_of_memory(kind):
     """In a process of its own: a limit cannot be raised again."""
     script = f"""
 import resource
-from membench.device import available_memory_bytes
+from membench.machine.device import available_memory_bytes
 resource.setrlimit(resource.{kind}, (3 * 10**9, resource.RLIM_INFINITY))
 print(available_memory_bytes())
 """

@@ -19,10 +19,10 @@ from membench.cli.output_option import checked_folder, page_path
 from membench.cli.report import report
 from membench.errors import UsageError
 from membench.gate.outcome import PASS
-from membench.groups import comparable_groups
-from membench.plan import make_plan
-from membench.records import write_result
-from membench.scenario import load_scenario
+from membench.planning.plan import make_plan
+from membench.results.ranking import comparable_groups
+from membench.results.records import write_result
+from membench.scenario.scenario import load_scenario
 from membench.tables.plan import plan_tables
 from membench.tables.results import how_measured
 from membench.words import how_many

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from repositories import as_another_user, commits, git
 
-from membench.commit import Commit, _say, commit_after, running_commit
+from membench.git.commit import Commit, _say, commit_after, running_commit
 
 ROOT = Path(__file__).parent.parent
 PROJECT = '[project]\nname = "membench"\n'
@@ -207,7 +207,7 @@ def test_a_wheel_in_a_users_repository_records_no_commit_of_theirs(tmp_path):
     users = commits(tmp_path / "users", "1")
     site = users / ".venv/site-packages"
     shutil.copytree(ROOT / "membench", site / "membench", ignore=shutil.ignore_patterns("__pycache__"))
-    code = "from membench.commit import running_commit; print(*running_commit(), sep='|')"
+    code = "from membench.git.commit import running_commit; print(*running_commit(), sep='|')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=users,

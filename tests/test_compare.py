@@ -11,7 +11,7 @@ import pytest
 from gate_results import a_file, a_record, noisy, side
 from timing import once_in, processes_take_less_than
 
-from membench.records import write_result
+from membench.results.records import write_result
 
 ARMS = ("dense", "wide")
 

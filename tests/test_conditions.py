@@ -17,17 +17,17 @@ from layers.kernels import paths
 from layers.kernels.native import build as native
 from layers.kernels.row_passes import weighted_bag
 from membench import device, diagnosis, session
-from membench.conditions import announcements, conditions, ran, what_is_slow
 from membench.gate.comparison import compare_files
-from membench.gate.conditions import conditions_differ, other_conditions
 from membench.gate.outcome import outcome_of
 from membench.gate.result_set import LoadedResult
 from membench.gate.thresholds import Thresholds
 from membench.gate.verdicts import Verdict
-from membench.metrics import flags_of
-from membench.plan import make_plan
-from membench.records import Record, Round, read_result
-from membench.scenario import load_scenario
+from membench.machine.conditions import announcements, conditions, ran, what_is_slow
+from membench.planning.plan import make_plan
+from membench.results.conditions import conditions_differ, other_conditions
+from membench.results.metrics import flags_of
+from membench.results.records import Record, Round, read_result
+from membench.scenario.scenario import load_scenario
 
 needs_compiler = pytest.mark.skipif(not paths.has_native(), reason="no C++ compiler")
 MISSING = "g++: not found"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from membench.datasheet import ENTRIES, local_gpu, lookup, parse_hardware
 from membench.errors import UsageError
+from membench.machine.datasheet import ENTRIES, local_gpu, lookup, parse_hardware
 
 
 @pytest.mark.parametrize(

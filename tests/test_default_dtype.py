@@ -9,7 +9,7 @@ from layers import build, spec_from
 from layers.kernels import paths
 from layers.kernels.lookups import find_runs
 from layers.kernels.row_passes import row_backward
-from layers.optim import LayerOptimizer
+from layers.optim.layer_optimizer import LayerOptimizer
 
 SMALL = {"num_keys": 64, "key_dim": 4, "top_k": 4, "heads": 2}
 KINDS = {

@@ -7,11 +7,11 @@ from torch import nn
 
 from layers import build, verify
 from layers.layer import Selection
-from layers.optim import LayerOptimizer
+from layers.optim.layer_optimizer import LayerOptimizer
 from layers.spec import ExternalSpec, MoESpec
 from membench.case import Case
-from membench.measure.memory import gradient_bytes, tensor_bytes
-from membench.preparation import Preparation, WrongAnswer
+from membench.measuring.memory import gradient_bytes, tensor_bytes
+from membench.measuring.preparation import Preparation, WrongAnswer
 from membench.tables.results import notes_table
 
 D, TOKENS = 24, 11

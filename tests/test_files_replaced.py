@@ -15,7 +15,7 @@ from membench import files
 from membench.errors import UsageError
 from membench.files import check_writable, write_whole
 from membench.gate.baselines import FILE_NAME, read_baselines, set_baseline
-from membench.records import read_result, write_result
+from membench.results.records import read_result, write_result
 
 SOURCES = Path(files.__file__).parent
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from membench.datasheet import parse_hardware
 from membench.errors import UsageError
-from membench.plan import make_plan
-from membench.scenario import parse_scenario
-from membench.scenario_files import shipped_directory
+from membench.machine.datasheet import parse_hardware
+from membench.planning.plan import make_plan
+from membench.scenario.scenario import parse_scenario
+from membench.scenario.shipped import shipped_directory
 from membench.tables.plan import plan_tables
-from membench.yaml_reader import parse_mapping
+from membench.yaml_files.reader import parse_mapping
 
 CASES = int(os.environ.get("MEMBENCH_FUZZ_CASES", "300"))
 SECONDS = 2.0

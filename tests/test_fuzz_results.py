@@ -18,7 +18,7 @@ from membench.gate.outcome import outcome_of
 from membench.gate.result_set import LoadedResult, group_results, read_results
 from membench.gate.thresholds import Thresholds
 from membench.gate.within import compare_within
-from membench.records import read_result, write_result
+from membench.results.records import read_result, write_result
 from membench.tables.gate import comparison_tables
 from membench.tables.gate_summary import to_summary
 from membench.tables.gate_within import within_table

@@ -12,8 +12,8 @@ from repositories import as_another_user, commits, everything, git
 from membench.ab.repository import Repository
 from membench.ab.revisions import checked_out, uncommitted_changes
 from membench.errors import UsageError
-from membench.git import GitError
-from membench.git import git as our_git
+from membench.git.command import GitError
+from membench.git.command import git as our_git
 
 ROOT = Path(__file__).parent.parent
 # A hook that reads two revisions as `membench ab` does, and fails where anything here is not as it was.
@@ -142,7 +142,7 @@ def test_nothing_of_the_callers_git_reaches_ours(tmp_path, monkeypatch):
 def test_one_file_starts_git():
     for folder in ("membench", "layers", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
-            if path == ROOT / "membench/git.py":
+            if path == ROOT / "membench/git/command.py":
                 continue
             words = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
             assert not [word for word in words if isinstance(word, str) and (word == "git" or word[:4] == "git ")], path

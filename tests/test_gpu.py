@@ -5,10 +5,10 @@ import torch
 
 from layers import build, spec_from, verify
 from membench.case import Case
-from membench.inputs import make_inputs
-from membench.measure import ceilings
-from membench.measure.time import Clock, Sampling
-from membench.measurement import CaseMeasurement
+from membench.measuring import ceilings
+from membench.measuring.inputs import make_inputs
+from membench.measuring.measurement import CaseMeasurement
+from membench.measuring.time import Clock, Sampling
 
 pytestmark = pytest.mark.gpu
 

@@ -4,19 +4,19 @@ import pytest
 import torch
 
 from layers import build, spec_from, verify
-from layers.host_table import WAYS, HostTable
 from layers.kernels.lookups import Lookups
 from layers.kernels.paths import forced
 from layers.kernels.row_passes import weighted_bag
-from layers.optim import LayerOptimizer
-from layers.pinned import RowCopier, pin, seen_from_device
-from layers.quantized_table import QuantizedTable
-from layers.value_table import ValueTable
+from layers.optim.layer_optimizer import LayerOptimizer
+from layers.tables.host_table import WAYS, HostTable
+from layers.tables.pinned import RowCopier, pin, seen_from_device
+from layers.tables.quantized_table import QuantizedTable
+from layers.tables.value_table import ValueTable
 from membench.case import Case
-from membench.inputs import make_inputs
-from membench.measure.ceilings import random_row_ceiling
-from membench.measure.time import Clock, Sampling
-from membench.measurement import CaseMeasurement
+from membench.measuring.ceilings import random_row_ceiling
+from membench.measuring.inputs import make_inputs
+from membench.measuring.measurement import CaseMeasurement
+from membench.measuring.time import Clock, Sampling
 
 pytestmark = pytest.mark.gpu
 

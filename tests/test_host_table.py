@@ -13,20 +13,20 @@ import torch
 from retrieval_checks import assert_right, random_dimensions, random_routing, tokens_for
 
 from layers import build, spec_from, verify
-from layers.host_table import WAYS, HostTable
 from layers.kernels.lookups import Lookups
 from layers.memory import Memory
-from layers.optim import LayerOptimizer
+from layers.optim.layer_optimizer import LayerOptimizer
 from layers.spec import MemorySpec
-from layers.value_table import ValueTable
+from layers.tables.host_table import WAYS, HostTable
+from layers.tables.value_table import ValueTable
 from membench.case import Case
-from membench.datasheet import parse_hardware
 from membench.errors import UsageError
-from membench.fit import PROCESS_BYTES
-from membench.measure.time import Clock, Sampling
-from membench.measurement import CaseMeasurement
-from membench.plan import make_plan
-from membench.scenario import load_scenario, parse_scenario
+from membench.machine.datasheet import parse_hardware
+from membench.measuring.measurement import CaseMeasurement
+from membench.measuring.time import Clock, Sampling
+from membench.planning.fit import PROCESS_BYTES
+from membench.planning.plan import make_plan
+from membench.scenario.scenario import load_scenario, parse_scenario
 from membench.tables.plan import plan_tables
 
 SMALL = {"model_dim": 64, "num_keys": 32**2, "heads": 2, "top_k": 8, "key_dim": 32, "dtype": "float32"}

@@ -7,13 +7,13 @@ import pytest
 from gate_results import a_file, a_record
 
 from membench import device
-from membench.datasheet import lookup
 from membench.gate.baselines import FILE_NAME, read_baselines, set_baseline
 from membench.gate.cases import comparability
 from membench.gate.result_set import LoadedResult, group_results
-from membench.identity import Machine
-from membench.provenance import device_slug
-from membench.records import read_result, write_result
+from membench.machine.datasheet import lookup
+from membench.machine.identity import Machine
+from membench.machine.provenance import device_slug
+from membench.results.records import read_result, write_result
 
 RESULTS = Path(__file__).parent.parent / "results"
 CPU = {

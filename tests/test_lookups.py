@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from layers.kernels.lookups import Lookups, Runs, find_runs, index_dtype
-from layers.kernels.plain.lookups import _padded
-from layers.kernels.plain.lookups import find_runs as plain_find_runs
+from layers.kernels.torch.lookups import _padded
+from layers.kernels.torch.lookups import find_runs as plain_find_runs
 
 # what a radix sort of 11-bit digits and one of whole bytes may get wrong lies about powers of two
 NUM_ROWS = [1, 2, 3, 127, 128, 129, 2047, 2048, 2049, 2**15, 2**22, 2**22 + 1, 2**31, 2**32, 2**32 + 1, 2**40]

@@ -8,12 +8,12 @@ import torch
 
 from layers import build, spec_from
 from membench.case import Case
-from membench.inputs import make_inputs, pool_size
-from membench.measure import ceilings, memory
-from membench.measure.energy import EnergyCounter
-from membench.measure.time import Clock, Sampling, sample, warm_up
-from membench.measure.traffic import count_traffic
-from membench.measurement import CaseMeasurement, make_step
+from membench.machine.energy import EnergyCounter
+from membench.measuring import ceilings, memory
+from membench.measuring.inputs import make_inputs, pool_size
+from membench.measuring.measurement import CaseMeasurement, make_step
+from membench.measuring.time import Clock, Sampling, sample, warm_up
+from membench.measuring.traffic import count_traffic
 
 
 def test_a_known_time_is_measured(virtual_time):
@@ -194,7 +194,7 @@ def test_ceilings_are_plausible():
 
 
 def test_energy_is_unknown_without_a_counter(monkeypatch, tmp_path):
-    monkeypatch.setattr("membench.measure.energy._RAPL", tmp_path)
+    monkeypatch.setattr("membench.machine.energy._RAPL", tmp_path)
     counter = EnergyCounter("cpu")
     assert counter.source is None
     assert counter.spent_j([], []) is None
@@ -206,7 +206,7 @@ def test_energy_counts_and_unwraps(monkeypatch, tmp_path):
     domain.mkdir()
     (domain / "max_energy_range_uj").write_text("5000000")
     (domain / "energy_uj").write_text("4000000")
-    monkeypatch.setattr("membench.measure.energy._RAPL", tmp_path)
+    monkeypatch.setattr("membench.machine.energy._RAPL", tmp_path)
     counter = EnergyCounter("cpu")
     before = counter.read()
     assert before == [4.0]

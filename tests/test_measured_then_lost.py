@@ -17,10 +17,10 @@ from membench.ab import session as ab_session
 from membench.cli import main
 from membench.errors import UsageError
 from membench.files import rescue
-from membench.journal import SUFFIX, Journal
-from membench.profiler.picture import check_picture_path, write_roofline, write_rooflines
-from membench.records import Pair, read_result, write_result
-from membench.session import Finished, write_finished
+from membench.report.profile_picture import check_picture_path, write_roofline, write_rooflines
+from membench.results.records import Pair, read_result, write_result
+from membench.running.journal import SUFFIX, Journal
+from membench.running.run import Finished, write_finished
 
 PROFILE = ("profile", "--layer", "memory", "--device", "cpu")
 
@@ -76,7 +76,7 @@ def profiled(monkeypatch):
     profile = a_profile(("memory", [a_mode()]))
 
     def measure(then=lambda: None):
-        monkeypatch.setattr("membench.profiler.session.run_profile", lambda *_: (then(), profile)[1])
+        monkeypatch.setattr("membench.profiler.profile.run_profile", lambda *_: (then(), profile)[1])
         return profile
 
     measure()
@@ -130,7 +130,7 @@ def test_a_users_settings_of_matplotlib_have_no_say(tmp_path):
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\nbackend: tkagg\n")
     program = (
         "import sys; sys.path[:0] = [sys.argv[1]]; from pathlib import Path; "
-        "from test_profile import a_mode, a_profile; from membench.profiler.picture import *; "
+        "from test_profile import a_mode, a_profile; from membench.report.profile_picture import *; "
         "check_picture_path(Path('roof.svg')); "
         "write_roofline(a_profile(('memory', [a_mode()])), Path('roof.svg'))"
     )
@@ -157,7 +157,7 @@ def test_a_library_that_fails_to_draw_is_a_line(tmp_path, monkeypatch):
         (problem,) = write_rooflines(profile, [tmp_path / "roof.png", tmp_path / "roof.html"])
         assert problem == f"--roofline: {tmp_path / 'roof.png'} cannot be written (RuntimeError: no font anywhere)"
         assert (tmp_path / "roof.html").exists()
-        patch.setattr("membench.profiler.picture._import_matplotlib", fails)
+        patch.setattr("membench.report.profile_picture._import_matplotlib", fails)
         with pytest.raises(UsageError, match=r"cannot be drawn \(RuntimeError: no font anywhere\); ask for \.html"):
             check_picture_path(tmp_path / "roof.png")
     write_roofline(profile, tmp_path / "roof.png")
@@ -172,7 +172,7 @@ def runs(monkeypatch, tmp_path):
         measured.append(scenario.name)
         return Finished(a_result([a_round()]), tmp_path / f"{scenario.name}.json", interrupted=False)
 
-    monkeypatch.setattr("membench.session.run_scenario", run_scenario)
+    monkeypatch.setattr("membench.running.run.run_scenario", run_scenario)
     return measured
 
 

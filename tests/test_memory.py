@@ -16,7 +16,7 @@ from retrieval_checks import (
 from layers.layer import Routing
 from layers.memory import Memory
 from layers.spec import MemoryPlusSpec, MemorySpec
-from layers.value_table import ValueTable
+from layers.tables.value_table import ValueTable
 
 KINDS = {"memory": MemorySpec, "memory_plus": MemoryPlusSpec}
 SMALL = {"model_dim": 64, "num_keys": 64**2, "heads": 2, "top_k": 8, "key_dim": 32, "dtype": "float32"}

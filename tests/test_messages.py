@@ -11,11 +11,11 @@ from gate_results import a_file, a_record
 from test_bad_input import BASE
 
 from membench.errors import UsageError
-from membench.plan import check_budgets, make_plan
-from membench.records import read_result, write_result
-from membench.scenario import parse_scenario
-from membench.yaml_problem import yaml_problem
-from membench.yaml_reader import parse_mapping, parse_value, read_text
+from membench.planning.plan import check_budgets, make_plan
+from membench.results.records import read_result, write_result
+from membench.scenario.scenario import parse_scenario
+from membench.yaml_files.problem import yaml_problem
+from membench.yaml_files.reader import parse_mapping, parse_value, read_text
 
 NOT_YAML = [
     # tabs, wherever an indentation may be

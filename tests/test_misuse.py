@@ -16,9 +16,9 @@ from layers.kernels.row_passes import row_backward, row_backward_update_, row_do
 from layers.kernels.row_update import RowState, RowStep
 from layers.kernels.top_k import product_key_top_k
 from layers.layer import Routing
-from layers.optim import LayerOptimizer, clip_gradients_
-from layers.table_optim import RowRule, TableOptimizer
-from layers.value_table import ValueTable
+from layers.optim.layer_optimizer import LayerOptimizer, clip_gradients_
+from layers.optim.table_optimizer import RowRule, TableOptimizer
+from layers.tables.value_table import ValueTable
 
 TABLE, ROWS, WEIGHTS, TOKENS = torch.randn(50, 6), torch.randint(50, (8, 4)), torch.randn(8, 4), torch.randn(8, 6)
 RUNS = find_runs(ROWS.flatten(), 50)

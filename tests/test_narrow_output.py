@@ -26,10 +26,10 @@ from membench.gate.comparison import compare_group
 from membench.gate.result_set import LoadedResult, group_results
 from membench.gate.thresholds import Thresholds
 from membench.gate.within import compare_within
-from membench.plan import make_plan
-from membench.progress import RunProgress
-from membench.records import read_result, write_result
-from membench.scenario import load_scenario
+from membench.planning.plan import make_plan
+from membench.results.records import read_result, write_result
+from membench.running.progress import RunProgress
+from membench.scenario.scenario import load_scenario
 from membench.tables.fitting import ELLIPSIS, cut, fitted, wrapped
 from membench.tables.gate import comparison_tables, listing
 from membench.tables.gate_within import within_table
@@ -137,7 +137,7 @@ def test_what_prints_tables_by_itself_fits_too(width, monkeypatch, capsys, tmp_p
     rows = [{"row_bytes": 8192, "bytes_per_s": 9e9, "huge_pages": True}]
     monkeypatch.setattr(diagnosis, "_ceilings", lambda _: {**rates, "random_rows": rows})
     found = json.loads(json.dumps(diagnosis.diagnose("cpu")))
-    monkeypatch.setattr("membench.provenance.ask_process", lambda *_: found)
+    monkeypatch.setattr("membench.machine.provenance.ask_process", lambda *_: found)
     monkeypatch.setenv("COLUMNS", str(width))
     path = tmp_path / "iso_flop_8b_amd-epyc-2c_20261123T152712Z_855aaadc39.json"
     write_result(a_sweep(tokens=(8,)), path)

@@ -5,10 +5,10 @@ import row_reference
 import torch
 from against_reference import poisoned_memory
 
+from layers.checking.verification import relative_rms
 from layers.kernels import paths
 from layers.kernels.native.read_rows import read_rows
 from layers.kernels.row_passes import weighted_bag
-from layers.verification import relative_rms
 
 pytestmark = pytest.mark.skipif(not paths.has_native(), reason="no C++ compiler")
 

@@ -16,7 +16,7 @@ SCRIPT = """
 import torch
 from layers import build, spec_from
 from layers.kernels import paths
-from layers.optim import LayerOptimizer
+from layers.optim.layer_optimizer import LayerOptimizer
 
 for kind in ("memory", "peer"):
     sizes = {"num_keys": 4096, "model_dim": 16, "heads": 2, "top_k": 4, "key_dim": 8}

@@ -11,12 +11,12 @@ from layers.spec import OPERATORS, spec_from
 from membench.case import Case
 from membench.cli import app
 from membench.errors import UsageError
-from membench.groups import comparable_groups, yardstick
-from membench.plan import make_plan
-from membench.records import read_result
+from membench.planning.plan import make_plan
 from membench.report.palette import arm_styles
-from membench.scenario import parse_scenario
-from membench.scenario_files import list_scenarios
+from membench.results.ranking import comparable_groups, yardstick
+from membench.results.records import read_result
+from membench.scenario.scenario import parse_scenario
+from membench.scenario.shipped import list_scenarios
 from membench.tables.plan import plan_tables
 from membench.tables.render import to_markdown
 from membench.tables.results import result_tables

@@ -12,10 +12,10 @@ from layers import build, verify
 from layers.kernels.paths import has_native, path_of
 from layers.layer import Routing
 from membench.errors import Unavailable
-from membench.inputs import make_inputs, pool_size
-from membench.measure.time import Clock
-from membench.measurement import CaseMeasurement, make_step
-from membench.preparation import Preparation
+from membench.measuring.inputs import make_inputs, pool_size
+from membench.measuring.measurement import CaseMeasurement, make_step
+from membench.measuring.preparation import Preparation
+from membench.measuring.time import Clock
 from membench.processes.serving import classify
 
 

@@ -7,6 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from layers import build, spec_from
+from layers.checking.verification import relative_rms
 from layers.kernels import matmul
 from layers.kernels.lookups import find_runs
 from layers.kernels.row_passes import (
@@ -18,8 +19,7 @@ from layers.kernels.row_passes import (
 )
 from layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
 from layers.kernels.top_k import product_key_top_k
-from layers.optim import LayerOptimizer
-from layers.verification import relative_rms
+from layers.optim.layer_optimizer import LayerOptimizer
 
 SMALL = {"model_dim": 24, "num_keys": 4096, "heads": 2, "top_k": 4, "key_dim": 8, "dtype": "float32"}
 KINDS = ["memory", "memory_plus", "peer"]

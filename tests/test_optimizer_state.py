@@ -10,10 +10,10 @@ from layers import build
 from layers.kernels.lookups import Lookups
 from layers.kernels.row_update import ROW_OPTIMIZERS, RowState
 from layers.memory import Memory
-from layers.optim import LayerOptimizer
+from layers.optim.layer_optimizer import LayerOptimizer
+from layers.optim.table_optimizer import RowRule, TableOptimizer
 from layers.spec import MemorySpec, accounting
-from layers.table_optim import RowRule, TableOptimizer
-from layers.value_table import ValueTable
+from layers.tables.value_table import ValueTable
 
 ALL_OPTIMIZERS = [*ROW_OPTIMIZERS, "adamw"]
 

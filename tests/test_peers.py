@@ -11,14 +11,14 @@ from public_layers import MEMORY, MOE, PEERS, B, D, H, peer, tokens
 from typer.testing import CliRunner
 
 from layers import build, reference, verify
-from layers.optim import LayerOptimizer
-from layers.peers import peer_pytorch, product_key_memory, transformers_moe
+from layers.optim.layer_optimizer import LayerOptimizer
+from layers.public import peer_pytorch, product_key_memory, transformers_moe
 from membench.case import Case
 from membench.cli import app
-from membench.measure.memory import tensor_bytes
-from membench.preparation import Preparation
+from membench.measuring.memory import tensor_bytes
+from membench.measuring.preparation import Preparation
 from membench.processes.serving import classify
-from membench.records import read_result
+from membench.results.records import read_result
 
 pytestmark = pytest.mark.xdist_group("peers")  # one process imports transformers, once
 
@@ -180,7 +180,7 @@ def test_checked_and_noted_in_a_run(scenario_file, tmp_path):
     sizes = ", ".join(f"{key}: {value}" for key, value in MEMORY.items())
     path = scenario_file(
         f"schema_version: 1\nname: small\nmodel_dim: {D}\ndtype: float32\narms:\n"
-        f"  pkm: {{layer: 'layers.peers.product_key_memory:build', options: {{{sizes}}}}}\n"
+        f"  pkm: {{layer: 'layers.public.product_key_memory:build', options: {{{sizes}}}}}\n"
         f"workload: {{tokens: {B}, modes: [forward_backward, train_step], optimizers: [adamw]}}\n"
         "measure: {min_samples: 5, floor_samples: 2, max_seconds: 0.2, warmup_seconds: 0.02}\n"
     )

@@ -8,7 +8,7 @@ import torch
 from public_layers import DK, MEMORY, B, D, E, F, H, K, N, peer, tokens
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from layers.peers import transformers_moe
+from layers.public import transformers_moe
 
 pytestmark = pytest.mark.xdist_group("peers")  # one process imports transformers, once
 

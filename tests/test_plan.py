@@ -8,9 +8,9 @@ import pytest
 from timing import once_in, processes_take_less_than
 
 from layers.spec import DenseSpec, MemorySpec
-from membench.datasheet import parse_hardware
-from membench.plan import Plan, make_plan, predicted_ms
-from membench.scenario import list_scenarios, load_scenario, parse_scenario
+from membench.machine.datasheet import parse_hardware
+from membench.planning.plan import Plan, make_plan, predicted_ms
+from membench.scenario.scenario import list_scenarios, load_scenario, parse_scenario
 
 TEXT = """
 schema_version: 1

@@ -10,14 +10,14 @@ from autocast_cases import KINDS, MODEL_DIM, READ_ONLY, assert_right, built, gra
 from torch import nn
 
 from layers import build, spec_from
+from layers.checking.sampled_reference import relative_rms
+from layers.checking.verification import TOLERANCE
 from layers.kernels.key_scores import key_scores
 from layers.layer import Routing
 from layers.moe import top
-from layers.optim import LayerOptimizer, clip_gradients_
-from layers.quantized_table import QuantizedTable
+from layers.optim.layer_optimizer import LayerOptimizer, clip_gradients_
 from layers.routing import draw_experts
-from layers.sampled_reference import relative_rms
-from layers.verification import TOLERANCE
+from layers.tables.quantized_table import QuantizedTable
 
 HALVES = [torch.bfloat16, torch.float16]
 DTYPES = [torch.float32, *HALVES]

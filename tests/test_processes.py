@@ -57,7 +57,7 @@ def test_standard_output_is_no_wire(what, sitecustomize_that_prints, start):
 
 
 def test_devices_are_described_under_a_sitecustomize_that_prints(sitecustomize_that_prints):
-    from membench.provenance import probe_environment
+    from membench.machine.provenance import probe_environment
 
     assert probe_environment("cpu")["device"]["type"] == "cpu"
 
@@ -251,7 +251,7 @@ def test_a_users_own_layers_are_measured_and_both_are_told_apart(users_folder):
 
 
 def test_our_public_layers_keep_their_short_names():
-    assert load_factory("layers.peers.embedding_bag:build").__module__ == "membench.layers.peers.embedding_bag"
+    assert load_factory("layers.public.embedding_bag:build").__module__ == "membench.layers.public.embedding_bag"
     with pytest.raises(ValueError, match=r"cannot be loaded: No module named 'layers\.nothing'"):
         load_factory("layers.nothing:build")
 

@@ -6,11 +6,11 @@ import pytest
 
 from layers.spec import StageCost
 from membench.errors import UsageError
-from membench.plan import make_plan
-from membench.profiler.analysis import Counts, floor_of, rates_of, stage_rows
+from membench.planning.plan import make_plan
 from membench.profiler.asked import Asked, naming_options, scenario_of
-from membench.profiler.findings import REST, KernelRow, LayerProfile, ModeProfile, Profile, StageKey
-from membench.profiler.picture import _spread, check_picture_path, points_of, write_roofline
+from membench.report.profile_picture import _spread, check_picture_path, points_of, write_roofline
+from membench.results.floors import Counts, floor_of, rates_of, stage_rows
+from membench.results.profile import REST, KernelRow, LayerProfile, ModeProfile, Profile, StageKey
 from membench.tables.profile import next_steps, profile_tables
 from membench.tables.render import to_csv, to_markdown
 

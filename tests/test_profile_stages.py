@@ -10,14 +10,14 @@ from timing import once_in
 
 from layers import build, spec_from
 from layers.kernels.stages import observed_by, stage
-from layers.optim import LayerOptimizer
-from membench.inputs import Input
-from membench.measure.time import Clock
-from membench.measurement import make_step
-from membench.profiler.analysis import counts_of
-from membench.profiler.findings import REST, StageKey
+from layers.optim.layer_optimizer import LayerOptimizer
+from membench.measuring.inputs import Input
+from membench.measuring.measurement import make_step
+from membench.measuring.time import Clock
 from membench.profiler.stage_clock import StageClock
 from membench.profiler.stage_times import Budget, followed, mean_of_middle, observed, time_stages
+from membench.results.floors import counts_of
+from membench.results.profile import REST, StageKey
 
 KINDS = {
     "dense": {"ffn_hidden": 192},

@@ -9,18 +9,18 @@ from mapped_memory import mapped
 from retrieval_checks import random_routing, tokens_for
 
 from layers import build, spec_from, verify
+from layers.checking.sampled_reference import relative_rms
+from layers.checking.verification import TOLERANCE
 from layers.kernels.quantization import LARGEST, dequantize_rows, quantize_rows, widened
 from layers.kernels.quantized_bag import quantized_bag
 from layers.memory import Memory
-from layers.quantized_table import NORMAL_ROW_ERROR, QuantizedTable
-from layers.sampled_reference import relative_rms
-from layers.verification import TOLERANCE
+from layers.tables.quantized_table import NORMAL_ROW_ERROR, QuantizedTable
 from membench.case import Case
-from membench.measure import ceilings
-from membench.measure.memory import peak_bytes, reset_peak
-from membench.measure.time import Clock
-from membench.plan import make_plan
-from membench.scenario import load_scenario
+from membench.measuring import ceilings
+from membench.measuring.memory import peak_bytes, reset_peak
+from membench.measuring.time import Clock
+from membench.planning.plan import make_plan
+from membench.scenario.scenario import load_scenario
 
 NAMES = ["int8", "float8_e4m3fn"]
 FORMATS = [getattr(torch, name) for name in NAMES]

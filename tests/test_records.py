@@ -10,9 +10,8 @@ import pytest
 from layers.spec import spec_from
 from membench.case import Case
 from membench.errors import UsageError
-from membench.journal import Journal, newest_journal
-from membench.metrics import flags_of, metrics_of, quantile
-from membench.records import (
+from membench.results.metrics import flags_of, metrics_of, quantile
+from membench.results.records import (
     Record,
     ResultFile,
     Round,
@@ -22,6 +21,7 @@ from membench.records import (
     strict_json,
     write_result,
 )
+from membench.running.journal import Journal, newest_journal
 
 
 def a_run(**changes):

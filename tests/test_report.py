@@ -17,7 +17,6 @@ from test_fuzz import mutate
 
 from membench.cli.report import report
 from membench.errors import UsageError
-from membench.records import read_result, strict_json, write_result
 from membench.report.answers import answer
 from membench.report.evidence import Evidence
 from membench.report.page import embedded, page, run_views
@@ -27,7 +26,8 @@ from membench.report.plots.labels import Named, beside
 from membench.report.plots.pareto import frontier
 from membench.report.plots.roofline import roofline_figure
 from membench.report.plots.spread import spread
-from membench.roofline import RooflineCeilings, RooflinePoint
+from membench.results.records import read_result, strict_json, write_result
+from membench.results.roofline import RooflineCeilings, RooflinePoint
 from membench.tables.cases import raw_table
 
 ROOT = Path(__file__).parent.parent

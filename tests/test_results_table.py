@@ -4,7 +4,7 @@ from test_records import COST, a_round, a_run
 
 from layers.spec import spec_from
 from membench.case import Case
-from membench.records import Record, ResultFile
+from membench.results.records import Record, ResultFile
 from membench.tables.render import to_markdown
 from membench.tables.results import result_tables
 

@@ -7,14 +7,14 @@ from recorded_operators import recorded
 from retrieval_checks import assert_selection_exact, tokens_for
 
 from layers import reference
+from layers.checking.verification import relative_rms
 from layers.kernels.key_scores import key_scores
-from layers.kernels.plain.top_k import long_top_k, ordered_top_k
 from layers.kernels.retrieval import retrieve
 from layers.kernels.top_k import product_key_top_k
+from layers.kernels.torch.top_k import long_top_k, ordered_top_k
 from layers.memory import Memory
 from layers.product_keys import EPS
 from layers.spec import MemoryPlusSpec, MemorySpec
-from layers.verification import relative_rms
 
 
 def stable_top_k(values, top_k):

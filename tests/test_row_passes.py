@@ -7,10 +7,10 @@ from against_reference import poisoned_memory
 from mapped_memory import mapped, resident_bytes
 from recorded_operators import recorded
 
+from layers.checking.verification import relative_rms
 from layers.kernels.lookups import Runs, find_runs
 from layers.kernels.row_passes import row_backward, row_backward_update_, row_dots, update_rows_, weighted_bag
 from layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
-from layers.verification import relative_rms
 
 WIDTHS = [1, 7, 96, 100, 1000]
 NUM_ROWS = 500

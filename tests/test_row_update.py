@@ -5,10 +5,10 @@ import row_reference
 import torch
 from mapped_memory import mapped
 
+from layers.checking.verification import relative_rms
 from layers.kernels import paths
 from layers.kernels.row_passes import update_rows_
 from layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep, random_bits
-from layers.verification import relative_rms
 
 NUM_ROWS = 23
 RATES = {"learning_rate": 0.03, "weight_decay": 0.2, "eps": 1e-6, "beta1": 0.8, "beta2": 0.95}

@@ -12,7 +12,7 @@ from timing import once_in, processes_take_less_than
 from typer.testing import CliRunner
 
 from membench.cli import app
-from membench.records import read_result
+from membench.results.records import read_result
 
 pytestmark = [pytest.mark.usefixtures("outside_layers"), pytest.mark.xdist_group("processes")]
 

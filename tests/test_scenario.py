@@ -3,9 +3,9 @@
 import pytest
 
 from layers.spec import DenseSpec, ExternalSpec, MemorySpec
-from membench.arms import ENTRY_POINT_GROUP
 from membench.errors import UsageError
-from membench.scenario import list_scenarios, load_scenario, parse_scenario
+from membench.scenario.arms import ENTRY_POINT_GROUP
+from membench.scenario.scenario import list_scenarios, load_scenario, parse_scenario
 
 SMALL = """
 schema_version: 1
@@ -140,7 +140,7 @@ def test_a_layer_from_outside_by_path_and_by_entry_point(monkeypatch):
     from importlib.metadata import EntryPoint
 
     found = [EntryPoint("fancy", "pkg.other:build", ENTRY_POINT_GROUP)]
-    monkeypatch.setattr("membench.arms.entry_points", lambda group: found)
+    monkeypatch.setattr("membench.scenario.arms.entry_points", lambda group: found)
     by_name = parse_scenario(text, "s.yaml", ["arms.mine={layer: fancy}"])
     assert by_name.points[0].arms["mine"].given["factory"] == "pkg.other:build"
     with pytest.raises(UsageError, match=r"unknown layer 'fency'; did you mean 'fancy'\?"):

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from layers import build, spec_from
 from layers.kernels.dispatch import by_token, from_counts
 from layers.layer import RemoteAssignments, Routing
-from layers.optim import LayerOptimizer, clip_gradients_
+from layers.optim.layer_optimizer import LayerOptimizer, clip_gradients_
 
 OPTIMIZERS = ["adamw", "row_adagrad", "row_adam", "lazy_adam", "sgd"]
 

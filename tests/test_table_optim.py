@@ -8,15 +8,15 @@ import torch
 from training_steps import SMALL, run_steps
 
 from layers import build, spec_from
+from layers.checking.verification import relative_rms
 from layers.kernels.lookups import Lookups
 from layers.kernels.row_update import ROW_OPTIMIZERS, RowStep
 from layers.layer import Routing
 from layers.memory import Memory
-from layers.optim import LayerOptimizer, clip_gradients_
+from layers.optim.layer_optimizer import LayerOptimizer, clip_gradients_
+from layers.optim.table_optimizer import RowRule, TableOptimizer
 from layers.spec import MemorySpec
-from layers.table_optim import RowRule, TableOptimizer
-from layers.value_table import ValueTable
-from layers.verification import relative_rms
+from layers.tables.value_table import ValueTable
 
 NUM_ROWS, WIDTH = 60, 20
 ALL_OPTIMIZERS = [*ROW_OPTIMIZERS, "adamw"]

@@ -3,8 +3,8 @@
 import csv
 import io
 
-from membench.plan import make_plan
-from membench.scenario import parse_scenario
+from membench.planning.plan import make_plan
+from membench.scenario.scenario import parse_scenario
 from membench.tables.plan import plan_tables
 from membench.tables.render import Column, Table, print_tables, to_csv, to_markdown
 

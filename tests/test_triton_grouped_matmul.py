@@ -10,7 +10,7 @@ from mapped_memory import mapped
 from test_grouped_matmul import COUNTS, check
 
 from layers.kernels import paths
-from layers.kernels.gpu.grouped_matmul import grouped_linear, grouped_linear_gradients
+from layers.kernels.triton.grouped_matmul import grouped_linear, grouped_linear_gradients
 
 TOKENS = 11
 WIDTHS = [(1, 7), (7, 1), (96, 100), (100, 96), (200, 33)]
@@ -68,7 +68,7 @@ def test_experts_of_several_tiles(counts):
 
 
 def test_more_experts_than_are_counted_at_once(monkeypatch):
-    monkeypatch.setattr("layers.kernels.gpu.grouped_matmul._EXPERTS_TOGETHER", 4)
+    monkeypatch.setattr("layers.kernels.triton.grouped_matmul._EXPERTS_TOGETHER", 4)
     case = Case([0, 70, 0, 1, 65, 0, 0, 0, 0, 0, 2, 0, 129], 5, 6, torch.float32)
     assert_close("y", grouped_linear(case.x, case.weight, case.ends, case.token), case.linear(), case.dtype)
 
@@ -143,7 +143,7 @@ def test_the_host_does_not_wait(dtype):
 def test_compiles_for_hopper_once_for_any_number_of_tokens():
     launched = compiled_for_hopper("""
 import torch
-from layers.kernels.gpu.grouped_matmul import grouped_linear, grouped_linear_gradients
+from layers.kernels.triton.grouped_matmul import grouped_linear, grouped_linear_gradients
 ends = torch.zeros(8, dtype=torch.int32)
 for dtype in (torch.bfloat16, torch.float32):
     weight = torch.empty(8, 192, 256, dtype=dtype)

@@ -7,11 +7,11 @@ import torch
 from against_reference import poisoned_memory
 from mapped_memory import mapped
 
+from layers.checking.sampled_reference import relative_rms
+from layers.checking.verification import TOLERANCE
 from layers.kernels.paths import forced
 from layers.kernels.quantization import dequantize_rows, quantize_rows
 from layers.kernels.quantized_bag import quantized_bag
-from layers.sampled_reference import relative_rms
-from layers.verification import TOLERANCE
 
 FORMATS = [torch.int8, torch.float8_e4m3fn]
 

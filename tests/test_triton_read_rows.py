@@ -10,7 +10,7 @@ import torch
 from against_reference import poisoned_memory
 from mapped_memory import mapped
 
-from layers.kernels.gpu.read_rows import read_rows
+from layers.kernels.triton.read_rows import read_rows
 
 
 def combined(table, rows):
@@ -50,7 +50,7 @@ def test_rows_past_the_two_billionth_word():
 def test_it_compiles_for_hopper_once_for_all_numbers_of_rows():
     launched = compiled_for_hopper("""
 import torch
-from layers.kernels.gpu.read_rows import read_rows
+from layers.kernels.triton.read_rows import read_rows
 
 for count in (1000, 1001):
     for columns in (100, 1024):

@@ -9,12 +9,12 @@ from against_reference import poisoned_memory
 from mapped_memory import mapped, resident_bytes
 from triton_rows import NUM_ROWS, SPLIT, TOLERANCE, mixed_rows, on_device, positive, runs_of
 
+from layers.checking.verification import relative_rms
 from layers.kernels import paths
 from layers.kernels import row_passes as operators
-from layers.kernels.gpu import row_passes, tiles
-from layers.kernels.plain.row_update import update_rows_ as plain_update_rows_
 from layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
-from layers.verification import relative_rms
+from layers.kernels.torch.row_update import update_rows_ as plain_update_rows_
+from layers.kernels.triton import row_passes, tiles
 
 WIDTHS = [1, 7, 96, 100, 1000]
 
@@ -231,7 +231,7 @@ def test_the_operators_take_this_path(seed):
 
 CALLS = """
 import torch
-from layers.kernels.gpu import row_passes
+from layers.kernels.triton import row_passes
 from layers.kernels.lookups import Runs
 from layers.kernels.row_update import RowState, RowStep
 

@@ -8,10 +8,10 @@ import torch
 from against_reference import poisoned_memory
 from triton_rows import NUM_ROWS, SPLIT, TOLERANCE, mixed_rows, on_device, positive, runs_of
 
-from layers.kernels.gpu import row_passes
-from layers.kernels.plain.row_update import update_rows_ as plain_update_rows_
+from layers.checking.verification import relative_rms
 from layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
-from layers.verification import relative_rms
+from layers.kernels.torch.row_update import update_rows_ as plain_update_rows_
+from layers.kernels.triton import row_passes
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from against_reference import poisoned_memory
 from layers import reference
 from layers.kernels import paths
 from layers.kernels import top_k as operator
-from layers.kernels.gpu import top_k as triton_top_k
-from layers.kernels.plain import top_k as plain_top_k
+from layers.kernels.torch import top_k as plain_top_k
+from layers.kernels.triton import top_k as triton_top_k
 
 LEVELS = [0, 1, 4, None]  # distinct scores about zero; None: all differ
 
@@ -159,7 +159,7 @@ def test_gradients_of_scores_that_are_part_of_several_sums(top_k):
 def test_compiles_for_hopper_once_for_any_number_of_tokens():
     launched = compiled_for_hopper("""
 import torch
-from layers.kernels.gpu.top_k import product_key_top_k, scores_gradient
+from layers.kernels.triton.top_k import product_key_top_k, scores_gradient
 for tokens in (16, 17):
     product_key_top_k(torch.randn(2, 2, tokens, 256), 8)
 product_key_top_k(torch.randn(2, 2, 3, 7), 1)

@@ -10,11 +10,11 @@ from test_profile import a_mode, a_profile
 
 from membench.cli.run import Format, run
 from membench.errors import UsageError
-from membench.groups import counted
-from membench.plan import make_plan
-from membench.records import read_result
-from membench.scenario import parse_scenario
-from membench.session import Finished
+from membench.planning.plan import make_plan
+from membench.results.ranking import counted
+from membench.results.records import read_result
+from membench.running.run import Finished
+from membench.scenario.scenario import parse_scenario
 from membench.tables.cases import raw_table
 from membench.tables.numbers import budget, bytes_shown
 from membench.tables.plan import plan_tables
@@ -38,7 +38,7 @@ def run_csv(monkeypatch, tmp_path, capsys):
                 raise outcome
             return Finished(outcome, tmp_path / "r.json", False)
 
-        monkeypatch.setattr("membench.session.run_scenario", measured)
+        monkeypatch.setattr("membench.running.run.run_scenario", measured)
         error = None
         try:
             run(["quickstart"] * len(outcomes), output=tmp_path, table=Format.CSV)

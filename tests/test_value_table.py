@@ -8,10 +8,10 @@ import pytest
 import torch
 from recorded_operators import recorded
 
+from layers.checking.verification import relative_rms
 from layers.initialize import BLOCK_ELEMENTS, EXACT_ELEMENTS, fill_normal_
 from layers.kernels.lookups import Lookups
-from layers.value_table import RowGradient, ValueTable
-from layers.verification import relative_rms
+from layers.tables.value_table import RowGradient, ValueTable
 
 
 def gradient(rows, columns=4):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from layers import build, sampled_reference, spec_from, verify
+from layers.checking.sampled_reference import relative_rms
+from layers.checking.verification import TOLERANCE
 from layers.layer import RemoteAssignments, RemoteLookups, Routing
-from layers.sampled_reference import relative_rms
-from layers.verification import TOLERANCE
 
 SPECS = {
     "dense": {"kind": "dense", "model_dim": 48, "ffn_hidden": 80},

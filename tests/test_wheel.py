@@ -32,10 +32,10 @@ workload: {tokens: 8, modes: [forward]}
 measure: {rounds: 1, max_seconds: 0.1}
 """
 ONE_SET_OF_MODULES = """
-import layers.spec.cost, layers.kernels.native.build, membench.layers, membench.layers.spec.cost
+import layers.spec.cost, layers.kernels.cpp_build, membench.layers, membench.layers.spec.cost
 from layers import build, spec_from
 assert layers is membench.layers and layers.spec.cost is membench.layers.spec.cost
-assert layers.kernels.native.build is membench.layers.kernels.native.build
+assert layers.kernels.cpp_build is membench.layers.kernels.cpp_build
 build(spec_from({"kind": "dense", "model_dim": 64, "ffn_hidden": 64}))
 print(membench.__file__, layers.__file__, sep="\\n")
 """

@@ -5,13 +5,13 @@ import torch
 from test_verification import SPECS, built, tokens
 
 from layers import build, verify
-from layers.answer import find_fault
+from layers.checking.answer import find_fault
 from layers.layer import RemoteLookups, Routing
 from layers.spec import ExternalSpec, spec_from
 from membench.case import Case
-from membench.measure.time import Clock, Sampling
-from membench.measurement import CaseMeasurement
-from membench.preparation import Preparation, WrongAnswer
+from membench.measuring.measurement import CaseMeasurement
+from membench.measuring.preparation import Preparation, WrongAnswer
+from membench.measuring.time import Clock, Sampling
 
 pytestmark = pytest.mark.usefixtures("outside_layers")
 
@@ -112,7 +112,7 @@ def test_each_implementation_is_judged_by_itself(monkeypatch):
             raise KeyError("a compiler raises what it likes")
         return layer
 
-    monkeypatch.setattr("membench.measurement.implementation", implementation)
+    monkeypatch.setattr("membench.measuring.measurement.implementation", implementation)
     measurement = CaseMeasurement(layer, Clock("cpu"), 0, lambda doing: None)
     prepared = measurement.prepare(case_of(layer, "forward"), ["cuda_graph", "compiled", "eager"])
     tried = prepared.implementation["tried"]

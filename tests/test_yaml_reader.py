@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from membench.errors import UsageError
-from membench.yaml_reader import MAX_DEPTH, MAX_FILE_BYTES, MAX_NODES, parse_mapping, parse_value, read_text
+from membench.yaml_files.reader import MAX_DEPTH, MAX_FILE_BYTES, MAX_NODES, parse_mapping, parse_value, read_text
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from triton_device import DEVICE  # isort: split
 import torch
 
 from layers.kernels.lookups import Runs
-from layers.kernels.plain.lookups import find_runs
+from layers.kernels.torch.lookups import find_runs
 
 NUM_ROWS = 60
 SPLIT = 8  # so that runs are long that the interpreter can do

@@ -26,14 +26,14 @@ from benchmarks.memory_step_parts.processes import (
 )
 from benchmarks.memory_step_parts.turns import take_turns
 from benchmarks.public_memory import PlainRowAdagrad
-from membench.inputs import Input
 from membench.layers.factory import build
 from membench.layers.kernels.pages import on_huge_pages
 from membench.layers.kernels.row_update import RowOptimizer
-from membench.layers.optim import LayerOptimizer
-from membench.layers.peers.embedding_bag import BagMemory
-from membench.measure.time import Clock, Step
-from membench.measurement import make_step
+from membench.layers.optim.layer_optimizer import LayerOptimizer
+from membench.layers.public.embedding_bag import BagMemory
+from membench.measuring.inputs import Input
+from membench.measuring.measurement import make_step
+from membench.measuring.time import Clock, Step
 
 INPUTS = 8  # batches that take turns: together they read several times the last-level cache
 Pages = Literal["default", "huge"]

@@ -16,14 +16,14 @@ from torch import Tensor
 from benchmarks.memory_step_parts.against_public import INPUTS
 from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes
 from benchmarks.memory_step_parts.processes import short_of_memory
-from membench.device import cache_bytes
 from membench.layers.kernels.lookups import Lookups
 from membench.layers.kernels.row_passes import row_backward_update_, weighted_bag
 from membench.layers.kernels.row_update import RowState, RowStep
 from membench.layers.memory import Memory
 from membench.layers.spec import accounting
-from membench.measure.ceilings import random_row_ceiling
-from membench.measure.time import Clock, Sampling, Step, sample
+from membench.machine.device import cache_bytes
+from membench.measuring.ceilings import random_row_ceiling
+from membench.measuring.time import Clock, Sampling, Step, sample
 
 _BAG_GOAL, _UPDATE_GOAL = 0.9, 2.0
 _SAMPLING = Sampling(min_samples=INPUTS, floor_samples=INPUTS, max_seconds=1.0, warmup_seconds=0.05)

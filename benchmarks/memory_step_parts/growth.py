@@ -14,16 +14,16 @@ from benchmarks.memory_step_parts.against_public import INPUTS
 from benchmarks.memory_step_parts.answers import Answer, Findings, Sizes
 from benchmarks.memory_step_parts.processes import short_of_memory
 from benchmarks.memory_step_parts.turns import take_turns, timed
-from membench.inputs import Input
 from membench.layers.factory import build
-from membench.layers.optim import LayerOptimizer
+from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec.quantities import format_num_keys
-from membench.measure.time import Step
-from membench.measure.traffic import count_traffic
-from membench.measurement import make_step
-from membench.profiler.findings import StageKey
+from membench.measuring.inputs import Input
+from membench.measuring.measurement import make_step
+from membench.measuring.time import Step
+from membench.measuring.traffic import count_traffic
 from membench.profiler.stage_clock import StageClock
 from membench.profiler.stage_times import followed, mean_of_middle, observed
+from membench.results.profile import StageKey
 
 _GOAL = 2.5
 

@@ -10,9 +10,9 @@ from benchmarks.memory_step_parts.processes import short_of_memory
 from benchmarks.memory_step_parts.turns import timed
 from membench.layers.factory import build
 from membench.layers.layer import torch_dtype
-from membench.layers.optim import LayerOptimizer
+from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec.quantities import format_num_keys
-from membench.measure.memory import peak_bytes
+from membench.measuring.memory import peak_bytes
 
 _BATCHES, _PASSES = 4, 6
 _LEARNING_RATE = 1e-2

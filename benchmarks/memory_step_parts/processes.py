@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from membench.device import available_memory_bytes
+from membench.machine.device import available_memory_bytes
 from membench.processes.environment import measuring_environment
 from membench.processes.serving import be_killed_first, live_no_longer_than
-from membench.records import Status
+from membench.results.records import Status
 
 Result = TypeVar("Result")
 

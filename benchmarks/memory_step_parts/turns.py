@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from itertools import repeat
 
-from membench.measure.time import Clock, Step
+from membench.measuring.time import Clock, Step
 
 Timed = Callable[[int], float]  # seconds of something on input number i
 

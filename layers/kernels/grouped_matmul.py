@@ -20,11 +20,11 @@ from torch.utils.flop_counter import register_flop_formula
 from membench.layers.kernels.dispatch import Dispatch, combine
 from membench.layers.kernels.expert_operands import Gradients, Operands
 from membench.layers.kernels.paths import implementation, path_of, took
-from membench.layers.kernels.plain import expert_loop
-from membench.layers.kernels.plain import grouped_matmul as torch_products
 from membench.layers.kernels.precision import computed_as_given, operands
 from membench.layers.kernels.stages import stage
 from membench.layers.kernels.swiglu import activate, activate_backward
+from membench.layers.kernels.torch import expert_loop
+from membench.layers.kernels.torch import grouped_matmul as torch_products
 
 
 def experts(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, dispatch: Dispatch) -> Tensor:

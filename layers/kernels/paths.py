@@ -1,8 +1,8 @@
 """Which way an operator is computed: by torch's own calls, by C++ on a CPU, or by Triton on a GPU.
 
-An operator ``x`` is declared in ``layers/kernels/x.py``; what it does lies in ``plain/x.py``,
-``native/x.py`` and ``gpu/x.py``, under the same names. All give the same results; ``torch``, which
-is ``plain``, runs anywhere and is what is left where the others cannot run.
+An operator ``x`` is declared in ``layers/kernels/x.py``; what it does lies in ``torch/x.py``,
+``native/x.py`` and ``triton/x.py``, under the same names. All give the same results; ``torch``
+runs anywhere and is what is left where the others cannot run.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,6 @@ from typing import Literal
 from torch import Tensor
 
 Path = Literal["torch", "native", "triton"]
-_FOLDERS: dict[Path, str] = {"torch": "plain", "native": "native", "triton": "gpu"}
 _forced: Path | None = None
 _taken: dict[str, set[str]] = {}
 
@@ -33,7 +32,7 @@ def handed_on(name: str) -> ModuleType:
 
 def _module(name: str, path: Path) -> ModuleType:
     took(name, path)
-    return import_module(f"membench.layers.kernels.{_FOLDERS[path]}.{name}")
+    return import_module(f"membench.layers.kernels.{path}.{name}")
 
 
 def took(name: str, way: str) -> None:
@@ -62,7 +61,7 @@ def fallback(device: str) -> str | None:
         return None if has_triton() else "the triton package is not installed"
     if device != "cpu" or has_native():
         return None
-    from membench.layers.kernels.native.build import kernels
+    from membench.layers.kernels.cpp_build import kernels
 
     return kernels().missing
 
@@ -110,6 +109,6 @@ def has_triton() -> bool:
 @cache
 def has_native() -> bool:
     """Whether the C++ kernels could be compiled here."""
-    from membench.layers.kernels.native.build import library
+    from membench.layers.kernels.cpp_build import library
 
     return library() is not None

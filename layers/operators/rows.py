@@ -14,7 +14,7 @@ from membench.layers.kernels.stages import stage
 from membench.layers.layer import Routing, torch_dtype
 from membench.layers.operators.operator import Operator, imposed
 from membench.layers.spec import ExpertRowsSpec, RowOperatorSpec, WeightedBagSpec
-from membench.layers.value_table import ValueTable
+from membench.layers.tables.value_table import ValueTable
 
 
 class RowOperator(Operator):

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from membench.case import Case
+from membench.machine.provenance import utc_now
 from membench.processes.channel import Failed
 from membench.processes.child import ChildProcess
-from membench.protocol import Build, Built, Found, PrepareCase, Prepared, Sampled, TakeSamples, TellFacts
-from membench.provenance import utc_now
-from membench.records import Round
-from membench.runner import BuildGroup
-from membench.sections import Measure
+from membench.results.records import Round
+from membench.running.protocol import Build, Built, Found, PrepareCase, Prepared, Sampled, TakeSamples, TellFacts
+from membench.running.runner import BuildGroup
+from membench.scenario.settings import Measure
 
 MODULE = "membench.ab.worker"
 Rounds = tuple[Round, Round]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from membench.ab.repository import Repository
 from membench.errors import UsageError, shown, suggestion
-from membench.git import GitError
+from membench.git.command import GitError
 
 _NO_REVISION = "is no revision of this repository"
 _UNSHALLOW = (

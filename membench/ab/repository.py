@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from membench.git import GitError, git
+from membench.git.command import GitError, git
 
 
 class Repository:

@@ -15,9 +15,9 @@ from membench.ab.duel import SideCode
 from membench.ab.harness import side_code
 from membench.ab.naming import commit_of
 from membench.ab.repository import Repository
-from membench.commit import SHA_DIGITS
 from membench.errors import UsageError, shown
-from membench.git import GitError, GitRefused, git
+from membench.git.command import GitError, GitRefused, git
+from membench.git.commit import SHA_DIGITS
 
 _SIDES = (("base", "BASE"), ("head", "HEAD"))
 

@@ -9,10 +9,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from membench.device import cache_bytes
+from membench.machine.device import cache_bytes
 from membench.processes.serving import Answers, Server
-from membench.protocol import Build, Built, Found, PrepareCase, Prepared, Sampled, TakeSamples, TellFacts
-from membench.worker import Worker, origin, prepare_process
+from membench.running.protocol import Build, Built, Found, PrepareCase, Prepared, Sampled, TakeSamples, TellFacts
+from membench.running.worker import Worker, origin, prepare_process
 
 
 class Side(Worker):
@@ -37,8 +37,8 @@ class Side(Worker):
         self.threads = prepare_process(job.threads)
         add_what_layers_lack()
         from membench.layers.factory import build
-        from membench.measure.time import Clock
-        from membench.measurement import CaseMeasurement
+        from membench.measuring.measurement import CaseMeasurement
+        from membench.measuring.time import Clock
 
         self.job, first = job, job.cases[0]
         layer = build(first.layer, ranks=first.ranks, device=job.device, seed=first.seed)
@@ -48,8 +48,8 @@ class Side(Worker):
 
     def prepare(self, asked: PrepareCase) -> Prepared:
         """Make a case of the job the one that is timed: checked against the reference and warm."""
-        from membench.measure.clocks import read_clocks
-        from membench.measure.time import warm_up
+        from membench.machine.clocks import read_clocks
+        from membench.measuring.time import warm_up
 
         self.prepared = self.measurement.prepare(self.job.cases[asked.index], self.job.implementations)
         calls, steady, fastest_s = warm_up(self.clock, self.prepared.step, self.job.warmup_seconds)
@@ -66,7 +66,7 @@ class Side(Worker):
 
     def facts(self, asked: TellFacts) -> Found:
         """Everything else that a round says of the case."""
-        from membench.measure.clocks import read_clocks
+        from membench.machine.clocks import read_clocks
 
         del asked
         self.clocks.append(read_clocks(self.job.device))

@@ -40,13 +40,13 @@ def ab(
     """
     import sys
 
+    from membench.ab.comparison import Settings, run_ab
     from membench.ab.revisions import uncommitted_changes
-    from membench.ab.session import Settings, run_ab
     from membench.cli.device_option import checked_device
     from membench.cli.gate_outputs import Outputs
     from membench.cli.output_option import checked_folder
     from membench.gate.thresholds import load_thresholds
-    from membench.scenario import load_scenario
+    from membench.scenario.scenario import load_scenario
 
     known = load_thresholds(thresholds)
     outputs = Outputs(strict, advisory, markdown, junit, as_json).checked()

@@ -34,7 +34,7 @@ def set_command(
     """
     from membench.errors import UsageError
     from membench.gate.baselines import FILE_NAME, set_baseline
-    from membench.records import read_result, strict_json
+    from membench.results.records import read_result, strict_json
 
     result = read_result(file)
     if not any(record.status == "ok" for record in result.cases):
@@ -65,7 +65,7 @@ def show_command(
     """
     from membench.errors import one_line
     from membench.gate.baselines import read_baselines
-    from membench.records import strict_json
+    from membench.results.records import strict_json
     from membench.tables.render import print_tables
     from membench.tables.table import Column, Table
 

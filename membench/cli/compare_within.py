@@ -8,7 +8,7 @@ from membench.gate.outcome import NOTHING_COMPARABLE
 from membench.gate.result_set import LoadedResult
 from membench.gate.thresholds import Thresholds
 from membench.gate.within import WithinRow, compare_within
-from membench.records import strict_json
+from membench.results.records import strict_json
 from membench.tables.gate_within import within_table
 from membench.tables.render import print_tables
 

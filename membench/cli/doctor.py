@@ -10,13 +10,13 @@ def doctor(device: Device = "auto", as_json: AsJson = False) -> None:
     import sys
 
     from membench.cli.device_option import checked_device
-    from membench.provenance import ask_process
-    from membench.records import strict_json
+    from membench.machine.provenance import ask_process
+    from membench.results.records import strict_json
     from membench.tables.render import print_tables
 
     checked_device(device)
     print("measuring ceilings and noise, about half a minute", file=sys.stderr)
-    found = ask_process("membench.diagnosis", device)
+    found = ask_process("membench.measuring.diagnosis", device)
     if as_json:
         print(strict_json(found))
         return
@@ -24,7 +24,7 @@ def doctor(device: Device = "auto", as_json: AsJson = False) -> None:
 
 
 def _tables(found: dict[str, Any]) -> list[Any]:
-    from membench.datasheet import lookup
+    from membench.machine.datasheet import lookup
     from membench.tables.render import Column, Table
     from membench.words import how_many
 

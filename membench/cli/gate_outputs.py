@@ -15,7 +15,7 @@ from membench.gate.comparison import FileComparison
 from membench.gate.junit import to_junit
 from membench.gate.outcome import Outcome, outcome_of
 from membench.gate.result_set import Group
-from membench.records import strict_json
+from membench.results.records import strict_json
 from membench.tables.gate import listing, screen_tables
 from membench.tables.gate_summary import to_summary
 from membench.tables.render import print_tables

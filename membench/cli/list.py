@@ -8,10 +8,10 @@ def list_command(as_json: AsJson = False) -> None:
 
     Exit code: 0.
     """
-    from membench.arms import entry_point_layers
     from membench.layers.spec import KINDS, OPERATORS
-    from membench.records import strict_json
-    from membench.scenario_files import list_scenarios
+    from membench.results.records import strict_json
+    from membench.scenario.arms import entry_point_layers
+    from membench.scenario.shipped import list_scenarios
     from membench.tables.render import print_tables
     from membench.tables.table import Column, Table
 

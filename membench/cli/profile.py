@@ -95,9 +95,9 @@ def profile(
     from membench.cli.device_option import checked_device
     from membench.cli.standard_output import StandardOutput
     from membench.profiler.asked import Asked
-    from membench.profiler.picture import check_picture_path, write_rooflines
-    from membench.profiler.session import check_trace_folder, run_profile
-    from membench.records import strict_json
+    from membench.profiler.profile import check_trace_folder, run_profile
+    from membench.report.profile_picture import check_picture_path, write_rooflines
+    from membench.results.records import strict_json
     from membench.tables.profile import next_steps, profile_tables
     from membench.tables.render import print_tables
 

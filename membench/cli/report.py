@@ -29,8 +29,8 @@ def report(files: Files, output: Page = Path("report.html"), as_json: AsJson = F
     from membench.errors import UsageError
     from membench.files import write_whole
     from membench.gate.result_set import read_results
-    from membench.records import strict_json
     from membench.report.page import page, run_views
+    from membench.results.records import strict_json
     from membench.words import how_many
 
     loaded = read_results(files)

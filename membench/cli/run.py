@@ -10,7 +10,7 @@ from membench.cli import exit_codes
 from membench.cli.options import AsJson, Device, Only, Output, Overrides, Scenarios
 
 if TYPE_CHECKING:
-    from membench.records import ResultFile
+    from membench.results.records import ResultFile
 
 
 class Format(StrEnum):
@@ -42,10 +42,10 @@ def run(
     from membench.cli.device_option import checked_device
     from membench.cli.output_option import checked_folder
     from membench.cli.standard_output import StandardOutput
-    from membench.plan import check_budgets
-    from membench.records import strict_json
-    from membench.scenario import load_scenario
-    from membench.session import Finished, run_scenario
+    from membench.planning.plan import check_budgets
+    from membench.results.records import strict_json
+    from membench.running.run import Finished, run_scenario
+    from membench.scenario.scenario import load_scenario
     from membench.tables.cases import raw_table
     from membench.tables.render import to_csv
 

@@ -13,6 +13,6 @@ def schema(
     Exit code: 0.
     """
     del as_json
-    from membench.records import result_schema, strict_json
+    from membench.results.records import result_schema, strict_json
 
     print(strict_json(result_schema()))

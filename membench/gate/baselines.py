@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from membench.errors import UsageError, blaming, shown, usage_error
 from membench.files import read_file, write_whole
-from membench.identity import Machine
-from membench.loose import text
-from membench.provenance import utc_now
-from membench.records import MAX_RESULT_BYTES, ResultFile, read_result
-from membench.yaml_reader import parse_mapping, read_text
+from membench.json_values import text
+from membench.machine.identity import Machine
+from membench.machine.provenance import utc_now
+from membench.results.records import MAX_RESULT_BYTES, ResultFile, read_result
+from membench.yaml_files.reader import parse_mapping, read_text
 
 FILE_NAME = "baselines.yaml"
 _NEEDS = "it needs schema_version and baselines"

@@ -4,7 +4,6 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from membench.gate.conditions import conditions_differ
 from membench.gate.judge import TOPPED_UP_CONFIDENCE, judge_counted, judge_limit, judge_paired, judge_unpaired
 from membench.gate.machine import machine_slowdown
 from membench.gate.metrics import COUNTED, TIMED, TimedMetric
@@ -12,9 +11,10 @@ from membench.gate.rounds import by_round, latency_effects
 from membench.gate.statistics import CONFIDENCE
 from membench.gate.thresholds import Limits, Thresholds, limits
 from membench.gate.verdicts import ORDER, MetricVerdict, Verdict, worst
-from membench.groups import arm_name, routing_name, step_name, swept
-from membench.identity import Machine
-from membench.records import Pair, Record, ResultFile
+from membench.machine.identity import Machine
+from membench.results.conditions import conditions_differ
+from membench.results.ranking import arm_name, routing_name, step_name, swept
+from membench.results.records import Pair, Record, ResultFile
 
 _LATENCY = TIMED[0]
 OTHER_CONDITIONS = "measured under other conditions"

@@ -12,7 +12,7 @@ from membench.gate.result_set import Group, LoadedResult
 from membench.gate.rounds import latency_effects
 from membench.gate.thresholds import Limits, Thresholds
 from membench.gate.verdicts import MetricVerdict, Verdict
-from membench.records import ResultFile
+from membench.results.records import ResultFile
 
 SUITE_MARGIN = 0.01  # a mean over cases moves less than any of them
 _FEWEST_CASES = 2

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 
 from membench.gate.statistics import unpaired
-from membench.loose import positive
-from membench.records import Record, Round
+from membench.json_values import positive
+from membench.results.records import Record, Round
 
 _CEILINGS = ("matmul_flops_per_s", "copy_bytes_per_s", "read_bytes_per_s", "random_row_bytes_per_s")
 _CLOCKS = ("core_mhz", "sm_mhz", "memory_mhz")

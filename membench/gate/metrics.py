@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from membench.loose import number, positive
-from membench.metrics import quantile
-from membench.records import Record, Round
+from membench.json_values import number, positive
+from membench.results.metrics import quantile
+from membench.results.records import Record, Round
 
 _SHORTEST_S, _LONGEST_S = 1e-12, 1e9
 _TAIL_SAMPLES = 10  # below this a round's p90 is its slowest sample

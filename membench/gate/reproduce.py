@@ -4,7 +4,7 @@ import shlex
 
 from membench.gate.cases import CaseComparison
 from membench.gate.comparison import FileComparison
-from membench.records import Run
+from membench.results.records import Run
 
 
 def reproduce_command(comparison: FileComparison, case: CaseComparison) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from membench.errors import UsageError
 from membench.gate.baselines import FILE_NAME, baseline_path, read_baselines
-from membench.identity import Machine
-from membench.loose import text
-from membench.records import ForeignFile, ResultFile, read_result
+from membench.json_values import text
+from membench.machine.identity import Machine
+from membench.results.records import ForeignFile, ResultFile, read_result
 
 
 @dataclass(frozen=True, slots=True)

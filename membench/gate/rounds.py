@@ -4,7 +4,7 @@ import math
 import statistics
 
 from membench.gate.metrics import TimedMetric, are_times
-from membench.records import Record, Round
+from membench.results.records import Record, Round
 
 
 def by_round(record: Record, metric: TimedMetric) -> dict[int, float]:

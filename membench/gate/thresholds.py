@@ -10,7 +10,7 @@ from membench.case import Case
 from membench.errors import UsageError, blaming, suggestion, usage_error
 from membench.gate.metrics import COUNTED, METRIC_NAMES, CountedMetric, TimedMetric
 from membench.layers.spec import Mode, Optimizer
-from membench.yaml_reader import parse_mapping, read_text
+from membench.yaml_files.reader import parse_mapping, read_text
 
 DEFAULT_FILE = "gate.yaml"
 _NEEDS = "thresholds need metrics or cases"

@@ -9,9 +9,9 @@ from membench.gate.metrics import TIMED
 from membench.gate.rounds import by_round
 from membench.gate.thresholds import Thresholds, limits
 from membench.gate.verdicts import MetricVerdict, Verdict
-from membench.groups import arm_name, comparable_groups
-from membench.loose import positive
-from membench.records import Record, ResultFile
+from membench.json_values import positive
+from membench.results.ranking import arm_name, comparable_groups
+from membench.results.records import Record, ResultFile
 
 _LATENCY = TIMED[0]
 

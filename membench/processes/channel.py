@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from membench.records import Status
+from membench.results.records import Status
 
 
 class Message(BaseModel):

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from membench.errors import Unavailable
 from membench.processes.channel import Channel, Failed, Message, Progress, Ready, read_message
-from membench.records import Status
+from membench.results.records import Status
 
 _PR_SET_PDEATHSIG = 1
 Answers = Mapping[type[Message], Callable[[Any], Message]]

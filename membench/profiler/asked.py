@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from membench.arms import entry_point_layers
-from membench.budget import Ask, nearest
-from membench.comparison import solve_point
 from membench.errors import UsageError, shown, suggestion
 from membench.layers.spec import KINDS, RetrievalSpec, Spec
 from membench.layers.spec.base import WIDTH_MULTIPLE
 from membench.layers.spec.quantities import format_quantity
-from membench.scenario import Scenario, parse_scenario
+from membench.planning.solved_arms import solve_point
+from membench.planning.solver import Ask, nearest
+from membench.scenario.arms import entry_point_layers
+from membench.scenario.scenario import Scenario, parse_scenario
 
 DEFAULT_TOKENS = {"cpu": 512, "cuda": 16_384}
 DEFAULT_KEYS = "1M"

@@ -18,7 +18,7 @@ from torch._C._autograd import _get_sequence_nr as next_sequence_number  # of th
 from torch.autograd import Variable
 from torch.autograd.graph import Node
 
-from membench.profiler.findings import REST, StageKey
+from membench.results.profile import REST, StageKey
 
 
 class StageFollower(ABC):

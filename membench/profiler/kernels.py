@@ -12,9 +12,9 @@ from torch._C._autograd import DeviceType
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile, record_function, schedule, tensorboard_trace_handler
 
-from membench.measure.time import Step
-from membench.profiler.findings import REST, KernelRow, StageKey
+from membench.measuring.time import Step
 from membench.profiler.follower import StageFollower
+from membench.results.profile import REST, KernelRow, StageKey
 
 _MOST_KERNELS = 40
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from membench.case import Case
-from membench.conditions import ran
+from membench.machine.conditions import ran
 from membench.processes.serving import Answers, Server
-from membench.protocol import Build, Found, ProfileCase
-from membench.worker import Worker
+from membench.running.protocol import Build, Found, ProfileCase
+from membench.running.worker import Worker
 
 if TYPE_CHECKING:
-    from membench.measure.time import Step
-    from membench.measurement import CaseMeasurement
+    from membench.measuring.measurement import CaseMeasurement
+    from membench.measuring.time import Step
     from membench.profiler.follower import StageFollower
 
 _KERNEL_CALLS = 3
@@ -36,7 +36,7 @@ def _profiled(case: Case, measurement: "CaseMeasurement", trace: str | None) -> 
     """One mode: checked, timed by stage, then its kernels and its trace."""
     from dataclasses import asdict
 
-    from membench.measurement import make_step, reference_json
+    from membench.measuring.measurement import make_step, reference_json
     from membench.profiler.kernels import NamedRanges, kernels_by_time, write_trace
     from membench.profiler.stage_clock import StageClock
     from membench.profiler.stage_times import Budget, followed, observed, time_stages

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from membench.profiler.findings import StageKey
 from membench.profiler.follower import StageFollower
+from membench.results.profile import StageKey
 
 
 class StageClock(StageFollower):

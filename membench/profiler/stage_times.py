@@ -7,13 +7,13 @@ from itertools import count
 
 from torch import Tensor
 
-from membench.implementations import Call
 from membench.layers.kernels.stages import observed_by
 from membench.layers.layer import Layer, Routing
-from membench.measure.time import Clock, Step, warm_up
-from membench.profiler.findings import StageKey
+from membench.measuring.implementations import Call
+from membench.measuring.time import Clock, Step, warm_up
 from membench.profiler.follower import StageFollower
 from membench.profiler.stage_clock import StageClock
+from membench.results.profile import StageKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from membench.groups import arm_name, counted, routing_name, step_ms
-from membench.loose import number, positive
-from membench.metrics import quantile
-from membench.records import Record, Round
+from membench.json_values import number, positive
 from membench.report.palette import Style
-from membench.roofline import RooflineCeilings, RooflinePoint
+from membench.results.metrics import quantile
+from membench.results.ranking import arm_name, counted, routing_name, step_ms
+from membench.results.records import Record, Round
+from membench.results.roofline import RooflineCeilings, RooflinePoint
 
 _LONGEST_S = 1e7  # of one call; more is no measurement
 

@@ -12,13 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from membench import __version__
-from membench.groups import comparable_groups
-from membench.records import ResultFile
 from membench.report.answers import Answer, answer
 from membench.report.evidence import Evidence
 from membench.report.palette import Style, arm_styles, dark_colours
 from membench.report.slots import Slot, slots
 from membench.report.tables import decision_table, environment_table, traffic_table
+from membench.results.ranking import comparable_groups
+from membench.results.records import ResultFile
 from membench.tables.cases import raw_table
 from membench.tables.numbers import ratio, three
 from membench.tables.results import arms_table, device_name, how_measured, notes_table

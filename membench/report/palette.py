@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from membench.records import Record
+from membench.results.records import Record
 
 # name -> (light, dark); every light colour is there once, so that it can be exchanged
 PAPER = ("#ffffff", "#15181c")

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from membench.groups import counted, rank_key, yardstick
+from membench.json_values import mapping, number, text
 from membench.layers.spec.quantities import format_quantity
-from membench.loose import mapping, number, text
-from membench.records import ResultFile, Round
 from membench.report.evidence import Evidence, ceilings_of
+from membench.results.ranking import counted, rank_key, yardstick
+from membench.results.records import ResultFile, Round
 from membench.tables.numbers import percent, ratio, three
 from membench.tables.table import Column, Table, plain
 

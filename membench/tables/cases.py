@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from membench.groups import chosen_implementation, counted
-from membench.loose import mapping, text
-from membench.records import Record, ResultFile
+from membench.json_values import mapping, text
+from membench.results.ranking import chosen_implementation, counted
+from membench.results.records import Record, ResultFile
 from membench.tables.table import Column, Table, plain
 
 _COUNTS = ("params", "active_params", "stored_bytes", "flops", "bytes_min", "bytes_dram_expected")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from membench.layers.spec.quantities import format_quantity
-from membench.metrics import FLAG_ABOVE
+from membench.results.metrics import FLAG_ABOVE
 
 
 def short(value: float | None) -> str:

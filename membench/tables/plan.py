@@ -3,7 +3,7 @@
 from typing import Any
 
 from membench.layers.spec.quantities import format_quantity
-from membench.plan import Plan, PlannedCase
+from membench.planning.plan import Plan, PlannedCase
 from membench.tables.numbers import budget, giga, short
 from membench.tables.table import Column, Table, plain
 from membench.words import how_many

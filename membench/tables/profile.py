@@ -1,7 +1,7 @@
 """A profile as tables: each layer's modes by stage and by kernel, two layers side by side, and what to do next."""
 
 from membench.layers.spec.quantities import format_quantity
-from membench.profiler.findings import REST, LayerProfile, ModeProfile, Profile, StageRow
+from membench.results.profile import REST, LayerProfile, ModeProfile, Profile, StageRow
 from membench.tables.numbers import bytes_shown, giga, percent, ratio, short
 from membench.tables.plan import dimensions
 from membench.tables.table import Column, Table

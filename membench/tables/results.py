@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from membench.errors import one_line
-from membench.groups import (
+from membench.json_values import text, value_at
+from membench.layers.spec.quantities import format_quantity
+from membench.results.ranking import (
     arm_name,
     chosen_implementation,
     comparable_groups,
@@ -17,9 +19,7 @@ from membench.groups import (
     swept,
     yardstick,
 )
-from membench.layers.spec.quantities import format_quantity
-from membench.loose import text, value_at
-from membench.records import Record, ResultFile
+from membench.results.records import Record, ResultFile
 from membench.tables.numbers import budget, giga, percent, ratio, short, signed
 from membench.tables.table import Column, Table, plain
 from membench.words import how_many

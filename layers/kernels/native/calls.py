@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from membench.layers.kernels.native.build import library
+from membench.layers.kernels.cpp_build import library
 
 ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # as the kernels number them
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from membench.layers.kernels.native.calls import call, pointer, threads
-from membench.layers.kernels.plain.top_k import scores_gradient
+from membench.layers.kernels.torch.top_k import scores_gradient
 
 __all__ = ["product_key_top_k", "scores_gradient"]
 

@@ -8,7 +8,7 @@ from membench.layers.spec.quantities import format_quantity
 from membench.report.palette import INK, MUTED, PAPER, STAGES, Style
 from membench.report.plots.frame import FONT_PX, Figure, figure, log_axis, note, safe
 from membench.report.plots.labels import Named, beside
-from membench.roofline import RooflineCeilings, RooflinePoint
+from membench.results.roofline import RooflineCeilings, RooflinePoint
 from membench.tables.numbers import short
 
 if TYPE_CHECKING:

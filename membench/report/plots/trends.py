@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from membench.groups import arm_name, step_name, swept, tokens_name
 from membench.layers.spec.quantities import format_num_keys, format_quantity
 from membench.report.evidence import Evidence
 from membench.report.plots.frame import (
@@ -21,6 +20,7 @@ from membench.report.plots.frame import (
     value_axis,
 )
 from membench.report.plots.spread import spread
+from membench.results.ranking import arm_name, step_name, swept, tokens_name
 
 _HEIGHT_PX = 420
 _MARGIN = {"l": 60, "r": 16, "t": 12, "b": 48}

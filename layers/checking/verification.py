@@ -1,0 +1,116 @@
+"""Is a layer right, at the size at which it will be timed?
+
+The layer runs on the whole batch; the gradient that is sent back is zero but for a few
+sampled tokens, so that every gradient depends on those tokens alone and a float64
+reference of just them, and just the rows and experts they touch, is exact.
+
+The selection is checked first (each chosen score within rounding of the k-th best), then
+values and gradients given that selection, as relative RMS error.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from membench.layers.checking.answer import output_faults
+from membench.layers.checking.external_reference import ExternalReference
+from membench.layers.checking.operator_reference import operator_reference
+from membench.layers.checking.sampled_reference import relative_rms, sampled_reference
+from membench.layers.external import External
+from membench.layers.layer import Layer, Routing
+from membench.layers.operators.operator import Operator
+
+# fp32: some hundred roundings of 6e-8. 16-bit dtypes: eight units of their roundoff (eps / 2), a chain of
+# about sixteen independent roundings, doubled because a softmax's gradient is a difference.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2.0**-5, "float16": 2.0**-8}
+_SELECTION_SLACK = 4  # a score is a longer chain than a value, and the worst one is judged, not their RMS
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Errors against the float64 reference on ``tokens`` sampled tokens.
+
+    ``selection_shortfall`` is the largest amount by which a chosen score lies below the k-th
+    best, over the scores' RMS; None where nothing is chosen. ``errors`` are relative RMS:
+    ``output``, ``x`` (its gradient) and each parameter's gradient by name. ``fault`` is what
+    makes an answer one that nothing can be compared with; None where there is no such thing.
+    """
+
+    tokens: int
+    errors: dict[str, float]
+    selection_shortfall: float | None
+    tolerance: float
+    fault: str | None = None
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The largest error with its name; a NaN is larger than everything."""
+        return max(self.errors.items(), key=lambda item: item[1] if item[1] == item[1] else float("inf"))
+
+    @property
+    def failure(self) -> str | None:
+        """What is wrong, in a line; None if the layer is right."""
+        if self.fault:
+            return self.fault
+        allowed = _SELECTION_SLACK * self.tolerance
+        if self.selection_shortfall is not None and not self.selection_shortfall <= allowed:
+            return f"a chosen score is {self.selection_shortfall:.3g} RMS below the k-th best (tolerance {allowed:.3g})"
+        name, error = self.worst
+        if not error <= self.tolerance:
+            return f"{name} is off by {error:.3g} relative RMS (tolerance {self.tolerance:.3g})"
+        return None
+
+
+def verify(
+    layer: Layer,
+    x: Tensor,
+    routing: Routing | None = None,
+    *,
+    gradients: bool = True,
+    sampled_tokens: int = 4,
+    seed: int = 0,
+    call: Callable[[Tensor, Routing | None], Tensor] | None = None,
+) -> Verification:
+    """Compare a layer, or an operator, with its float64 reference on a few tokens of x (B, …).
+
+    ``call`` is another way to run the same layer (compiled, say). Gradients left on the layer
+    are dropped before and after.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count = min(sampled_tokens, x.shape[0])
+    sample = torch.randperm(x.shape[0], generator=generator)[:count].sort().values.to(x.device)
+    upstream = layer.output_like(x).zero_()
+    upstream[sample] = torch.randn(count, *upstream.shape[1:], generator=generator).to(upstream)
+
+    layer.zero_gradients()
+    inputs, routing = x.detach().clone().requires_grad_(gradients), routing and routing.with_leaf_weights()
+    with torch.no_grad():
+        selection = layer.select(inputs)
+    with torch.set_grad_enabled(gradients), layer.on_path():
+        y = (layer if call is None else call)(inputs, routing)
+        fault = next(output_faults(y, upstream, inputs, backward=gradients), None)
+        if gradients and not fault:
+            y.backward(upstream)
+    if gradients and not fault and inputs.grad is None:
+        fault = "no gradient reaches x"
+    if fault:
+        layer.zero_gradients()
+        return Verification(count, {}, None, TOLERANCE[layer.spec.dtype], fault)
+
+    if isinstance(layer, External):
+        expected = ExternalReference(layer, x, sample, selection)
+    elif isinstance(layer, Operator):
+        expected = operator_reference(layer, x, sample, selection, routing)
+    else:
+        expected = sampled_reference(layer, x, sample, selection, routing)
+    errors = {"output": relative_rms(y.detach()[sample], expected.y.detach())}
+    if gradients:
+        errors |= expected.gradient_errors(upstream[sample].double())
+        assert inputs.grad is not None
+        if expected.x.grad is None:
+            raise ValueError("the reference does not depend on x in a way that autograd sees")
+        errors["x"] = relative_rms(inputs.grad[sample], expected.x.grad)
+        layer.zero_gradients()
+    return Verification(count, errors, expected.selection_shortfall(x), TOLERANCE[layer.spec.dtype])

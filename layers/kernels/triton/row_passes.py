@@ -1,0 +1,148 @@
+"""Row passes by Triton kernels. Shapes and meaning: ``layers.kernels.row_passes``.
+
+Nothing here waits for the GPU, and no kernel is compiled again because the number of tokens changes.
+
+Letters: N rows, D columns, B tokens, L lookups a token, M = B·L, U distinct rows among them.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from membench.layers.kernels.lookups import Runs
+from membench.layers.kernels.row_update import RowState, RowStep
+from membench.layers.kernels.triton import backward_kernels, bag_kernels, tiles, update_kernels
+from membench.layers.kernels.triton.backward_kernels import Operands
+from membench.layers.kernels.triton.launch import launch
+from membench.layers.kernels.triton.row_shape import row_shape
+from membench.layers.kernels.triton.tiles import Tile, ceil_div
+from membench.layers.kernels.triton.update_kernels import StepNumbers
+
+SPLIT = 256  # lookups of one row that one program sums at most
+_SHARE_OF_DOTS = 16  # lookups of a token that are one program's: few, so that a few tokens keep a GPU busy
+
+
+def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """A program a bag, or several where bags are too few to keep the GPU busy."""
+    (tokens, lookups), columns = rows.shape, table.shape[1]
+    sums = table.new_empty(tokens, columns)
+    tile = tiles.of_bags(columns, table.itemsize, lookups, few=False)
+    if tokens * tile.parts(columns) < _multiprocessors(table.device):
+        tile = tiles.of_bags(columns, table.itemsize, lookups, few=True)
+    if sums.numel():
+        programs = (tokens * tile.parts(columns),)
+        arguments = (table, rows.contiguous(), weights.contiguous(), sums, lookups)
+        launch(table, bag_kernels.bag, programs, *arguments, **row_shape(table), **tile.constants)
+    return sums
+
+
+def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+    """Each program some lookups of one token."""
+    lookups = rows.shape[1]
+    products = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
+    if products.numel():
+        tile = tiles.of_dots(table.shape[1], table.itemsize)
+        programs = (len(rows) * ceil_div(lookups, _SHARE_OF_DOTS),)
+        arguments = (table, rows.contiguous(), tokens.contiguous(), products, lookups)
+        constants = {"SHARE": _SHARE_OF_DOTS, **row_shape(table), **tile.constants}
+        launch(table, bag_kernels.dots, programs, *arguments, **constants)
+    return products
+
+
+def row_backward(
+    table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, *, gradient: bool, dots: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient of an empty run is left unwritten."""
+    summed = tokens.new_empty(len(runs.rows), table.shape[1]) if gradient else None
+    tile = tiles.of_runs(table.shape[1], whole=False)
+    products = _products(tile, table, weights) if dots else None
+    if gradient or dots:
+        of = _operands(table, runs, weights, tokens, summed, products)
+        _backward(of, tile, _NO_UPDATE)
+    return summed, None if products is None else _added(products)
+
+
+def row_backward_update_(
+    table: Tensor, state: RowState, runs: Runs, weights: Tensor, tokens: Tensor, step: RowStep, *, dots: bool
+) -> Tensor | None:
+    """A program holds whole rows, as an update needs the mean square of a row's gradient."""
+    tile = tiles.of_runs(table.shape[1], whole=True)
+    products = _products(tile, table, weights) if dots else None
+    of = _operands(table, runs, weights, tokens, None, products)
+    _backward(of, tile, _update(table, state, step))
+    return None if products is None else _added(products)
+
+
+def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep) -> None:
+    """As many whole rows a program as fit its registers."""
+    if gradient.numel():
+        tile = tiles.of_runs(table.shape[1], whole=True)
+        programs = (ceil_div(len(rows), tile.rows),)
+        arguments = (table, rows.contiguous(), gradient.contiguous())
+        constants = {"count": len(rows), **row_shape(table), **_update(table, state, step), **tile.constants}
+        launch(table, update_kernels.update_rows, programs, *arguments, **constants)
+
+
+def _operands(
+    table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, gradient: Tensor | None, products: Tensor | None
+) -> Operands:
+    weights, tokens = weights.contiguous(), tokens.contiguous()
+    return Operands(table, runs.rows, runs.starts, runs.order, weights, tokens, gradient, products)
+
+
+def _backward(of: Operands, tile: Tile, update: dict[str, Any]) -> None:
+    """Short runs, then long ones, which there can be only among more than SPLIT lookups."""
+    (runs, count), (columns, lookups) = (len(of.rows), len(of.order)), (of.table.shape[1], of.weights.shape[1])
+    if not count:
+        return
+    parts = tile.parts(columns)
+    constants = {"runs": runs, "SPLIT": SPLIT, **row_shape(of.table)}
+    of_lookups = {"count": count, "LOOKUPS": lookups}
+    programs = (ceil_div(runs, tile.rows), parts)
+    short = {**of_lookups, **constants, **update, **tile.constants}
+    launch(of.table, backward_kernels.short_runs, programs, of, **short)
+    if count > SPLIT:
+        windows, constants = ceil_div(count, SPLIT), {**constants, **tiles.of_pieces(tile).constants}
+        sums = of.gradient is not None or update is not _NO_UPDATE
+        pieces = torch.empty(2 * windows, columns, dtype=torch.float32, device=of.table.device) if sums else None
+        programs = (2 * windows, parts)
+        launch(of.table, backward_kernels.long_run_pieces, programs, of, pieces, **of_lookups, **constants)
+        if sums:
+            programs = (windows, parts)
+            launch(of.table, backward_kernels.finish_long_runs, programs, of, pieces, **constants, **update)
+
+
+def _products(tile: Tile, table: Tensor, weights: Tensor) -> Tensor:
+    """(parts, B, L): a program knows the products of its own tile's columns alone."""
+    return torch.empty(tile.parts(table.shape[1]), *weights.shape, dtype=torch.float32, device=table.device)
+
+
+def _added(products: Tensor) -> Tensor:
+    return products[0] if len(products) == 1 else products.sum(0)
+
+
+_NO_UPDATE = {"step": None, "number": 0, "seed": 0, "OPTIMIZER": None, "STOCHASTIC": False}
+
+
+def _update(table: Tensor, state: RowState, step: RowStep) -> dict[str, Any]:
+    """What kernels that end in an update are told of it."""
+    return {
+        "step": StepNumbers.of(state, step),
+        "number": step.number,
+        "seed": _as_int32(step.seed or 0),
+        "OPTIMIZER": step.optimizer,
+        "STOCHASTIC": step.seed is not None and table.dtype == torch.bfloat16,
+    }
+
+
+def _as_int32(bits: int) -> int:
+    """The same 32 bits as a signed number: a larger one would be a 64-bit argument, of another kernel."""
+    return (bits + 2**31) % 2**32 - 2**31
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    """Of a GPU; where the kernels are interpreted there is no need for many programs."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

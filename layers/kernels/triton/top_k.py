@@ -1,0 +1,226 @@
+"""Product-key top-k in one kernel: both halves' best k, the best of their pairs, and the softmax.
+
+A program serves one head of one token. It reads both lists of scores once; nothing is written but the
+result. Each selection is exact, ties included, because what is compared are integers that hold a
+score's bits and, below them, its place.
+
+Long lists are cut into neighbourhoods: the best k lie in those with the k largest maxima (as in
+``layers.kernels.top_k``), so some sqrt(n·k) keys are sorted rather than n.
+
+Letters: B tokens, H heads, n sub-keys a half, k wanted, C candidate pairs.
+"""
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# (Triton compiles the kernels itself; its annotations are not meant for a type checker.)
+
+import math
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from membench.layers.kernels.triton.bitonic import join, sort_pairs, top
+from membench.layers.kernels.triton.launch import launch
+from membench.layers.spec.retrieval import candidate_pairs
+
+# Few warps: within one, keys change places by shuffles, and fewer of them the more a thread holds.
+_SCORES_A_TILE = 4096
+_SCORES_A_WARP = 1024  # 32 registers a thread
+_PAIRS_A_WARP = 256  # of two 64-bit numbers: as many
+
+_NO_KEY = tl.constexpr(-(2**63))
+_LAST_PLACE = tl.constexpr(2**31 - 1)
+_NAN, _NAN_SUM = tl.constexpr(2**31 - 1), tl.constexpr(2**63 - 1)
+
+
+def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """As ``layers.kernels.top_k.product_key_top_k``; sums are formed and compared in fp64."""
+    heads, _, tokens, sub_keys = scores.shape
+    halves = torch.empty(2, tokens, heads, top_k, dtype=torch.int32, device=scores.device)
+    weights = torch.empty(tokens, heads, top_k, dtype=torch.float32, device=scores.device)
+    listed = triton.next_power_of_2(top_k)
+    neighbours = _neighbours(sub_keys, listed)
+    groups = triton.next_power_of_2(triton.cdiv(sub_keys, neighbours))
+    groups = max(listed, min(groups, _SCORES_A_TILE // neighbours))
+    candidates = _candidates(top_k, scores.device)
+    launch(
+        scores,
+        _product_key_top_k,
+        (tokens * heads,),
+        scores.float().contiguous(),
+        candidates,
+        halves,
+        weights,
+        tokens,
+        HEADS=heads,
+        SUB_KEYS=sub_keys,
+        TOP_K=top_k,
+        LISTED=listed,
+        NEIGHBOURS=neighbours,
+        GROUPS=groups,
+        CANDIDATES=candidates.shape[1],
+        num_warps=_warps(groups * neighbours, candidates.shape[1]),
+    )
+    return halves, weights
+
+
+def scores_gradient(halves: Tensor, of_sums: Tensor, sub_keys: int) -> Tensor:
+    """As ``layers.kernels.top_k._scores_gradient``, by a program for each list of scores; the same bits every time."""
+    _, tokens, heads, top_k = halves.shape
+    gradient = of_sums.new_zeros(heads, 2, tokens, sub_keys)
+    listed = triton.next_power_of_2(top_k)
+    if gradient.numel():
+        constants = {"HEADS": heads, "SUB_KEYS": sub_keys, "TOP_K": top_k, "LISTED": listed}
+        arguments = (halves.contiguous(), of_sums, gradient, tokens)
+        launch(of_sums, _scores_gradient, (2 * tokens * heads,), *arguments, **constants, num_warps=_warps(0, listed))
+    return gradient
+
+
+def _neighbours(sub_keys: int, listed: int) -> int:
+    """The power of two next below sqrt(n/k), for which n/s + k·s is least; 1 for lists too short to gain by it."""
+    return 2 ** (int(math.log2(sub_keys / listed)) // 2) if sub_keys >= 8 * listed else 1
+
+
+def _warps(scores: int, pairs: int) -> int:
+    return max(1, min(8, max(scores // _SCORES_A_WARP, pairs // _PAIRS_A_WARP)))
+
+
+@cache
+def _candidates(top_k: int, device: torch.device) -> Tensor:
+    """(2, C) int32 the pairs that can be among the best k, filled up to a power of two by (-1, 0)."""
+    pairs = candidate_pairs(top_k)
+    pairs += [(-1, 0)] * (triton.next_power_of_2(len(pairs)) - len(pairs))
+    return torch.tensor(pairs, dtype=torch.int32, device=device).T.contiguous()
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _product_key_top_k(
+    scores: tl.tensor,
+    candidates: tl.tensor,
+    halves: tl.tensor,
+    weights: tl.tensor,
+    tokens: tl.tensor,
+    HEADS: tl.constexpr,
+    SUB_KEYS: tl.constexpr,
+    TOP_K: tl.constexpr,
+    LISTED: tl.constexpr,
+    NEIGHBOURS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    CANDIDATES: tl.constexpr,
+) -> None:
+    program = tl.program_id(0).to(tl.int64)  # b·H + h
+    half = scores + (program % HEADS * 2 * tokens + program // HEADS) * SUB_KEYS
+    first = _best_of_half(half, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS)
+    second = _best_of_half(half + tokens.to(tl.int64) * SUB_KEYS, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS)
+
+    order, rows = sort_pairs(*_pairs(first, second, candidates, CANDIDATES, SUB_KEYS))
+    rank = tl.arange(0, CANDIDATES)
+    wanted = rank < TOP_K
+    sums = _ordered(order, 63).to(tl.float64, bitcast=True).to(tl.float32)
+    exponentials = tl.exp(tl.where(wanted, sums - tl.max(sums, 0), float("-inf")))
+    place = program * TOP_K + rank
+    tl.store(weights + place, exponentials / tl.sum(exponentials, 0), mask=wanted)
+    tl.store(halves + place, (rows // SUB_KEYS).to(tl.int32), mask=wanted)
+    tl.store(halves + tl.num_programs(0).to(tl.int64) * TOP_K + place, (rows % SUB_KEYS).to(tl.int32), mask=wanted)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _scores_gradient(
+    halves: tl.tensor,
+    of_sums: tl.tensor,
+    gradient: tl.tensor,
+    tokens: tl.tensor,
+    HEADS: tl.constexpr,
+    SUB_KEYS: tl.constexpr,
+    TOP_K: tl.constexpr,
+    LISTED: tl.constexpr,
+) -> None:
+    """A sub-key may be part of several chosen sums: the first of them writes the sum of their gradients."""
+    program = tl.program_id(0).to(tl.int64)  # (half·B + b)·H + h
+    half, pair = program // (tokens * HEADS), program % (tokens * HEADS)
+    rank = tl.arange(0, LISTED)
+    place = tl.load(halves + program * TOP_K + rank, mask=rank < TOP_K, other=-1)
+    total = tl.zeros([LISTED], tl.float32)
+    repeated = tl.zeros([LISTED], tl.int32)
+    for other in range(TOP_K):
+        same = place == tl.load(halves + program * TOP_K + other)
+        total += tl.where(same, tl.load(of_sums + pair * TOP_K + other), 0.0)
+        repeated += (same & (other < rank)).to(tl.int32)
+    scores = ((pair % HEADS * 2 + half) * tokens + pair // HEADS) * SUB_KEYS
+    tl.store(gradient + scores + place, total, mask=(rank < TOP_K) & (repeated == 0))
+
+
+@triton.jit
+def _best_of_half(
+    scores: tl.tensor,
+    SUB_KEYS: tl.constexpr,
+    LISTED: tl.constexpr,
+    NEIGHBOURS: tl.constexpr,
+    GROUPS: tl.constexpr,
+) -> tl.tensor:
+    """(k,) keys of the best of so many scores from this pointer on, best first."""
+    best = _best_groups(scores, 0, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS, True)
+    for first in range(GROUPS, tl.cdiv(SUB_KEYS, NEIGHBOURS), GROUPS):
+        best = join(best, _best_groups(scores, first, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS, False))
+    if NEIGHBOURS > 1:
+        place = _places(best)[:, None] * NEIGHBOURS + tl.arange(0, NEIGHBOURS)[None, :]
+        inside = place < SUB_KEYS
+        keys = _keys(tl.load(scores + place, mask=inside, other=0.0), place)  # cached: read a moment ago
+        best = top(tl.reshape(tl.where(inside, keys, _NO_KEY), [LISTED * NEIGHBOURS]), LISTED, True)
+    return best
+
+
+@triton.jit
+def _best_groups(
+    scores: tl.tensor,
+    first: tl.tensor,
+    SUB_KEYS: tl.constexpr,
+    LISTED: tl.constexpr,
+    NEIGHBOURS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    DESCENDING: tl.constexpr,
+) -> tl.tensor:
+    """(k,) keys of the neighbourhoods, of so many from the first, with the largest maxima."""
+    group = first + tl.arange(0, GROUPS)
+    place = group[:, None] * NEIGHBOURS + tl.arange(0, NEIGHBOURS)[None, :]
+    maxima = tl.max(tl.load(scores + place, mask=place < SUB_KEYS, other=float("-inf")), 1)
+    return top(tl.where(group * NEIGHBOURS < SUB_KEYS, _keys(maxima, group), _NO_KEY), LISTED, DESCENDING)
+
+
+@triton.jit
+def _pairs(
+    first: tl.tensor, second: tl.tensor, candidates: tl.tensor, CANDIDATES: tl.constexpr, SUB_KEYS: tl.constexpr
+) -> tl.tensor:
+    """(C,) integers that order as the candidates' sums, and their rows."""
+    pair = candidates + tl.arange(0, CANDIDATES)
+    rank = tl.load(pair)
+    i = tl.gather(first, tl.maximum(rank, 0), 0)
+    j = tl.gather(second, tl.load(pair + CANDIDATES), 0)
+    sums = _scores(i).to(tl.float64) + _scores(j).to(tl.float64)
+    order = tl.where(sums == sums, _ordered(sums.to(tl.int64, bitcast=True), 63), _NAN_SUM)
+    return tl.where(rank >= 0, order, _NO_KEY), _places(i) * SUB_KEYS + _places(j)
+
+
+@triton.jit
+def _keys(scores: tl.tensor, places: tl.tensor) -> tl.tensor:
+    """64-bit integers that order as the scores do, equal ones by the lower place; -0.0 is 0.0, NaN the largest."""
+    bits = tl.where(scores == 0, 0.0, scores).to(tl.int32, bitcast=True)
+    bits = tl.where(scores == scores, bits, _NAN)
+    return (_ordered(bits, 31).to(tl.int64) << 32) | (places ^ _LAST_PLACE)
+
+
+@triton.jit
+def _places(keys: tl.tensor) -> tl.tensor:
+    return (keys & _LAST_PLACE) ^ _LAST_PLACE
+
+
+@triton.jit
+def _scores(keys: tl.tensor) -> tl.tensor:
+    return _ordered((keys >> 32).to(tl.int32), 31).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _ordered(bits: tl.tensor, SIGN: tl.constexpr) -> tl.tensor:
+    """Integers that order as the floats of these bits, and back: of negative floats the larger bits are the smaller."""
+    return bits ^ ((bits >> SIGN) & ((1 << SIGN) - 1))

@@ -1,0 +1,196 @@
+"""The optimizer of a whole layer: its matrices by AdamW or SGD, its tables by a rule that touches only rows read.
+
+AdamW on a table is dense by definition: every row's moments decay every step, so it pays for the whole
+table. It is there to be compared with.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from membench.layers.kernels.row_update import ROW_OPTIMIZERS
+from membench.layers.kernels.stages import stage
+from membench.layers.layer import Layer
+from membench.layers.optim.state import check_keys, check_torch_state
+from membench.layers.optim.table_optimizer import DenseTableAdamW, RowRule, TableOptimizer, check_rate, moments
+from membench.layers.spec import Optimizer
+
+
+class LayerOptimizer:
+    """What ``optimizer`` means for a whole layer: ``step()`` updates matrices and tables.
+
+    ``adamw``: AdamW everywhere. ``row_adagrad``, ``row_adam``, ``lazy_adam``: AdamW, tables by that rule.
+    ``sgd``: plain SGD, tables by touched rows. A learning rate of 0 does all the work and
+    leaves the weights as they are.
+
+        optimizer.zero_grad()
+        with optimizer.fused():      # rows are updated by the backward pass that reads them
+            loss.backward()
+        optimizer.step()
+
+    Without ``fused`` a backward leaves row gradients, which ``clip_gradients_`` and accumulation need, and
+    ``step()`` applies them. Layers that share a table are given together: it is updated once a step. Other
+    modules of a model have optimizers of their own.
+
+    Args:
+        table_learning_rate: of tables; None: as of matrices.
+        table_weight_decay: of tables, decoupled; matrices have torch's default.
+
+    Raises:
+        ValueError: there is no such optimizer, or a rate is none.
+        TypeError: a layer is none of membench's.
+    """
+
+    def __init__(
+        self,
+        layers: Layer | Sequence[Layer],
+        optimizer: Optimizer,
+        learning_rate: float = 1e-3,
+        *,
+        table_learning_rate: float | None = None,
+        table_weight_decay: float = 0.0,
+    ) -> None:
+        if optimizer not in get_args(Optimizer):
+            raise ValueError(f"optimizer should be one of {', '.join(get_args(Optimizer))}, not {optimizer!r}")
+        rate = learning_rate if table_learning_rate is None else table_learning_rate
+        given = {"learning_rate": learning_rate, "table_learning_rate": rate, "table_weight_decay": table_weight_decay}
+        for name, value in given.items():
+            check_rate(name, value)
+        self._optimizer = optimizer
+        self._layers = _listed(layers)
+        self._frozen = learning_rate == 0.0
+        read = [table for layer in self._layers for table in layer.tables()]
+        tables = {id(table): table for table in read}
+        self._readers = [read.count(table) for table in tables.values()]
+        table_weights = {id(table.weight) for table in read}
+        parameters = {id(p): p for layer in self._layers for p in layer.parameters()}
+        # what a layer from outside trains in its own way
+        own = [each for layer in self._layers for each in layer.own_optimizers(optimizer, learning_rate) or []]
+        taken = {id(p) for each in own for group in each.param_groups for p in group["params"]}
+        matrices = [p for key, p in parameters.items() if key not in table_weights | taken]
+        kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
+        self._matrices = [*own, kind(matrices, lr=learning_rate, fused=True)] if matrices else own
+        self.tables: list[TableOptimizer | DenseTableAdamW] = []
+        for number, table in enumerate(tables.values()):
+            if optimizer in ROW_OPTIMIZERS:
+                rule = RowRule(optimizer, rate, table_weight_decay)
+                self.tables.append(TableOptimizer(table, rule, seed=number))
+            else:
+                self.tables.append(DenseTableAdamW(table, rate, table_weight_decay))
+
+    @contextmanager
+    def fused(self) -> Iterator[None]:
+        """Inside, one backward pass updates the rows it reads, of tables with one reader; others wait for ``step``."""
+        with ExitStack() as stack:
+            for table, readers in zip(self.tables, self._readers, strict=True):
+                if isinstance(table, TableOptimizer):
+                    stack.enter_context(table.fused() if readers == 1 else table.queued())
+            yield
+
+    def zero_grad(self) -> None:
+        """Forget all gradients, of parameters and of table rows, and uses that wait for ``step``."""
+        for layer in self._layers:
+            layer.zero_gradients()
+        for table in self.tables:
+            table.zero_grad()
+
+    def step(self) -> None:
+        """One update from the gradients that the last backward left."""
+        for matrices in self._matrices:
+            with stage("update"):
+                matrices.step()
+        self.step_tables()
+        for layer in self._layers:
+            layer.balance(frozen=self._frozen)
+
+    def step_tables(self) -> None:
+        """The tables' part of ``step``: what a fused backward has not done."""
+        with stage("table_update") if any(table.waiting for table in self.tables) else nullcontext():
+            for table in self.tables:
+                table.step()
+
+    @property
+    def dense_table_gradient_bytes(self) -> int:
+        """What AdamW on tables spreads row gradients into, for the length of a step."""
+        return sum(table.parameter.nbytes for table in self.tables if isinstance(table, DenseTableAdamW))
+
+    def state_tensors(self) -> list[Tensor]:
+        """Every tensor of optimizer state, to be counted."""
+        of_matrices = [tensor for matrices in self._matrices for tensor in moments(matrices)]
+        return of_matrices + [tensor for table in self.tables for tensor in table.state_tensors()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs; shares memory with the optimizer."""
+        matrices = [optimizer.state_dict() for optimizer in self._matrices]
+        tables = [table.state_dict() for table in self.tables]
+        return {"optimizer": self._optimizer, "matrices": matrices, "tables": tables}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave.
+
+        Raises:
+            ValueError: it is of another optimizer, or of layers with other parameters or tables; nothing is
+                restored then.
+        """
+        check_keys(state, self.state_dict())
+        if state["optimizer"] != self._optimizer:
+            raise ValueError(f"the state is of {state['optimizer']}, this optimizer is {self._optimizer}")
+        parts = (("matrices", self._matrices), ("tables", self.tables))
+        for name, optimizers in parts:
+            if not isinstance(state[name], list) or len(state[name]) != len(optimizers):
+                raise ValueError(f"the state is of another number of {name}")
+            for optimizer, saved in zip(optimizers, state[name], strict=True):
+                if isinstance(optimizer, torch.optim.Optimizer):
+                    check_torch_state(optimizer, saved)
+                else:
+                    optimizer.check_state(saved)
+        for name, optimizers in parts:
+            for optimizer, saved in zip(optimizers, state[name], strict=True):
+                optimizer.load_state_dict(saved)
+
+
+@torch.no_grad()
+def clip_gradients_(layers: Layer | Sequence[Layer], max_norm: float) -> Tensor:
+    """Scales all gradients, of parameters and of table rows, so that their total norm is at most ``max_norm``.
+
+    A table that several layers share counts once. Needs row gradients, which a ``fused`` backward does not leave.
+
+    Returns:
+        the norm before, a scalar tensor, fp32 at least.
+
+    Raises:
+        ValueError: ``max_norm`` is below 0 or no number.
+        TypeError: a layer is none of membench's.
+    """
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm should be a number from 0, not {max_norm}")
+    layers = _listed(layers)
+    parameters = {id(p): p.grad for layer in layers for p in layer.parameters() if p.grad is not None}
+    tables = {id(table): table for layer in layers for table in layer.tables()}
+    gradients = [*parameters.values(), *(t.gradient.values for t in tables.values() if t.gradient is not None)]
+    norm = _total_norm(gradients)
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.to(gradient.device, gradient.dtype))
+    return norm
+
+
+def _total_norm(gradients: list[Tensor]) -> Tensor:
+    """A scalar, fp32 at least: torch's own is of the gradients' dtype, of which fp16 ends at 65504."""
+    if not gradients:
+        return torch.zeros((), dtype=torch.float32)
+    wide = [torch.promote_types(gradient.dtype, torch.float32) for gradient in gradients]
+    norms = [torch.linalg.vector_norm(each, dtype=dtype) for each, dtype in zip(gradients, wide, strict=True)]
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+
+
+def _listed(layers: Layer | Sequence[Layer]) -> list[Layer]:
+    """Raises TypeError where one is something else: a whole model, say."""
+    listed = [layers] if isinstance(layers, torch.nn.Module) else list(layers)
+    for layer in listed:
+        if not isinstance(layer, Layer):
+            raise TypeError(f"{type(layer).__name__} is no layer of membench: give the layers of a model themselves")
+    return listed

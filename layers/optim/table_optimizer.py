@@ -1,0 +1,278 @@
+"""Optimizers of value tables: rules that touch only the rows that were read, and dense AdamW to compare with.
+
+Letters: N rows, D columns, B tokens, L lookups a token.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from membench.layers.kernels.lookups import Lookups
+from membench.layers.kernels.row_passes import row_backward, row_backward_update_, update_rows_
+from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowOptimizer, RowState, RowStep
+from membench.layers.optim.state import check_keys, check_torch_state, tensors_of
+from membench.layers.tables.value_table import Use, ValueTable
+
+_MIXED = 0x9E3779B1  # odd: numbers of steps and seeds that follow each other give unrelated bits
+
+
+@dataclass(frozen=True, slots=True)
+class RowRule:
+    """What a row optimizer is told; ``layers.kernels.row_update`` says what it does.
+
+    Raises:
+        ValueError: there is no such optimizer, or a number is none that it can have.
+    """
+
+    optimizer: RowOptimizer
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    eps: float = 1e-8
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ROW_OPTIMIZERS:
+            raise ValueError(f"a row optimizer is one of {', '.join(ROW_OPTIMIZERS)}, not {self.optimizer!r}")
+        for name in ("learning_rate", "weight_decay", "eps"):
+            check_rate(name, getattr(self, name))
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas should be from 0 to below 1, not {self.betas}")
+
+
+def check_rate(name: str, value: float) -> None:
+    """Of a learning rate or the like.
+
+    Raises:
+        ValueError: it is below 0, infinite or no number.
+    """
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{name} should be a finite number from 0, not {value}")
+
+
+class TableOptimizer:
+    """A row rule on one table, which costs nothing for rows that were not read.
+
+    Three ways to use it, in one training step:
+
+        loss.backward(); optimizer.step()                  # from table.gradient: clip it, or accumulate several
+        with optimizer.fused(): loss.backward()            # rows are updated by the backward pass itself
+        with optimizer.queued(): loss.backward()           # a pool that several layers share:
+        optimizer.step()                                   # one pass over all uses, one update
+
+    ``step()`` belongs at the end of each; after ``fused`` it has nothing left to do. ``zero_grad()`` comes before the
+    next backward pass, as with torch's optimizers. bf16 rows are rounded
+    stochastically: to nearest, most updates would be lost.
+    """
+
+    def __init__(self, table: ValueTable, rule: RowRule, *, seed: int = 0) -> None:
+        self.table, self.rule = table, rule
+        self.state = RowState.of(table.weight, rule.optimizer)
+        self.number = 0  # of updates so far
+        self._seed = seed
+        self._queue: list[Use] = []
+        self._updated = False  # by a fused backward pass, since the last step
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something for ``step`` to apply."""
+        return bool(self._queue) or self.table.has_gradient
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Apply what is queued, or the table's row gradient; nothing where there is neither."""
+        self._updated = False
+        if self.waiting:
+            self.table.settle()
+        if self._queue:
+            use, self._queue = _joined(self._queue), []
+            row_backward_update_(
+                self.table.weight, self.state, use.lookups.runs, use.weights, use.tokens, self._next(), dots=False
+            )
+        elif (gradient := self.table.gradient) is not None:
+            update_rows_(self.table.weight, self.state, gradient.rows, gradient.values, self._next())
+
+    @contextmanager
+    def fused(self) -> Iterator[None]:
+        """Inside, the backward pass that reads the table updates its rows and leaves no gradient.
+
+        Raises:
+            RuntimeError: the table is used a second time before ``step()``: its rows have changed by then; or it
+                has a row gradient, which would be a second update.
+        """
+        self._refuse_gradient()
+
+        def update(use: Use) -> Tensor | None:
+            if self._updated:
+                raise RuntimeError("a table is used twice in a fused step: use queued() or the row gradient instead")
+            self._updated = True
+            self.table.settle()
+            return row_backward_update_(
+                self.table.weight, self.state, use.lookups.runs, use.weights, use.tokens, self._next(), dots=use.dots
+            )
+
+        with self.table.uses_taken_by(update):
+            yield
+
+    @contextmanager
+    def queued(self) -> Iterator[None]:
+        """Inside, backward passes keep what an update needs, for ``step()`` to apply at once.
+
+        Raises:
+            RuntimeError: the table has a row gradient, which would be a second update.
+        """
+        self._refuse_gradient()
+
+        def queue(use: Use) -> Tensor | None:
+            # until the step, without the graph that they come from
+            self._queue.append(replace(use, weights=use.weights.detach(), tokens=use.tokens.detach()))
+            if not use.dots:
+                return None
+            runs, table = use.lookups.runs, self.table.weight
+            return row_backward(table, runs, use.weights, use.tokens, gradient=False, dots=True)[1]
+
+        with self.table.uses_taken_by(queue):
+            yield
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy gets: nothing of a step that has begun, as it gets no gradients."""
+        return {**self.__dict__, "_queue": [], "_updated": False}
+
+    def _refuse_gradient(self) -> None:
+        if self.table.has_gradient:
+            raise RuntimeError("the table has a row gradient: apply it by step() or forget it by zero_grad() first")
+
+    def zero_grad(self) -> None:
+        """Forget the row gradient and what is queued."""
+        self.table.gradient = None
+        self._queue.clear()
+
+    def _next(self) -> RowStep:
+        self.number += 1
+        rule = self.rule
+        stochastic = self.table.weight.dtype == torch.bfloat16
+        return RowStep(
+            rule.optimizer,
+            rule.learning_rate,
+            rule.weight_decay,
+            rule.eps,
+            *rule.betas,
+            number=self.number,
+            seed=(self._seed * _MIXED + self.number) * _MIXED & 0xFFFFFFFF if stochastic else None,
+        )
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """From the next update on."""
+        self.rule = replace(self.rule, learning_rate=learning_rate)
+
+    def state_tensors(self) -> list[Tensor]:
+        """All that is remembered of the table's rows."""
+        return list(self.state.named_tensors().values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on as if it had not stopped; shares memory with the optimizer."""
+        return {"rule": asdict(self.rule), "number": self.number, "seed": self._seed, **self.state.named_tensors()}
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Whether ``load_state_dict`` would restore it.
+
+        Raises:
+            ValueError: it is of another rule, or of a table of another size.
+        """
+        own = self.state_dict()
+        check_keys(state, own)
+        shapes, wanted = ({name: tuple(t.shape) for name, t in tensors_of(each).items()} for each in (state, own))
+        if shapes != wanted or state["rule"]["optimizer"] != self.rule.optimizer:
+            found = f"{state['rule']['optimizer']} with {shapes}"
+            raise ValueError(f"the state is of {found}, {self.rule.optimizer} on this table needs {wanted}")
+        if not (isinstance(state["number"], int) and state["number"] >= 0 and isinstance(state["seed"], int)):
+            raise ValueError(f"the state's number and seed are {state['number']!r} and {state['seed']!r}")
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave, the rule's numbers too.
+
+        Raises:
+            ValueError: as ``check_state``.
+        """
+        self.check_state(state)
+        self.rule = RowRule(**{**state["rule"], "betas": tuple(state["rule"]["betas"])})
+        self.number, self._seed = state["number"], state["seed"]
+        for name, tensor in self.state.named_tensors().items():
+            tensor.copy_(state[name])
+
+
+def _joined(uses: list[Use]) -> Use:
+    """One use of all tokens. Where tokens read fewer rows than others, they read their first again, weighing 0."""
+    if len(uses) == 1:
+        return uses[0]
+    most = max(use.weights.shape[1] for use in uses)
+    rows, weights = [], []
+    for use in uses:
+        missing = most - use.weights.shape[1]
+        rows.append(torch.cat([use.lookups.rows, use.lookups.rows[:, :1].expand(-1, missing)], dim=1))
+        weights.append(torch.nn.functional.pad(use.weights.float(), (0, missing)))
+    lookups = Lookups(torch.cat(rows), uses[0].lookups.num_rows)
+    return Use(lookups, torch.cat(weights), torch.cat([use.tokens for use in uses]), dots=False)
+
+
+class DenseTableAdamW:
+    """The same AdamW as for any parameter, over the whole table: what a dense gradient costs."""
+
+    def __init__(self, table: ValueTable, learning_rate: float, weight_decay: float = 0.0) -> None:
+        self.table = table
+        self.parameter = table.weight
+        self.adamw = torch.optim.AdamW([self.parameter], lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is a gradient for ``step`` to apply."""
+        return self.table.has_gradient
+
+    def zero_grad(self) -> None:
+        """Forget the row gradient."""
+        self.table.gradient = None
+
+    def step(self) -> None:
+        """Spread the row gradient into a dense one and step."""
+        if self.table.gradient is None:
+            return
+        self.table.settle()
+        self.parameter.grad = self.table.gradient.to_dense(len(self.parameter))
+        self.adamw.step()
+        self.parameter.grad = None
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """From the next update on."""
+        for group in self.adamw.param_groups:
+            group["lr"] = learning_rate
+
+    def state_tensors(self) -> list[Tensor]:
+        """Both moments, as large as the table."""
+        return moments(self.adamw)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's."""
+        return self.adamw.state_dict()
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Whether ``load_state_dict`` would restore it.
+
+        Raises:
+            ValueError: it is of other parameters.
+        """
+        check_torch_state(self.adamw, state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As torch's, of a checked state."""
+        self.check_state(state)
+        self.adamw.load_state_dict(state)
+
+
+def moments(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Every tensor of a torch optimizer's state, but for counters."""
+    return [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v) and v.numel() > 1]

@@ -1,5 +1,0 @@
-"""Public layers, to stand beside ours in one table: ``pip install 'membench[peers]'``.
-
-Each file has a factory for ``layer: layers.peers.FILE:build``. The packages are imported by the
-factories, so that nothing else needs them.
-"""

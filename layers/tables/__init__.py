@@ -1,0 +1,1 @@
+"""Value rows: in device memory, in host memory, in eight bits; and their gradients."""

@@ -1,0 +1,219 @@
+"""Value rows in the host's memory, of a layer on another device: for more rows than that device holds.
+
+Letters: N rows, D columns, B tokens, L lookups a token, U distinct rows read.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from membench.layers.kept_dtype import dtype_after
+from membench.layers.kernels.lookups import Lookups, Runs
+from membench.layers.kernels.row_passes import row_backward, row_dots, weighted_bag
+from membench.layers.tables.pinned import RowCopier, on_host, pin, seen_from_device
+from membench.layers.tables.value_table import RowGradient, Use, ValueTable
+
+Way = Literal["direct", "staged"]
+WAYS: tuple[Way, ...] = ("direct", "staged")
+_TRIALS = 3
+
+
+class HostTable(ValueTable):
+    """A table on the host, read from ``device`` in one of two ways.
+
+    ``direct``: the device's kernels read the rows over the bus, each as often as it is looked up.
+    ``staged``: the host gathers the distinct rows, and a copy of just those crosses the bus. Which is faster
+    depends on how often rows repeat, on the bus and on the host's cores; unless it is given, the first use
+    times both, with a backward pass where gradients are formed, and ``way_ms`` keeps what they took.
+
+    The rows' gradient is formed on the device, from its copies, and goes to the host, where the rows are
+    updated. Weight, gradient and what an optimizer remembers stay on the host, as they are, whatever the layer is
+    moved or cast to; bags are of ``dtype``, which a cast (``.half()``) changes.
+
+    Raises:
+        RuntimeError: the host's memory cannot be pinned.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        columns: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        std: float = 1.0,
+        generator: torch.Generator | None = None,
+        way: Way | None = None,
+    ) -> None:
+        if generator is not None and generator.device.type != "cpu":  # it fills no memory of the host
+            drawn = torch.randint(2**62, (), device=generator.device, generator=generator)
+            generator = torch.Generator().manual_seed(int(drawn))
+        super().__init__(num_rows, columns, dtype=dtype, std=std, generator=generator)
+        self.device, self.dtype = torch.device(device), dtype
+        self.way: Way | None = way
+        self.way_ms: dict[Way, float] = {}
+        self._within: _Within | None = None
+        self._reached()
+
+    @property
+    def seen(self) -> Tensor:
+        """The weight as kernels of the device read it."""
+        return self._reached().seen
+
+    def _reached(self) -> "_Within":
+        """Made anew where the weight has moved: in a copy of this table, or when its state was loaded by assignment."""
+        if self._within is None or self._within.address != self.weight.data_ptr():
+            self._within = _Within(self.weight.detach(), self.device)
+        return self._within
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_within": None}
+
+    # A compiler cannot follow what waits for a device, or leaves a gradient in the table.
+    @torch.compiler.disable(reason="the host brings rows within reach, and keeps their gradient")
+    def bag(self, lookups: Lookups, weights: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return _Bag.apply(self, lookups, weights, self._anchor).to(self.dtype)
+        near, at = self.reach(lookups)
+        return weighted_bag(near, at.rows, weights).to(self.dtype)
+
+    @torch.compiler.disable(reason="the host brings rows within reach, and keeps their gradient")
+    def dots(self, lookups: Lookups, tokens: Tensor) -> Tensor:
+        tokens = tokens.to(self.weight.dtype)
+        if torch.is_grad_enabled():
+            return _Dots.apply(self, lookups, tokens, self._anchor)
+        near, at = self.reach(lookups)
+        return row_dots(near, at.rows, tokens)
+
+    @torch.no_grad()
+    def reach(self, lookups: Lookups, *, backward: bool = False) -> tuple[Tensor, Lookups]:
+        """A table within the device's reach, and where in it the looked-up rows are, perhaps for a backward too."""
+        if self.way is None:
+            self.way_ms = {way: self._trial_ms(way, lookups, backward) for way in WAYS}
+            self.way = min(WAYS, key=lambda way: self.way_ms[way])
+        return self._reach(self.way, lookups)
+
+    def _reach(self, way: Way, lookups: Lookups) -> tuple[Tensor, Lookups]:
+        if way == "direct":
+            return self.seen, lookups
+        runs = lookups.exact_runs
+        rows = on_host(runs.rows)
+        copier = self._reached().copier
+        near = self.weight.index_select(0, rows) if copier is None else copier.copy(rows)
+        return near, _renumbered(runs, lookups.rows.shape)
+
+    def _trial_ms(self, way: Way, lookups: Lookups, backward: bool) -> float:
+        """The best of some bags, perhaps with their gradients, each with lookups that are not sorted yet."""
+        place = {"dtype": torch.float32, "device": lookups.rows.device}
+        weights = torch.ones(lookups.rows.shape, **place)
+        tokens = torch.ones(len(weights), self.weight.shape[1], **place)
+        seconds = []
+        for _ in range(_TRIALS):
+            begin = time.perf_counter()
+            near, at = self._reach(way, Lookups(lookups.rows, lookups.num_rows))
+            weighted_bag(near, at.rows, weights)
+            if backward:
+                row_backward(near, at.exact_runs, weights, tokens, gradient=True, dots=True)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            seconds.append(time.perf_counter() - begin)
+        return 1e3 * min(seconds)
+
+    def settle(self) -> None:
+        if self.way == "direct" and self.device.type == "cuda":  # kernels read the very memory that is written
+            torch.cuda.synchronize(self.device)
+
+    def take_gradient(self, runs: Runs, gradient: Tensor) -> None:
+        """What a backward pass does with the gradient (U, D) that it formed of the rows of ``runs``."""
+        rows, values = on_host(runs.rows), on_host(gradient)
+        if self._taker is None:
+            self.accumulate(RowGradient(rows, values))
+        elif len(rows):  # to whoever updates rows at once, as a use by U tokens of one row each
+            ones = torch.ones(len(rows), 1, dtype=torch.float32)
+            self._taker(Use(Lookups(rows[:, None], len(self.weight)), ones, values, dots=False))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """``layer.to(device)`` leaves it where it is, and a cast is one of what it gives."""
+        del recurse
+        self.dtype = dtype_after(fn, self.dtype)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, device={self.device}, way={self.way}"
+
+
+class _Within:
+    """What brings rows of a weight (N, D) on the host within a device's reach: pinned memory, buffers to copy by."""
+
+    def __init__(self, weight: Tensor, device: torch.device) -> None:
+        self.address = weight.data_ptr()
+        self.seen, self.copier = weight, None
+        if device.type == "cuda":
+            pin(weight)
+            self.seen, self.copier = seen_from_device(weight, device), RowCopier(weight, device)
+
+
+def _renumbered(runs: Runs, shape: torch.Size) -> Lookups:
+    """The same lookups, of a table that holds the rows of exact ``runs`` alone."""
+    count = len(runs.rows)
+    runs = Runs(torch.arange(count, dtype=torch.int32, device=runs.rows.device), runs.starts, runs.order)
+    run = torch.repeat_interleave(runs.rows, runs.starts.diff(), output_size=len(runs.order))
+    at = Lookups(torch.empty_like(run).scatter_(0, runs.order.long(), run).view(shape), count)
+    at.runs = at.exact_runs = runs  # sorted already
+    return at
+
+
+def _save(ctx: Any, table: HostTable, lookups: Lookups, other: Tensor) -> tuple[Tensor, Lookups]:
+    """Keeps what a backward pass needs: staged rows too, so that they cross the bus once."""
+    near, at = table.reach(lookups, backward=True)
+    ctx.table, ctx.lookups, ctx.at = table, lookups, at
+    ctx.save_for_backward(other, None if near is table.seen else near)
+    return near, at
+
+
+def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
+    """(what was saved besides, the table within reach)."""
+    other, near = ctx.saved_tensors
+    return other, ctx.table.seen if near is None else near
+
+
+def _leave_gradient(ctx: Any, near: Tensor, weights: Tensor, tokens: Tensor, *, dots: bool) -> Tensor | None:
+    """Hands the table the gradient of its rows; returns their dots, if wanted."""
+    gradient, found = row_backward(near, ctx.at.exact_runs, weights, tokens.contiguous(), gradient=True, dots=dots)
+    assert gradient is not None
+    ctx.table.take_gradient(ctx.lookups.exact_runs, gradient)
+    return found
+
+
+class _Bag(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: HostTable, lookups: Lookups, weights: Tensor, anchor: Tensor) -> Tensor:
+        near, at = _save(ctx, table, lookups, weights)
+        return weighted_bag(near, at.rows, weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (dy,), (weights, near) = upstream, _saved(ctx)
+        dots = _leave_gradient(ctx, near, weights, dy, dots=ctx.needs_input_grad[2])
+        return None, None, None if dots is None else dots.to(weights.dtype), None
+
+
+class _Dots(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: HostTable, lookups: Lookups, tokens: Tensor, anchor: Tensor) -> Tensor:
+        near, at = _save(ctx, table, lookups, tokens)
+        return row_dots(near, at.rows, tokens)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (ddots,), (tokens, near) = upstream, _saved(ctx)
+        # before the gradient is taken: that may update the rows
+        dx = weighted_bag(near, ctx.at.rows, ddots) if ctx.needs_input_grad[2] else None
+        _leave_gradient(ctx, near, ddots, tokens, dots=False)
+        return None, None, None if dx is None else dx.to(tokens.dtype), None

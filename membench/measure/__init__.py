@@ -1,1 +1,0 @@
-"""The instrument's senses: time, memory, energy, ceilings, traffic. One concern a file."""

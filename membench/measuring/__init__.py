@@ -1,0 +1,1 @@
+"""One case in this process: its inputs, its check, its time, memory and traffic."""

@@ -1,0 +1,325 @@
+"""One Case measured in this process: inputs, check, choice of implementation, samples, memory, energy."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from membench.case import Case
+from membench.errors import Unavailable
+from membench.layers.checking.verification import Verification
+from membench.layers.layer import Layer
+from membench.layers.operators.operator import Operator
+from membench.layers.optim.layer_optimizer import LayerOptimizer
+from membench.layers.spec import Cost, Mode, has_backward
+from membench.machine.clocks import read_clocks
+from membench.machine.conditions import begin_ran, ran
+from membench.machine.energy import EnergyCounter
+from membench.measuring.implementations import Call, implementation
+from membench.measuring.inputs import Input
+from membench.measuring.memory import (
+    SavedForBackward,
+    gradient_bytes,
+    peak_bytes,
+    release_freed_memory,
+    reset_peak,
+    tensor_bytes,
+    weights_bytes,
+)
+from membench.measuring.preparation import Preparation
+from membench.measuring.time import Clock, Samples, Sampling, Step, sample
+from membench.measuring.traffic import Traffic
+
+_TUNING = Sampling(min_samples=5, floor_samples=3, max_seconds=1.0, warmup_seconds=0.2)
+_ENERGY_SECONDS = 1.0  # the counters tick in tens of milliseconds
+Progress = Callable[[str], None]
+
+
+class StopWatch:
+    """Seconds spent by purpose."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def on(self, purpose: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[purpose] = self.seconds.get(purpose, 0.0) + time.perf_counter() - begin
+
+
+def make_step(
+    mode: Mode, call: Call, layer: Layer, inputs: list[Input], upstream: Tensor, optimizer: LayerOptimizer | None
+) -> Step:
+    """One call of a mode on input number i.
+
+    forward, prefill, decode: y, without autograd. forward_backward: y and every gradient,
+    of x, the parameters (materialized anew) and the touched rows, a router's auxiliary loss
+    included. train_step: the same and the optimizer's update, of table rows in the backward pass itself.
+    """
+
+    def forward(i: int) -> Tensor:
+        item = inputs[i % len(inputs)]
+        with torch.no_grad():
+            return call(item.x, item.routing)
+
+    def forward_backward(i: int) -> None:
+        item = inputs[i % len(inputs)]
+        layer.zero_gradients()
+        y = call(*item.leaves())
+        loss = layer.auxiliary_loss
+        if loss is None:
+            y.backward(upstream)
+        else:
+            torch.autograd.backward([y, loss], [upstream, torch.ones_like(loss)])
+
+    def train_step(i: int) -> None:
+        assert optimizer is not None
+        with optimizer.fused():
+            forward_backward(i)
+        optimizer.step()
+
+    step = train_step if mode == "train_step" else forward_backward if has_backward(mode) else forward
+
+    def on_path(i: int) -> object:
+        with layer.on_path():
+            return step(i)
+
+    return on_path
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One case, checked and ready to be timed."""
+
+    case: Case
+    call: Call
+    step: Step
+    inputs: list[Input]
+    traffic: Traffic
+    optimizer: LayerOptimizer | None
+    verification: Verification | None
+    implementation: dict[str, Any]
+    watch: StopWatch
+
+
+class CaseMeasurement:
+    """Measures cases of one built layer, one after the other."""
+
+    def __init__(self, layer: Layer, clock: Clock, cache_bytes: int, progress: Progress) -> None:
+        self.layer, self.clock, self.progress = layer, clock, progress
+        self.preparation = Preparation(layer, clock.device, cache_bytes)
+
+    def prepare(self, case: Case, implementations: list[str]) -> Prepared:
+        """Everything before the first sample: inputs, optimizer, the fastest implementation that is right.
+
+        Raises:
+            Unavailable: this device cannot compute it in the way it asks for.
+            WrongAnswer: the layer disagrees with its reference, or its answer is none.
+            ValueError: the case cannot be run on this layer.
+        """
+        if reason := self.layer.unavailable:
+            raise Unavailable(reason)
+        watch = StopWatch()
+        begin_ran()
+        self.layer.train(has_backward(case.mode))
+        self.progress("inputs")
+        with watch.on("inputs"):
+            inputs, traffic = self.preparation.inputs(case)
+        optimizer, upstream = self.preparation.optimizer(case), self.preparation.upstream(case)
+        name, call, tried = self._choose(case, inputs, upstream, optimizer, implementations, watch)
+        step = make_step(case.mode, call, self.layer, inputs, upstream, optimizer)
+        found = self.preparation.check(case, name, call)
+        if optimizer is not None and found is not None:
+            backward = make_step("forward_backward", call, self.layer, inputs, upstream, None)
+            found = self.preparation.check_update(found, name, optimizer, lambda: backward(0))
+        if optimizer is not None:
+            self.preparation.check_step(case, name, lambda: step(0))
+        return Prepared(
+            case,
+            call,
+            step,
+            inputs,
+            traffic,
+            optimizer,
+            found,
+            {"chosen": name, "tried": tried, **_path_taken(self.layer)},
+            watch,
+        )
+
+    def run(self, case: Case, sampling: Sampling, implementations: list[str]) -> dict[str, Any]:
+        """The round's results of one case, JSON-able; raises what ``prepare`` raises."""
+        prepared, device = self.prepare(case, implementations), self.clock.device
+        watch, step = prepared.watch, prepared.step
+        self.progress("sampling")
+        clocks = [read_clocks(device)]
+        with watch.on("sample"):
+            samples = sample(self.clock, step, sampling)
+            self.progress("sampling")
+            hot = sample(self.clock, step, sampling, cold=False) if device == "cuda" else None
+        clocks.append(read_clocks(device))
+        return {
+            **self.facts(prepared),
+            "samples_s": samples.seconds,
+            "sampling": _without_seconds(samples),
+            "hot_samples_s": hot.seconds if hot else None,
+            "clocks": clocks,
+        }
+
+    def facts(self, prepared: Prepared) -> dict[str, Any]:
+        """What a round says of a case beside its samples; measures memory and energy.
+
+        Raises:
+            WrongAnswer: what was timed has come to give another answer.
+        """
+        case, step, watch = prepared.case, prepared.step, prepared.watch
+        with watch.on("memory"):
+            memory = self._memory(case, step, prepared.inputs[0], prepared.optimizer)
+        with watch.on("energy"):
+            energy = self._energy(step)
+        with watch.on("check"):
+            self.preparation.check_again(case, prepared.implementation["chosen"], prepared.call)
+        cost, source = self.preparation.cost(case, prepared.traffic)
+        with self.layer.on_path():
+            what_ran = ran(self.clock.device)
+        return {
+            "implementation": prepared.implementation,
+            "reference": reference_json(prepared.verification),
+            "traffic": prepared.traffic.as_json(),
+            "cost": {"source": source, **cost_json(cost)},
+            "memory": memory,
+            "energy": energy,
+            "inputs": len(prepared.inputs),
+            "notes": list(self.layer.notes),
+            "ran": what_ran,
+            "seconds": watch.seconds,
+        }
+
+    def _choose(
+        self,
+        case: Case,
+        inputs: list[Input],
+        upstream: Tensor,
+        optimizer: LayerOptimizer | None,
+        names: list[str],
+        watch: StopWatch,
+    ) -> tuple[str, Call, dict[str, Any]]:
+        """The fastest implementation that is right; one that fails is recorded, not fatal, if another works."""
+        usable: dict[str, tuple[Call, float]] = {}
+        tried: dict[str, Any] = {}
+        failures: list[Exception] = []
+        for name in names:
+            try:
+                with watch.on("check"):
+                    self.progress("checking")
+                    call = implementation(name, self.layer, inputs[0].x, inputs[0].routing)
+                    self.preparation.check(case, name, call)
+                if len(names) > 1:
+                    with watch.on("tune"):
+                        self.progress(f"trying {name}")
+                        step = make_step(case.mode, call, self.layer, inputs, upstream, optimizer)
+                        seconds = sample(self.clock, step, _TUNING).median_s
+                else:
+                    seconds = 0.0
+                usable[name] = call, seconds
+                tried[name] = {"latency_ms": 1e3 * seconds if len(names) > 1 else None, "error": None}
+            except Exception as error:  # a compiler, or a layer from outside, raises what it likes
+                failures.append(error)
+                self.layer.zero_gradients()
+                tried[name] = {
+                    "latency_ms": None,
+                    "error": (str(error).strip() or type(error).__name__).splitlines()[0],
+                }
+        if not usable:
+            raise failures[0]
+        best = min(usable, key=lambda name: usable[name][1])
+        return best, usable[best][0], tried
+
+    def _memory(self, case: Case, step: Step, first: Input, optimizer: LayerOptimizer | None) -> dict[str, int | None]:
+        device = self.clock.device
+        self.layer.zero_gradients()
+        saved = 0
+        if has_backward(case.mode):
+            with SavedForBackward(self.layer) as keeper, self.layer.on_path():
+                y = self.layer(*first.leaves())
+            saved = keeper.bytes
+            del y
+            self.layer.zero_gradients()
+        release_freed_memory()
+        reset_peak(device)
+        step(0)
+        self.clock.synchronize()
+        dense_gradients = optimizer.dense_table_gradient_bytes if optimizer else 0
+        sizes: dict[str, int | None] = {
+            "weights_bytes": weights_bytes(self.layer),
+            "gradient_bytes": gradient_bytes(self.layer) + dense_gradients if has_backward(case.mode) else 0,
+            "optimizer_bytes": tensor_bytes(optimizer.state_tensors()) if optimizer else 0,
+            "saved_activation_bytes": saved,
+            **peak_bytes(device, besides=self.clock.own_bytes + self.preparation.input_bytes()),
+        }
+        self.layer.zero_gradients()
+        return sizes
+
+    def _energy(self, step: Step) -> dict[str, Any]:
+        counter = EnergyCounter(self.clock.device)
+        if counter.source is None:
+            return {"source": None, "joules_per_call": None}
+        calls, begin, before = 0, time.perf_counter(), counter.read()
+        while time.perf_counter() - begin < _ENERGY_SECONDS:
+            step(calls)
+            self.clock.synchronize()
+            calls += 1
+        spent = counter.spent_j(before, counter.read())
+        return {"source": counter.source, "joules_per_call": None if spent is None else spent / calls}
+
+
+def _path_taken(layer: Layer) -> dict[str, str]:
+    """What ``auto`` came to, for an operator that has several paths."""
+    return {"path": layer.path} if isinstance(layer, Operator) and layer.path else {}
+
+
+def cost_json(cost: Cost) -> dict[str, Any]:
+    """A Cost as a record keeps it: totals, stages, memory need, communication."""
+    totals = (
+        "params",
+        "active_params",
+        "rank_params",
+        "stored_bytes",
+        "flops",
+        "flops_executed",
+        "bytes_min",
+        "bytes_issued",
+        "bytes_dram_expected",
+        "row_bytes_dram_expected",
+    )
+    return {
+        **{name: getattr(cost, name) for name in totals},
+        "stages": [asdict(stage) for stage in cost.stages],
+        "memory_bytes": asdict(cost.memory),
+        "communication_bytes": cost.communication_bytes,
+        "is_expectation": cost.is_expectation,
+    }
+
+
+def _without_seconds(samples: Samples) -> dict[str, Any]:
+    facts = asdict(samples)
+    del facts["seconds"]
+    return facts
+
+
+def reference_json(found: Verification | None) -> dict[str, Any] | None:
+    """A check as a record keeps it; None where the layer has no reference."""
+    if found is None:
+        return None
+    return {
+        "tokens": found.tokens,
+        "errors": found.errors,
+        "selection_shortfall": found.selection_shortfall,
+        "tolerance": found.tolerance,
+    }

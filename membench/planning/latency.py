@@ -1,0 +1,146 @@
+"""The latency budget: a dimension read off measured cases, never off a model of the hardware.
+
+Latency rises with every dimension, so between measured sizes it is interpolated as a
+monotone line in log-log; beyond them there is no answer.
+"""
+
+import json
+import math
+from collections import defaultdict
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from membench.errors import UsageError
+from membench.files import read_file
+from membench.layers.spec import FreeDimension, Spec
+from membench.planning.solver import TOLERANCE, BudgetError
+from membench.results.records import MAX_RESULT_BYTES
+from membench.scenario.budgets import Latency
+from membench.scenario.dimensions import free_dimensions, missing_dimensions, with_placeholders
+from membench.words import how_many
+
+_BUDGET = "latency_ms"
+_ROUNDING = 1e-9  # of logarithms taken and undone
+
+
+def latency_dimension(kind: type[Spec], taken: set[str]) -> FreeDimension:
+    """What a latency budget chooses: the first missing dimension that is not ``taken``, else the first optional one.
+
+    Raises:
+        BudgetError: every dimension is given or solved by another budget.
+    """
+    free = free_dimensions(kind)
+    open_names = [name for name in (*missing_dimensions(kind, {}), *free) if name not in taken]
+    if not open_names:
+        raise BudgetError(_BUDGET, f"nothing is left to choose: leave out one of {', '.join(free)}")
+    return free[open_names[0]]
+
+
+def dimension_for_latency(
+    kind: type[Spec], given: dict[str, Any], claimed: set[str], budget: Latency, tokens: int, ranks: int
+) -> tuple[str, int, float]:
+    """The dimension, its value and the latency in milliseconds interpolated there.
+
+    Args:
+        kind: the layer's config class.
+        given: dimensions that stay.
+        claimed: dimensions that other budgets solve; measured cases may have any value of these.
+        budget: the milliseconds asked for and the files to read.
+        tokens: tokens of one rank that the measured cases must have, unless the budget says.
+        ranks: ranks that they must have.
+
+    Raises:
+        BudgetError: too few such cases, or the asked latency lies outside what they span.
+        UsageError: a file cannot be read.
+    """
+    dimension = latency_dimension(kind, set(given) | claimed)
+    free = {dimension.name, *claimed}
+    layer = {k: v for k, v in with_placeholders(kind, given).model_dump(mode="json").items() if k not in free}
+    wanted = {"mode": budget.mode, "tokens": budget.tokens or tokens, "ranks": ranks}
+    points = _curve(_measured(budget.measured, wanted, layer, dimension.name))
+    where = f"{wanted['mode']} of {how_many(wanted['tokens'], 'token')} in {', '.join(budget.measured)}"
+    if len(points) < 2:
+        raise BudgetError(
+            _BUDGET, f"{len(points)} measured sizes of {dimension.name} match this arm ({where}); measure at least 2"
+        )
+    (least, least_ms), (most, most_ms) = points[0], points[-1]
+    if not least_ms * (1 - _ROUNDING) <= budget.value <= most_ms * (1 + _ROUNDING):
+        raise BudgetError(
+            _BUDGET,
+            f"asked {budget.value:g} ms, measured is {least_ms:.4g} to {most_ms:.4g} ms ({dimension.name} {least:g} "
+            f"to {most:g}, {where}): ask within, or measure further",
+        )
+    value = _on_grid(dimension, _interpolated([(ms, size) for size, ms in points], budget.value))
+    achieved_ms = _interpolated(points, value)
+    if abs(achieved_ms - budget.value) > TOLERANCE * budget.value:
+        raise BudgetError(
+            _BUDGET,
+            f"asked {budget.value:g} ms, nearest is {achieved_ms:.4g} ms ({dimension.name} {value}): ask for that",
+        )
+    return dimension.name, value, achieved_ms
+
+
+def _measured(
+    files: list[str], wanted: dict[str, Any], layer: dict[str, Any], dimension: str
+) -> list[tuple[float, float]]:
+    """(value of the dimension, median latency in ms) of every matching case that went well."""
+    found = []
+    for name in files:
+        for record in _records(name):
+            case = record["case"]
+            latency_ms = (record.get("metrics") or {}).get("latency_ms_p50")
+            measured = case["layer"]
+            if record.get("status") != "ok" or not latency_ms or not measured.get(dimension):
+                continue
+            if all(case.get(k) == v for k, v in wanted.items()) and all(measured.get(k) == v for k, v in layer.items()):
+                found.append((float(measured[dimension]), float(latency_ms)))
+    return found
+
+
+def _records(name: str) -> list[dict[str, Any]]:
+    try:
+        records = json.loads(read_file(name, MAX_RESULT_BYTES, "a result file"))["cases"]
+        parts = [part for record in records for part in (record["case"]["layer"], record.get("metrics") or {})]
+        if not all(isinstance(part, dict) for part in parts):
+            raise TypeError
+    except UsageError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UsageError("is no result file: a JSON with cases is expected", source=name) from None
+    return records
+
+
+def _curve(measured: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Sorted, one latency a size, and rising: sizes that fall back are pooled with those before.
+
+    Pooling adjacent violators is the least-squares monotone fit (in the logarithm).
+    """
+    by_size: dict[float, list[float]] = defaultdict(list)
+    for size, latency_ms in measured:
+        by_size[size].append(math.log(latency_ms))
+    pools: list[tuple[float, int]] = []  # mean log latency, sizes pooled
+    for size in sorted(by_size):
+        mean, count = median(by_size[size]), 1
+        while pools and pools[-1][0] >= mean:
+            last, weight = pools.pop()
+            mean, count = (last * weight + mean * count) / (weight + count), weight + count
+        pools.append((mean, count))
+    rising = [math.exp(mean) for mean, count in pools for _ in range(count)]
+    return list(zip(sorted(by_size), rising, strict=True))
+
+
+def _interpolated(points: list[tuple[float, float]], x: float) -> float:
+    """y at x, along straight lines in log-log; the larger y where several points share an x."""
+    nearest = max((point for point in points if point[0] <= x), default=points[0])
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x0 <= x <= x1 and x0 < x1 and x > nearest[0]:
+            share = math.log(x / x0) / math.log(x1 / x0)
+            return math.exp(math.log(y0) + share * math.log(y1 / y0))
+    return nearest[1]
+
+
+def _on_grid(dimension: FreeDimension, value: float) -> int:
+    if dimension.square:
+        return round(math.sqrt(value)) ** 2
+    return dimension.minimum + max(0, round((value - dimension.minimum) / dimension.step)) * dimension.step

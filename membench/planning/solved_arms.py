@@ -1,0 +1,165 @@
+"""The arms of one point, solved together: a budget may be another arm's size."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from membench.errors import UsageError
+from membench.layers.spec import ExternalSpec, MoESpec, Spec
+from membench.planning.latency import dimension_for_latency
+from membench.planning.solver import Ask, BudgetError, quantity, solve
+from membench.scenario.arms import Arm
+from membench.scenario.budgets import Budgets
+from membench.scenario.dimensions import capacity_dimensions
+from membench.scenario.scenario import Point
+from membench.scenario.settings import Workload
+
+CAPACITY_BUDGETS = ("params", "stored_bytes")
+ONE_LAYER_MOE = "synthetic: all parameters in one layer"
+
+
+@dataclass(frozen=True)
+class SolvedArm:
+    """An arm whose every dimension is known.
+
+    ``asked`` and ``achieved`` are by budget; achieved also has flops_per_token and params
+    where the layer's cost is known.
+    """
+
+    name: str
+    spec: Spec
+    asked: dict[str, float] = field(default_factory=dict)
+    achieved: dict[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def planned_zipf_exponent(workload: Workload) -> float:
+    """The skew under which a plan expects unique rows; the layer's own routing counts as even."""
+    return workload.routing.zipf_exponent if workload.routing.kind == "zipf" else 0.0
+
+
+def solve_point(point: Point, ranks: int = 1) -> dict[str, SolvedArm]:
+    """Every arm of a point with its budgets met.
+
+    Args:
+        point: the arms and budgets.
+        ranks: ranks of the measured cases that a latency budget may use.
+
+    Raises:
+        UsageError: a budget cannot be met, budgets refer to each other in a circle, or a
+            dimension is missing.
+    """
+    solver = _Solver(point, ranks, scale=1.0, whole={})
+    return {name: solver.arm(name) for name in point.arms}
+
+
+def solve_shrunk(point: Point, whole: dict[str, SolvedArm], scale: float, ranks: int = 1) -> dict[str, SolvedArm]:
+    """The point again with its parameters scaled: what holds them (rows, experts) is solved anew.
+
+    ``asked`` stays what was asked of ``whole``, the unscaled solution.
+    """
+    solver = _Solver(point, ranks, scale, whole)
+    return {name: solver.arm(name) for name in point.arms}
+
+
+class _Solver:
+    """Solves arms on demand, those that budgets name first."""
+
+    def __init__(self, point: Point, ranks: int, scale: float, whole: dict[str, SolvedArm]) -> None:
+        self.point, self.ranks, self.scale, self.whole = point, ranks, scale, whole
+        self.zipf = planned_zipf_exponent(point.workload)
+        self.done: dict[str, SolvedArm] = {}
+        self.open: list[str] = []
+
+    def arm(self, name: str) -> SolvedArm:
+        if name in self.open:
+            circle = " -> ".join([*self.open[self.open.index(name) :], name])
+            raise UsageError(
+                f"budgets go in a circle ({circle}): give one of these a quantity, or budgets: {{}}", key=f"arms.{name}"
+            )
+        if name not in self.done:
+            self.open.append(name)
+            self.done[name] = self.solved(self.point.arms[name])
+            self.open.pop()
+        return self.done[name]
+
+    def solved(self, arm: Arm) -> SolvedArm:
+        """The arm with every open dimension solved from its budgets, or from those of all arms."""
+        if issubclass(arm.kind, ExternalSpec):
+            if arm.budgets and (arm.budgets.amounts() or arm.budgets.latency_ms):
+                raise UsageError("a layer from outside has no dimensions to solve", key=f"arms.{arm.name}.budgets")
+            return SolvedArm(arm.name, arm.kind.model_validate(arm.given), notes=("counted when built",))
+        budgets = self.point.budgets.without_arm(arm.name) if arm.budgets is None else arm.budgets
+        asks, given = list(self.asks(arm, budgets)), arm.given
+        if self.scale != 1.0:
+            given = self.shrunk(arm, asks)
+        try:
+            given, latency_ms = self.given_for_latency(arm, given, budgets)
+            spec = solve(arm.kind, given, asks)
+        except BudgetError as error:
+            raise self.blamed(arm, error) from None
+        sizes = {name: quantity(spec, name) for name in ("flops_per_token", "params")}
+        labels = spec.labels
+        if isinstance(spec, MoESpec) and "num_experts" not in arm.given:
+            labels = (*labels, ONE_LAYER_MOE)
+        return SolvedArm(
+            arm.name,
+            spec,
+            asked=self.asked(arm, asks, budgets),
+            achieved={**sizes, **{ask.budget: ask.achieved(spec) for ask in asks}, **latency_ms},
+            labels=labels,
+        )
+
+    def asked(self, arm: Arm, asks: list[Ask], budgets: Budgets) -> dict[str, float]:
+        """The budgets as numbers; those of the whole where this is the shrunk solution."""
+        if whole := self.whole.get(arm.name):
+            size = {"params": whole.achieved["params"]} if capacity_dimensions(arm.kind) else {}
+            return {**size, **whole.asked}
+        latency_ms = {"latency_ms": budgets.latency_ms.value} if budgets.latency_ms else {}
+        return {**{ask.budget: ask.value for ask in asks}, **latency_ms}
+
+    def shrunk(self, arm: Arm, asks: list[Ask]) -> dict[str, Any]:
+        """What stays given of an arm when its rows or experts are solved anew; adds the ask they are solved for."""
+        capacity = capacity_dimensions(arm.kind)
+        if capacity and not any(ask.budget in CAPACITY_BUDGETS for ask in asks):
+            asks.append(Ask("params", quantity(self.whole[arm.name].spec, "params") * self.scale))
+        return {key: value for key, value in arm.given.items() if key not in capacity}
+
+    def asks(self, arm: Arm, budgets: Budgets) -> Iterator[Ask]:
+        """The arm's budgets as numbers; an arm's name becomes what that arm achieves."""
+        for name, amount in budgets.amounts().items():
+            tokens = budgets.moved_bytes.tokens if name == "moved_bytes" and budgets.moved_bytes else 1
+            if isinstance(amount, str):
+                other = self.arm(amount)
+                if isinstance(other.spec, ExternalSpec):
+                    raise UsageError(
+                        f"arm {amount!r} is a layer from outside, counted only when built; give a quantity",
+                        key=f"arms.{arm.name}.budgets.{name}",
+                    )
+                value = quantity(other.spec, name, tokens, self.zipf)
+            else:
+                value = amount * (self.scale if name in CAPACITY_BUDGETS else 1.0)
+            yield Ask(name, value, tokens, self.zipf)
+
+    def given_for_latency(
+        self, arm: Arm, given: dict[str, Any], budgets: Budgets
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """What is given, with the dimension that a latency budget chose; and its latency."""
+        if budgets.latency_ms is None:
+            return given, {}
+        claimed = {each.name for budget in budgets.amounts() for each in arm.kind.FREE[budget]}
+        name, value, latency_ms = dimension_for_latency(
+            arm.kind, given, claimed - set(given), budgets.latency_ms, self.point.workload.tokens, self.ranks
+        )
+        return {**given, name: value}, {"latency_ms": latency_ms}
+
+    def blamed(self, arm: Arm, error: BudgetError) -> UsageError:
+        """The error with the key that states the budget: the arm's own, or the scenario's."""
+        if self.scale != 1.0:
+            return UsageError(f"arm {arm.name} cannot shrink to {self.scale:g}: {error}", key="fit.policy")
+        if not error.budget:
+            return UsageError(str(error), key=f"arms.{arm.name}")
+        if arm.budgets is None:
+            return UsageError(f"arm {arm.name}: {error}", key=f"budgets.{error.budget}")
+        return UsageError(str(error), key=f"arms.{arm.name}.budgets.{error.budget}")

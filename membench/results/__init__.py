@@ -1,0 +1,1 @@
+"""What was measured: the schema of records, metrics made of them, their order and their floors."""

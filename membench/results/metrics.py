@@ -1,0 +1,142 @@
+"""From a case's rounds to its metrics: medians, rates, utilizations. Pure arithmetic.
+
+A replicate is a round (a fresh process), so the latency is the median of the rounds'
+medians; the tail quantiles pool all samples.
+"""
+
+import json
+import statistics
+from typing import Any
+
+from membench.case import Case
+from membench.machine.conditions import what_is_slow
+from membench.results.records import Record, Round
+from membench.words import how_many
+
+FLAG_ABOVE = 1.05  # a utilization above this says the ceiling or the count is wrong
+_ABOVE_ONE = {
+    "mfu": "the machine was slower while its matmul ceiling was measured",
+    "mbu": "caches served what was counted as memory traffic",
+}
+
+
+def quantile(values: list[float], q: float) -> float:
+    """The q-quantile by linear interpolation between order statistics."""
+    ordered = sorted(values)
+    position = q * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def _median_of_rounds(rounds: list[Round], value: Any) -> float | None:
+    known = [v for v in (value(r) for r in rounds) if v is not None]
+    return statistics.median(known) if known else None
+
+
+def _seconds_at_ceilings(cost: dict[str, Any], stream: float | None, rows: float | None) -> float | None:
+    """How long the expected DRAM bytes would take: streams at one ceiling, random rows at the other."""
+    row_bytes = cost["row_bytes_dram_expected"]
+    if not stream or (row_bytes and not rows):
+        return None
+    return (cost["bytes_dram_expected"] - row_bytes) / stream + (row_bytes / rows if rows else 0.0)
+
+
+def _mfu(r: Round) -> float | None:
+    ceiling = r.ceilings.get("matmul_flops_per_s")
+    flops = r.cost["flops"]  # 0 of an operator that multiplies nothing: it has no MFU
+    return flops / statistics.median(r.samples_s) / ceiling if ceiling and flops else None
+
+
+def _mbu(r: Round) -> float | None:
+    copy, read = r.ceilings.get("copy_bytes_per_s"), r.ceilings.get("read_bytes_per_s")
+    stream = max((c for c in (copy, read) if c), default=None)
+    floor = _seconds_at_ceilings(r.cost, stream, r.ceilings.get("random_row_bytes_per_s"))
+    return floor / statistics.median(r.samples_s) if floor is not None else None
+
+
+def metrics_of(
+    case: Case,
+    rounds: list[Round],
+    *,
+    communication_ms: float | None,
+    peak_flops_per_s: float | None = None,
+    peak_bytes_per_s: float | None = None,
+) -> dict[str, float | None]:
+    """Metrics of the finished rounds; units are in the names. Empty where nothing finished.
+
+    Args:
+        communication_ms: predicted for the step; 0 on one rank, None where no link speed is known.
+        peak_flops_per_s, peak_bytes_per_s: the datasheet's, where the device has one.
+    """
+    done = [r for r in rounds if r.status == "ok" and r.samples_s]
+    if not done:
+        return {}
+    medians = [statistics.median(r.samples_s) for r in done]
+    pooled = [s for r in done for s in r.samples_s]
+    latency_s = statistics.median(medians)
+    joules = _median_of_rounds(done, lambda r: r.energy.get("joules_per_call"))
+    hot = [statistics.median(r.hot_samples_s) for r in done if r.hot_samples_s]
+    cost, traffic, memory = done[-1].cost, done[-1].traffic, done[-1].memory
+    latency_ms = 1e3 * latency_s
+    return {
+        "latency_ms_p50": latency_ms,
+        "latency_ms_p90": _tail_ms(pooled, 0.9),
+        "latency_ms_p99": _tail_ms(pooled, 0.99),
+        "latency_ms_iqr": 1e3 * (quantile(pooled, 0.75) - quantile(pooled, 0.25)),
+        "latency_ms_hot_p50": 1e3 * statistics.median(hot) if hot else None,
+        "communication_ms_predicted": communication_ms,
+        "step_ms": latency_ms + communication_ms if communication_ms is not None else None,
+        "tokens_per_s": case.tokens / (latency_s + (communication_ms or 0.0) / 1e3),
+        "flops_per_s": cost["flops"] / latency_s,
+        "dram_bytes_per_s": cost["bytes_dram_expected"] / latency_s,
+        "mfu": _median_of_rounds(done, _mfu),
+        "mbu": _median_of_rounds(done, _mbu),
+        "mfu_datasheet": cost["flops"] / latency_s / peak_flops_per_s if peak_flops_per_s else None,
+        "mbu_datasheet": cost["bytes_dram_expected"] / latency_s / peak_bytes_per_s if peak_bytes_per_s else None,
+        "unique_per_lookup": traffic.get("unique_per_lookup"),
+        "expert_load_max_over_mean": traffic.get("expert_load_max_over_mean"),
+        "dropped_tokens": traffic.get("dropped_tokens"),
+        "energy_j_per_token": joules / case.tokens if joules is not None else None,
+        "peak_process_bytes": _peak(done, "peak_process_bytes"),
+        "peak_allocated_bytes": _peak(done, "peak_allocated_bytes"),
+        "weights_bytes": memory.get("weights_bytes"),
+        "gradient_bytes": memory.get("gradient_bytes"),
+        "optimizer_bytes": memory.get("optimizer_bytes"),
+        "saved_activation_bytes": memory.get("saved_activation_bytes"),
+        "reference_error": _median_of_rounds(done, _worst_error),
+    }
+
+
+def _tail_ms(seconds: list[float], q: float) -> float | None:
+    """A tail quantile; None with fewer than 1 / (1 - q) samples, where it would be the largest of them."""
+    return 1e3 * quantile(seconds, q) if len(seconds) * (1 - q) >= 0.999 else None
+
+
+def _peak(rounds: list[Round], name: str) -> float | None:
+    return max((v for r in rounds if (v := r.memory.get(name)) is not None), default=None)
+
+
+def _worst_error(r: Round) -> float | None:
+    return max(r.reference["errors"].values()) if r.reference else None
+
+
+def flags_of(record: Record) -> list[str]:
+    """What a reader should distrust: utilizations above one, unsteady or unchecked measurements."""
+    flags = []
+    for name, why in _ABOVE_ONE.items():
+        value = record.metrics.get(name)
+        if value is not None and value > FLAG_ABOVE:
+            flags.append(f"{name} {value:.2f} is above {FLAG_ABOVE}: {why}")
+    done = [r for r in record.rounds if r.status == "ok"]
+    if any(not r.sampling.get("steady", True) for r in done):
+        flags.append("not steady after warm-up")
+    if any(r.sampling.get("stopped_by") == "time" for r in done):
+        *before, last = (len(r.samples_s) for r in done)
+        flags.append("stopped by time: " + ", ".join([*map(str, before), how_many(last, "sample")]))
+    flags += dict.fromkeys(line for r in done for line in what_is_slow(r.ran, r.threads))
+    if len({json.dumps(r.ran.get("paths"), sort_keys=True) for r in done if r.ran}) > 1:
+        flags.append("not every round took the same path")
+    if done and any(r.reference is None for r in done):
+        flags.append("unchecked: this layer has no reference")
+    return flags

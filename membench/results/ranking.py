@@ -1,0 +1,119 @@
+"""Which records may be ranked against each other, what they are called, and by what they are ranked."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from membench.json_values import mapping, number, positive, text, value_at
+from membench.layers.spec import OperatorSpec
+from membench.results.records import Record
+from membench.words import how_many
+
+
+def comparable_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records that may be ranked against each other: the same mode, optimizer, tokens, routing and swept keys.
+
+    Where training steps ran with several optimizers there is one group more, of each arm at its best.
+    """
+    records = list(records)
+    routings = sorted({routing_name(r) for r in records if routing_name(r)})
+    groups: dict[str, list[Record]] = defaultdict(list)
+    best: dict[str, dict[str, Record]] = defaultdict(dict)
+    for record in records:
+        # dense layers are not routed: they belong beside every routing of the others
+        for routing in [routing_name(record)] if routing_name(record) else routings or [""]:
+            where = ", ".join(part for part in (tokens_name(record), routing, swept(record)) if part)
+            groups[f"{step_name(record)}, {where}"].append(record)
+            if record.case.optimizer is not None:
+                arms = best[f"{mode_name(record)}, each arm's best optimizer, {where}"]
+                if arm_name(record) not in arms or rank_key(record) < rank_key(arms[arm_name(record)]):
+                    arms[arm_name(record)] = record
+    several = len({r.case.optimizer for r in records if r.case.optimizer}) > 1
+    return {**groups, **({title: list(arms.values()) for title, arms in best.items()} if several else {})}
+
+
+def ranked(records: Iterable[Record]) -> list[Record]:
+    """Those that were measured, the fastest step first."""
+    return sorted((r for r in records if step_ms(r)), key=rank_key)
+
+
+def rank_key(record: Record) -> float:
+    """What records are ordered by: the step's time; failed ones last."""
+    return step_ms(record) or float("inf")
+
+
+def step_ms(record: Record) -> float | None:
+    """Compute and communication, compute alone where the link is unknown; None for a case that failed."""
+    if record.status != "ok":
+        return None
+    return positive(record.metrics, "step_ms") or positive(record.metrics, "latency_ms_p50")
+
+
+def arm_name(record: Record, but: str = "") -> str:
+    """The arm, with the values of the keys that were swept on it alone; without key ``but``, where that is an axis."""
+    prefix = f"arms.{record.case.arm}."
+    point = mapping(record.planned, "point")
+    own = [(key.removeprefix(prefix), value) for key, value in point.items() if key.startswith(prefix)]
+    return " ".join([record.case.arm, *(f"{key} {value}" for key, value in own if key != but)])
+
+
+def swept(record: Record, but: str = "") -> str:
+    """Swept keys that every arm shares, without key ``but``; tokens and routing are told by themselves."""
+    own = ("arms.", "workload.tokens", "workload.routing")
+    shared = {k: v for k, v in mapping(record.planned, "point").items() if not k.startswith(own)}
+    named = {key.removeprefix("every_arm."): value for key, value in shared.items()}
+    return ", ".join(f"{key} {value}" for key, value in named.items() if key != but)
+
+
+def step_name(record: Record) -> str:
+    """The mode, with the optimizer where there is one."""
+    mode, optimizer = mode_name(record), record.case.optimizer
+    return mode if optimizer is None else f"{mode} with {optimizer}"
+
+
+def tokens_name(record: Record) -> str:
+    """b, with what it is a count of."""
+    return f"{how_many(record.case.tokens, 'token')} a rank"
+
+
+def mode_name(record: Record) -> str:
+    """The mode; of an operator its name too, for it is compared with no other."""
+    case = record.case
+    return f"{case.layer.kind} {case.mode}" if isinstance(case.layer, OperatorSpec) else case.mode
+
+
+def yardstick(records: Iterable[Record]) -> tuple[str, float | None]:
+    """What others are held against and its step, None where it was not measured: dense, or torch's own calls."""
+    records = list(records)
+    if any(isinstance(record.case.layer, OperatorSpec) for record in records):
+        return "plain", next((step for r in records if _is_plain(r) and (step := step_ms(r))), None)
+    return "dense", next((step for r in records if r.case.layer.kind == "dense" and (step := step_ms(r))), None)
+
+
+def _is_plain(record: Record) -> bool:
+    return isinstance(record.case.layer, OperatorSpec) and record.case.layer.path == "plain"
+
+
+def routing_name(record: Record) -> str:
+    """Where lookups or assignments come from; empty for a layer that routes nothing."""
+    case = record.case
+    if not case.layer.ROUTED:
+        return ""
+    return (
+        f"routing zipf {case.routing.zipf_exponent:g}"
+        if case.routing.kind == "zipf"
+        else f"routing {case.routing.kind}"
+    )
+
+
+def counted(record: Record, name: str) -> float | None:
+    """A count of the plan, else what a round counted: an outside layer's is known only when built."""
+    planned = number(record.planned, name)
+    return planned or next((number(r.cost, name) for r in record.rounds if r.cost), None)
+
+
+def chosen_implementation(record: Record) -> Any:
+    """What was timed (eager, compiled, cuda_graph; of an operator with its path), None where nothing was."""
+    ran = next((r.implementation for r in record.rounds if r.implementation), {})
+    chosen, path = value_at(ran, "chosen"), text(ran, "path")
+    return f"{chosen}, {path}" if path else chosen

@@ -1,0 +1,1 @@
+"""Cases to a result file: worker processes and their protocol, rounds, journal, resume."""

@@ -1,0 +1,56 @@
+"""Cases that share a build, answered one by one by worker processes; one that dies takes only its case with it."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import partial
+
+from membench.case import Case
+from membench.machine.provenance import utc_now
+from membench.processes.channel import Failed, Message
+from membench.processes.child import ChildProcess
+from membench.running.protocol import Build, Built, Found
+
+
+@dataclass(frozen=True, slots=True)
+class CaseAnswer:
+    """What a process said of a case. ``built`` is None where it could not be built; ``first``: in its process."""
+
+    case: Case
+    started: str
+    built: Built | None
+    answer: Found | Failed
+    first: bool
+
+
+def case_answers(
+    job: Build,
+    module: str,
+    question: Callable[[int], Message],
+    *,
+    timeout_seconds: float,
+    report: Callable[[Case, str], None],
+) -> Generator[CaseAnswer]:
+    """Each case of a job, in its order. After a death the cases that are left get another process.
+
+    Args:
+        module: of the process.
+        question: what it is asked of the case at this place of the job; it answers with ``Found``.
+        timeout_seconds: of silence, after which a process is ended.
+        report: is told which case is under way and what is being done.
+    """
+    left = job.cases
+    while left:
+        started = utc_now()
+        with ChildProcess(module, threads=job.threads, timeout_seconds=timeout_seconds) as process:
+            process.report = partial(report, left[0])
+            built = process.ask(job.model_copy(update={"cases": left}), Built)
+            if isinstance(built, Failed):  # it would fail for every other case, too
+                for case in left:
+                    yield CaseAnswer(case, started, None, built, first=True)
+                return
+            for index, case in enumerate(left):
+                process.report = partial(report, case)
+                yield CaseAnswer(case, started, built, process.ask(question(index), Found), first=index == 0)
+                if process.dead:
+                    break
+            left = left[index + 1 :]

@@ -1,0 +1,90 @@
+"""What a worker process is asked and answers: one conversation for ``run``, ``profile`` and ``ab``."""
+
+from typing import Any, Self
+
+from membench.case import Case
+from membench.processes.channel import Message
+from membench.scenario.settings import Measure
+
+
+class Build(Message):
+    """Build what these cases share, and get ready to measure them: the first question."""
+
+    device: str
+    threads: int | None = None
+    cases: list[Case]
+    min_samples: int
+    floor_samples: int
+    max_seconds: float
+    warmup_seconds: float
+    implementations: list[str]
+
+    @classmethod
+    def of(cls, cases: list[Case], device: str, measure: Measure) -> Self:
+        """The cases measured as a scenario says."""
+        same = cls.model_fields.keys() & Measure.model_fields.keys()
+        return cls(device=device, cases=cases, **measure.model_dump(include=same))
+
+
+class Built(Message):
+    """What a round says of the process and of what was built."""
+
+    origin: str
+    threads: int
+    ceilings: dict[str, Any] = {}
+    huge_pages: bool | None = None
+    seconds: dict[str, float] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """What every round of this process says."""
+        return self.model_dump(exclude={"origin"})
+
+
+class MeasureCase(Message):
+    """Check and time a case; ``Found`` has what a round says of it."""
+
+    index: int
+
+
+class Found(Message):
+    """What was found out of a case."""
+
+    found: dict[str, Any]
+
+
+class PrepareCase(Message):
+    """Make a case the one that is timed: checked and warm."""
+
+    index: int
+
+
+class Prepared(Message):
+    """It can be timed. ``fastest_s``: of one call while it was warmed up."""
+
+    fastest_s: float
+    warmup_calls: int
+    steady: bool
+
+
+class TakeSamples(Message):
+    """Time the prepared case so often, each sample so many calls."""
+
+    samples: int
+    calls: int
+
+
+class Sampled(Message):
+    """Seconds a call."""
+
+    seconds: list[float]
+
+
+class TellFacts(Message):
+    """All that a round says of the prepared case beside its samples; answered with ``Found``."""
+
+
+class ProfileCase(Message):
+    """Check a case and time its stages; its traces go to the folder ``trace``. Answered with ``Found``."""
+
+    index: int
+    trace: str | None = None

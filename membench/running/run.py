@@ -1,0 +1,217 @@
+"""One scenario from file to result file: plan, journal, measure, write. What ``membench run`` does."""
+
+import hashlib
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from membench import __version__
+from membench.case import METHOD_VERSION, Case
+from membench.errors import UsageError
+from membench.files import rescue
+from membench.git.commit import Commit, commit_after, running_commit
+from membench.machine.conditions import announcements
+from membench.machine.datasheet import Hardware, lookup
+from membench.machine.device import available_memory_bytes
+from membench.machine.identity import Machine
+from membench.machine.provenance import probe_environment, result_stem, utc_now
+from membench.planning.plan import Plan, make_plan
+from membench.processes.signals import ended_as_interrupted
+from membench.results.conditions import other_conditions
+from membench.results.records import ResultFile, Round, Run, strict_json, write_result
+from membench.running.journal import SUFFIX, Journal, check_folder, newest_journal
+from membench.running.progress import RunProgress
+from membench.running.runner import Runner, assemble, result_path
+from membench.scenario.scenario import Scenario
+from membench.scenario.shipped import source_name
+from membench.words import how_many
+
+_told: set[str] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a run left: the result, and the file it is in (None where none could be written)."""
+
+    result: ResultFile
+    path: Path | None
+    interrupted: bool
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything was measured at all."""
+        return any(record.status == "ok" for record in self.result.cases)
+
+
+def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool, only: Sequence[str] = ()) -> Finished:
+    """Measure a scenario; every finished round is on disk at once.
+
+    Args:
+        only: beginnings of the ids of the cases wanted; empty: all.
+
+    Raises:
+        UsageError: the device, the output folder or the plan cannot be used.
+    """
+    if resume and newest_journal(output, scenario.name) is None:
+        raise UsageError(f"{output} holds no interrupted run of {scenario.name}", source="--resume")
+    check_folder(output)
+    environment = probe_environment(device if device != "auto" else scenario.device)
+    plan = plan_here(scenario, environment).only(only)
+    run = describe_run(scenario, plan, environment).model_copy(update={"only": list(only)})
+    journal, run = _open_journal(output, scenario, run, environment, resume=resume)
+    runnable = len(plan.runnable) * scenario.measure.rounds
+    have = sum(journal.has(p.case.id, n) for p in plan.runnable for n in range(scenario.measure.rounds))
+    interrupted = False
+    with RunProgress(runnable, have) as progress:
+        for line in slower_here(plan, environment, scenario):
+            progress.note(f"membench: {line}")
+        progress.note(_announcement(plan, environment, scenario, runnable - have))
+
+        def finished(case: Case, found: Round) -> None:
+            progress.finished(_line(case, found, scenario.measure.rounds))
+
+        runner = Runner(plan, scenario.measure, environment["device"]["type"], journal, progress.doing, finished)
+        try:
+            with ended_as_interrupted():
+                runner.run()
+        except KeyboardInterrupt:
+            interrupted = True
+    commit = commit_after(Commit(run.git_sha, run.git_dirty, run.git_note))
+    changes = {"git_dirty": commit.dirty, "git_note": commit.note}
+    run = run.model_copy(update={"finished": utc_now(), "interrupted": interrupted, **changes})
+    result = assemble(plan, run, environment, journal)
+    return Finished(result, write_finished(result, journal, interrupted=interrupted), interrupted)
+
+
+def plan_here(scenario: Scenario, environment: dict[str, Any], sides: int = 1) -> Plan:
+    """The plan of a scenario on the device that was found, whose memory ``sides`` processes share."""
+    device = environment["device"]
+    cuda = device["type"] == "cuda"
+    sheet = lookup(device["name"]) if cuda else None
+    host = available_memory_bytes()
+    available = device["available_bytes"] if cuda else host
+    return make_plan(
+        scenario,
+        hardware=Hardware(sheet) if sheet else None,
+        available_bytes=None if available is None else available // sides,
+        host_bytes=host // sides if cuda and host is not None else None,
+        cache_bytes=device["cache_bytes"] or 0,
+    )
+
+
+def slower_here(plan: Plan, environment: dict[str, Any], scenario: Scenario) -> list[str]:
+    """Why what a plan measures will be slower than this machine is, in a line each; a line is told once."""
+    cases = (planned.case for planned in plan.runnable)
+    kinds = [case.layer.kind for case in cases if getattr(case.layer, "path", "auto") == "auto"]
+    cores, threads = environment["host"]["cores"], scenario.measure.threads
+    lines = [line for line in announcements(environment["conditions"], kinds, cores, threads) if line not in _told]
+    _told.update(lines)
+    return lines
+
+
+def describe_run(scenario: Scenario, plan: Plan, environment: dict[str, Any]) -> Run:
+    """What is known of a run before it begins."""
+    commit = running_commit()
+    return Run(
+        scenario=scenario.name,
+        description=scenario.description,
+        scenario_text=scenario.text,
+        scenario_hash=hashlib.sha256("\n".join([scenario.text, *scenario.overrides]).encode()).hexdigest()[:16],
+        source=source_name(scenario.source),
+        overrides=list(scenario.overrides),
+        command=shlex.join(["membench", *sys.argv[1:]]),
+        started=utc_now(),
+        membench_version=__version__,
+        method_version=METHOD_VERSION,
+        git_sha=commit.sha,
+        git_dirty=commit.dirty,
+        git_note=commit.note,
+        device=environment["device"]["type"],
+        ranks=plan.ranks,
+        ranks_reason=plan.ranks_reason,
+        rounds=scenario.measure.rounds,
+        link_gb_s=plan.link_gb_s,
+    )
+
+
+def _open_journal(
+    output: Path, scenario: Scenario, run: Run, environment: dict[str, Any], *, resume: bool
+) -> tuple[Journal, Run]:
+    """A journal and the run it is of: a new one, or with ``resume`` the interrupted one, which goes on."""
+    if resume:
+        found = newest_journal(output, scenario.name)
+        if found is None:
+            raise UsageError(f"{output} holds no interrupted run of {scenario.name} any more", source="--resume")
+        journal, before, then = Journal.read(found)
+        journal.hold()
+        if difference := _difference(before, run, then, environment):
+            raise UsageError(f"{found.name} {difference}; start anew", source="--resume")
+        return journal, before
+    stem = result_stem(scenario.name, environment["device"], run.started, run.git_sha)
+    journal = Journal.create(output / f"{stem}{SUFFIX}", run, environment)
+    journal.hold()
+    return journal, run
+
+
+def _difference(before: Run, now: Run, then: dict[str, Any], environment: dict[str, Any]) -> str | None:
+    """Why rounds of an interrupted run may not stand beside new ones, or None."""
+    if difference := Machine.of(then).difference(Machine.of(environment)):
+        return f"was measured on {then['device']['name']}, not on this device ({difference})"
+    if difference := other_conditions(then.get("conditions"), environment["conditions"]):
+        return f"was measured under other conditions: {difference}"
+    if then["packages"] != environment["packages"]:
+        return "was measured with other versions of torch or what is under it"
+    if before.method_version != now.method_version:
+        return "was measured by another version of the method"
+    if before.git_sha != now.git_sha:
+        return f"was measured at commit {before.git_sha}, this is {now.git_sha}"
+    if before.scenario_hash != now.scenario_hash:
+        return "is of another text of this scenario, or other --set"
+    if before.only != now.only:
+        return "was asked for other cases (--case)"
+    if before.ranks != now.ranks:
+        return f"measured one rank of P = {before.ranks}; now P would be {now.ranks}: set fit.ranks={before.ranks}"
+    return None
+
+
+def write_finished(result: ResultFile, journal: Journal, *, interrupted: bool) -> Path | None:
+    """The result file; in the temporary folder if its own cannot be written, on standard error if none can."""
+    stem, folder = journal.path.name.removesuffix(SUFFIX), journal.path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # it may have been removed meanwhile
+        path = result_path(folder, stem, result.run)
+        write_result(result, path)
+    except OSError as error:
+        print(f"membench: {folder / f'{stem}.json'} cannot be written ({error.strerror})", file=sys.stderr)
+        text = strict_json(result.model_dump(mode="json")) + "\n"
+        elsewhere = rescue(text.encode(), f"{stem}.json")
+        if elsewhere is None:
+            print(text, file=sys.stderr)
+        return elsewhere
+    if interrupted:
+        journal.release()
+    else:
+        journal.remove()
+    return path
+
+
+def _announcement(plan: Plan, environment: dict[str, Any], scenario: Scenario, left: int) -> str:
+    device = environment["device"]
+    ranks = f", one rank of P = {plan.ranks} ({plan.ranks_reason})" if plan.ranks > 1 else ""
+    skipped = len(plan.cases) - len(plan.runnable)
+    also = f", {skipped} skipped" if skipped else ""
+    rounds = scenario.measure.rounds
+    counts = f"{how_many(left, 'measurement')} in {how_many(rounds, 'round')}{also}"
+    return f"{plan.scenario} on {device['name']}{ranks}: {counts}"
+
+
+def _line(case: Case, found: Round, rounds: int) -> str:
+    number = f" round {found.number + 1}/{rounds}" if rounds > 1 else ""
+    if found.status != "ok":
+        return f"{case.name}{number}: {found.status}: {found.reason}"
+    samples = how_many(len(found.samples_s), "sample")
+    return f"{case.name}{number}: {1e3 * statistics.median(found.samples_s):.3g} ms ({samples})"

@@ -1,0 +1,96 @@
+"""A process of its own that builds one layer and measures its cases, one after the other, as it is asked.
+
+The parent may kill it at any time; nothing is lost but the case under way.
+"""
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from membench.layers.spec import ExternalSpec
+from membench.machine.device import default_threads, usable_cores
+from membench.processes.serving import Answers, Server, be_killed_first
+from membench.running.protocol import Build, Built, Found, MeasureCase
+
+if TYPE_CHECKING:
+    from membench.measuring.measurement import CaseMeasurement
+    from membench.measuring.time import Clock
+
+
+def prepare_process(threads: int | None) -> int:
+    """Pin threads to cores, before torch is imported, and be killed first. Returns the threads."""
+    be_killed_first()
+    cores = usable_cores()
+    count = min(threads or default_threads(), len(cores))
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, set(cores[:count]))
+    import torch
+
+    torch.set_num_threads(count)
+    return count
+
+
+class Worker:
+    """The cases of one build."""
+
+    job: Build
+    clock: "Clock"
+    measurement: "CaseMeasurement"
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def answers(self) -> Answers:
+        """What it can be asked."""
+        return {Build: self.build, MeasureCase: self.measure}
+
+    def build(self, job: Build) -> Built:
+        """The layer, with the machine's ceilings beside it."""
+        threads = prepare_process(job.threads)
+        from membench.measuring.built_layer import build_with_ceilings
+        from membench.measuring.measurement import CaseMeasurement
+
+        self.job = job
+        built = build_with_ceilings(job.cases[0], job.device, self.server.progress)
+        self.clock = built.clock
+        self.measurement = CaseMeasurement(built.layer, built.clock, built.cache_bytes, self.server.progress)
+        return Built(
+            origin=origin(job),
+            threads=threads,
+            ceilings=built.ceilings.as_json(),
+            huge_pages=built.huge_pages,
+            seconds=built.seconds,
+        )
+
+    def measure(self, asked: MeasureCase) -> Found:
+        """A case checked, then timed."""
+        from membench.measuring.time import Sampling
+
+        job = self.job
+        sampling = Sampling(job.min_samples, job.floor_samples, job.max_seconds, job.warmup_seconds)
+        return Found(found=self.measurement.run(job.cases[asked.index], sampling, job.implementations))
+
+    def forget(self) -> None:
+        """Drop what a case that failed has left."""
+        self.measurement.layer.zero_gradients()
+
+    def serve(self) -> int:
+        """Entry point of the process."""
+        return self.server.serve(self.answers(), self.forget)
+
+
+def origin(job: Build) -> str:
+    """The file that what is measured was imported from."""
+    spec: Any = job.cases[0].layer
+    if isinstance(spec, ExternalSpec):
+        try:
+            from membench.layers.external import factory_and_module
+        except ImportError:  # of a revision from before it
+            return import_module(spec.factory.partition(":")[0]).__file__ or ""
+        return factory_and_module(spec.factory)[1].__file__ or ""
+    return import_module("membench.layers").__file__ or ""
+
+
+if __name__ == "__main__":
+    sys.exit(Worker(Server()).serve())

@@ -1,0 +1,1 @@
+"""YAML to a typed scenario: arms, budgets, axes, settings."""

@@ -1,0 +1,141 @@
+"""One arm of a comparison: a kind of layer or an operator, the dimensions given for it and its budgets."""
+
+import re
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from membench.errors import UsageError, shown, suggestion, usage_error
+from membench.layers.spec import KINDS, OPERATORS, ExternalSpec, Spec
+from membench.scenario.budgets import Budgets
+from membench.scenario.dimensions import with_placeholders
+
+ENTRY_POINT_GROUP = "membench.layers"
+# What an arm compares, and the key by which it names one.
+Level = Literal["layer", "op"]
+LEVELS: tuple[Level, ...] = ("layer", "op")
+_SAID = {"layer": "a layer", "op": "an operator"}
+_MAX_NAME_CHARS = 64
+_ARM_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9_-]{{0,{_MAX_NAME_CHARS - 1}}}")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An arm as the scenario states it; what it leaves open is for the budgets to solve.
+
+    ``given`` are validated values of the kind's config. ``budgets`` is None where the arm
+    does not say ``budgets:`` and takes the scenario's.
+    """
+
+    name: str
+    kind: type[Spec]
+    given: dict[str, Any]
+    budgets: Budgets | None
+
+
+def entry_point_layers() -> dict[str, str]:
+    """Layers that installed packages offer: name -> ``package.module:factory``."""
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def arm_from(name: str, raw: Any, every_arm: dict[str, Any], defaults: dict[str, Any], level: Level) -> Arm:
+    """An arm out of its YAML mapping.
+
+    Args:
+        every_arm: the scenario's section of that name: what arms take that do not state it themselves.
+        defaults: the scenario's model_dim and dtype.
+
+    Raises:
+        UsageError: an unknown layer, operator or key, or a value that makes no sense.
+    """
+    key = f"arms.{name}"
+    if not _ARM_NAME.fullmatch(name):
+        problem = "an arm's name starts with a letter, then letters, digits, _ or -"
+        if len(name) > _MAX_NAME_CHARS:
+            problem = f"an arm's name has at most {_MAX_NAME_CHARS} characters, not {len(name)}"
+        raise UsageError(problem, key=key)
+    if not isinstance(raw, dict):
+        raise UsageError(f"should be a mapping such as {{layer: dense, ffn_hidden: 14336}}, not {shown(raw)}", key=key)
+    values, shared = dict(raw), dict(every_arm)
+    kind, found = _kind_of(values, shared, key, level)
+    budgets = _budgets_from(values.pop("budgets"), f"{key}.budgets") if "budgets" in values else None
+    if "kind" in values or "factory" in values:
+        raise UsageError(f"the kind of an arm is said by {level}:", key=key)
+    known = {field: value for field, value in {**defaults, **shared}.items() if field in kind.model_fields}
+    given = {**known, **values, **found}
+    if "model_dim" in kind.model_fields and "model_dim" not in given:
+        raise UsageError("is missing; give it here or for all arms at the top", key=f"{key}.model_dim")
+    try:
+        probe = with_placeholders(kind, given)
+    except ValidationError as error:
+        wrong = usage_error(error, kind, key, hidden=("kind", "factory"))
+        field = wrong.key.removeprefix(f"{key}.")
+        place = f"every_arm.{field}" if field in shared and field not in values else wrong.key
+        raise UsageError(wrong.problem, key=place) from None
+    return Arm(name, kind, {field: getattr(probe, field) for field in given}, budgets)
+
+
+def check_every_arm(every_arm: dict[str, Any], arms: dict[str, Arm]) -> None:
+    """Refuses keys of ``every_arm:`` that no arm has: they would be given to nobody."""
+    known = {field for arm in arms.values() for field in arm.kind.model_fields} - {"kind", "factory"}
+    for key in every_arm:
+        if key not in known and key not in LEVELS:
+            raise UsageError(f"no arm has this key; {suggestion(key, known)}", key=f"every_arm.{key}")
+
+
+def _kind_of(
+    values: dict[str, Any], shared: dict[str, Any], key: str, level: Level
+) -> tuple[type[Spec], dict[str, str]]:
+    """What an arm names, taken out of what it states or of what all share: a config class, and what the name says."""
+    for section, where in ((values, key), (shared, "every_arm")):
+        for other in LEVELS:
+            if other != level and other in section:
+                problem = f"is for scenarios of level {other}; at level {level} an arm says {level}:"
+                raise UsageError(problem, key=f"{where}.{other}")
+    common = shared.pop(level, None)
+    place = f"every_arm.{level}" if level not in values and common is not None else f"{key}.{level}"
+    named, known = values.pop(level, common), KINDS if level == "layer" else OPERATORS
+    if named is None:
+        raise UsageError(f"is missing; {suggestion('', known)}", key=place)
+    if not isinstance(named, str):
+        raise UsageError(f"should be the name of {_SAID[level]}, not {shown(named)}", key=place)
+    if named in known:
+        return known[named], {}
+    return _operator(named, place) if level == "op" else _layer(named, place)
+
+
+def _operator(named: str, key: str) -> tuple[type[Spec], dict[str, str]]:
+    """Refuses what is no operator."""
+    if named in KINDS:
+        raise UsageError(f"{named} is a layer: compare it at level layer; {suggestion('', OPERATORS)}", key=key)
+    raise UsageError(f"unknown operator {named!r}; {suggestion(named, OPERATORS)}", key=key)
+
+
+def _layer(named: str, key: str) -> tuple[type[Spec], dict[str, str]]:
+    """A layer from outside."""
+    if ":" in named:
+        return ExternalSpec, {"factory": _factory(named, key)}
+    outside = entry_point_layers()
+    if named in outside:
+        return ExternalSpec, {"factory": outside[named]}
+    if named in OPERATORS:
+        raise UsageError(f"{named} is an operator: compare it at level op; {suggestion('', KINDS)}", key=key)
+    known = suggestion(named, [*KINDS, *outside])
+    raise UsageError(f"unknown layer {named!r}; {known} (a layer of your own: package.module:factory)", key=key)
+
+
+def _factory(layer: str, key: str) -> str:
+    try:
+        return ExternalSpec(model_dim=1, factory=layer).factory
+    except ValidationError as error:
+        problem = usage_error(error, ExternalSpec).problem
+        raise UsageError(problem, key=key) from None
+
+
+def _budgets_from(raw: Any, key: str) -> Budgets:
+    try:
+        return Budgets.model_validate(raw, strict=True)
+    except ValidationError as error:
+        raise usage_error(error, Budgets, key) from None

@@ -1,0 +1,218 @@
+"""A scenario: one question, as a YAML file, read into types.
+
+``Scenario`` has exactly the file's keys. Its ``points`` are the combinations of its axes,
+each with its arms checked against their kind's config; what an arm leaves open is solved
+later, by ``membench.planning.solver``.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveInt, PrivateAttr, ValidationError
+
+from membench.errors import UsageError, blaming, shown, suggestion, usage_error
+from membench.layers.spec import MODES, OPTIMIZERS
+from membench.layers.spec.quantities import DTypeName
+from membench.scenario.arms import Arm, Level, arm_from, check_every_arm
+from membench.scenario.axes import SWEPT_SECTIONS, Axes, axes_from, put_at, without_axis
+from membench.scenario.budgets import Budgets, Strict
+from membench.scenario.settings import Fit, Limits, Measure, Workload
+from membench.scenario.shipped import find_scenario, list_scenarios
+from membench.words import how_many
+from membench.yaml_files.reader import parse_mapping, parse_value, read_text
+
+__all__ = ["Point", "Scenario", "list_scenarios", "load_scenario", "parse_scenario"]
+
+ScenarioName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+def _whole_number(value: Any) -> Any:
+    """Refuses true and 1.0, which Python calls equal to 1."""
+    if type(value) is not int:
+        raise ValueError(f"should be 1, not {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of the axes: what every arm is given and asked there.
+
+    ``values`` are the swept keys' values; ``tree`` is the scenario's plain data with them.
+    """
+
+    values: dict[str, Any]
+    tree: dict[str, Any]
+    budgets: Budgets
+    arms: dict[str, Arm]
+    workload: Workload
+
+
+class Scenario(Strict):
+    """A scenario as its file states it; the swept sections before any axis is applied."""
+
+    schema_version: Annotated[Literal[1], BeforeValidator(_whole_number)] = Field(description="this version reads 1")
+    name: ScenarioName
+    description: str = ""
+    level: Level = Field(default="layer", description="op: single operators, which an arm names by op:")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    model_dim: PositiveInt | None = Field(default=None, le=2**20, description="d of arms that state none")
+    dtype: DTypeName | None = Field(default=None, description="of arms that state none")
+    budgets: Budgets = Field(default=Budgets(), description="of arms that state none")
+    every_arm: dict[str, Any] = Field(default={}, description="keys of arms that state none")
+    arms: dict[str, Any] = Field(min_length=1)
+    workload: Workload = Workload()
+    axes: dict[str, Any] = {}
+    fit: Fit = Fit()
+    measure: Measure = Measure()
+    limits: Limits = Limits()
+
+    _points: tuple[Point, ...] = PrivateAttr(default=())
+    _axes: Axes = PrivateAttr(default=Axes())
+    _text: str = PrivateAttr(default="")
+    _source: str = PrivateAttr(default="")
+    _overrides: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Every combination of the axes, in order; one where there are none."""
+        return self._points
+
+    @property
+    def text(self) -> str:
+        """The file's text, before any override."""
+        return self._text
+
+    @property
+    def source(self) -> str:
+        """The file's path."""
+        return self._source
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The ``--set`` arguments, as given."""
+        return self._overrides
+
+    def excludes(self, point: Point, **case: Any) -> bool:
+        """Whether the exclusions leave out this case (arm, mode, optimizer) of a point."""
+        return self._axes.excludes(point.tree, case)
+
+
+def load_scenario(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Scenario:
+    """The scenario of a file, or a shipped one by name, with ``key=value`` overrides.
+
+    Raises:
+        UsageError: one line that names the file, the key and what would be right.
+    """
+    path = find_scenario(name_or_path)
+    return parse_scenario(read_text(path), str(path), overrides)
+
+
+def parse_scenario(text: str, source: str, overrides: list[str] | tuple[str, ...] = ()) -> Scenario:
+    """The scenario of a YAML text; ``source`` is what errors call it.
+
+    Raises:
+        UsageError: see ``load_scenario``.
+    """
+    tree = parse_mapping(text, source)
+    for override in overrides:
+        _override(tree, override)
+    with blaming(source):
+        scenario = _validated(tree)
+        axes = axes_from(scenario.axes)
+        _check_size(scenario, axes)
+        scenario._points = tuple(_point(tree, values, scenario) for values in axes.points())
+        _check_exclusions(scenario, axes)
+    scenario._axes, scenario._text, scenario._source = axes, text, source
+    scenario._overrides = tuple(overrides)
+    return scenario
+
+
+def _validated(tree: dict[str, Any]) -> Scenario:
+    try:
+        return Scenario.model_validate(tree, strict=True)
+    except ValidationError as error:
+        raise usage_error(error, Scenario) from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Applies one ``--set key=value``; a key that an axis sweeps is swept no more."""
+    key, equals, text = override.partition("=")
+    key, source = key.strip(), f"--set {override}"
+    if not equals or not key or not text.strip():
+        raise UsageError("write key=value, as in --set workload.tokens=64", source=source)
+    value = parse_value(text, source)
+    with blaming(source):
+        if key.startswith("axes."):
+            axes = tree.setdefault("axes", {})
+            if not isinstance(axes, dict):
+                raise UsageError("should map keys to values", key="axes")
+            axes[key.removeprefix("axes.")] = value
+            return
+        put_at(tree, key, value)
+    if "axes" in tree and key != "axes":
+        tree["axes"] = without_axis(tree["axes"], key)
+
+
+def _check_size(scenario: Scenario, axes: Axes) -> None:
+    """Refuses too many cases before any is made."""
+    steps = sum(len(scenario.workload.optimizers) if mode == "train_step" else 1 for mode in scenario.workload.modes)
+    cases = axes.num_points * len(scenario.arms) * steps
+    if cases > scenario.limits.max_cases:
+        factors = {"point": axes.num_points, "arm": len(scenario.arms), "mode": steps}
+        product = " x ".join(how_many(count, thing) for thing, count in factors.items())
+        raise UsageError(
+            f"{product} are {cases} cases, above {scenario.limits.max_cases}: sweep less, or raise limits.max_cases",
+            key="limits.max_cases",
+        )
+
+
+def _check_exclusions(scenario: Scenario, axes: Axes) -> None:
+    """Refuses an exclusion of an arm, mode or optimizer that there is none of: it would leave out nothing."""
+    arms = sorted({name for point in scenario.points for name in point.arms})
+    for key, known in {"arm": arms, "mode": MODES, "optimizer": OPTIMIZERS}.items():
+        for index, pairs in enumerate(axes.exclude):
+            if key in pairs and pairs[key] not in known and not (key == "optimizer" and pairs[key] is None):
+                raise UsageError(
+                    f"no {key} is {shown(pairs[key])}; {suggestion(pairs[key], known)}",
+                    key=f"axes.exclude[{index}].{key}",
+                )
+
+
+def _point(tree: dict[str, Any], values: dict[str, Any], base: Scenario) -> Point:
+    if values:
+        tree = {**tree, **copy.deepcopy({key: tree[key] for key in SWEPT_SECTIONS if key in tree})}
+        for key, value in values.items():
+            put_at(tree, key, value)
+        base = _validated(tree)
+    defaults = {key: value for key in ("model_dim", "dtype") if (value := getattr(base, key)) is not None}
+    arms = {name: arm_from(name, raw, base.every_arm, defaults, base.level) for name, raw in base.arms.items()}
+    check_every_arm(base.every_arm, arms)
+    if base.level == "op":
+        _check_operators(base, arms)
+    for owner, budgets in [("", base.budgets), *((f"arms.{name}.", arm.budgets) for name, arm in arms.items())]:
+        _check_references(budgets, f"{owner}budgets", arms)
+    return Point(values, tree, base.budgets, arms, base.workload)
+
+
+def _check_references(budgets: Budgets | None, key: str, arms: dict[str, Arm]) -> None:
+    for name, amount in budgets.amounts().items() if budgets else ():
+        if isinstance(amount, str) and amount not in arms:
+            known = f"the arms are {', '.join(sorted(arms))}"
+            raise UsageError(
+                f"{shown(amount)} is neither a quantity such as 352.3M nor an arm; {known}", key=f"{key}.{name}"
+            )
+
+
+def _check_operators(base: Scenario, arms: dict[str, Arm]) -> None:
+    """Refuses what means nothing to an operator: budgets, and a routing by the layer's own weights."""
+    own = [(f"arms.{arm.name}.budgets", arm.budgets) for arm in arms.values()]
+    for key, budgets in [("budgets", base.budgets), *own]:
+        if budgets is not None and (budgets.amounts() or budgets.latency_ms):
+            raise UsageError("an operator's sizes are given, there is nothing to solve: leave budgets out", key=key)
+    routed = next((arm.name for arm in arms.values() if arm.kind.ROUTED), None)
+    if routed is not None and base.workload.routing.kind == "routed":
+        raise UsageError(
+            f"arm {routed} is an operator, which chooses nothing itself: say uniform, zipf or trace, not 'routed'",
+            key="workload.routing.kind",
+        )

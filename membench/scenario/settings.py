@@ -1,0 +1,115 @@
+"""The parts of a scenario that are plain settings: workload, fit, measure, limits."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from membench.case import RoutingConfig
+from membench.errors import shown_path
+from membench.layers.spec import Mode, Optimizer
+from membench.scenario.budgets import Strict, parse_bytes
+from membench.scenario.traces import form_problem
+
+MAX_RANKS = 2**16
+Implementation = Literal["eager", "compiled", "cuda_graph"]
+
+
+def _number_or_auto(parse: Any) -> BeforeValidator:
+    return BeforeValidator(lambda value: value if value == "auto" else parse(value))
+
+
+def _ranks(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_RANKS:
+        raise ValueError(f"should be auto or a whole number from 1 to {MAX_RANKS}, not {value!r}")
+    return value
+
+
+def _is_file(path: str) -> bool:
+    with suppress(OSError):  # a name too long for the file system is no file
+        return Path(path).is_file()
+    return False
+
+
+class Workload(Strict):
+    """What is computed, the same for every arm."""
+
+    tokens: PositiveInt = Field(default=32, le=2**24, description="b, tokens of one rank")
+    modes: list[Mode] = Field(default=["forward"], min_length=1)
+    routing: RoutingConfig = RoutingConfig()
+    optimizers: list[Optimizer] = Field(
+        default=["adamw", "row_adagrad"], min_length=1, description="each is a case of mode train_step"
+    )
+    seed: NonNegativeInt = Field(default=0, le=2**63 - 1)
+
+    @model_validator(mode="after")
+    def _check_routing(self) -> Self:
+        if self.routing.kind == "trace":
+            trace = self.routing.trace
+            if trace is None:
+                raise ValueError("routing of kind trace needs routing.trace, an .npy file of recorded indices")
+            if not _is_file(trace):
+                raise ValueError(f"routing.trace {shown_path(trace)} is no file; name an .npy file of recorded indices")
+            try:
+                problem = form_problem(trace)
+            except OSError as error:
+                problem = f"cannot be read ({error.strerror})"
+            if problem:
+                raise ValueError(f"routing.trace {shown_path(trace)} {problem}")
+        return self
+
+
+class Fit(Strict):
+    """What happens when a layer does not fit on the device."""
+
+    policy: Literal["rank", "shrink", "skip"] = "rank"
+    ranks: Annotated[int | Literal["auto"], _number_or_auto(_ranks)] = Field(default="auto", description="P")
+    memory: Annotated[float | Literal["auto"], _number_or_auto(parse_bytes)] = Field(
+        default="auto", description="bytes the run may use; auto: what the device has"
+    )
+    link_gb_s: float | None = Field(
+        default=None, gt=1e-6, le=1e9, description="10^9 bytes a second that a rank sends; the datasheet's if left out"
+    )
+
+    @property
+    def memory_limit_bytes(self) -> float | None:
+        return None if isinstance(self.memory, str) else self.memory
+
+
+class Measure(Strict):
+    """How much is measured. A sample is one call of the layer."""
+
+    rounds: PositiveInt = Field(default=1, le=1000, description="fresh processes a case is measured in")
+    min_samples: PositiveInt = Field(default=30, le=100_000, description="samples a round stops at")
+    floor_samples: PositiveInt = Field(default=5, le=100_000, description="samples taken even past max_seconds")
+    max_seconds: PositiveFloat = Field(default=10, le=86_400, description="of sampling, a case and round")
+    warmup_seconds: NonNegativeFloat = Field(default=0.5, le=3600)
+    timeout_seconds: PositiveFloat = Field(default=300, le=86_400, description="a process is ended after")
+    implementations: list[Implementation] = Field(default=["eager"], min_length=1, description="the fastest counts")
+    threads: PositiveInt | None = Field(default=None, le=4096, description="CPU threads; all cores if left out")
+
+    @model_validator(mode="after")
+    def _check_samples(self) -> Self:
+        if self.floor_samples > self.min_samples:
+            raise ValueError(f"floor_samples {self.floor_samples} should be at most min_samples {self.min_samples}")
+        if self.timeout_seconds <= self.max_seconds + self.warmup_seconds:
+            raise ValueError(
+                f"timeout_seconds {self.timeout_seconds:g} should be above max_seconds and warmup_seconds, "
+                f"{self.max_seconds + self.warmup_seconds:g} together: nothing is heard of a case while it is sampled"
+            )
+        return self
+
+
+class Limits(Strict):
+    """What stops a scenario from growing by accident."""
+
+    max_cases: PositiveInt = Field(default=200, le=10_000, description="counted before exclusions")
