@@ -13,7 +13,7 @@ from gate_results import a_file, a_record
 from test_profile import a_mode, a_profile
 from test_records import a_result, a_round, a_run
 
-from membench.ab import session as ab_session
+from membench.ab import comparison as ab_comparison
 from membench.cli import main
 from membench.errors import UsageError
 from membench.files import rescue
@@ -289,8 +289,8 @@ def test_a_second_look_of_an_ab_does_without_its_journal(tmp_path, capsys):
         return a_run(pair=Pair(id="p", side="base", phase=phase, planned_rounds=8))
 
     with pytest.raises(UsageError):
-        ab_session._journal(path, side("first"), {})
-    journal = ab_session._journal(path, side("confirm"), {})
+        ab_comparison._journal(path, side("first"), {})
+    journal = ab_comparison._journal(path, side("confirm"), {})
     journal.add("a", a_round(0))
     assert journal.has("a", 0)
     assert "going on" in capsys.readouterr().err
