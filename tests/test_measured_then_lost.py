@@ -20,7 +20,8 @@ from membench.files import rescue
 from membench.report.profile_picture import check_picture_path, write_roofline, write_rooflines
 from membench.results.records import Pair, read_result, write_result
 from membench.running.journal import SUFFIX, Journal
-from membench.running.run import Finished, write_finished
+from membench.running.result_file import write_finished
+from membench.running.run import Finished
 
 PROFILE = ("profile", "--layer", "memory", "--device", "cpu")
 

@@ -24,8 +24,9 @@ from membench.processes.signals import ended_as_interrupted
 from membench.results.records import Pair, ResultFile, Run
 from membench.running.journal import SUFFIX, Journal, check_folder
 from membench.running.progress import RunProgress
-from membench.running.run import describe_run, plan_here, slower_here, write_finished
-from membench.running.runner import assemble, builds
+from membench.running.result_file import assemble, write_finished
+from membench.running.run import describe_run, plan_here, slower_here
+from membench.running.runner import builds
 from membench.scenario.scenario import Scenario
 from membench.words import how_many
 

@@ -1,7 +1,7 @@
 """Git revisions as folders, and the environment in which one of them is what is measured.
 
-The harness is the same for both sides: this membench. What differs is all that a revision holds
-besides (``layers``, or the package of a layer from outside).
+What differs between the sides is what a revision holds: ``layers``, or the package of a layer from outside. This
+membench measures both, as far as it can (``membench.ab.harness``).
 """
 
 import sys
@@ -75,7 +75,11 @@ def _revision(repository: Repository, name: str, commit: str, tree: Path, option
     if empty:
         without = f"without its submodules {', '.join(empty)}, which are not here at that commit"
         print(f"membench: {option} {name}: {without}", file=sys.stderr)
-    return Revision(name, commit[:SHA_DIGITS], tree, side_code(tree, repository.inside))
+    try:
+        code = side_code(tree, repository.inside)
+    except UsageError as error:
+        raise UsageError(f"{shown(name)} {error.problem}", source=option) from None
+    return Revision(name, commit[:SHA_DIGITS], tree, code)
 
 
 def _no_repository(error: GitError) -> UsageError:
