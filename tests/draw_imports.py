@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from house import HOUSES, ROOT, arrows, may_import, modules, name_of, room_of
+from house import HOUSES, arrows, may_import, modules, name_of, room_of
 
 
 def floors(house: str) -> dict[str, int]:
@@ -52,7 +52,7 @@ def drawing() -> str:
         found, drawn = floors(house), {room: to for (where, room), to in arrows().items() if where == house}
         sizes = dict.fromkeys(drawn, 0)
         for path in modules("layers" if house == "membench.layers" else "membench"):
-            sizes[room_of(name_of(path))[1]] += len((ROOT / path).read_text().splitlines())
+            sizes[room_of(name_of(path))[1]] += len(path.read_text().splitlines())
         inside = sum(where == house for to in drawn.values() for where, _ in to)
         lines.append(f"{house}: {len(drawn)} rooms, {max(found.values())} floors, {inside} arrows")
         for room in sorted(drawn, key=lambda room: (-found.get(room, 99), room)):
@@ -60,9 +60,8 @@ def drawing() -> str:
             own = ", ".join(other for where, other in onto if where == house)
             others = ", ".join(f"layers.{other}" for where, other in onto if where != house)
             to = "; ".join(filter(None, [own, others]))
-            lines.append(
-                f"  floor {found.get(room, '?'):>2}  {room:<12} {sizes[room]:>6} lines" + (f" -> {to}" if to else "")
-            )
+            line = f"  floor {found.get(room, '?'):>2}  {room:<12} {sizes[room]:>6} lines"
+            lines.append(f"{line} -> {to}" if to else line)
         lines.append("")
     wrong = faults()
     lines += wrong or ["No circle, no arrow upward, no module outside a room."]

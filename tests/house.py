@@ -1,7 +1,8 @@
 """The house as it is built: every module in its room, what a room builds on, and what each module imports.
 
 A room is a folder, or a file that lies beside the folders. It may import what it builds on, and all that this builds
-on in turn; nothing else. ``tests/test_imports.py`` holds the code against it, ``python -m tests.draw_imports`` draws it.
+on in turn; nothing else. ``tests/test_imports.py`` holds the code against it, and ``python -m tests.draw_imports``
+draws it.
 """
 
 import ast
@@ -38,7 +39,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 
 _GROUND = ("words", "errors", "json_values", "files", "case", "yaml_files", "git", "processes")
-# The instrument. Above the ground it is a chain that measures (machine to running) and one that reads what was measured.
+# The instrument. Above the ground one chain measures (machine to running) and one reads what was measured.
 MEMBENCH: dict[str, tuple[str, ...]] = {
     "words": (),
     "errors": (),
