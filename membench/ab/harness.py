@@ -8,7 +8,7 @@ in the conversation that both speak (``membench.running.protocol``).
 import re
 from pathlib import Path
 
-from membench.ab.duel import SideCode
+from membench.ab.in_turn import SideCode
 from membench.errors import UsageError
 from membench.layers.face import FACE
 from membench.running.protocol import PROTOCOL

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from membench.ab.duel import SideCode
 from membench.ab.harness import side_code
+from membench.ab.in_turn import SideCode
 from membench.ab.naming import commit_of
 from membench.ab.repository import Repository
 from membench.errors import UsageError, shown
