@@ -20,6 +20,7 @@ from membench.report.plots.frame import (
     value_axis,
 )
 from membench.report.plots.spread import spread
+from membench.results.columns import QUANTITIES
 from membench.results.ranking import arm_name, step_name, swept, tokens_name
 
 _HEIGHT_PX = 420
@@ -60,14 +61,18 @@ KEYS = Along(
 class Plotted:
     """What is plotted against it."""
 
-    title: str
+    quantity: str
     of: Callable[[Evidence], float | None]
     shown: Callable[[float], str]
     spread: Callable[[Evidence], tuple[float, float] | None] = lambda _: None
 
+    @property
+    def title(self) -> str:
+        return QUANTITIES[self.quantity].axis
 
-LATENCY = Plotted("step, ms", lambda c: c.step_ms, "{:g}".format, lambda c: c.range_ms)
-THROUGHPUT = Plotted("tokens a second", lambda c: c.tokens_per_s, format_quantity)
+
+LATENCY = Plotted("step_ms", lambda c: c.step_ms, "{:g}".format, lambda c: c.range_ms)
+THROUGHPUT = Plotted("tokens_per_s", lambda c: c.tokens_per_s, format_quantity)
 
 
 def trend_figures(cases: Sequence[Evidence], along: Along, plotted: Plotted) -> dict[str, Figure]:
