@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Layer, Routing, Selection, Touched, torch_dtype
-from membench.layers.routing import touched_experts, touched_rows
 from membench.layers.short_name import long_name, suppress_missing, which_layers
 from membench.layers.spec import Cost, ExternalSpec, MemoryNeed, Mode, Spec, StageCost, Step, has_backward
 from membench.layers.spec.accounting import passes
+from membench.layers.touched import touched_experts, touched_rows
 
 
 class External(Layer):

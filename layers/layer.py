@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from membench.layers.kernels.precision import product_dtype
-from membench.layers.spec import Cost, RoutingKind, Spec, Step, TokenSpec
+from membench.layers.routing import StatedRouting
+from membench.layers.spec import Cost, Spec, Step, TokenSpec
 
 if TYPE_CHECKING:
     from membench.layers.tables.value_table import ValueTable
@@ -75,18 +76,6 @@ class Routing:
     def with_leaf_weights(self) -> "Routing":
         """The same, its weights (where there are any) a new leaf that a backward pass gives a gradient."""
         return self if self.weights is None else replace(self, weights=self.weights.detach().requires_grad_(True))
-
-
-@dataclass(frozen=True, slots=True)
-class StatedRouting:
-    """Where the choices of one input are to come from.
-
-    ``recorded`` are those of a trace, (P·B, …) int64: of all ranks' tokens, this rank's first.
-    """
-
-    kind: RoutingKind = "routed"
-    zipf_exponent: float = 1.0
-    recorded: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

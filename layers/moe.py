@@ -21,13 +21,13 @@ from membench.layers.layer import (
     RemoteAssignments,
     Routing,
     Selection,
-    StatedRouting,
     Touched,
     torch_dtype,
 )
-from membench.layers.routing import busiest_rank, chosen_indices, select_in_parts, stated_choice, touched_experts
+from membench.layers.routing import StatedRouting, busiest_rank, stated_choice
 from membench.layers.spec import MoESpec
 from membench.layers.swiglu import SwiGLU, swiglu_parameters
+from membench.layers.touched import chosen_indices, select_in_parts, touched_experts
 
 
 class MoE(Layer):

@@ -18,9 +18,10 @@ from membench.layers.kernels.matmul import project
 from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.retrieval import retrieve
 from membench.layers.kernels.stages import stage
-from membench.layers.layer import Layer, RemoteLookups, Routing, Selection, StatedRouting, Touched, torch_dtype
-from membench.layers.routing import select_in_parts, stated_choice, touched_rows
+from membench.layers.layer import Layer, RemoteLookups, Routing, Selection, Touched, torch_dtype
+from membench.layers.routing import StatedRouting, stated_choice
 from membench.layers.spec import RetrievalSpec
+from membench.layers.touched import select_in_parts, touched_rows
 
 EPS = 1e-6
 

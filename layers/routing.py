@@ -1,6 +1,4 @@
-"""How tokens are routed, and what that touches: for every layer that reads rows, and every one that has experts.
-
-Routings are drawn from a stated distribution for sparse layers whose own weights are not trained.
+"""Routings drawn from a stated distribution, for sparse layers whose own weights are not trained.
 
 Letters: B tokens, H heads, k rows a head reads, N rows, E experts, K experts a token uses, P ranks.
 """
@@ -8,28 +6,31 @@ Letters: B tokens, H heads, k rows a head reads, N rows, E experts, K experts a 
 import math
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from membench.layers.layer import (
-    Layer,
-    RemoteAssignments,
-    RemoteLookups,
-    Routing,
-    Selection,
-    StatedRouting,
-    Touched,
-)
-from membench.layers.spec import Choice
+from membench.layers.spec import Choice, RoutingKind
 from membench.layers.spec.expectation import rank_bounds
 
 DrawnRouting = Literal["uniform", "zipf"]
 
 _EXACT_RANKS = 1024  # popularity ranks with their own probability; the tail by the integral of its density
 _REDRAWS = 16
-_SELECTED_ELEMENTS = 2**26  # fp32 scores that are held at a time while rows or experts are chosen
+
+
+@dataclass(frozen=True, slots=True)
+class StatedRouting:
+    """Where the choices of one input are to come from.
+
+    ``recorded`` are those of a trace, (P·B, …) int64: of all ranks' tokens, this rank's first.
+    """
+
+    kind: RoutingKind = "routed"
+    zipf_exponent: float = 1.0
+    recorded: Tensor | None = None
 
 
 def stated_choice(choice: Choice, tokens: int, stated: StatedRouting, generator: torch.Generator) -> Tensor | None:
@@ -52,44 +53,6 @@ def stated_choice(choice: Choice, tokens: int, stated: StatedRouting, generator:
         return draw_lookups(stated.kind, choice.count, heads, top_k, tokens, exponent, generator, device)
     (top_k,) = choice.shape
     return draw_experts(stated.kind, choice.count, top_k, tokens, exponent, generator, device)
-
-
-def select_in_parts(layer: Layer, x: Tensor, scores: int) -> list[Selection]:
-    """The layer's choice for tokens of several ranks, as many at a time as their scores leave room for.
-
-    Rank by rank, each would read all keys and projections for its few tokens.
-
-    Args:
-        scores: that a token is given, fp32.
-    """
-    together = max(1, _SELECTED_ELEMENTS // scores)
-    return [found for part in x.split(together) if (found := layer.select(part)) is not None]
-
-
-def touched_rows(layer: Layer, x: Tensor, routing: Routing | None) -> Touched:
-    """What a layer that looks up rows touches: its own tokens' rows and those that other ranks send."""
-    rows = chosen_indices(layer, x, routing).flatten()
-    if routing is not None and isinstance(routing.remote, RemoteLookups):
-        rows = torch.cat([rows, routing.remote.indices.flatten()])
-    return Touched(rows=rows)
-
-
-def touched_experts(layer: Layer, x: Tensor, routing: Routing | None, num_experts: int) -> Touched:
-    """What a layer whose tokens choose experts touches: those of this rank, for the tokens of all."""
-    if routing is not None and isinstance(routing.remote, RemoteAssignments):
-        return Touched(expert_load=routing.remote.counts)
-    chosen = chosen_indices(layer, x, routing)
-    return Touched(expert_load=torch.bincount(chosen.flatten(), minlength=num_experts))
-
-
-def chosen_indices(layer: Layer, x: Tensor, routing: Routing | None) -> Tensor:
-    """The indices in force: imposed ones, else the layer's own."""
-    if routing is not None and routing.selected is not None:
-        return routing.selected
-    selection = layer.select(x)
-    if selection is None:
-        raise ValueError(f"{type(layer).__name__} chooses nothing: its routing needs selected")
-    return selection.indices
 
 
 def draw_lookups(

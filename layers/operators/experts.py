@@ -12,9 +12,9 @@ from membench.layers.kernels.grouped_matmul import experts
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Routing, Touched, torch_dtype
 from membench.layers.operators.operator import Operator, imposed
-from membench.layers.routing import touched_experts
 from membench.layers.spec import GroupedExpertsSpec
 from membench.layers.swiglu import swiglu_parameters
+from membench.layers.touched import touched_experts
 
 
 class GroupedExperts(Operator):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from membench.layers.kernels.paths import forced, path_of
-from membench.layers.layer import Layer, Routing, StatedRouting
-from membench.layers.routing import stated_choice
+from membench.layers.layer import Layer, Routing
+from membench.layers.routing import StatedRouting, stated_choice
 from membench.layers.spec import OperatorSpec
 
 

@@ -12,11 +12,12 @@ from torch.nn import functional
 
 from membench.layers.kernels.lookups import Lookups, index_dtype
 from membench.layers.kernels.stages import stage
-from membench.layers.layer import Routing, StatedRouting, Touched, torch_dtype
+from membench.layers.layer import Routing, Touched, torch_dtype
 from membench.layers.operators.operator import Operator, imposed
-from membench.layers.routing import touched_rows
+from membench.layers.routing import StatedRouting
 from membench.layers.spec import ExpertRowsSpec, RowOperatorSpec, WeightedBagSpec
 from membench.layers.tables.value_table import ValueTable
+from membench.layers.touched import touched_rows
 
 
 class RowOperator(Operator):

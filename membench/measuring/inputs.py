@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from membench.case import Case
-from membench.layers.layer import Layer, Routing, StatedRouting
+from membench.layers.layer import Layer, Routing
+from membench.layers.routing import StatedRouting
 from membench.layers.spec import Spec, Step
 from membench.scenario.traces import fits, read_rows
 
