@@ -140,8 +140,11 @@ def test_a_wrong_module_is_not_timed(project, tmp_path):
     text = module.read_text()
     assert text.count("linear(hidden, self.up)") == 1
     module.write_text(text.replace("linear(hidden, self.up)", "linear(hidden, 2 * self.up)"))
-    done = python(wrong, "-m", "membench", "run", "low_rank.yaml", "--device", "cpu", "--output", "out", "--json")
+    alone = re.sub(
+        r"arms:\n.*?\nworkload", "arms: {x: {layer: low_rank, bottleneck: 64}}\nworkload", SCENARIO, flags=re.DOTALL
+    )
+    (wrong / "alone.yaml").write_text(alone + QUICK)
+    done = python(wrong, "-m", "membench", "run", "alone.yaml", "--device", "cpu", "--output", "out", "--json")
     records = json.loads(done.stdout)["results"][0]["result"]["cases"]
-    reasons = {each["case"]["arm"]: each["reason"] for each in records}
-    assert reasons["dense"] is None
-    assert "wrong answer" in reasons["low_rank"]
+    assert len(records) == 3
+    assert all(each["status"] == "error" and "wrong answer" in each["reason"] for each in records)
