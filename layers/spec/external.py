@@ -17,6 +17,7 @@ class ExternalSpec(TokenSpec):
     """A layer from outside, found at run time."""
 
     ROUTED: ClassVar = False
+    COUNTED: ClassVar = False
 
     kind: Literal["external"] = "external"
     factory: str = Field(description="package.module:function")
@@ -30,6 +31,10 @@ class ExternalSpec(TokenSpec):
         if not colon or not all(part.isidentifier() for part in parts):
             raise ValueError(f"{value!r} names no factory: write package.module:function")
         return value
+
+    def checked_params(self, tokens: int) -> int:
+        del tokens
+        return 0
 
     def split_error(self, ranks: int) -> str | None:
         if ranks > 1:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 from membench.case import Case, RoutingConfig
 from membench.errors import UsageError, blaming, shown
-from membench.layers.spec import Cost, ExternalSpec, MoESpec, Optimizer
+from membench.layers.spec import Cost, Optimizer
 from membench.machine.datasheet import Entry, Hardware
 from membench.machine.device import available_memory_bytes
 from membench.planning.fit import Room, Work, fit, refusal
@@ -208,12 +208,8 @@ def _works(scenario: Scenario, solved: list[dict[str, SolvedArm]]) -> Iterator[W
 
 def _not_imposable(work: Work) -> str | None:
     """Why this layer cannot run in this mode, or the workload's routing cannot be forced upon it; or None."""
-    spec, kind = work.arm.spec, work.point.workload.routing.kind
-    if error := spec.mode_error(work.mode, work.optimizer):
-        return error
-    if isinstance(spec, MoESpec) and spec.choice == "expert" and kind != "routed":
-        return f"routing {kind} cannot be imposed on expert choice: each expert picks its tokens"
-    return None
+    spec, routing = work.arm.spec, work.point.workload.routing
+    return spec.mode_error(work.mode, work.optimizer) or spec.routing_error(routing.kind)
 
 
 def _routing(work: Work) -> RoutingConfig:
@@ -288,7 +284,7 @@ class _Planner:
         skipped = refusal(work, self.ranks, self.room) or _not_imposable(work)
         if twin != work.arm.name:
             skipped = f"the same layer as arm {twin} here"
-        known = {} if isinstance(spec, ExternalSpec) or spec.split_error(self.ranks) else self.counts(work)
+        known = self.counts(work) if spec.COUNTED and not spec.split_error(self.ranks) else {}
         return PlannedCase(
             case=case,
             point=work.point.values,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from membench.errors import UsageError
-from membench.layers.spec import ExternalSpec, MoESpec, Spec
+from membench.layers.spec import Spec
 from membench.planning.latency import dimension_for_latency
 from membench.planning.solver import Ask, BudgetError, quantity, solve
 from membench.scenario.arms import Arm
@@ -15,7 +15,6 @@ from membench.scenario.scenario import Point
 from membench.scenario.settings import Workload
 
 CAPACITY_BUDGETS = ("params", "stored_bytes")
-ONE_LAYER_MOE = "synthetic: all parameters in one layer"
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class _Solver:
 
     def solved(self, arm: Arm) -> SolvedArm:
         """The arm with every open dimension solved from its budgets, or from those of all arms."""
-        if issubclass(arm.kind, ExternalSpec):
+        if not arm.kind.COUNTED:
             if arm.budgets and (arm.budgets.amounts() or arm.budgets.latency_ms):
                 raise UsageError("a layer from outside has no dimensions to solve", key=f"arms.{arm.name}.budgets")
             return SolvedArm(arm.name, arm.kind.model_validate(arm.given), notes=("counted when built",))
@@ -100,15 +99,12 @@ class _Solver:
         except BudgetError as error:
             raise self.blamed(arm, error) from None
         sizes = {name: quantity(spec, name) for name in ("flops_per_token", "params")}
-        labels = spec.labels
-        if isinstance(spec, MoESpec) and "num_experts" not in arm.given:
-            labels = (*labels, ONE_LAYER_MOE)
         return SolvedArm(
             arm.name,
             spec,
             asked=self.asked(arm, asks, budgets),
             achieved={**sizes, **{ask.budget: ask.achieved(spec) for ask in asks}, **latency_ms},
-            labels=labels,
+            labels=spec.arm_labels(arm.given),
         )
 
     def asked(self, arm: Arm, asks: list[Ask], budgets: Budgets) -> dict[str, float]:
@@ -132,7 +128,7 @@ class _Solver:
             tokens = budgets.moved_bytes.tokens if name == "moved_bytes" and budgets.moved_bytes else 1
             if isinstance(amount, str):
                 other = self.arm(amount)
-                if isinstance(other.spec, ExternalSpec):
+                if not other.spec.COUNTED:
                     raise UsageError(
                         f"arm {amount!r} is a layer from outside, counted only when built; give a quantity",
                         key=f"arms.{arm.name}.budgets.{name}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from membench.errors import UsageError, shown, suggestion
-from membench.layers.spec import KINDS, RetrievalSpec, Spec
+from membench.layers.spec import KINDS, RetrievalSpec, Spec, Step
 from membench.layers.spec.base import WIDTH_MULTIPLE
 from membench.layers.spec.quantities import format_quantity
 from membench.planning.solved_arms import solve_point
@@ -199,7 +199,7 @@ def _dimensions_against(asked: Asked, scenario: Scenario) -> dict[str, Any]:
     flops = asked_arm.achieved["flops_per_token"]
     shared = {"model_dim": asked.model_dim, "dtype": asked_arm.spec.dtype}
     spec = nearest(kind, {**shared, **given}, Ask("flops_per_token", flops))
-    found = spec.cost(1).flops
+    found = spec.cost(Step(1)).flops
     if abs(found / flops - 1) > _FLOPS_TOLERANCE:
         asked_flops, found_flops = format_quantity(flops), format_quantity(found)
         raise UsageError(f"{asked_flops} FLOPs a token are asked, nearest is {found_flops}", source=source)
