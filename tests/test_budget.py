@@ -8,7 +8,7 @@ import pytest
 
 from layers.spec import DenseSpec, MemoryPlusSpec, MemorySpec, MoESpec, PeerSpec
 from membench.errors import UsageError
-from membench.planning.solved_arms import solve_point
+from membench.planning.solved_arms import solve_points
 from membench.planning.solver import TOLERANCE, Ask, BudgetError, quantity, solve
 from membench.scenario.scenario import parse_scenario
 
@@ -151,7 +151,7 @@ arms:
 
 
 def solved(*overrides):
-    return solve_point(parse_scenario(ARMS, "b.yaml", overrides).points[0])
+    return solve_points(parse_scenario(ARMS, "b.yaml", overrides).points)[0]
 
 
 def test_arms_are_solved_in_the_order_in_which_they_name_each_other():

@@ -31,13 +31,11 @@ class Spec(BaseModel):
 
     ``FREE`` names, per budget, the dimensions a solver may choose to meet it, in the
     order in which they are tried. ``ROUTED`` is False where the workload's routing has no effect.
-    ``LATER_FIELDS`` came when results had been kept already: at their defaults they are no part of a case's id.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     FREE: ClassVar[dict[BudgetName, tuple[FreeDimension, ...]]] = {}
     ROUTED: ClassVar[bool] = True
-    LATER_FIELDS: ClassVar[frozenset[str]] = frozenset()
 
     dtype: DTypeName = "bfloat16"
 
@@ -103,6 +101,10 @@ class Spec(BaseModel):
     def with_dimensions(self, **dimensions: int) -> Self:
         """A validated copy with other dimensions."""
         return type(self).model_validate({**self.model_dump(), **dimensions})
+
+    def under_first_names(self) -> Self:
+        """The same, by the first names of what was renamed since: what is told apart by names stays the same."""
+        return self
 
 
 class TokenSpec(Spec):

@@ -58,7 +58,7 @@ def dimension_for_latency(
     free = {dimension.name, *claimed}
     layer = {k: v for k, v in with_placeholders(kind, given).model_dump(mode="json").items() if k not in free}
     wanted = {"mode": budget.mode, "tokens": budget.tokens or tokens, "ranks": ranks}
-    points = _curve(_measured(budget.measured, wanted, layer, dimension.name))
+    points = _curve(_measured(budget.measured, wanted, kind, layer, dimension.name))
     where = f"{wanted['mode']} of {how_many(wanted['tokens'], 'token')} in {', '.join(budget.measured)}"
     if len(points) < 2:
         raise BudgetError(
@@ -82,7 +82,7 @@ def dimension_for_latency(
 
 
 def _measured(
-    files: list[str], wanted: dict[str, Any], layer: dict[str, Any], dimension: str
+    files: list[str], wanted: dict[str, Any], kind: type[Spec], layer: dict[str, Any], dimension: str
 ) -> list[tuple[float, float]]:
     """(value of the dimension, median latency in ms) of every matching case that went well."""
     found = []
@@ -93,9 +93,19 @@ def _measured(
             measured = case["layer"]
             if record.get("status") != "ok" or not latency_ms or not measured.get(dimension):
                 continue
-            if all(case.get(k) == v for k, v in wanted.items()) and all(measured.get(k) == v for k, v in layer.items()):
+            if not all(case.get(k) == v for k, v in wanted.items()):
+                continue
+            if all(_value(kind, measured, k) == v for k, v in layer.items()):
                 found.append((float(measured[dimension]), float(latency_ms)))
     return found
+
+
+def _value(kind: type[Spec], measured: dict[str, Any], name: str) -> Any:
+    """A measured layer's; the default where the file is from before there was such a field."""
+    field = kind.model_fields[name]
+    if name in measured or field.is_required():
+        return measured.get(name)
+    return field.get_default(call_default_factory=True, validated_data=measured)
 
 
 def _records(name: str) -> list[dict[str, Any]]:

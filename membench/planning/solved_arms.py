@@ -1,6 +1,6 @@
 """The arms of one point, solved together: a budget may be another arm's size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,38 +39,46 @@ def planned_zipf_exponent(workload: Workload) -> float:
     return workload.routing.zipf_exponent if workload.routing.kind == "zipf" else 0.0
 
 
-def solve_point(point: Point, ranks: int = 1) -> dict[str, SolvedArm]:
-    """Every arm of a point with its budgets met.
+def solve_points(points: Iterable[Point], ranks: int = 1) -> list[dict[str, SolvedArm]]:
+    """Every arm of each point with its budgets met; what several arms or points ask alike is solved once.
 
     Args:
-        point: the arms and budgets.
+        points: the arms and budgets.
         ranks: ranks of the measured cases that a latency budget may use.
 
     Raises:
         UsageError: a budget cannot be met, budgets refer to each other in a circle, or a
             dimension is missing.
     """
-    solver = _Solver(point, ranks, scale=1.0, whole={})
-    return {name: solver.arm(name) for name in point.arms}
+    known: dict[Any, Spec] = {}
+    return [_Solver(point, ranks, 1.0, {}, known).arms() for point in points]
 
 
-def solve_shrunk(point: Point, whole: dict[str, SolvedArm], scale: float, ranks: int = 1) -> dict[str, SolvedArm]:
-    """The point again with its parameters scaled: what holds them (rows, experts) is solved anew.
+def solve_shrunk(
+    points: Iterable[Point], wholes: list[dict[str, SolvedArm]], scale: float, ranks: int = 1
+) -> list[dict[str, SolvedArm]]:
+    """The points again with their parameters scaled: what holds them (rows, experts) is solved anew.
 
-    ``asked`` stays what was asked of ``whole``, the unscaled solution.
+    ``asked`` stays what was asked of ``wholes``, the unscaled solutions.
     """
-    solver = _Solver(point, ranks, scale, whole)
-    return {name: solver.arm(name) for name in point.arms}
+    known: dict[Any, Spec] = {}
+    pairs = zip(points, wholes, strict=True)
+    return [_Solver(point, ranks, scale, whole, known).arms() for point, whole in pairs]
 
 
 class _Solver:
-    """Solves arms on demand, those that budgets name first."""
+    """Solves the arms of a point on demand, those that budgets name first. ``known``: what was solved already."""
 
-    def __init__(self, point: Point, ranks: int, scale: float, whole: dict[str, SolvedArm]) -> None:
-        self.point, self.ranks, self.scale, self.whole = point, ranks, scale, whole
+    def __init__(
+        self, point: Point, ranks: int, scale: float, whole: dict[str, SolvedArm], known: dict[Any, Spec]
+    ) -> None:
+        self.point, self.ranks, self.scale, self.whole, self.known = point, ranks, scale, whole, known
         self.zipf = planned_zipf_exponent(point.workload)
         self.done: dict[str, SolvedArm] = {}
         self.open: list[str] = []
+
+    def arms(self) -> dict[str, SolvedArm]:
+        return {name: self.arm(name) for name in self.point.arms}
 
     def arm(self, name: str) -> SolvedArm:
         if name in self.open:
@@ -96,7 +104,7 @@ class _Solver:
             given = self.shrunk(arm, asks)
         try:
             given, latency_ms = self.given_for_latency(arm, given, budgets)
-            spec = solve(arm.kind, given, asks)
+            spec = self.solution(arm.kind, given, asks)
         except BudgetError as error:
             raise self.blamed(arm, error) from None
         sizes = {name: quantity(spec, name) for name in ("flops_per_token", "params")}
@@ -110,6 +118,13 @@ class _Solver:
             achieved={**sizes, **{ask.budget: ask.achieved(spec) for ask in asks}, **latency_ms},
             labels=labels,
         )
+
+    def solution(self, kind: type[Spec], given: dict[str, Any], asks: list[Ask]) -> Spec:
+        """The config that meets the asks, found once."""
+        asked = (kind, repr(sorted(given.items())), *asks)
+        if asked not in self.known:
+            self.known[asked] = solve(kind, given, asks)
+        return self.known[asked]
 
     def asked(self, arm: Arm, asks: list[Ask], budgets: Budgets) -> dict[str, float]:
         """The budgets as numbers; those of the whole where this is the shrunk solution."""
