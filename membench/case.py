@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from membench.layers.spec import (
     ExpertRowsSpec,
     ExternalSpec,
+    GroupedExpertsSpec,
+    KeyScoresSpec,
     LayerSpec,
     MemorySpec,
     Mode,
@@ -17,11 +19,12 @@ from membench.layers.spec import (
     OperatorSpec,
     Optimizer,
     PeerSpec,
+    ProductKeyTopKSpec,
     RetrievalSpec,
     RoutingKind,
     Spec,
+    WeightedBagSpec,
 )
-from membench.layers.spec.operators import GroupedExpertsSpec, ProductKeyOperatorSpec, ProductKeyTopKSpec, WeightedBagSpec
 
 # Part of every case id: raise it when a number measured before would no longer be comparable
 # (CHANGELOG.md says what changed).
@@ -76,7 +79,7 @@ class Case(BaseModel):
 
 # Fields of the first version that have defaults, and are hashed at these too. A field that comes later is not listed:
 # it is hashed only where it is used, so that the ids of cases from before it stay.
-_HASHED_ALWAYS: dict[type[BaseModel], set[str]] = {
+HASHED_ALWAYS: dict[type[BaseModel], set[str]] = {
     Case: {"level", "ranks", "optimizer", "routing", "seed", "threads"},
     RoutingConfig: {"zipf_exponent", "trace", "trace_sha256"},
     Spec: {"dtype"},
@@ -99,8 +102,8 @@ _HASHED_ALWAYS: dict[type[BaseModel], set[str]] = {
     OperatorSpec: {"path"},
     WeightedBagSpec: {"heads", "top_k"},
     ExpertRowsSpec: {"heads", "top_k"},
-    ProductKeyOperatorSpec: {"heads"},
-    ProductKeyTopKSpec: {"top_k"},
+    KeyScoresSpec: {"heads"},
+    ProductKeyTopKSpec: {"heads", "top_k"},
     GroupedExpertsSpec: {"top_k"},
 }
 _TAG = "kind"  # tells the classes of a union apart: hashed always, of classes to come too
@@ -122,7 +125,7 @@ def _hashed(value: Any, dumped: Any) -> Any:
 @cache
 def _later_fields(kind: type[BaseModel]) -> list[str]:
     """The fields with defaults, less those of the first version."""
-    first = {_TAG}.union(*(_HASHED_ALWAYS.get(each, ()) for each in kind.__mro__))
+    first = {_TAG}.union(*(HASHED_ALWAYS.get(each, ()) for each in kind.__mro__))
     return [name for name, field in kind.model_fields.items() if not field.is_required() and name not in first]
 
 

@@ -1,12 +1,13 @@
 """The arms of one point, solved together: a budget may be another arm's size."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from membench.errors import UsageError
 from membench.layers.spec import ExternalSpec, MoESpec, Spec
-from membench.planning.latency import dimension_for_latency
+from membench.planning.latency import Record, dimension_for_latency, read_records
 from membench.planning.solver import Ask, BudgetError, quantity, solve
 from membench.scenario.arms import Arm
 from membench.scenario.budgets import Budgets
@@ -50,7 +51,7 @@ def solve_points(points: Iterable[Point], ranks: int = 1) -> list[dict[str, Solv
         UsageError: a budget cannot be met, budgets refer to each other in a circle, or a
             dimension is missing.
     """
-    known: dict[Any, Spec] = {}
+    known = _Known()
     return [_Solver(point, ranks, 1.0, {}, known).arms() for point in points]
 
 
@@ -61,17 +62,23 @@ def solve_shrunk(
 
     ``asked`` stays what was asked of ``wholes``, the unscaled solutions.
     """
-    known: dict[Any, Spec] = {}
+    known = _Known()
     pairs = zip(points, wholes, strict=True)
     return [_Solver(point, ranks, scale, whole, known).arms() for point, whole in pairs]
 
 
-class _Solver:
-    """Solves the arms of a point on demand, those that budgets name first. ``known``: what was solved already."""
+@dataclass(frozen=True)
+class _Known:
+    """What the points share: configs by what was asked, and the cases of measured files."""
 
-    def __init__(
-        self, point: Point, ranks: int, scale: float, whole: dict[str, SolvedArm], known: dict[Any, Spec]
-    ) -> None:
+    specs: dict[tuple[Any, ...], Spec] = field(default_factory=dict)
+    records: Callable[[str], list[Record]] = field(default_factory=lambda: cache(read_records))
+
+
+class _Solver:
+    """Solves the arms of a point on demand, those that budgets name first."""
+
+    def __init__(self, point: Point, ranks: int, scale: float, whole: dict[str, SolvedArm], known: _Known) -> None:
         self.point, self.ranks, self.scale, self.whole, self.known = point, ranks, scale, whole, known
         self.zipf = planned_zipf_exponent(point.workload)
         self.done: dict[str, SolvedArm] = {}
@@ -122,9 +129,10 @@ class _Solver:
     def solution(self, kind: type[Spec], given: dict[str, Any], asks: list[Ask]) -> Spec:
         """The config that meets the asks, found once."""
         asked = (kind, repr(sorted(given.items())), *asks)
-        if asked not in self.known:
-            self.known[asked] = solve(kind, given, asks)
-        return self.known[asked]
+        specs = self.known.specs
+        if asked not in specs:
+            specs[asked] = solve(kind, given, asks)
+        return specs[asked]
 
     def asked(self, arm: Arm, asks: list[Ask], budgets: Budgets) -> dict[str, float]:
         """The budgets as numbers; those of the whole where this is the shrunk solution."""
@@ -144,7 +152,9 @@ class _Solver:
     def asks(self, arm: Arm, budgets: Budgets) -> Iterator[Ask]:
         """The arm's budgets as numbers; an arm's name becomes what that arm achieves."""
         for name, amount in budgets.amounts().items():
-            tokens = budgets.moved_bytes.tokens if name == "moved_bytes" and budgets.moved_bytes else 1
+            tokens, zipf = 1, 0.0  # of these, nothing but moved_bytes depends on either
+            if name == "moved_bytes" and budgets.moved_bytes:
+                tokens, zipf = budgets.moved_bytes.tokens, self.zipf
             if isinstance(amount, str):
                 other = self.arm(amount)
                 if isinstance(other.spec, ExternalSpec):
@@ -152,10 +162,10 @@ class _Solver:
                         f"arm {amount!r} is a layer from outside, counted only when built; give a quantity",
                         key=f"arms.{arm.name}.budgets.{name}",
                     )
-                value = quantity(other.spec, name, tokens, self.zipf)
+                value = quantity(other.spec, name, tokens, zipf)
             else:
                 value = amount * (self.scale if name in CAPACITY_BUDGETS else 1.0)
-            yield Ask(name, value, tokens, self.zipf)
+            yield Ask(name, value, tokens, zipf)
 
     def given_for_latency(
         self, arm: Arm, given: dict[str, Any], budgets: Budgets
@@ -165,7 +175,13 @@ class _Solver:
             return given, {}
         claimed = {each.name for budget in budgets.amounts() for each in arm.kind.FREE[budget]}
         name, value, latency_ms = dimension_for_latency(
-            arm.kind, given, claimed - set(given), budgets.latency_ms, self.point.workload.tokens, self.ranks
+            arm.kind,
+            given,
+            claimed - set(given),
+            budgets.latency_ms,
+            self.point.workload.tokens,
+            self.ranks,
+            self.known.records,
         )
         return {**given, name: value}, {"latency_ms": latency_ms}
 
