@@ -60,10 +60,17 @@ class Case(BaseModel):
     @property
     def id(self) -> str:
         """Hash of the resolved config and the method's version; equal ids are comparable."""
-        case = self.model_copy(update={"layer": self.layer.under_first_names()})
-        config = {**_hashed(case, case.model_dump(mode="json")), "method_version": METHOD_VERSION}
+        config = {**self.plain(), "method_version": METHOD_VERSION}
         config["routing"].pop("trace", None)  # a recording is what is in it, not where it lies
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON that an earlier membench reads, too, where it knows all that the case uses.
+
+        What was renamed has its first name, and later fields that are at their defaults are left out.
+        """
+        case = self.model_copy(update={"layer": self.layer.under_first_names()})
+        return _used(case, case.model_dump(mode="json"))
 
     @property
     def name(self) -> str:
@@ -109,17 +116,17 @@ HASHED_ALWAYS: dict[type[BaseModel], set[str]] = {
 _TAG = "kind"  # tells the classes of a union apart: hashed always, of classes to come too
 
 
-def _hashed(value: Any, dumped: Any) -> Any:
+def _used(value: Any, dumped: Any) -> Any:
     """``dumped``, which is ``value`` as JSON, less the later fields that are at their defaults."""
     if isinstance(value, dict):
-        return {key: _hashed(each, plain) for each, (key, plain) in zip(value.values(), dumped.items(), strict=False)}
+        return {key: _used(each, plain) for each, (key, plain) in zip(value.values(), dumped.items(), strict=False)}
     if isinstance(value, (list, tuple)):
-        return [_hashed(each, plain) for each, plain in zip(value, dumped, strict=True)]
+        return [_used(each, plain) for each, plain in zip(value, dumped, strict=True)]
     if not isinstance(value, BaseModel):
         return dumped
     unused = {name for name in _later_fields(type(value)) if getattr(value, name) == _default(value, name)}
     kept = type(value).model_fields.keys() - unused
-    return {name: _hashed(getattr(value, name), dumped[name]) for name in kept}
+    return {name: _used(getattr(value, name), dumped[name]) for name in kept}
 
 
 @cache

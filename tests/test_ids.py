@@ -13,7 +13,9 @@ from membench.layers import build
 from membench.layers.spec import AnySpec, ExternalSpec, TokenSpec, spec_from
 from membench.planning.plan import make_plan
 from membench.results.records import read_result
+from membench.running.protocol import Build
 from membench.scenario.scenario import parse_scenario
+from membench.scenario.settings import Measure
 from membench.scenario.shipped import find_scenario, list_scenarios
 
 RECORDED = recorded()
@@ -260,3 +262,18 @@ def test_results_with_former_names_are_of_the_same_cases(tmp_path):
     now.write_text(text.replace('"layers.peers.', '"layers.public.'))
     before, after = (read_result(each).cases for each in (path, now))
     assert [(each.id, each.case.id, each.case) for each in before] == [(each.id, each.id, each.case) for each in after]
+
+
+def test_processes_of_an_earlier_commit_are_told_what_they_know():
+    """An ab asks both sides alike: a field that a side's layers lack, or a new name, is told only where it is used."""
+    memory = spec_from({"kind": "memory", **SPECS["memory"]})
+    public = ExternalSpec(model_dim=64, factory="layers.public.embedding_bag:build", options=OPTIONS)
+    host = memory.model_copy(update={"table_on": "host"})
+    cases = [a_case(spec, routing=RoutingConfig(kind="zipf", trace="x.npy")) for spec in (memory, public, host)]
+    told = Build.of(cases, "cpu", Measure()).model_dump(mode="json")
+    plain, renamed, used = (case["layer"] for case in told["cases"])
+    assert not {"table_on", "row_format"} & plain.keys()
+    assert {"num_keys", "heads", "query_norm"} <= plain.keys()
+    assert renamed["factory"] == "layers.peers.embedding_bag:build"
+    assert used == {**plain, "table_on": "host"}
+    assert Build.model_validate(told).cases == cases
