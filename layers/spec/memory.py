@@ -42,8 +42,6 @@ class MemorySpec(RetrievalSpec):
         default="device", description="host: value rows in the host's memory, for more than the device holds"
     )
 
-    LATER_FIELDS: ClassVar = frozenset({"row_format", "table_on"})
-
     @model_validator(mode="after")
     def _check_table(self) -> Self:
         if self.quantized and self.table_on == "host":

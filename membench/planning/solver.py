@@ -83,9 +83,13 @@ def solve(kind: type[Spec], given: dict[str, Any], asks: list[Ask]) -> Spec:
     spec = with_placeholders(kind, given).model_copy(update={each.name: each.minimum for each in solved})
 
     seen: set[tuple[int, ...]] = set()
+    beside: dict[str, tuple[int, ...]] = {}  # what the other asks had chosen when one was last solved
     for _ in range(_MAX_PASSES):
         for ask in asks:
-            spec = _choose(spec, ask, claims[ask.budget])
+            others = tuple(getattr(spec, each.name) for each in solved if each not in claims[ask.budget])
+            if beside.get(ask.budget) != others:
+                spec = _choose(spec, ask, claims[ask.budget])
+            beside[ask.budget] = others
         chosen = tuple(getattr(spec, dimension.name) for dimension in solved)
         if chosen in seen:
             break
