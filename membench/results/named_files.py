@@ -4,10 +4,12 @@ import glob
 import warnings
 from collections.abc import Iterable, Iterator
 from os import PathLike, fspath
+from os.path import realpath
 from pathlib import Path
 
 from membench.errors import UsageError
 from membench.results.records import ForeignFile, ResultFile, read_result
+from membench.words import how_many
 
 Named = str | PathLike[str]
 _SOURCE = "read_results"
@@ -22,22 +24,26 @@ def results_named(paths: Named | Iterable[Named]) -> list[tuple[str, ResultFile]
     Raises:
         UsageError: nothing matches, or a file is no result.
     """
-    asked = [paths] if isinstance(paths, (str, PathLike)) else list(paths)
+    asked = [fspath(each) for each in ([paths] if isinstance(paths, (str, PathLike)) else paths)]
     if not asked:
-        raise UsageError("no file is named; give a path, a pattern or a list of them", source=_SOURCE)
-    found: dict[Path, tuple[str, ResultFile]] = {}
-    for name in (fspath(each) for each in asked):
+        raise UsageError("no file is named; give a path, a pattern as in 'results/*.json', or a list of them")
+    found: dict[str, tuple[str, ResultFile]] = {}
+    foreign: list[str] = []
+    for name in asked:
         for path, by_pattern in _matches(name):
-            if Path(path).resolve() in found:
-                continue
             try:
-                found[Path(path).resolve()] = (path, read_result(path))
-            except ForeignFile as foreign:
+                result = read_result(path)
+            except ForeignFile:
                 if not by_pattern:
                     raise
-                warnings.warn(f"{foreign}; passed over", stacklevel=3)
+                foreign.append(path)
+            else:
+                found.setdefault(realpath(path), (path, result))
     if not found:
-        raise UsageError(f"none of the files of {', '.join(map(repr, asked))} is a result of membench run")
+        raise UsageError(f"nothing that {', '.join(map(repr, asked))} matches is a result file of membench run")
+    if foreign:
+        which = f"{how_many(len(foreign), 'file')} without a run of membench passed over: {', '.join(foreign)}"
+        warnings.warn(which, stacklevel=3)
     return sorted(found.values(), key=lambda each: each[1].run.started)
 
 
