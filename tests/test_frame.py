@@ -20,6 +20,7 @@ from layers.spec import spec_from
 from membench.cli.run import Format, run
 from membench.errors import UsageError
 from membench.results.frame import results_frame
+from membench.results.metrics import metrics_of
 from membench.results.ranking import counted
 from membench.results.records import ForeignFile, Record, ResultFile, read_result, write_result
 from membench.running.run import Finished
@@ -90,18 +91,26 @@ def test_every_round_and_sample_of_what_is_committed_is_there():
     pd.testing.assert_series_equal(medians, joined.reindex(medians.index), check_names=False)
     cases = membench.read_results(list(COMMITTED))
     of_cases = rounds.groupby(["file", "id"])["latency_ms_p50"].median()
-    pd.testing.assert_series_equal(cases.set_index(["file", "id"])["latency_ms_p50"].sort_index(), of_cases.sort_index())
+    pd.testing.assert_series_equal(
+        cases.set_index(["file", "id"])["latency_ms_p50"].sort_index(), of_cases.sort_index()
+    )
 
 
 @pytest.mark.parametrize("per", PER)
 def test_numbers_are_numbers_and_text_is_text(per):
     frame = frame_of(a_sweep(), a_key_sweep(), per=per)
     kinds = {name: dtype.kind for name, dtype in frame.dtypes.items()}
-    assert not [name for name, dtype in frame.dtypes.items() if dtype == object]
+    assert not [name for name, dtype in frame.dtypes.items() if pd.api.types.is_object_dtype(dtype)]
     wanted = {"tokens": "i", "arm": "O", "optimizer": "O", "started": "M", "git_sha": "O"}
     wanted |= {
         "case": {"params": "i", "flops": "f", "mfu": "f", "reason": "O", "git_dirty": "b", "num_keys": "i"},
-        "round": {"round": "i", "samples": "i", "ceilings.matmul_flops_per_s": "f", "reason": "O", "round_started": "M"},
+        "round": {
+            "round": "i",
+            "samples": "i",
+            "ceilings.matmul_flops_per_s": "f",
+            "reason": "O",
+            "round_started": "M",
+        },
         "sample": {"round": "i", "sample": "i", "seconds": "f", "in_turn": "b", "cache": "O"},
     }[per]
     assert {name: kinds[name] for name in wanted} == wanted
@@ -115,6 +124,25 @@ def test_a_case_that_failed_has_no_numbers_and_says_why():
         assert pd.isna(failed[name]), name
     assert failed["params"] > 0
     assert frame["reason"].isna().sum() == len(frame) - 1
+
+
+@pytest.mark.parametrize("per", PER)
+def test_without_rows_the_columns_are_there(per):
+    nothing = a_result()
+    nothing.cases[0].status = "skipped"
+    frame = frame_of(nothing, per=per)
+    assert len(frame) == (per == "case")
+    nothing.cases.clear()
+    empty, known = frame_of(nothing, per=per), frame_of(a_result([a_round()]), per=per)
+    columns = [name for name in known.columns if not name.startswith(("ceilings.", "cost.", "point."))]
+    assert [name for name in columns if name not in empty] == []
+    assert empty[columns].dtypes.tolist() == known[columns].dtypes.tolist()
+    assert len(empty) == 0
+
+
+def test_every_metric_there_is_has_a_column_also_where_nothing_was_measured():
+    known = metrics_of(a_case(), [a_round()], communication_ms=0.0)
+    assert set(known) <= set(frame_of(a_result()).columns)
 
 
 def test_a_round_that_failed_is_a_row_and_its_samples_are_none():
@@ -398,7 +426,9 @@ def test_report_without_pyarrow_names_the_extra(call, saved, monkeypatch):
     ["import membench", "from membench.cli import main", "from membench import read_results", "import layers.spec"],
 )
 def test_pandas_is_imported_when_a_frame_is_asked_for(words):
-    code = f"import sys\n{words}\nheavy = {{'torch', 'pandas', 'numpy', 'pyarrow'}} & set(sys.modules)\nassert not heavy"
+    code = (
+        f"import sys\n{words}\nheavy = {{'torch', 'pandas', 'numpy', 'pyarrow'}} & set(sys.modules)\nassert not heavy"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

@@ -11,7 +11,7 @@ from membench.json_values import text
 from membench.results.column_types import column_type
 from membench.results.named_files import Named, results_named
 from membench.results.records import ResultFile, Round
-from membench.results.rows import Cells, FiledRecord, case_row, round_row, sample_row
+from membench.results.rows import Cells, FiledRecord, case_row, nothing, round_row, sample_row
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -20,6 +20,7 @@ Per = Literal["case", "round", "sample"]
 
 _DTYPES = {"text": "string", "count": "Int64", "number": "float64", "flag": "boolean"}
 _LARGEST_INT = 2**63 - 1
+_NO_ROUND = Round(number=0, started="", status="skipped")
 
 
 def read_results(paths: Named | Iterable[Named], per: Per = "case") -> "DataFrame":
@@ -45,9 +46,11 @@ def results_frame(results: Iterable[tuple[str | None, ResultFile]], per: Per = "
     """The same of results that were read before, each with the name of its file."""
     cases = [FiledRecord(file, result, record) for file, result in results for record in result.cases]
     if per == "case":
-        return _frame([case_row(case) for case in cases])
+        return _frame([case_row(case) for case in cases], case_row(nothing()))
     rounds = [(case, found) for case in cases for found in case.record.rounds]
-    return _frame([round_row(*each) for each in rounds]) if per == "round" else _samples(rounds)
+    if per == "sample":
+        return _samples(rounds)
+    return _frame([round_row(*each) for each in rounds], round_row(nothing(), _NO_ROUND))
 
 
 def _samples(rounds: Sequence[tuple[FiledRecord, Round]]) -> "DataFrame":
@@ -59,7 +62,7 @@ def _samples(rounds: Sequence[tuple[FiledRecord, Round]]) -> "DataFrame":
         taken.append((sample_row(case, found, text(found.sampling, "cache")), found.samples_s))
         taken.append((sample_row(case, found, "hot"), found.hot_samples_s or []))
     counts = [len(seconds) for _, seconds in taken]
-    frame = _frame([row for row, _ in taken])
+    frame = _frame([row for row, _ in taken], sample_row(nothing(), _NO_ROUND, None))
     frame = frame.loc[np.repeat(frame.index, counts)].reset_index(drop=True)
     seconds = [second for _, of in taken for second in of]
     numbers = [number for count in counts for number in range(count)]
@@ -69,11 +72,12 @@ def _samples(rounds: Sequence[tuple[FiledRecord, Round]]) -> "DataFrame":
     return frame
 
 
-def _frame(rows: Sequence[Sequence[Cells]]) -> "DataFrame":
-    """Rows under all their names, those of one group side by side."""
+def _frame(rows: Sequence[Sequence[Cells]], empty: Sequence[Cells]) -> "DataFrame":
+    """Rows under all their names, those of one group side by side; without any, under those of ``empty``."""
     import pandas as pd
 
-    names = dict.fromkeys(name for groups in zip(*rows, strict=True) for group in groups for name in group)
+    groups = zip(*(rows or [empty]), strict=True)
+    names = dict.fromkeys(name for of_rows in groups for group in of_rows for name in group)
     merged = [{name: value for group in row for name, value in group.items()} for row in rows]
     return pd.DataFrame({_writable(name): _column(name, [row.get(name) for row in merged]) for name in names})
 

@@ -9,10 +9,12 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from membench.case import METHOD_VERSION, Case
 from membench.json_values import mapping, number, text
+from membench.layers.spec import DenseSpec
 from membench.results.metrics import worst_error
 from membench.results.ranking import chosen_implementation, counted
-from membench.results.records import Record, ResultFile, Round
+from membench.results.records import Record, ResultFile, Round, Run
 
 Cells = dict[str, Any]  # by column; None is unknown, or does not belong to this row
 
@@ -27,6 +29,33 @@ _COUNTS = (
     "bytes_issued",
     "bytes_dram_expected",
 )
+_METRICS = (  # there also where nothing was measured
+    "latency_ms_p50",
+    "latency_ms_p90",
+    "latency_ms_p99",
+    "latency_ms_iqr",
+    "latency_ms_hot_p50",
+    "communication_ms_predicted",
+    "step_ms",
+    "tokens_per_s",
+    "flops_per_s",
+    "dram_bytes_per_s",
+    "mfu",
+    "mbu",
+    "mfu_datasheet",
+    "mbu_datasheet",
+    "unique_per_lookup",
+    "expert_load_max_over_mean",
+    "dropped_tokens",
+    "energy_j_per_token",
+    "peak_process_bytes",
+    "peak_allocated_bytes",
+    "weights_bytes",
+    "gradient_bytes",
+    "optimizer_bytes",
+    "saved_activation_bytes",
+    "reference_error",
+)
 _RUN_OF_A_SAMPLE = ("file", "scenario", "device", "started", "git_sha", "pair.id", "pair.side", "pair.phase")
 _DEEPEST = 4  # groups in groups that any record has
 
@@ -37,6 +66,15 @@ class FiledRecord(NamedTuple):
     file: str | None
     result: ResultFile
     record: Record
+
+
+def nothing() -> FiledRecord:
+    """A record that is none: the columns of its rows are those of a table without rows."""
+    texts = dict.fromkeys(("scenario", "device", "started", "membench_version"), "")
+    run = Run.model_construct(None, method_version=METHOD_VERSION, **texts)
+    case = Case(arm="", mode="forward", layer=DenseSpec(model_dim=1, ffn_hidden=1), tokens=1)
+    result = ResultFile.model_construct(run=run, environment={})
+    return FiledRecord(None, result, Record(id="", case=case, status="skipped"))
 
 
 def case_row(of: FiledRecord) -> tuple[Cells, ...]:
@@ -51,7 +89,7 @@ def case_row(of: FiledRecord) -> tuple[Cells, ...]:
         {"flops_per_token": record.achieved.get("flops_per_token")},
         {f"{name}_asked": asked for name, asked in record.asked.items()},
         {f"{name}_achieved": record.achieved.get(name) for name in record.asked},
-        {name: _cell(value) for name, value in record.metrics.items()},
+        {name: _cell(value) for name, value in {**dict.fromkeys(_METRICS), **record.metrics}.items()},
         {"labels": _joined(record.labels), "flags": _joined(record.flags)},
         _run(of),
     )
