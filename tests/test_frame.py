@@ -1,12 +1,16 @@
 """Result files as pandas frames, and those frames as CSV and Parquet: every value as in the record, unknown missing."""
 
+import ast
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
+import textwrap
 import warnings
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -16,7 +20,7 @@ from report_results import PAYLOAD, a_key_sweep, a_sweep, with_payload
 from test_records import COST, a_case, a_result, a_round, a_run
 
 import membench
-from layers.spec import spec_from
+from layers.spec import AnySpec, spec_from
 from membench.cli.run import Format, run
 from membench.errors import UsageError
 from membench.results.frame import results_frame
@@ -442,3 +446,41 @@ def test_a_frame_is_made_without_warnings(saved):
         warnings.simplefilter("error")
         for per in PER:
             membench.read_results(saved(a_sweep(), a_key_sweep()), per=per)
+
+
+DOCUMENT = (ROOT / "docs/results_as_tables.md").read_text()
+LAYERS_OWN = {name for spec in get_args(AnySpec) for name in spec.model_fields}
+
+
+@pytest.mark.parametrize("per", PER)
+def test_the_document_names_every_column(per):
+    named = set(re.findall(r"`([^`\s]+)`", DOCUMENT))
+    frame = frame_of(*COMMITTED.values(), a_sweep(), per=per)
+    ends = tuple(name.removeprefix("…") for name in named if name.startswith("…"))
+    groups = tuple(name for name in named if name.endswith("."))
+    columns = set(frame.columns) - LAYERS_OWN
+    assert {name for name in columns if not name.endswith(ends) and not name.startswith(groups)} <= named
+
+
+def test_every_column_that_the_document_names_is_there():
+    columns = DOCUMENT.partition("\n## Columns\n")[2]
+    there = {name for per in PER for name in frame_of(*COMMITTED.values(), a_sweep(), per=per).columns}
+    named = set(re.findall(r"`([^`\s…]+[^`\s.])`", columns)) - {"ab", "rotating", "cold", "hot"}
+    assert named <= there
+    for group in re.findall(r"`([^`\s]+\.)`", columns):
+        assert any(name.startswith(group) for name in there), group
+
+
+@pytest.mark.filterwarnings("ignore:.*without a run of membench")
+def test_what_the_document_shows_in_python_runs_and_finds_something(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = {}
+    for block in re.findall(r"(?:^    .*\n|^\n)+", DOCUMENT, re.MULTILINE):
+        *steps, last = ast.parse(textwrap.dedent(block)).body or [None]
+        if last is None:
+            continue
+        exec(compile(ast.Module(steps, []), "document", "exec"), names)
+        assert isinstance(last, ast.Expr)
+        found = eval(compile(ast.Expression(last.value), "document", "eval"), names)
+        assert len(found) and found.notna().any(axis=None)
+    assert len(names["cases"]) == 52
