@@ -304,6 +304,15 @@ def test_a_number_too_large_for_its_column_is_still_a_number_or_unknown():
     assert frame_of(result)["point.size"].tolist()[:3] == pytest.approx([2.0**70, float("nan"), 3.0], nan_ok=True)
 
 
+def test_a_value_that_does_not_fit_its_column_is_no_fault():
+    result = a_sweep(tokens=(8,), modes=("forward",))
+    result.cases[0].metrics["qk_norm"] = 0.5  # a setting of memory layers
+    result.cases[1].planned["params"] = 1.5
+    frame = frame_of(result)
+    assert frame["qk_norm"].tolist()[:2] == ["0.5", "False"]
+    assert frame["params"].tolist()[1] == 1.5
+
+
 @pytest.mark.parametrize("per", PER)
 def test_whatever_strings_are_in_a_file_it_is_a_frame(per):
     dirty, _ = with_payload(a_sweep(tokens=(8,)), PAYLOAD + " \ud800")

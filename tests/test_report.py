@@ -179,6 +179,7 @@ def test_a_roofline_without_ceilings_or_points_is_still_drawn():
     assert len(roofline_figure("", [RooflinePoint("a", 1e9, 1e8, 0.1)], nothing).data) == 1
     assert len(roofline_figure("", [], CEILINGS).data) == 4
     assert roofline_figure("", [RooflinePoint("no intensity", 1e-200, 1e200, 0.1)], CEILINGS).data
+    assert roofline_figure("", [RooflinePoint("beyond any", 1e6, 5e-324, 0.1)], CEILINGS).data
 
 
 def test_names_are_moved_apart_as_little_as_can_be(seed):

@@ -12,13 +12,27 @@ from membench.results.records import Record, Round, Run
 
 ColumnType = Literal["text", "count", "number", "flag", "time"]
 
+_HELD: dict[ColumnType, set[type]] = {"text": {str}, "number": {int, float}, "flag": {bool}, "time": {str}}
+_LARGEST_INT = 2**63 - 1
 _MODELS: tuple[type[BaseModel], ...] = (Run, Record, Round, Case, RoutingConfig, *get_args(AnySpec))
 
 
 def column_type(name: str, values: Iterable[Any]) -> ColumnType:
-    """The type of a column; of one in which nothing is known and that nothing types, a number's."""
-    known = {type(value) for value in values if value is not None}
-    return _DECLARED.get(name) or _of_classes(known)
+    """The type of a column; of one in which nothing is known and that nothing types, a number's.
+
+    A file may hold a value that does not fit its column (a metric called as a setting is): then the values decide.
+    """
+    known = [value for value in values if value is not None]
+    classes = {type(value) for value in known}
+    declared = _DECLARED.get(name) or _of_classes(classes)
+    if declared == "count":
+        return declared if classes <= {int, float} and all(map(_whole, known)) else _of_classes(classes | {float})
+    fits = classes <= _HELD[declared]
+    return declared if fits else _of_classes(classes)
+
+
+def _whole(value: float) -> bool:
+    return value == int(value) and abs(value) <= _LARGEST_INT
 
 
 def _of_classes(classes: set[type]) -> ColumnType:

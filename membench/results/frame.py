@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Per = Literal["case", "round", "sample"]
 
 _DTYPES = {"text": "string", "count": "Int64", "number": "float64", "flag": "boolean"}
-_LARGEST_INT = 2**63 - 1
 _NO_ROUND = Round(number=0, started="", status="skipped")
 
 
@@ -83,12 +82,10 @@ def _frame(rows: Sequence[Sequence[Cells]], empty: Sequence[Cells]) -> "DataFram
 
 
 def _column(name: str, values: list[Any]) -> "Series":
-    """Values as what they are; a whole number that no column of them holds makes it one of numbers."""
+    """Values as what they are."""
     import pandas as pd
 
     kind = column_type(name, values)
-    if kind == "count" and any(value is not None and abs(value) > _LARGEST_INT for value in values):
-        kind = "number"
     if kind == "text":
         values = [None if value is None else _writable(str(value)) for value in values]
     if kind == "time":  # text that is no time is missing

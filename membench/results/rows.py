@@ -56,7 +56,7 @@ _METRICS = (  # there also where nothing was measured
     "saved_activation_bytes",
     "reference_error",
 )
-_RUN_OF_A_SAMPLE = ("file", "scenario", "device", "started", "git_sha", "pair.id", "pair.side", "pair.phase")
+_RUN_OF_A_SAMPLE = ("id", "file", "scenario", "device", "started", "git_sha", "pair.id", "pair.side", "pair.phase")
 _DEEPEST = 4  # groups in groups that any record has
 
 
@@ -126,7 +126,7 @@ def sample_row(of: FiledRecord, found: Round, cache: str | None) -> tuple[Cells,
     """
     config, run = _config(of.record), _run(of)
     return (
-        {name: config[name] for name in ("id", "arm", "kind", "mode", "optimizer", "tokens")},
+        {name: config[name] for name in ("arm", "kind", "mode", "optimizer", "tokens")},
         {"round": found.number, "status": found.status, "cache": cache},
         {"in_turn": found.sampling.get("in_turn") is True},
         {name: run[name] for name in _RUN_OF_A_SAMPLE},
@@ -137,7 +137,6 @@ def _config(record: Record) -> Cells:
     case = record.case
     routing = case.routing if case.layer.ROUTED else None
     return {
-        "id": record.id,
         "arm": case.arm,
         "kind": case.layer.kind,
         "level": case.level,
@@ -155,6 +154,7 @@ def _run(of: FiledRecord) -> Cells:
     run, environment = of.result.run, of.result.environment
     pair = run.pair
     return {
+        "id": of.record.id,
         "file": of.file,
         "scenario": run.scenario,
         "device": text(environment, "device", "name"),
