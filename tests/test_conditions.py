@@ -141,7 +141,7 @@ def test_the_instruction_sets_are_those_compiled_to(tmp_path):
     known = native.kernels().instruction_sets
     if "avx2" not in known:
         pytest.skip("options of x86")
-    target, source = tmp_path / "x.so", native._HERE / "instruction_sets.cpp"
+    target, source = tmp_path / "x.so", native._SOURCES / "instruction_sets.cpp"
     native._output([*native._compiler(), *native._FLAGS, "-mno-avx2", str(source), "-o", str(target)], 60)
     narrow = ctypes.CDLL(str(target)).membench_instruction_sets
     narrow.restype = ctypes.c_char_p

@@ -79,6 +79,9 @@ def _revision(repository: Repository, name: str, commit: str, tree: Path, option
         code = side_code(tree, repository.inside)
     except UsageError as error:
         raise UsageError(f"{shown(name)} {error.problem}", source=option) from None
+    if code.home == tree:
+        why = "measured by its own membench, whose layers have another face than this one's"
+        print(f"membench: {option} {name}: {why}", file=sys.stderr)
     return Revision(name, commit[:SHA_DIGITS], tree, code)
 
 
