@@ -1,14 +1,14 @@
 """Result files as pandas frames, and those frames as CSV and Parquet: every value as in the record, unknown missing."""
 
 import ast
-import csv
-import io
 import json
+import random
 import re
 import subprocess
 import sys
 import textwrap
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
@@ -17,17 +17,16 @@ import pytest
 from gate_results import a_file, side
 from gate_results import a_record as a_gate_record
 from report_results import PAYLOAD, a_key_sweep, a_sweep, with_payload
+from test_fuzz import mutate
 from test_records import COST, a_case, a_result, a_round, a_run
 
 import membench
 from layers.spec import AnySpec, spec_from
-from membench.cli.run import Format, run
 from membench.errors import UsageError
 from membench.results.frame import results_frame
 from membench.results.metrics import metrics_of
 from membench.results.ranking import counted
-from membench.results.records import ForeignFile, Record, ResultFile, read_result, write_result
-from membench.running.run import Finished
+from membench.results.records import ForeignFile, Record, ResultFile, read_result, strict_json, write_result
 from membench.tables.frame_file import csv_text, parquet_bytes
 
 ROOT = Path(__file__).parent.parent
@@ -46,17 +45,12 @@ def committed():
 COMMITTED = dict(committed())
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """Writes results and returns their paths."""
-
-    def save(*results):
-        paths = [tmp_path / f"{number}.json" for number, _ in enumerate(results)]
-        for path, result in zip(paths, results, strict=True):
-            write_result(result, path)
-        return paths
-
-    return save
+def save(folder, *results):
+    """Writes results into files; their paths."""
+    paths = [folder / f"{number}.json" for number, _ in enumerate(results)]
+    for path, result in zip(paths, results, strict=True):
+        write_result(result, path)
+    return paths
 
 
 def frame_of(*results, per="case"):
@@ -243,8 +237,8 @@ def test_operators_and_outside_layers_are_rows_like_others():
     assert frame["device"].isna().all()
 
 
-def test_columns_of_several_files_are_one_set(saved):
-    paths = saved(a_sweep(started="2026-01-02T00:00:00Z"), a_key_sweep(), a_result([a_round()]))
+def test_columns_of_several_files_are_one_set(tmp_path):
+    paths = save(tmp_path, a_sweep(started="2026-01-02T00:00:00Z"), a_key_sweep(), a_result([a_round()]))
     frame = membench.read_results(paths)
     assert len(frame) == 16 + 4 + 1
     assert frame["file"].nunique() == 3
@@ -253,8 +247,8 @@ def test_columns_of_several_files_are_one_set(saved):
     pd.testing.assert_frame_equal(frame, membench.read_results([paths[0].parent / "*.json", str(paths[1])]))
 
 
-def test_paths_may_be_of_any_kind(saved, tmp_path):
-    (path,) = saved(a_result([a_round()]))
+def test_paths_may_be_of_any_kind(tmp_path):
+    (path,) = save(tmp_path, a_result([a_round()]))
     bracket = tmp_path / "a[1].json"
     bracket.write_bytes(path.read_bytes())
     for given in (path, str(path), [path, str(path)], f"{tmp_path}/[0].json", bracket, f"{tmp_path}/**/0.json"):
@@ -278,8 +272,8 @@ def test_paths_may_be_of_any_kind(saved, tmp_path):
         ("a\0b", "cannot be read"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(saved, tmp_path, monkeypatch, given, says):
-    saved(a_result())
+def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, given, says):
+    save(tmp_path, a_result())
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "other.json").write_text("[]")
     monkeypatch.chdir(tmp_path)
@@ -289,11 +283,11 @@ def test_what_cannot_be_read_is_one_line(saved, tmp_path, monkeypatch, given, sa
     assert "\n" not in str(problem.value)
 
 
-def test_another_kind_of_row_is_named(saved):
+def test_another_kind_of_row_is_named(tmp_path):
     with pytest.raises(UsageError, match="per: 'samples' is no kind of row; did you mean 'sample'"):
-        membench.read_results(saved(a_result()), per="samples")
+        membench.read_results(save(tmp_path, a_result()), per="samples")
     with pytest.raises(UsageError, match="known are case, round, sample"):
-        membench.read_results(saved(a_result()), per=None)
+        membench.read_results(save(tmp_path, a_result()), per=None)
 
 
 def test_a_number_too_large_for_its_column_is_still_a_number_or_unknown():
@@ -321,117 +315,27 @@ def test_whatever_strings_are_in_a_file_it_is_a_frame(per):
     csv_text(frame).encode()
 
 
-@pytest.mark.parametrize("per", PER)
-def test_parquet_keeps_every_value_and_type(per):
-    pytest.importorskip("pyarrow")
-    frame = frame_of(a_sweep(), a_key_sweep(), *COMMITTED.values(), per=per)
-    pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(parquet_bytes(frame))), frame)
-
-
-def test_csv_read_back_is_the_same_table():
-    frame = frame_of(a_sweep(), a_key_sweep(), *COMMITTED.values())
-    text = csv_text(frame)
-    rows = list(csv.reader(io.StringIO(text)))
-    assert len(rows) == len(frame) + 1
-    assert rows.count(rows[0]) == 1
-    dates = ["started", "finished"]
-    types = {name: dtype for name, dtype in frame.dtypes.items() if name not in dates}
-    again = pd.read_csv(io.StringIO(text), dtype=types, parse_dates=dates)
-    pd.testing.assert_frame_equal(again.astype(frame.dtypes), frame)
-
-
-def test_a_cell_that_a_spreadsheet_would_compute_is_text(saved):
-    result = a_sweep(tokens=(8,), modes=("forward",), description="=1+1", scenario="=HYPERLINK(1)")
-    result.cases[0].reason = "+cmd"
-    (header, first, *_) = csv.reader(io.StringIO(csv_text(frame_of(result))))
-    row = dict(zip(header, first, strict=True))
-    assert (row["scenario"], row["reason"]) == ("'=HYPERLINK(1)", "'+cmd")
-
-
-@pytest.fixture
-def measured(monkeypatch, tmp_path):
-    """Makes ``membench run`` write made-up results instead of measuring."""
-    results = {"quickstart": a_sweep(scenario="quickstart"), "gate": a_key_sweep()}
-
-    def run_scenario(scenario, *_, **__):
-        path = tmp_path / f"{scenario.name}.json"
-        write_result(results[scenario.name], path)
-        return Finished(results[scenario.name], path, interrupted=False)
-
-    monkeypatch.setattr("membench.running.run.run_scenario", run_scenario)
-    return results
-
-
-def test_run_puts_parquet_beside_each_result_file_and_nothing_on_standard_output(call, measured, tmp_path):
-    pytest.importorskip("pyarrow")
-    code, out, err = call("run", "quickstart", "gate", "--format", "parquet", "--output", tmp_path)
-    assert (code, out) == (0, "")
-    assert err.count("table: ") == 2
-    for name, result in measured.items():
-        frame = pd.read_parquet(tmp_path / f"{name}.parquet")
-        assert frame["id"].tolist() == [record.id for record in result.cases]
-        assert set(frame["file"]) == {str(tmp_path / f"{name}.json")}
-
-
-def test_a_parquet_file_that_cannot_be_written_ends_no_run(call, measured, tmp_path):
-    pytest.importorskip("pyarrow")
-    (tmp_path / "quickstart.parquet").mkdir()
-    code, _, err = call("run", "quickstart", "gate", "--format", "parquet", "--output", tmp_path)
-    assert code == 5
-    assert "quickstart.parquet cannot be written (Is a directory); membench report" in err
-    assert len(pd.read_parquet(tmp_path / "gate.parquet")) == 4
-
-
-def test_without_pyarrow_nothing_is_measured_and_the_extra_is_named(measured, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UsageError, match=r"--format parquet: .*pip install 'membench\[parquet\]'"):
-        run(["quickstart"], output=tmp_path, table=Format.PARQUET)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("ending", [".csv", ".parquet", ".CSV"])
-def test_report_writes_the_table_of_all_files(call, saved, tmp_path, ending):
-    if ending == ".parquet":
-        pytest.importorskip("pyarrow")
-    paths = saved(a_sweep(), a_key_sweep())
-    code, out, err = call("report", *paths, "--table", f"cases{ending}")
-    assert (code, out) == (0, "")
-    assert f"table: cases{ending}" in err
-    read = pd.read_parquet if ending == ".parquet" else pd.read_csv
-    frame, wanted = read(tmp_path / f"cases{ending}"), membench.read_results(paths)
-    assert frame["id"].tolist() == wanted["id"].tolist()
-    assert frame["step_ms"].tolist() == pytest.approx(wanted["step_ms"].tolist(), nan_ok=True)
-    assert (tmp_path / "report.html").exists()
-
-
-@pytest.mark.parametrize(
-    ("table", "says"),
-    [
-        ("cases.xlsx", "--table: cases.xlsx is no name for a table; give one that ends in .csv or .parquet"),
-        ("cases", "is no name for a table"),
-        ("-", "is no name for a table"),
-        ("no/cases.csv", "--table: no/cases.csv cannot be written"),
-        ("folder.csv", "--table: folder.csv cannot be written"),
-        ("0.csv", "0.csv is one of the result files"),
-    ],
-)
-def test_a_table_that_cannot_be_is_bad_input_before_anything_is_written(call, saved, tmp_path, table, says):
-    (path,) = saved(a_sweep(tokens=(8,)))
-    path.rename(tmp_path / "0.csv")
-    (tmp_path / "folder.csv").mkdir()
-    code, _, err = call("report", "0.csv", "--table", table)
-    assert code == 2
-    assert says in err
-    assert not (tmp_path / "report.html").exists()
-
-
-def test_report_without_pyarrow_names_the_extra(call, saved, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    code, _, err = call("report", *saved(a_result([a_round()])), "--table", "cases.parquet")
-    assert code == 2
-    assert "pip install 'membench[parquet]'" in err
+def test_a_mutated_result_file_is_a_frame_or_refused(tmp_path, seed):
+    rng = random.Random(seed)
+    files = [strict_json(r.model_dump(mode="json")) for r in (a_sweep(tokens=(8,), rounds=1), a_result([a_round()]))]
+    path, made = tmp_path / "mutated.json", 0
+    for number in range(150):
+        tree = json.loads(rng.choice(files))
+        for _ in range(rng.randint(1, 3)):
+            mutate(tree, rng)
+        path.write_text(json.dumps(tree))
+        try:
+            for per in PER:
+                frame = membench.read_results(path, per=per)
+                csv_text(frame)
+                if find_spec("pyarrow"):
+                    parquet_bytes(frame)
+            made += 1
+        except UsageError:
+            continue
+        except Exception as error:
+            pytest.fail(f"case {number}: {type(error).__name__}: {error}\n{path.read_text()}")
+    assert made > 15
 
 
 @pytest.mark.parametrize(
@@ -450,11 +354,11 @@ def test_membench_has_no_other_lazy_names():
         membench.read_result  # noqa: B018 - the look-up is what fails
 
 
-def test_a_frame_is_made_without_warnings(saved):
+def test_a_frame_is_made_without_warnings(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for per in PER:
-            membench.read_results(saved(a_sweep(), a_key_sweep()), per=per)
+            membench.read_results(save(tmp_path, a_sweep(), a_key_sweep()), per=per)
 
 
 DOCUMENT = (ROOT / "docs/results_as_tables.md").read_text()
