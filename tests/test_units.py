@@ -11,6 +11,7 @@ from test_profile import a_mode, a_profile
 from membench.cli.run import Format, run
 from membench.errors import UsageError
 from membench.planning.plan import make_plan
+from membench.results.frame import results_frame
 from membench.results.ranking import counted
 from membench.results.records import read_result
 from membench.running.run import Finished
@@ -59,8 +60,8 @@ def test_csv_is_one_table_whatever_was_run(run_csv):
     assert rows.count(header) == 0
     for row, record in zip(rows, records, strict=True):
         cells = dict(zip(header, row, strict=True))
-        assert cells["case"] == record.id
-        assert (cells["layer"], cells["mode"]) == (record.case.layer.kind, record.case.mode)
+        assert cells["id"] == record.id
+        assert (cells["kind"], cells["mode"]) == (record.case.layer.kind, record.case.mode)
         assert cells["status"] == record.status
         assert float(cells["stored_bytes"]) == counted(record, "stored_bytes")
         for name in ("latency_ms_p50", "dram_bytes_per_s", "peak_process_bytes", "mfu"):
@@ -75,7 +76,7 @@ def test_csv_of_what_was_measured_comes_though_another_scenario_fails(run_csv):
 
 
 def test_csv_names_have_no_shown_unit():
-    header = [column.header for column in raw_table([a_sweep()]).columns]
+    header = [column.header for column in raw_table(results_frame([("r.json", a_sweep())])).columns]
     assert not [name for name in header if " " in name or "GB" in name or "%" in name]
 
 

@@ -11,14 +11,16 @@ from membench.cli.options import AsJson, Device, Only, Output, Overrides, Scenar
 
 if TYPE_CHECKING:
     from membench.results.records import ResultFile
+    from membench.running.run import Finished
 
 
 class Format(StrEnum):
-    """What is written on standard output: tables to read, or every case in one table."""
+    """Tables to read, or every case in one table: on standard output, or (Parquet) beside the result file."""
 
     RICH = "rich"
     MARKDOWN = "markdown"
     CSV = "csv"
+    PARQUET = "parquet"
 
 
 def run(
@@ -29,7 +31,11 @@ def run(
     output: Output = Path("results"),
     resume: Annotated[bool, typer.Option("--resume", help="Measure only what an interrupted run lacks.")] = False,
     table: Annotated[
-        Format, typer.Option("--format", help="Tables to read; or csv: a row a case, raw values.")
+        Format,
+        typer.Option(
+            "--format",
+            help="Tables to read; or a row a case, raw values: csv on standard output, parquet beside the result file.",
+        ),
     ] = Format.RICH,
     as_json: AsJson = False,
 ) -> None:
@@ -46,15 +52,16 @@ def run(
     from membench.results.records import strict_json
     from membench.running.run import Finished, run_scenario
     from membench.scenario.scenario import load_scenario
-    from membench.tables.cases import raw_table
-    from membench.tables.render import to_csv
+    from membench.tables.frame_file import check_parquet
 
     checked_device(device)
     folder = checked_folder(output)
+    if table is Format.PARQUET:
+        check_parquet("--format parquet")
     loaded = [load_scenario(name, overrides or ()) for name in scenarios]
     solved = [solve_budgets(scenario) for scenario in loaded]  # all of them before the first is measured
     finished: list[Finished] = []
-    shown = StandardOutput()
+    shown, unwritten = StandardOutput(), []
     try:
         for scenario, arms in zip(loaded, solved, strict=True):
             done = run_scenario(scenario, arms, device, folder, resume=resume, only=only or ())
@@ -62,6 +69,8 @@ def run(
             if not as_json:
                 shown.take(lambda result=done.result: _show(result, table))
                 print(f"result file: {done.path}", file=sys.stderr)
+            if table is Format.PARQUET:
+                unwritten += _write_parquet(done)
             if done.interrupted:
                 break
     finally:  # what was measured before another scenario failed is shown too
@@ -69,8 +78,10 @@ def run(
             found = [{"path": str(d.path), "result": d.result.model_dump(mode="json")} for d in finished]
             shown.take(lambda: print(strict_json({"results": found})))
         elif finished and table is Format.CSV:
-            shown.take(lambda: print(to_csv(raw_table(done.result for done in finished)), end=""))
+            shown.take(lambda: print(_csv(finished), end=""))
     shown.done(f"results are in {', '.join(str(done.path) for done in finished)}")
+    if unwritten:
+        raise OSError("; ".join(unwritten))
     if any(done.interrupted for done in finished):
         raise typer.Exit(exit_codes.INTERRUPTED)
     if not any(done.measured for done in finished):
@@ -86,3 +97,30 @@ def _show(result: "ResultFile", table: Format) -> None:
         print_tables(result_tables(result))
     elif table is Format.MARKDOWN:
         print("\n".join(map(to_markdown, result_tables(result))))
+
+
+def _csv(finished: "list[Finished]") -> str:
+    """Every case of all scenarios under one header."""
+    from membench.results.frame import results_frame
+    from membench.tables.frame_file import csv_text
+
+    return csv_text(results_frame((str(done.path) if done.path else None, done.result) for done in finished))
+
+
+def _write_parquet(done: "Finished") -> list[str]:
+    """A run's cases beside its result file. Why not, where it cannot be: what is measured next is not lost with it."""
+    import sys
+
+    from membench.files import write_whole
+    from membench.results.frame import results_frame
+    from membench.tables.frame_file import parquet_bytes
+
+    if done.path is None:
+        return [f"{done.result.run.scenario} has no result file, so no table lies beside it"]
+    path = done.path.with_suffix(".parquet")
+    try:
+        write_whole(path, parquet_bytes(results_frame([(str(done.path), done.result)])))
+    except OSError as error:
+        return [f"{path} cannot be written ({error.strerror or error}); membench report {done.path} --table makes it"]
+    print(f"table: {path}", file=sys.stderr)
+    return []

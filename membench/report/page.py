@@ -17,6 +17,7 @@ from membench.report.evidence import Evidence
 from membench.report.palette import Style, arm_styles, dark_colours
 from membench.report.slots import Slot, slots
 from membench.report.tables import decision_table, environment_table, traffic_table
+from membench.results.frame import results_frame
 from membench.results.ranking import comparable_groups
 from membench.results.records import ResultFile
 from membench.tables.cases import raw_table
@@ -99,7 +100,7 @@ def page(views: Sequence[RunView]) -> str:
         views=views,
         title=", ".join(dict.fromkeys(view.result.run.scenario for view in views)),
         version=__version__,
-        raw=raw_table([view.result for view in views]),
+        raw=raw_table(results_frame((view.file, view.result) for view in views)),
         css=Markup((assets / "page.css").read_text("utf-8")),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),

@@ -37,7 +37,7 @@ def _by_name(*quantities: Quantity) -> dict[str, Quantity]:
     return {quantity.name: quantity for quantity in quantities}
 
 
-# In the order in which a row of CSV has them.
+# In the order in which a row of a frame, and of CSV, has them; there also where nothing was measured.
 COUNTS = _by_name(
     Quantity("params", "params", "quantity", "lower", axis="parameters"),
     Quantity("active_params", "active", "quantity", "lower", 3),

@@ -98,7 +98,7 @@ def metrics_of(
         "gradient_bytes": memory.get("gradient_bytes"),
         "optimizer_bytes": memory.get("optimizer_bytes"),
         "saved_activation_bytes": memory.get("saved_activation_bytes"),
-        "reference_error": _median_of_rounds(done, _worst_error),
+        "reference_error": _median_of_rounds(done, worst_error),
     }
 
 
@@ -111,7 +111,8 @@ def _peak(rounds: list[Round], name: str) -> float | None:
     return max((v for r in rounds if (v := r.memory.get(name)) is not None), default=None)
 
 
-def _worst_error(r: Round) -> float | None:
+def worst_error(r: Round) -> float | None:
+    """The largest error against the reference, of the output and every gradient; None where nothing was checked."""
     return max(r.reference["errors"].values()) if r.reference else None
 
 

@@ -146,7 +146,7 @@ def read_result(path: str | Path) -> ResultFile:
     except (ValueError, RecursionError) as error:
         what = error if text.strip() else "it is empty"
         raise UsageError(f"{path}: no strict JSON ({what}); a result file of membench run is wanted") from error
-    if not isinstance(content, dict) or not content.keys() & {"schema_version", "run", "cases"}:
+    if not _says_that_it_is_a_result(content):
         raise ForeignFile(f"{path}: {_make(content)}; a result file of membench run is wanted")
     if not isinstance(content.get("schema_version"), int):
         raise UsageError(f"{path}: schema_version is missing; a result file of membench run is wanted")
@@ -169,6 +169,12 @@ def read_result(path: str | Path) -> ResultFile:
     if twice := next((id_ for id_ in ids if ids.count(id_) > 1), None) if len(set(ids)) < len(ids) else None:
         raise UsageError(f"{path}: cases: id {twice!r} is there twice; each case has an id of its own")
     return result
+
+
+def _says_that_it_is_a_result(content: Any) -> bool:
+    if not isinstance(content, dict) or not content.keys() & {"schema_version", "run", "cases"}:
+        return False
+    return "schema_version" in content or not isinstance(content.get("benchmark"), str)  # benchmarks have cases too
 
 
 def _make(content: Any) -> str:

@@ -51,7 +51,7 @@ def roofline_figure(title: str, points: Sequence[RooflinePoint], ceilings: Ceili
 
 def roofline(points: Sequence[RooflinePoint], ceilings: Ceilings, styles: Mapping[str, Style]) -> Figure:
     """The same as plotly's mapping, each point in the style of its name."""
-    placed = [p for p in points if p.flops > 0 and p.bytes > 0 and p.seconds > 0]
+    placed = [p for p in points if p.flops > 0 and p.seconds > 0 and p.bytes > 0 and math.isfinite(p.flops / p.bytes)]
     missing = [p.name for p in points if p not in placed]
     x_axis, y_axis = _axes(placed, ceilings)
     marks = {
