@@ -97,6 +97,21 @@ def test_it_is_listed_and_planned(project):
         assert found["params"] == 2 * 64 * 192
 
 
+PROFILED = """
+from membench.profiler.asked import Asked, scenario_of
+from membench.planning.plan import make_plan
+(words,) = (line.split() for line in DOCUMENT.splitlines() if "membench profile" in line)
+asked = Asked(words[words.index("--layer") + 1], overrides=(words[words.index("--set") + 1],), dtype="fp32")
+cases = make_plan(scenario_of(asked, "cpu")).runnable
+assert [case.case.layer.bottleneck for case in cases] == [192, 192]
+"""
+
+
+def test_it_can_be_profiled(project):
+    done = python(project, "-c", f"DOCUMENT = {DOCUMENT!r}\n{PROFILED}")
+    assert done.returncode == 0, done.stderr
+
+
 CHECKED = """
 import torch
 from layers import Step, build, spec_from, verify

@@ -219,7 +219,7 @@ def _defaults(kind: type[Spec] | None, asked: Asked) -> dict[str, Any]:
     if _has(kind, "num_experts"):
         used = asked.dimensions.get("top_k") or kind.model_fields["top_k"].default
         return {"num_experts": DEFAULT_EXPERTS, "expert_hidden": _width(WIDTH_FACTOR * asked.model_dim // used)}
-    return {"ffn_hidden": WIDTH_FACTOR * asked.model_dim}
+    return {"ffn_hidden": WIDTH_FACTOR * asked.model_dim} if _has(kind, "ffn_hidden") else {}
 
 
 def _width(width: int) -> int:
