@@ -115,7 +115,7 @@ class TableOptimizer:
                 self.table.weight, self.state, use.lookups.runs, use.weights, use.tokens, self._next(), dots=use.dots
             )
 
-        with self.table.uses_taken_by(update):
+        with self.table.uses_handed_to(update):
             yield
 
     @contextmanager
@@ -135,7 +135,7 @@ class TableOptimizer:
             runs, table = use.lookups.runs, self.table.weight
             return row_backward(table, runs, use.weights, use.tokens, gradient=False, dots=True)[1]
 
-        with self.table.uses_taken_by(queue):
+        with self.table.uses_handed_to(queue):
             yield
 
     def __getstate__(self) -> dict[str, Any]:

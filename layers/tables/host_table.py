@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from membench.layers.kept_dtype import dtype_after
 from membench.layers.kernels.lookups import Lookups, Runs
 from membench.layers.kernels.row_passes import row_backward, row_dots, weighted_bag
-from membench.layers.tables.pinned import RowCopier, on_host, pin, seen_from_device
+from membench.layers.tables.pinned import RowCopier, device_view_of, on_host, pin
 from membench.layers.tables.value_table import RowGradient, Use, ValueTable
 
 Way = Literal["direct", "staged"]
@@ -56,22 +56,22 @@ class HostTable(ValueTable):
         self.device, self.dtype = torch.device(device), dtype
         self.way: Way | None = way
         self.way_ms: dict[Way, float] = {}
-        self._within: _Within | None = None
-        self._reached()
+        self._access: _DeviceAccess | None = None
+        self._device_access()
 
     @property
-    def seen(self) -> Tensor:
+    def device_view(self) -> Tensor:
         """The weight as kernels of the device read it."""
-        return self._reached().seen
+        return self._device_access().device_view
 
-    def _reached(self) -> "_Within":
+    def _device_access(self) -> "_DeviceAccess":
         """Made anew where the weight has moved: in a copy of this table, or when its state was loaded by assignment."""
-        if self._within is None or self._within.address != self.weight.data_ptr():
-            self._within = _Within(self.weight.detach(), self.device)
-        return self._within
+        if self._access is None or self._access.address != self.weight.data_ptr():
+            self._access = _DeviceAccess(self.weight.detach(), self.device)
+        return self._access
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_within": None}
+        return {**super().__getstate__(), "_access": None}
 
     # A compiler cannot follow what waits for a device, or leaves a gradient in the table.
     @torch.compiler.disable(reason="the host brings rows within reach, and keeps their gradient")
@@ -99,10 +99,10 @@ class HostTable(ValueTable):
 
     def _reach(self, way: Way, lookups: Lookups) -> tuple[Tensor, Lookups]:
         if way == "direct":
-            return self.seen, lookups
+            return self.device_view, lookups
         runs = lookups.exact_runs
         rows = on_host(runs.rows)
-        copier = self._reached().copier
+        copier = self._device_access().copier
         near = self.weight.index_select(0, rows) if copier is None else copier.copy(rows)
         return near, _renumbered(runs, lookups.rows.shape)
 
@@ -130,11 +130,11 @@ class HostTable(ValueTable):
     def take_gradient(self, runs: Runs, gradient: Tensor) -> None:
         """What a backward pass does with the gradient (U, D) that it formed of the rows of ``runs``."""
         rows, values = on_host(runs.rows), on_host(gradient)
-        if self._taker is None:
+        if self._consumer is None:
             self.accumulate(RowGradient(rows, values))
-        elif len(rows):  # to whoever updates rows at once, as a use by U tokens of one row each
+        elif len(rows):  # as a use by U tokens that read one row each
             ones = torch.ones(len(rows), 1, dtype=torch.float32)
-            self._taker(Use(Lookups(rows[:, None], len(self.weight)), ones, values, dots=False))
+            self._consumer(Use(Lookups(rows[:, None], len(self.weight)), ones, values, dots=False))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """``layer.to(device)`` leaves it where it is, and a cast is one of what it gives."""
@@ -146,15 +146,15 @@ class HostTable(ValueTable):
         return f"{super().extra_repr()}, device={self.device}, way={self.way}"
 
 
-class _Within:
+class _DeviceAccess:
     """What brings rows of a weight (N, D) on the host within a device's reach: pinned memory, buffers to copy by."""
 
     def __init__(self, weight: Tensor, device: torch.device) -> None:
         self.address = weight.data_ptr()
-        self.seen, self.copier = weight, None
+        self.device_view, self.copier = weight, None
         if device.type == "cuda":
             pin(weight)
-            self.seen, self.copier = seen_from_device(weight, device), RowCopier(weight, device)
+            self.device_view, self.copier = device_view_of(weight, device), RowCopier(weight, device)
 
 
 def _renumbered(runs: Runs, shape: torch.Size) -> Lookups:
@@ -171,14 +171,14 @@ def _save(ctx: Any, table: HostTable, lookups: Lookups, other: Tensor) -> tuple[
     """Keeps what a backward pass needs: staged rows too, so that they cross the bus once."""
     near, at = table.reach(lookups, backward=True)
     ctx.table, ctx.lookups, ctx.at = table, lookups, at
-    ctx.save_for_backward(other, None if near is table.seen else near)
+    ctx.save_for_backward(other, None if near is table.device_view else near)
     return near, at
 
 
 def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
     """(what was saved besides, the table within reach)."""
     other, near = ctx.saved_tensors
-    return other, ctx.table.seen if near is None else near
+    return other, ctx.table.device_view if near is None else near
 
 
 def _leave_gradient(ctx: Any, near: Tensor, weights: Tensor, tokens: Tensor, *, dots: bool) -> Tensor | None:

@@ -34,10 +34,10 @@ def on_host(tensor: Tensor) -> Tensor:
     return copy
 
 
-def seen_from_device(tensor: Tensor, device: torch.device) -> Tensor:
+def device_view_of(tensor: Tensor, device: torch.device) -> Tensor:
     """A CUDA tensor that is the same pinned memory: what a kernel reads of it comes over the bus."""
-    seen = torch.as_tensor(_Addressed(tensor), device=device)
-    return seen.view(tensor.dtype).view(tensor.shape)
+    view = torch.as_tensor(_Addressed(tensor), device=device)
+    return view.view(tensor.dtype).view(tensor.shape)
 
 
 class _Addressed:

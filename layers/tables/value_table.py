@@ -84,7 +84,7 @@ class ValueTable(nn.Module):
         weight = fill_normal_(allocate(num_rows, columns, dtype, torch.device(device)), std, generator)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self._gradient: RowGradient | tuple[Runs, Tensor] | None = None
-        self._taker: Callable[[Use], Tensor | None] | None = None
+        self._consumer: Callable[[Use], Tensor | None] | None = None
         # Empty. It makes autograd visit a table all of whose other inputs are frozen.
         self._anchor = torch.empty(0, requires_grad=True)
 
@@ -134,18 +134,18 @@ class ValueTable(nn.Module):
         self.gradient = gradient if before is None else before.plus(gradient, len(self.weight))
 
     @contextmanager
-    def uses_taken_by(self, taker: Callable[[Use], Tensor | None]) -> Iterator[None]:
-        """Inside, backward passes hand each use to ``taker``, which returns its dots, and add no gradient."""
-        before, self._taker = self._taker, taker
+    def uses_handed_to(self, consumer: Callable[[Use], Tensor | None]) -> Iterator[None]:
+        """Inside, backward passes hand each use to ``consumer``, which returns its dots, and add no gradient."""
+        before, self._consumer = self._consumer, consumer
         try:
             yield
         finally:
-            self._taker = before
+            self._consumer = before
 
     def take(self, use: Use) -> Tensor | None:
         """What a backward pass does with a use; returns its dots (B, L), if wanted."""
-        if self._taker is not None:
-            return self._taker(use)
+        if self._consumer is not None:
+            return self._consumer(use)
         runs = use.lookups.runs
         gradient, dots = row_backward(self.weight, runs, use.weights, use.tokens, gradient=True, dots=use.dots)
         assert gradient is not None
@@ -156,8 +156,8 @@ class ValueTable(nn.Module):
         return dots
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a file gets: neither a step's gradient nor who takes uses, as that updates this very table."""
-        return {**self.__dict__, "_gradient": None, "_taker": None}
+        """What a copy or a file gets: no gradient, and no consumer of uses, which would update this table."""
+        return {**self.__dict__, "_gradient": None, "_consumer": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """The gradient goes along, as torch's does."""
