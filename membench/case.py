@@ -11,6 +11,7 @@ from membench.layers.spec import LayerSpec, Mode, Optimizer, RoutingKind
 # Part of every case id: raise it when a number measured before would no longer be comparable
 # (CHANGELOG.md says what changed).
 METHOD_VERSION = 1
+Status = Literal["ok", "oom", "timeout", "error", "skipped"]  # what became of a case
 
 
 class RoutingConfig(BaseModel):

@@ -4,7 +4,8 @@ import torch
 from against_reference import assert_matches, double_weights
 from retrieval_checks import Reference
 
-from layers import build, reference, spec_from
+from layers import build, spec_from
+from layers.checking import reference
 
 _ROWS = {"num_keys": 49, "key_dim": 22, "heads": 3, "top_k": 5}
 _EXPERTS = {"kind": "moe", "num_experts": 5, "expert_hidden": 13, "top_k": 2}

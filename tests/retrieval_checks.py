@@ -6,7 +6,7 @@ import torch
 from against_reference import assert_matches, double
 from torch.utils.flop_counter import FlopCounterMode
 
-from layers import reference
+from layers.checking import reference
 from layers.layer import RemoteLookups, Routing
 from layers.routing import draw_lookups
 

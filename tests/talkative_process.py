@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-from importlib import import_module
 from importlib.util import find_spec
 
 from membench.processes.channel import Message
@@ -52,12 +51,6 @@ def do(asked):
             names = ("membench", "layers", "torch", "random", "membench.layers", "mine_only", "typer")
             specs = {name: find_spec(name) for name in names}
             return Did(found={name: spec and spec.origin for name, spec in specs.items()})
-        case "layers of a side":
-            from membench.ab.worker import add_what_layers_lack
-
-            add_what_layers_lack()
-            names = ("membench.layers.factory", "layers.factory", "membench.layers.checking.answer")
-            return Did(found={name: import_module(name).__file__ for name in names})
     return Did(found={"stdin": os.fstat(0).st_rdev if asked.what != "close" else None})
 
 

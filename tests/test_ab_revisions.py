@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from repositories import commits, git
-from talkative_process import Did, Do
 
 from membench.ab.naming import commit_of
 from membench.ab.repository import Repository
 from membench.ab.revisions import checked_out
 from membench.errors import UsageError
-from membench.processes.child import ChildProcess
+from membench.layers import face
+from membench.running import protocol
 
 ROOT = Path(__file__).parent.parent
 
@@ -175,47 +175,14 @@ def imports(tmp_path, monkeypatch, revision, code):
 # What first.py imports before anything is asked: a revision's own.
 SPEC = {f"layers/spec/{path.name}": path.read_text() for path in sorted((ROOT / "layers/spec").glob("*.py"))}
 SPEC["layers/spec/__init__.py"] += "KIND = 'theirs'\n"
-FORMER = {
-    **{path: text.replace("membench.layers", "layers") for path, text in SPEC.items()},
-    "membench/layers.py": "import layers",
-    "layers/__init__.py": "from layers.spec import KIND",
-    "layers/factory.py": "from layers.spec import KIND as BUILT",
-}
+FACE = f"FACE = {face.FACE}\n"
+OTHER_FACE = f"FACE = {face.FACE + 1}\n"
 NAMES = (
     "import membench.layers.factory, membench.layers.spec, membench.errors, layers.spec, layers.factory\n"
     "print(membench.layers.spec.KIND, membench.layers.factory.BUILT, layers.KIND)\n"
     "print(membench.layers is layers, membench.layers.spec is layers.spec)\n"
     "print(membench.layers.__file__, membench.errors.one_line('ours'), sep='\\n')"
 )
-
-
-def test_a_revision_from_before_the_long_name_is_measured_under_it(tmp_path, monkeypatch):
-    assert imports(tmp_path, monkeypatch, FORMER, NAMES) == ["theirs theirs theirs", "True True", "True", "ours"]
-
-
-def test_a_process_of_a_revision_from_before_the_long_name_imports_its_layers(tmp_path, monkeypatch):
-    """All of them, as a process of an ab does: our own layers, with their names as they were."""
-    folder = tmp_path / "u"
-    for path in (ROOT / "layers").rglob("*.py"):
-        former = folder / path.relative_to(ROOT)
-        former.parent.mkdir(parents=True, exist_ok=True)
-        today = path.read_text().replace("if __name__ == SHORT:\n    alias(SHORT, LONG)", "")
-        former.write_text(today.replace("membench.layers", "layers"))
-    (folder / "layers" / "answer.py").unlink()  # it had none yet
-    (folder / "membench").mkdir()
-    (folder / "membench" / "layers.py").write_text("import layers")
-    commits(folder, "any", "other")
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
-    with checked_out(("HEAD~1", "HEAD")) as (_, head):
-        how = {"home": head.code.home, "folders": head.code.folders, "environment": head.code.environment}
-        with ChildProcess("talkative_process", timeout_seconds=60, **how) as process:
-            answer = process.ask(Do(what="layers of a side"), Did)
-        assert isinstance(answer, Did), answer
-        found = answer.found
-        assert head.holds(found["membench.layers.factory"])
-        assert found["layers.factory"] == found["membench.layers.factory"]
-        assert found["membench.layers.checking.answer"] == str(ROOT / "layers" / "answer.py")
 
 
 def test_a_revision_of_membench_gives_its_own_layers_under_both_names(tmp_path, monkeypatch):
@@ -225,6 +192,7 @@ def test_a_revision_of_membench_gives_its_own_layers_under_both_names(tmp_path, 
         "membench/__init__.py": "raise RuntimeError('the harness is ours')",
         "membench/layers": None,
         "layers/short_name.py": short_name,
+        "layers/face.py": FACE,
         "layers/__init__.py": (
             "from membench.layers.short_name import alias\nfrom membench.layers.spec import KIND\n"
             "if __name__ == 'layers':\n    alias('layers', 'membench.layers')\n"
@@ -232,6 +200,37 @@ def test_a_revision_of_membench_gives_its_own_layers_under_both_names(tmp_path, 
         "layers/factory.py": "from membench.layers.spec import KIND as BUILT",
     }
     assert imports(tmp_path, monkeypatch, revision, NAMES) == ["theirs theirs theirs", "True True", "True", "ours"]
+
+
+@pytest.mark.parametrize("where", ["membench/running/protocol.py", "membench/protocol.py"])
+def test_a_membench_whose_layers_have_another_face_measures_them_itself(tmp_path, monkeypatch, where):
+    """Its own files all through: the instrument asks layers for what those of another face may not have."""
+    started_with = [*(ROOT / "membench/processes").glob("*.py"), ROOT / "membench/errors.py", ROOT / "membench/case.py"]
+    revision = {
+        **SPEC,
+        **{str(path.relative_to(ROOT)): path.read_text() for path in started_with},
+        "membench/__init__.py": "WHOSE = 'theirs'",
+        where: f"PROTOCOL = {protocol.PROTOCOL}\n" if "running" in where else "",  # at first it had no number
+        "membench/layers": None,
+        "layers/__init__.py": "",
+        "layers/face.py": OTHER_FACE,
+    }
+    code = (
+        "import membench, membench.layers.spec, membench.errors\n"
+        "print(membench.WHOSE, membench.layers.spec.KIND, membench.errors.__file__, sep='\\n')"
+    )
+    assert imports(tmp_path, monkeypatch, revision, code) == ["theirs", "theirs", "True"]
+
+
+@pytest.mark.parametrize("number", [None, protocol.PROTOCOL + 1])
+def test_layers_that_no_membench_here_can_measure_are_said(tmp_path, monkeypatch, number):
+    revision = {"layers/__init__.py": "", "layers/spec/__init__.py": "", "membench/__init__.py": ""}
+    if number is not None:
+        revision |= {"membench/layers": None, "layers/face.py": OTHER_FACE}
+        revision["membench/running/protocol.py"] = f"PROTOCOL = {number}\n"
+    with pytest.raises(UsageError, match=r"another face .* compare it with the membench of its own time") as caught:
+        imports(tmp_path, monkeypatch, revision, "")
+    assert caught.value.source in ("BASE", "HEAD")
 
 
 def test_a_users_own_package_of_the_short_name_is_theirs_and_ours_keeps_the_long_one(tmp_path, monkeypatch):

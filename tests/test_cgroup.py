@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from membench import cgroup, device, session
 from membench.errors import UsageError
+from membench.machine import cgroup, device
+from membench.running import run as running
 from membench.scenario.scenario import load_scenario
 
 GB = 10**9
@@ -187,9 +188,9 @@ def test_available_memory_is_the_least_of_all(monkeypatch):
 def test_no_room_is_not_unknown(scenario_file, monkeypatch):
     text = "schema_version: 1\nname: small\nmodel_dim: 64\narms: {dense: {layer: dense, ffn_hidden: 64}}\n"
     scenario = load_scenario(scenario_file(text + "workload: {tokens: 8}\n"), ())
-    monkeypatch.setattr(session, "available_memory_bytes", lambda: 0)
+    monkeypatch.setattr(running, "available_memory_bytes", lambda: 0)
     with pytest.raises(UsageError, match=r"0\.0 GB are available"):
-        session.plan_here(scenario, {"device": {"type": "cpu", "name": "x", "cache_bytes": 0}})
+        running.plan_here(scenario, {"device": {"type": "cpu", "name": "x", "cache_bytes": 0}})
 
 
 @pytest.mark.parametrize("kind", ["RLIMIT_AS", "RLIMIT_DATA"])

@@ -13,20 +13,22 @@ from gate_results import a_file, a_record, side
 from test_records import a_case, a_round
 
 from layers import build, spec_from
+from layers.kernels import cpp_build as native
 from layers.kernels import paths
-from layers.kernels.native import build as native
 from layers.kernels.row_passes import weighted_bag
-from membench import device, diagnosis, session
 from membench.gate.comparison import compare_files
 from membench.gate.outcome import outcome_of
 from membench.gate.result_set import LoadedResult
 from membench.gate.thresholds import Thresholds
 from membench.gate.verdicts import Verdict
+from membench.machine import device
 from membench.machine.conditions import announcements, conditions, ran, what_is_slow
+from membench.measuring import diagnosis
 from membench.planning.plan import make_plan
 from membench.results.conditions import conditions_differ, other_conditions
 from membench.results.metrics import flags_of
 from membench.results.records import Record, Round, read_result
+from membench.running import run as running
 from membench.scenario.scenario import load_scenario
 
 needs_compiler = pytest.mark.skipif(not paths.has_native(), reason="no C++ compiler")
@@ -139,7 +141,7 @@ def test_the_instruction_sets_are_those_compiled_to(tmp_path):
     known = native.kernels().instruction_sets
     if "avx2" not in known:
         pytest.skip("options of x86")
-    target, source = tmp_path / "x.so", native._HERE / "instruction_sets.cpp"
+    target, source = tmp_path / "x.so", native._SOURCES / "instruction_sets.cpp"
     native._output([*native._compiler(), *native._FLAGS, "-mno-avx2", str(source), "-o", str(target)], 60)
     narrow = ctypes.CDLL(str(target)).membench_instruction_sets
     narrow.restype = ctypes.c_char_p
@@ -237,12 +239,12 @@ def test_what_will_be_slower_is_said():
 
 
 def test_a_line_is_said_once(scenario_file, monkeypatch):
-    monkeypatch.setattr(session, "_told", set())
+    monkeypatch.setattr(running, "_told", set())
     arms = "arms: {memory: {layer: memory, num_keys: 1K, key_dim: 16, top_k: 4}}\nworkload: {tokens: 8}\n"
     scenario = load_scenario(scenario_file(f"schema_version: 1\nname: small\nmodel_dim: 64\n{arms}"), ())
     plan = make_plan(scenario, available_bytes=10**10)
     environment = {"conditions": FALLEN, "host": {"cores": 2}}
-    assert [len(session.slower_here(plan, environment, scenario)) for _ in range(2)] == [1, 0]
+    assert [len(running.slower_here(plan, environment, scenario)) for _ in range(2)] == [1, 0]
 
 
 def test_a_fallback_is_flagged():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from against_reference import assert_matches, counted_flops, double_weights, poisoned_memory
 
-from layers import reference
+from layers.checking import reference
 from layers.dense import Dense
 from layers.spec import DenseSpec
 from layers.swiglu import SwiGLU

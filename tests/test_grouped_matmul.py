@@ -7,7 +7,7 @@ import pytest
 import torch
 from against_reference import assert_matches, counted_flops, poisoned_memory
 
-from layers import reference
+from layers.checking import reference
 from layers.kernels import dispatch as dispatching
 from layers.kernels.grouped_matmul import experts
 from layers.kernels.workers import for_each

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from gate_results import a_file, a_record
 
-from membench import device
 from membench.gate.baselines import FILE_NAME, read_baselines, set_baseline
 from membench.gate.cases import comparability
 from membench.gate.result_set import LoadedResult, group_results
+from membench.machine import device
 from membench.machine.datasheet import lookup
 from membench.machine.identity import Machine
 from membench.machine.provenance import device_slug

@@ -1,66 +1,17 @@
-"""Imports run one way (spec <- kernels <- layers <- membench), and the light commands never load torch.
+"""Imports run one way, as ``tests/house.py`` has them, and the light commands never load torch.
 
 ``layers`` is imported as ``membench.layers`` by our own code: the short name may be a user's own package.
 """
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
+import draw_imports
+import house
 import pytest
+from house import ROOT, imported, imports_of_ours, modules
 
-ROOT = Path(__file__).parent.parent
-# What each part of the house may import of the house: the chains of docs/design, first match wins.
-CHAIN = [
-    "errors",
-    "device",
-    "datasheet",
-    "case",
-    "records",
-    "gate",
-    "report",
-    "scenario",
-    "budget",
-    "fit",
-    "plan",
-    "worker",
-    "runner",
-    "session",
-    "profiler",
-    "ab",
-    "cli",
-]
-
-
-def modules(folder):
-    return sorted(path for path in (ROOT / folder).rglob("*.py") if not path.is_relative_to(ROOT / "membench/layers"))
-
-
-def is_module(name):
-    path = ROOT.joinpath(*name.split("."))
-    return path.is_dir() or path.with_suffix(".py").exists()
-
-
-def imported(path):
-    """Absolute names of everything a file imports, also inside functions, but not for type checking."""
-    tree = ast.parse(path.read_text())
-    guarded = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in guarded:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            for alias in node.names:
-                submodule = f"{node.module}.{alias.name}"
-                yield submodule if is_module(submodule) else node.module
+OURS = modules("layers") + modules("membench")
 
 
 def top(names):
@@ -68,70 +19,68 @@ def top(names):
     return {"layers" if name.startswith("membench.layers") else name.split(".")[0] for name in names}
 
 
-def of_ours(names):
-    return [name for name in names if name.split(".")[0] == "membench"]
+def test_every_module_is_in_a_room_and_imports_only_what_the_room_builds_on():
+    assert draw_imports.faults() == []
+
+
+def test_the_instrument_has_few_rooms():
+    assert len({room for where, room in house.arrows() if where == "membench"}) < 25
+
+
+def test_the_plan_of_the_house_has_no_room_that_is_not_built():
+    built = set(house.arrows())
+    assert {(where, room) for where, rooms in house.HOUSES.items() for room in rooms} == built
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("membench/gate/x.py", "from membench.running.run import run_scenario", "gate/x.py -> membench.running.run"),
+        ("membench/x.py", "", "membench.x is in no room"),
+        (
+            "layers/kernels/x.py",
+            "def f():\n    import membench.layers.moe",
+            "layers/kernels/x.py -> membench.layers.moe",
+        ),
+        ("layers/x/y.py", "import membench.errors", "membench.layers.x is in no room"),
+        ("layers/optim/x.py", "from membench.case import Case", "optim/x.py -> membench.case"),
+    ],
+)
+def test_what_the_house_does_not_allow_is_said(file, text, says, tmp_path, monkeypatch):
+    for path in OURS:
+        copied = tmp_path / path.relative_to(ROOT)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_text(path.read_text())
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    monkeypatch.setattr(house, "ROOT", tmp_path)
+    assert any(says in fault for fault in draw_imports.faults())
+
+
+def test_no_two_files_import_each_other_in_a_circle():
+    graph = {house.name_of(path): imports_of_ours(path) - {house.name_of(path)} for path in OURS}
+    while ends := [name for name, others in graph.items() if not others & graph.keys()]:
+        for name in ends:
+            del graph[name]
+    assert not graph, f"on or above a circle: {sorted(graph)}"
+
+
+def test_anyone_can_draw_the_house():
+    done = subprocess.run([sys.executable, "-m", "tests.draw_imports"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+    assert "No circle, no arrow upward, no module outside a room." in done.stdout
 
 
 @pytest.mark.parametrize("path", modules("layers/spec"), ids=lambda p: p.name)
 def test_spec_imports_no_torch(path):
-    names = set(imported(path))
+    names = imported(path)
     assert not top(names) & {"torch", "numpy", "triton", "membench"}
-    assert all(name.startswith("membench.layers.spec") for name in of_ours(names))
-
-
-@pytest.mark.parametrize("path", modules("layers/kernels"), ids=lambda p: p.name)
-def test_kernels_know_no_layer(path):
-    allowed = ("membench.layers.kernels", "membench.layers.spec")
-    assert all(name.startswith(allowed) for name in of_ours(set(imported(path))))
-
-
-@pytest.mark.parametrize("path", modules("layers"), ids=lambda p: str(p.relative_to(ROOT)))
-def test_layers_know_nothing_of_measuring(path):
-    assert "membench" not in top(imported(path))
+    assert all(name.startswith("membench.layers.spec") for name in imports_of_ours(path))
 
 
 @pytest.mark.parametrize("path", modules("layers") + modules("membench") + modules("benchmarks"), ids=str)
 def test_the_short_name_is_left_to_users(path):
     assert not [name for name in imported(path) if name.split(".")[0] == "layers"]
-
-
-def position(name):
-    """Where a membench module stands in the chain; None for those beside it."""
-    part = name.removeprefix("membench.").split(".")[0]
-    return CHAIN.index(part) if part in CHAIN else None
-
-
-@pytest.mark.parametrize("path", modules("membench"), ids=lambda p: str(p.relative_to(ROOT)))
-def test_membench_imports_run_forward(path):
-    own = position(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    if own is None:
-        return
-    later = [n for n in imported(path) if n.startswith("membench.") and (position(n) or 0) > own]
-    assert not later, f"{path.name} imports what comes after it: {later}"
-
-
-def test_no_import_cycles():
-    graph = {}
-    for folder, prefix in (("layers", "membench."), ("membench", "")):
-        for path in modules(folder):
-            name = prefix + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-            graph[name] = set(imported(path))
-    known = set(graph)
-    graph = {name: names & known - {name} for name, names in graph.items()}
-    done, path = set(), []
-
-    def visit(name):
-        assert name not in path, f"import cycle: {' -> '.join([*path[path.index(name) :], name])}"
-        if name in done:
-            return
-        path.append(name)
-        for other in graph[name]:
-            visit(other)
-        path.pop()
-        done.add(name)
-
-    for name in graph:
-        visit(name)
 
 
 @pytest.mark.parametrize(

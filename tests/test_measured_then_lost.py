@@ -13,14 +13,15 @@ from gate_results import a_file, a_record
 from test_profile import a_mode, a_profile
 from test_records import a_result, a_round, a_run
 
-from membench.ab import session as ab_session
+from membench.ab import comparison as ab_comparison
 from membench.cli import main
 from membench.errors import UsageError
 from membench.files import rescue
 from membench.report.profile_picture import check_picture_path, write_roofline, write_rooflines
 from membench.results.records import Pair, read_result, write_result
 from membench.running.journal import SUFFIX, Journal
-from membench.running.run import Finished, write_finished
+from membench.running.result_file import write_finished
+from membench.running.run import Finished
 
 PROFILE = ("profile", "--layer", "memory", "--device", "cpu")
 
@@ -289,8 +290,8 @@ def test_a_second_look_of_an_ab_does_without_its_journal(tmp_path, capsys):
         return a_run(pair=Pair(id="p", side="base", phase=phase, planned_rounds=8))
 
     with pytest.raises(UsageError):
-        ab_session._journal(path, side("first"), {})
-    journal = ab_session._journal(path, side("confirm"), {})
+        ab_comparison._journal(path, side("first"), {})
+    journal = ab_comparison._journal(path, side("confirm"), {})
     journal.add("a", a_round(0))
     assert journal.has("a", 0)
     assert "going on" in capsys.readouterr().err

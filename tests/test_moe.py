@@ -6,7 +6,7 @@ import pytest
 import torch
 from against_reference import assert_matches, counted_flops, double_weights, poisoned_memory
 
-from layers import reference
+from layers.checking import reference
 from layers.layer import RemoteAssignments, Routing
 from layers.moe import MoE, top
 from layers.spec import MoESpec

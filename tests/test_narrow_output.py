@@ -16,7 +16,6 @@ from report_results import a_key_sweep, a_sweep
 from rich.cells import cell_len
 from test_profile import a_mode, a_profile
 
-from membench import diagnosis
 from membench.cli import main
 from membench.cli.baseline import show_command
 from membench.cli.doctor import doctor
@@ -26,6 +25,7 @@ from membench.gate.comparison import compare_group
 from membench.gate.result_set import LoadedResult, group_results
 from membench.gate.thresholds import Thresholds
 from membench.gate.within import compare_within
+from membench.measuring import diagnosis
 from membench.planning.plan import make_plan
 from membench.results.records import read_result, write_result
 from membench.running.progress import RunProgress

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from layers.kernels import paths
-from layers.kernels.native import build
+from layers.kernels import cpp_build, paths
 
 needs_compiler = pytest.mark.skipif(not paths.has_native(), reason="no C++ compiler")
 
@@ -69,7 +68,7 @@ def test_what_cannot_be_had_is_done_without(variable, value, tmp_path, monkeypat
     monkeypatch.setenv("MEMBENCH_CACHE", str(tmp_path))
     monkeypatch.setenv(variable, value.format(folder=tmp_path))
     with pytest.warns(UserWarning, match="C\\+\\+ kernels cannot be used, torch's take their place: .+"):
-        assert build.kernels.__wrapped__().library is None
+        assert cpp_build.kernels.__wrapped__().library is None
 
 
 @pytest.mark.parametrize(
@@ -86,21 +85,21 @@ def test_a_compiler_that_says_nothing_is_told_in_words(script, says, tmp_path, m
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("MEMBENCH_CACHE", str(tmp_path))
     with pytest.warns(UserWarning, match="torch's take their place"):
-        assert build.kernels.__wrapped__().missing == f"{compiler} {says}"
+        assert cpp_build.kernels.__wrapped__().missing == f"{compiler} {says}"
 
 
-@pytest.mark.skipif(build.library() is None, reason="no working C++ compiler")
+@pytest.mark.skipif(cpp_build.library() is None, reason="no working C++ compiler")
 def test_without_a_path_the_compiler_still_finds_its_linker(tmp_path, monkeypatch):
     monkeypatch.delenv("PATH")
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("MEMBENCH_CACHE", str(tmp_path))
-    assert build.kernels.__wrapped__().missing is None
+    assert cpp_build.kernels.__wrapped__().missing is None
 
 
 def test_no_compiler_at_all_is_no_reason_to_warn(monkeypatch, recwarn):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
-    assert build.kernels.__wrapped__().library is None and not recwarn
+    assert cpp_build.kernels.__wrapped__().library is None and not recwarn
 
 
 @needs_compiler
@@ -108,41 +107,41 @@ def test_what_is_compiled_is_kept(monkeypatch):
     def fail(*_):
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr(build, "_compile", fail)
-    assert build.kernels.__wrapped__().library is not None
+    monkeypatch.setattr(cpp_build, "_compile", fail)
+    assert cpp_build.kernels.__wrapped__().library is not None
 
 
 @needs_compiler
 def test_what_is_kept_by_halves_is_compiled_again(tmp_path, monkeypatch):
     """Loading such a file would end the process."""
-    kept = next(iter(build._cache_folder().glob(f"kernels-{fingerprint()}.so")))
+    kept = next(iter(cpp_build._cache_folder().glob(f"kernels-{fingerprint()}.so")))
     (tmp_path / kept.name).write_bytes(kept.read_bytes()[:20_000])
     (tmp_path / kept.name).with_suffix(".sha256").write_bytes(kept.with_suffix(".sha256").read_bytes())
     monkeypatch.setenv("MEMBENCH_CACHE", str(tmp_path))
-    assert build.kernels.__wrapped__().library is not None
+    assert cpp_build.kernels.__wrapped__().library is not None
     assert (tmp_path / kept.name).stat().st_size > 20_000
 
 
 def fingerprint():
-    return build._fingerprint(build._compiler(), sorted(build._HERE.glob("*.cpp")))
+    return cpp_build._fingerprint(cpp_build._compiler(), sorted(cpp_build._SOURCES.glob("*.cpp")))
 
 
 @needs_compiler
 def test_a_cache_may_be_relative(tmp_path, monkeypatch):
-    for kept in build._cache_folder().glob(f"kernels-{fingerprint()}.*"):
+    for kept in cpp_build._cache_folder().glob(f"kernels-{fingerprint()}.*"):
         (tmp_path / kept.name).write_bytes(kept.read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEMBENCH_CACHE", ".")
-    monkeypatch.setattr(build, "_compile", None)  # not needed
-    assert build.kernels.__wrapped__().library is not None
+    monkeypatch.setattr(cpp_build, "_compile", None)  # not needed
+    assert cpp_build.kernels.__wrapped__().library is not None
 
 
 @needs_compiler
 def test_another_compiler_options_or_source_is_another_library(tmp_path):
     (source := tmp_path / "kernel.cpp").write_text("int x;")
-    command = build._compiler()
-    before = build._fingerprint(command, [source])
-    assert build._fingerprint(command, [source]) == before
-    assert build._fingerprint([*command, "-O0"], [source]) != before
+    command = cpp_build._compiler()
+    before = cpp_build._fingerprint(command, [source])
+    assert cpp_build._fingerprint(command, [source]) == before
+    assert cpp_build._fingerprint([*command, "-O0"], [source]) != before
     source.write_text("int y;")
-    assert build._fingerprint(command, [source]) != before
+    assert cpp_build._fingerprint(command, [source]) != before

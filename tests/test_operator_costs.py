@@ -6,7 +6,8 @@ import pytest
 from against_reference import counted_flops
 from operator_cases import SMALL, one_input, random_sizes, spec_of
 
-from layers import build, reference
+from layers import build
+from layers.checking import reference
 from layers.spec import KeyScoresSpec, MemorySpec, MoESpec, PeerSpec, spec_from
 
 

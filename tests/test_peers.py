@@ -10,7 +10,8 @@ from against_reference import assert_close
 from public_layers import MEMORY, MOE, PEERS, B, D, H, peer, tokens
 from typer.testing import CliRunner
 
-from layers import build, reference, verify
+from layers import build, verify
+from layers.checking import reference
 from layers.optim.layer_optimizer import LayerOptimizer
 from layers.public import peer_pytorch, product_key_memory, transformers_moe
 from membench.case import Case

@@ -6,7 +6,7 @@ from against_reference import poisoned_memory
 from recorded_operators import recorded
 from retrieval_checks import assert_selection_exact, tokens_for
 
-from layers import reference
+from layers.checking import reference
 from layers.checking.verification import relative_rms
 from layers.kernels.key_scores import key_scores
 from layers.kernels.retrieval import retrieve

@@ -6,7 +6,7 @@ import pytest
 import torch
 from against_reference import poisoned_memory
 
-from layers import reference
+from layers.checking import reference
 from layers.kernels import paths
 from layers.kernels import top_k as operator
 from layers.kernels.torch import top_k as plain_top_k

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from layers import build, sampled_reference, spec_from, verify
+from layers import build, spec_from, verify
+from layers.checking import sampled_reference
 from layers.checking.sampled_reference import relative_rms
 from layers.checking.verification import TOLERANCE
 from layers.layer import RemoteAssignments, RemoteLookups, Routing

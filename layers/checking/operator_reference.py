@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from membench.layers import reference
+from membench.layers.checking import reference
 from membench.layers.checking.sampled_reference import SampledReference, float64_leaf, kth_best_sum, shortfall
 from membench.layers.layer import Routing, Selection
 from membench.layers.operators.experts import GroupedExperts

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from membench.layers import reference
+from membench.layers.checking import reference
 from membench.layers.layer import Layer, RemoteAssignments, RemoteLookups, Routing, Selection
 from membench.layers.spec import DenseSpec, MemorySpec, MoESpec, PeerSpec, RetrievalSpec
 from membench.layers.tables.quantized_table import AnyTable, exact_rows, tables_of

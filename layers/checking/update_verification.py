@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from membench.layers import reference
+from membench.layers.checking import reference
 from membench.layers.checking.sampled_reference import relative_rms
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.optim.table_optimizer import TableOptimizer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from membench.layers import reference
+from membench.layers.checking import reference
 from membench.layers.layer import Selection
 from membench.layers.public.public_layer import PublicLayer, installed, sizes
 from membench.layers.spec import MemorySpec

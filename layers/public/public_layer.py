@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from membench.layers import reference
+from membench.layers.checking import reference
 from membench.layers.layer import Selection
 from membench.layers.spec import MemorySpec, MoESpec, PeerSpec, Spec
 

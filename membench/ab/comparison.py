@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from membench.ab.duel import Duel, Rounds
+from membench.ab.in_turn import Rounds, RoundsInTurn
 from membench.ab.revisions import Revision, checked_out
 from membench.case import Case
 from membench.errors import UsageError
@@ -24,8 +24,9 @@ from membench.processes.signals import ended_as_interrupted
 from membench.results.records import Pair, ResultFile, Run
 from membench.running.journal import SUFFIX, Journal, check_folder
 from membench.running.progress import RunProgress
-from membench.running.run import describe_run, plan_here, slower_here, write_finished
-from membench.running.runner import assemble, builds
+from membench.running.result_file import assemble, write_finished
+from membench.running.run import describe_run, plan_here, slower_here
+from membench.running.runner import builds
 from membench.scenario.scenario import Scenario
 from membench.words import how_many
 
@@ -147,22 +148,22 @@ class _Phase:
 
             code = self.revisions[0].code, self.revisions[1].code
             device = self.environment["device"]["type"]
-            duel = Duel(code, device, self.scenario.measure, progress.doing)
+            in_turn = RoundsInTurn(code, device, self.scenario.measure, progress.doing)
             try:
                 for number in range(self.done, self.done + rounds):
                     order = builds(cases)
                     random.Random(number).shuffle(order)
                     for build in order:
-                        duel.run(build, number, finished)
-                    self._check_origins(duel)
+                        in_turn.run(build, number, finished)
+                    self._check_origins(in_turn)
                     self.done = number + 1
             except KeyboardInterrupt:
                 return False
         return True
 
-    def _check_origins(self, duel: Duel) -> None:
+    def _check_origins(self, in_turn: RoundsInTurn) -> None:
         """Raises UsageError if no layer of a side is the revision's own: both sides would be the same code."""
-        for revision, option, origins in zip(self.revisions, ("BASE", "HEAD"), duel.origins, strict=True):
+        for revision, option, origins in zip(self.revisions, ("BASE", "HEAD"), in_turn.origins, strict=True):
             if origins and not any(map(revision.holds, origins)):
                 for journal in self.journals:
                     journal.remove()

@@ -1,47 +1,35 @@
-"""What a side of an ab runs under: this membench, with the revision's layers in place of ours where it has them."""
+"""What a side of an ab runs under: this membench with the revision's layers, or a revision of membench by itself.
 
+One instrument on both sides is what makes them comparable, so this membench measures the revision's layers where they
+have the face that it asks for (``membench.layers.face``). Layers of another face are measured by their own membench,
+in the conversation that both speak (``membench.running.protocol``).
+"""
+
+import re
 from pathlib import Path
 
-from membench.ab.duel import SideCode
+from membench.ab.in_turn import SideCode
+from membench.errors import UsageError
+from membench.layers.face import FACE
+from membench.running.protocol import PROTOCOL
 
 _PACKAGE = Path(__file__).resolve().parent.parent  # membench
-_OUR_LAYERS = (_PACKAGE / "layers").resolve()
-
-
-def make_harness(folder: Path, tree: Path) -> None:
-    """Make ``folder``, with a ``membench`` whose ``layers`` are those of the revision in ``tree``, or ours."""
-    ours = folder / "membench"
-    ours.mkdir(parents=True)
-    for entry in _PACKAGE.iterdir():
-        if entry.name != "layers":
-            (ours / entry.name).symlink_to(entry)
-    layers = _layers_of(tree)
-    if layers is not None and layers == tree / "layers":  # from before they were imported as membench.layers
-        (ours / "layers").mkdir()
-        (ours / "layers" / "__init__.py").symlink_to(_PACKAGE / "ab" / "former_layers.py")
-        (ours / "layers" / "former").symlink_to(layers, target_is_directory=True)
-        (ours / "layers" / "short_name.py").symlink_to(_OUR_LAYERS / "short_name.py")
-    else:
-        (ours / "layers").symlink_to(layers or _OUR_LAYERS, target_is_directory=True)
-
-
-def _layers_of(tree: Path) -> Path | None:
-    """The layers of a revision of membench itself; None of any other."""
-    known = (tree / "membench" / "layers", tree / "layers") if (tree / "membench").is_dir() else ()
-    return next((path for path in known if (path / "spec").is_dir()), None)
+_FIRST = 1  # the number of a face, or of a protocol, from before it was written down
 
 
 def side_code(tree: Path, inside: Path) -> SideCode:
-    """The harness, and the revision's folders; compiled kernels are cached for each side alone.
+    """The membench that measures the revision in ``tree``, and the revision's folders.
 
-    ``inside`` is where in the repository this was called from: a package may lie there.
+    Compiled kernels are cached for each side alone. ``inside`` is where in the repository this was called from: a
+    package may lie there.
+
+    Raises:
+        UsageError: its layers have another face, and its own membench cannot be asked either.
     """
     here = tree / inside
-    harness = tree.with_name(f"{tree.name}-harness")
-    make_harness(harness, tree)
     caches = tree.with_name(f"{tree.name}-cache")
     return SideCode(
-        home=harness,
+        home=_home(tree),
         folders=tuple(str(p) for p in dict.fromkeys((here / "src", here, tree / "src", tree)) if p.is_dir()),
         environment={
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -49,3 +37,41 @@ def side_code(tree: Path, inside: Path) -> SideCode:
             "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
         },
     )
+
+
+def _home(tree: Path) -> Path:
+    """The folder of the membench that measures the revision."""
+    theirs = tree / "membench" / "layers"
+    if not (tree / "membench").is_dir() or not any((path / "spec").is_dir() for path in (theirs, tree / "layers")):
+        return _harness(tree, (_PACKAGE / "layers").resolve())
+    face = _number("FACE", theirs / "face.py")
+    if face == FACE and (theirs / "spec").is_dir():
+        return _harness(tree, theirs)
+    protocol = _number("PROTOCOL", tree / "membench/running/protocol.py", tree / "membench/protocol.py")
+    if protocol == PROTOCOL:
+        return tree
+    raise UsageError(
+        f"is a membench whose layers have another face ({face or _FIRST}, this membench measures {FACE}), and that "
+        "cannot be asked to measure them itself: compare it with the membench of its own time"
+    )
+
+
+def _harness(tree: Path, layers: Path) -> Path:
+    """A folder with a ``membench`` that is this one but for its ``layers``."""
+    home = tree.with_name(f"{tree.name}-harness")
+    ours = home / "membench"
+    ours.mkdir(parents=True)
+    for entry in _PACKAGE.iterdir():
+        if entry.name != "layers":
+            (ours / entry.name).symlink_to(entry)
+    (ours / "layers").symlink_to(layers, target_is_directory=True)
+    return home
+
+
+def _number(name: str, *files: Path) -> int | None:
+    """What a revision's file says that a number is, without running it; None where it has none of the files."""
+    for file in files:
+        if file.is_file():
+            found = re.search(rf"^{name} = (\d+)$", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+            return int(found[1]) if found else _FIRST
+    return None

@@ -1,7 +1,7 @@
 """Git revisions as folders, and the environment in which one of them is what is measured.
 
-The harness is the same for both sides: this membench. What differs is all that a revision holds
-besides (``layers``, or the package of a layer from outside).
+What differs between the sides is what a revision holds: ``layers``, or the package of a layer from outside. This
+membench measures both, as far as it can (``membench.ab.harness``).
 """
 
 import sys
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from membench.ab.duel import SideCode
 from membench.ab.harness import side_code
+from membench.ab.in_turn import SideCode
 from membench.ab.naming import commit_of
 from membench.ab.repository import Repository
 from membench.errors import UsageError, shown
@@ -75,7 +75,14 @@ def _revision(repository: Repository, name: str, commit: str, tree: Path, option
     if empty:
         without = f"without its submodules {', '.join(empty)}, which are not here at that commit"
         print(f"membench: {option} {name}: {without}", file=sys.stderr)
-    return Revision(name, commit[:SHA_DIGITS], tree, side_code(tree, repository.inside))
+    try:
+        code = side_code(tree, repository.inside)
+    except UsageError as error:
+        raise UsageError(f"{shown(name)} {error.problem}", source=option) from None
+    if code.home == tree:
+        why = "measured by its own membench, whose layers have another face than this one's"
+        print(f"membench: {option} {name}: {why}", file=sys.stderr)
+    return Revision(name, commit[:SHA_DIGITS], tree, code)
 
 
 def _no_repository(error: GitError) -> UsageError:

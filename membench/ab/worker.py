@@ -4,9 +4,7 @@ Between questions it is silent and idle: the other side is being timed.
 """
 
 import sys
-from importlib import import_module
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from membench.machine.device import cache_bytes
@@ -35,7 +33,6 @@ class Side(Worker):
     def build(self, job: Build) -> Built:
         """The layer alone: ceilings would be measured while the other side builds."""
         self.threads = prepare_process(job.threads)
-        add_what_layers_lack()
         from membench.layers.factory import build
         from membench.measuring.measurement import CaseMeasurement
         from membench.measuring.time import Clock
@@ -72,12 +69,6 @@ class Side(Worker):
         self.clocks.append(read_clocks(self.job.device))
         known = {"threads": self.threads, "clocks": self.clocks}
         return Found(found={**self.measurement.facts(self.prepared), **known})
-
-
-def add_what_layers_lack() -> None:
-    """A module that this membench asks of ``layers``, and that the revision's have not yet, is ours."""
-    ours = (Path(__file__).resolve().parent.parent / "layers").resolve()
-    import_module("membench.layers").__path__.append(str(ours))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def ab(
 
     Each round starts a fresh process for each side and times them sample by sample in turn, so that a
     machine that drifts drifts for both. What the first rounds leave open gets as many again; what is
-    slow must be slow again on fresh rounds. The harness, and the scenario, are this membench's for both.
+    slow must be slow again on fresh rounds. This membench, and its scenario, measure both.
 
     Exit codes: 0 no regression, 1 confirmed regression, 2 bad input, 3 inconclusive (only with
     --strict), 4 nothing comparable, 5 nothing was measured, 130 interrupted (what was finished is kept).

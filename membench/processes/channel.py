@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from membench.results.records import Status
+from membench.case import Status
 
 
 class Message(BaseModel):

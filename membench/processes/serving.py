@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from membench.case import Status
 from membench.errors import Unavailable
 from membench.processes.channel import Channel, Failed, Message, Progress, Ready, read_message
-from membench.results.records import Status
 
 _PR_SET_PDEATHSIG = 1
 Answers = Mapping[type[Message], Callable[[Any], Message]]

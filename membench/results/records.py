@@ -9,14 +9,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from membench.case import Case
+from membench.case import Case, Status
 from membench.errors import UsageError
 from membench.files import read_file, write_whole
 from membench.words import how_many
 
 SCHEMA_VERSION = 1
 MAX_RESULT_BYTES = 2**28
-Status = Literal["ok", "oom", "timeout", "error", "skipped"]
 
 
 class ForeignFile(UsageError):

@@ -1,10 +1,16 @@
-"""What a worker process is asked and answers: one conversation for ``run``, ``profile`` and ``ab``."""
+"""What a worker process is asked and answers: one conversation for ``run``, ``profile`` and ``ab``.
+
+Both sides of it are of one membench, but in an ``ab`` of two revisions of membench: ``PROTOCOL`` is raised when a
+message changes so that an earlier membench would not understand it.
+"""
 
 from typing import Any, Self
 
 from membench.case import Case
 from membench.processes.channel import Message
 from membench.scenario.settings import Measure
+
+PROTOCOL = 1
 
 
 class Build(Message):

@@ -12,7 +12,6 @@ from typing import Any
 from membench import __version__
 from membench.case import METHOD_VERSION, Case
 from membench.errors import UsageError
-from membench.files import rescue
 from membench.git.commit import Commit, commit_after, running_commit
 from membench.machine.conditions import announcements
 from membench.machine.datasheet import Hardware, lookup
@@ -22,10 +21,11 @@ from membench.machine.provenance import probe_environment, result_stem, utc_now
 from membench.planning.plan import Plan, make_plan
 from membench.processes.signals import ended_as_interrupted
 from membench.results.conditions import other_conditions
-from membench.results.records import ResultFile, Round, Run, strict_json, write_result
+from membench.results.records import ResultFile, Round, Run
 from membench.running.journal import SUFFIX, Journal, check_folder, newest_journal
 from membench.running.progress import RunProgress
-from membench.running.runner import Runner, assemble, result_path
+from membench.running.result_file import assemble, write_finished
+from membench.running.runner import Runner
 from membench.scenario.scenario import Scenario
 from membench.scenario.shipped import source_name
 from membench.words import how_many
@@ -176,27 +176,6 @@ def _difference(before: Run, now: Run, then: dict[str, Any], environment: dict[s
     if before.ranks != now.ranks:
         return f"measured one rank of P = {before.ranks}; now P would be {now.ranks}: set fit.ranks={before.ranks}"
     return None
-
-
-def write_finished(result: ResultFile, journal: Journal, *, interrupted: bool) -> Path | None:
-    """The result file; in the temporary folder if its own cannot be written, on standard error if none can."""
-    stem, folder = journal.path.name.removesuffix(SUFFIX), journal.path.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)  # it may have been removed meanwhile
-        path = result_path(folder, stem, result.run)
-        write_result(result, path)
-    except OSError as error:
-        print(f"membench: {folder / f'{stem}.json'} cannot be written ({error.strerror})", file=sys.stderr)
-        text = strict_json(result.model_dump(mode="json")) + "\n"
-        elsewhere = rescue(text.encode(), f"{stem}.json")
-        if elsewhere is None:
-            print(text, file=sys.stderr)
-        return elsewhere
-    if interrupted:
-        journal.release()
-    else:
-        journal.remove()
-    return path
 
 
 def _announcement(plan: Plan, environment: dict[str, Any], scenario: Scenario, left: int) -> str:

@@ -9,16 +9,11 @@ import random
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from membench.case import Case
-from membench.errors import UsageError
-from membench.machine.datasheet import lookup
-from membench.planning.plan import Plan, PlannedCase
+from membench.planning.plan import Plan
 from membench.processes.channel import Failed
-from membench.results.metrics import flags_of, metrics_of
-from membench.results.records import Record, ResultFile, Round, Run, read_result
+from membench.results.records import Round
 from membench.running.case_answers import CaseAnswer, case_answers
 from membench.running.journal import Journal
 from membench.running.protocol import Build, MeasureCase
@@ -99,58 +94,3 @@ class Runner:
         round_ = Round(number=number, started=each.started, status=status, reason=reason, **facts)
         self.journal.add(each.case.id, round_)
         self.finished(each.case, round_)
-
-
-def assemble(plan: Plan, run: Run, environment: dict[str, Any], journal: Journal) -> ResultFile:
-    """The result file of what the journal holds; cases never reached are skipped, and say so."""
-    records = [_record(planned, journal, environment) for planned in plan.cases]
-    return ResultFile(run=run, environment=environment, cases=records)
-
-
-def _record(planned: PlannedCase, journal: Journal, environment: dict[str, Any]) -> Record:
-    rounds = journal.latest(planned.case.id)
-    failed = next((r for r in rounds if r.status != "ok"), None)
-    if planned.skipped:
-        status, reason = "skipped", planned.skipped
-    elif not rounds:
-        status, reason = "skipped", "the run was interrupted before this case"
-    elif failed:
-        status, reason = failed.status, failed.reason
-    else:
-        status, reason = "ok", None
-    sheet = lookup(environment["device"]["name"]) if environment["device"]["type"] == "cuda" else None
-    record = Record(
-        id=planned.case.id,
-        case=planned.case,
-        status=status,
-        reason=reason,
-        labels=list(planned.labels),
-        asked=planned.asked,
-        achieved=planned.achieved,
-        planned=planned.model_dump(mode="json", exclude={"id", "case", "asked", "achieved", "labels", "skipped"}),
-        rounds=rounds,
-        metrics=metrics_of(
-            planned.case,
-            rounds,
-            communication_ms=planned.communication_ms if planned.case.ranks > 1 else 0.0,
-            peak_flops_per_s=sheet.flops_per_s.get(planned.case.layer.dtype) if sheet else None,
-            peak_bytes_per_s=sheet.memory_bytes_per_s if sheet else None,
-        ),
-    )
-    return record.model_copy(update={"flags": flags_of(record)})
-
-
-def result_path(folder: Path, stem: str, run: Run) -> Path:
-    """Where a run's result file goes: over what the same run left when it was interrupted, never over another."""
-    path, number = folder / f"{stem}.json", 2
-    while path.exists() and not _is_interrupted(path, run):
-        path, number = folder / f"{stem}-{number}.json", number + 1
-    return path
-
-
-def _is_interrupted(path: Path, run: Run) -> bool:
-    try:
-        left = read_result(path).run
-    except UsageError:
-        return False
-    return left.interrupted and left.started == run.started and left.scenario_hash == run.scenario_hash

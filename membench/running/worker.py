@@ -84,10 +84,8 @@ def origin(job: Build) -> str:
     """The file that what is measured was imported from."""
     spec: Any = job.cases[0].layer
     if isinstance(spec, ExternalSpec):
-        try:
-            from membench.layers.external import factory_and_module
-        except ImportError:  # of a revision from before it
-            return import_module(spec.factory.partition(":")[0]).__file__ or ""
+        from membench.layers.external import factory_and_module
+
         return factory_and_module(spec.factory)[1].__file__ or ""
     return import_module("membench.layers").__file__ or ""
 

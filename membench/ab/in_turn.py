@@ -52,7 +52,7 @@ class Turn:
         return next((each for each in (self.ready, self.facts) if isinstance(each, Failed)), None)
 
 
-class Duel:
+class RoundsInTurn:
     """Rounds of any build on two sides. ``origins``: the files that each side's layers were imported from."""
 
     def __init__(

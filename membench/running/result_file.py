@@ -1,0 +1,89 @@
+"""What a journal holds as one result file: records with their metrics, written where nothing is lost."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from membench.errors import UsageError
+from membench.files import rescue
+from membench.machine.datasheet import lookup
+from membench.planning.plan import Plan, PlannedCase
+from membench.results.metrics import flags_of, metrics_of
+from membench.results.records import Record, ResultFile, Run, read_result, strict_json, write_result
+from membench.running.journal import SUFFIX, Journal
+
+
+def assemble(plan: Plan, run: Run, environment: dict[str, Any], journal: Journal) -> ResultFile:
+    """The result file of what the journal holds; cases never reached are skipped, and say so."""
+    records = [_record(planned, journal, environment) for planned in plan.cases]
+    return ResultFile(run=run, environment=environment, cases=records)
+
+
+def _record(planned: PlannedCase, journal: Journal, environment: dict[str, Any]) -> Record:
+    rounds = journal.latest(planned.case.id)
+    failed = next((r for r in rounds if r.status != "ok"), None)
+    if planned.skipped:
+        status, reason = "skipped", planned.skipped
+    elif not rounds:
+        status, reason = "skipped", "the run was interrupted before this case"
+    elif failed:
+        status, reason = failed.status, failed.reason
+    else:
+        status, reason = "ok", None
+    sheet = lookup(environment["device"]["name"]) if environment["device"]["type"] == "cuda" else None
+    record = Record(
+        id=planned.case.id,
+        case=planned.case,
+        status=status,
+        reason=reason,
+        labels=list(planned.labels),
+        asked=planned.asked,
+        achieved=planned.achieved,
+        planned=planned.model_dump(mode="json", exclude={"id", "case", "asked", "achieved", "labels", "skipped"}),
+        rounds=rounds,
+        metrics=metrics_of(
+            planned.case,
+            rounds,
+            communication_ms=planned.communication_ms if planned.case.ranks > 1 else 0.0,
+            peak_flops_per_s=sheet.flops_per_s.get(planned.case.layer.dtype) if sheet else None,
+            peak_bytes_per_s=sheet.memory_bytes_per_s if sheet else None,
+        ),
+    )
+    return record.model_copy(update={"flags": flags_of(record)})
+
+
+def write_finished(result: ResultFile, journal: Journal, *, interrupted: bool) -> Path | None:
+    """The result file; in the temporary folder if its own cannot be written, on standard error if none can."""
+    stem, folder = journal.path.name.removesuffix(SUFFIX), journal.path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # it may have been removed meanwhile
+        path = result_path(folder, stem, result.run)
+        write_result(result, path)
+    except OSError as error:
+        print(f"membench: {folder / f'{stem}.json'} cannot be written ({error.strerror})", file=sys.stderr)
+        text = strict_json(result.model_dump(mode="json")) + "\n"
+        elsewhere = rescue(text.encode(), f"{stem}.json")
+        if elsewhere is None:
+            print(text, file=sys.stderr)
+        return elsewhere
+    if interrupted:
+        journal.release()
+    else:
+        journal.remove()
+    return path
+
+
+def result_path(folder: Path, stem: str, run: Run) -> Path:
+    """Where a run's result file goes: over what the same run left when it was interrupted, never over another."""
+    path, number = folder / f"{stem}.json", 2
+    while path.exists() and not _is_interrupted(path, run):
+        path, number = folder / f"{stem}-{number}.json", number + 1
+    return path
+
+
+def _is_interrupted(path: Path, run: Run) -> bool:
+    try:
+        left = read_result(path).run
+    except UsageError:
+        return False
+    return left.interrupted and left.started == run.started and left.scenario_hash == run.scenario_hash
