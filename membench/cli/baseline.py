@@ -1,4 +1,4 @@
-"""``membench baseline``: which file `compare` holds new results against."""
+"""``membench baseline``: which file `compare` compares new results with."""
 
 import sys
 from contextlib import redirect_stdout
@@ -10,12 +10,14 @@ import typer
 from membench.cli import exit_codes
 from membench.cli.options import AsJson
 
-baseline = typer.Typer(help="Set or show what `membench compare` holds new results against.", add_completion=False)
+baseline = typer.Typer(
+    help="Set or show the file that `membench compare` compares new results with.", add_completion=False
+)
 
 
 @baseline.callback(invoke_without_command=True)
 def group(context: typer.Context) -> None:
-    """Which of the commands is missing, and the help that says what they are: on standard error, as an error is."""
+    """Without a command, shows the help on standard error: it is an error."""
     if context.invoked_subcommand is None:
         with redirect_stdout(sys.stderr):
             print(context.get_help())
@@ -24,11 +26,13 @@ def group(context: typer.Context) -> None:
 
 @baseline.command("set")
 def set_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A result file; it stays where it is.")],
-    reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Kept beside it.")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A result file. It is not moved.")],
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", help="Why; stored in baselines.yaml.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make FILE the baseline of its device and scenario, in baselines.yaml beside it.
+    """Make FILE the baseline of its device and scenario. Writes baselines.yaml in FILE's folder.
 
     Exit codes: 0 set, 2 bad input.
     """
@@ -56,7 +60,7 @@ def set_command(
 
 @baseline.command("show")
 def show_command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where result files lie.")] = Path("results"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of the result files.")] = Path("results"),
     as_json: AsJson = False,
 ) -> None:
     """List the baselines of a folder.
