@@ -33,10 +33,10 @@ def ab(
 ) -> None:
     """Say whether HEAD is slower than BASE. Both are checked out and timed alternately on this machine.
 
-    Each round starts a fresh process for each side and alternates between them, sample by sample, so that a
-    machine that becomes slower is slower for both. If the first rounds do not decide, as many again are
-    measured. A case that is slow must be slow again in fresh rounds. Both sides are measured by this membench,
-    with this scenario.
+    Each round starts a fresh process for each side and alternates between them, sample by sample, so
+    that a machine that becomes slower is slower for both. If the first rounds do not decide, as many
+    again are measured. A case that is slow must be slow again in fresh rounds. Both sides are measured
+    by this membench, with this scenario.
 
     Exit codes: 0 no regression, 1 confirmed regression, 2 bad input, 3 inconclusive (only with
     --strict), 4 nothing comparable, 5 nothing was measured, 130 interrupted (what was finished is kept).

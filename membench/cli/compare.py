@@ -43,10 +43,11 @@ def compare(
 ) -> None:
     """Say which cases of the newest file are slower, larger, wrong or missing, compared with a baseline.
 
-    Files are grouped by device and scenario; cases are matched by id. The baseline of a group is --baseline,
-    or else the file set with `membench baseline set`, or else the oldest file. (If the oldest of more than two
-    files is taken, timings are shown but cannot fail.) A timing is judged by its rounds (fresh processes). With too
-    few rounds for the statistics it is INCONCLUSIVE, never a pass. JSON files that are not results are skipped.
+    Files are grouped by device and scenario; cases are matched by id. The baseline of a group is
+    --baseline, or else the file set with `membench baseline set`, or else the oldest file. (If the
+    oldest of more than two files is taken, timings are shown but cannot fail.) A timing is judged by
+    its rounds (fresh processes). With too few rounds for the statistics it is INCONCLUSIVE, never a
+    pass. JSON files that are not results are skipped.
 
     Exit codes: 0 no regression, 1 regression, 2 bad input, 3 inconclusive (only with --strict),
     4 nothing comparable, 5 nothing was measured, 130 interrupted.

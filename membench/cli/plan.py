@@ -21,8 +21,8 @@ def plan(
 ) -> None:
     """Show every case's exact counts, memory, whether it fits, and its predicted time. Nothing is measured.
 
-    Without --hardware the plan is for this machine: for its GPU, if the driver names one that membench knows and
-    --device is not cpu; otherwise for its processor.
+    Without --hardware the plan is for this machine: for its GPU, if the driver names one that membench
+    knows and --device is not cpu; otherwise for its processor.
 
     Exit codes: 0 planned, 2 bad input.
     """

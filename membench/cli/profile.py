@@ -96,10 +96,10 @@ def profile(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show where the time of a layer goes: by stage, forward and backward, and how far each stage is from its limit.
+    """Show where the time of a layer goes, by stage, and how far each stage is from its limit.
 
-    The layer is checked against the reference first. If it does not fit, one rank's share of it is profiled.
-    The tables are printed before pictures are drawn.
+    The layer is checked against the reference first. If it does not fit, one rank's share of it is
+    profiled. The tables are printed before pictures are drawn.
 
     Exit codes: 0 profiled, 2 bad input, 5 something could not be profiled.
     """
