@@ -60,7 +60,7 @@ def _lazy_adam(state: RowState, rows: Tensor, change: Tensor, step: RowStep, dec
 
 
 def _rounded(values: Tensor, rows: Tensor, table: Tensor, step: RowStep) -> Tensor:
-    """The values in the table's dtype. A bf16 is the upper half of an fp32; random bits added to the lower half round."""
+    """The values in the table's dtype. A bf16 is the upper half of an fp32: random bits added below round it."""
     if step.seed is None or table.dtype != torch.bfloat16:
         return values.to(table.dtype)
     bits = values.contiguous().view(torch.int32).long() & 0xFFFFFFFF
