@@ -25,7 +25,7 @@ from membench.layers.spec import DenseSpec, MemoryPlusSpec, MemorySpec, Mode, Mo
 from membench.machine.device import cache_bytes, usable_cores
 from membench.machine.provenance import probe_environment, utc_now
 from membench.measuring.inputs import make_inputs, pool_size
-from membench.measuring.measurement import make_step
+from membench.measuring.step import make_step
 from membench.measuring.time import Clock, Sampling, Step, sample
 from membench.processes.environment import measuring_environment
 

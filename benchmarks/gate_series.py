@@ -36,7 +36,7 @@ from membench.layers.spec import DenseSpec, MemorySpec
 from membench.machine.device import cache_bytes, usable_cores
 from membench.machine.provenance import probe_environment, result_stem, utc_now
 from membench.measuring.inputs import make_inputs, pool_size
-from membench.measuring.measurement import make_step
+from membench.measuring.step import make_step
 from membench.measuring.time import Clock, Step
 from membench.processes.environment import measuring_environment
 from membench.running.progress import RunProgress

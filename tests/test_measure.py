@@ -11,7 +11,8 @@ from membench.case import Case
 from membench.machine.energy import EnergyCounter
 from membench.measuring import ceilings, memory
 from membench.measuring.inputs import make_inputs, pool_size
-from membench.measuring.measurement import CaseMeasurement, make_step
+from membench.measuring.measurement import CaseMeasurement
+from membench.measuring.step import make_step
 from membench.measuring.time import Clock, Sampling, sample, warm_up
 from membench.measuring.traffic import count_traffic
 

@@ -13,8 +13,9 @@ from layers.kernels.paths import has_native, path_of
 from layers.layer import Routing
 from membench.errors import Unavailable
 from membench.measuring.inputs import make_inputs, pool_size
-from membench.measuring.measurement import CaseMeasurement, make_step
+from membench.measuring.measurement import CaseMeasurement
 from membench.measuring.preparation import Preparation
+from membench.measuring.step import make_step
 from membench.measuring.time import Clock
 from membench.processes.serving import classify
 

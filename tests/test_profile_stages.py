@@ -12,7 +12,7 @@ from layers import build, spec_from
 from layers.kernels.stages import observed_by, stage
 from layers.optim.layer_optimizer import LayerOptimizer
 from membench.measuring.inputs import Input
-from membench.measuring.measurement import make_step
+from membench.measuring.step import make_step
 from membench.measuring.time import Clock
 from membench.profiler.stage_clock import StageClock
 from membench.profiler.stage_times import Budget, followed, mean_of_middle, observed, time_stages

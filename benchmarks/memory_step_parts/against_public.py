@@ -32,7 +32,7 @@ from membench.layers.kernels.row_update import RowOptimizer
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.public.embedding_bag import BagMemory
 from membench.measuring.inputs import Input
-from membench.measuring.measurement import make_step
+from membench.measuring.step import make_step
 from membench.measuring.time import Clock, Step
 
 INPUTS = 8  # batches that take turns: together they read several times the last-level cache

@@ -18,7 +18,7 @@ from membench.layers.factory import build
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec.quantities import format_num_keys
 from membench.measuring.inputs import Input
-from membench.measuring.measurement import make_step
+from membench.measuring.step import make_step
 from membench.measuring.time import Step
 from membench.measuring.traffic import count_traffic
 from membench.profiler.stage_clock import StageClock

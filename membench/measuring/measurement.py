@@ -1,12 +1,10 @@
 """One Case measured in this process: inputs, check, choice of implementation, samples, memory, energy."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from membench.case import Case
@@ -15,10 +13,11 @@ from membench.layers.checking.verification import Verification
 from membench.layers.layer import Layer
 from membench.layers.operators.operator import Operator
 from membench.layers.optim.layer_optimizer import LayerOptimizer
-from membench.layers.spec import Cost, Mode, has_backward
+from membench.layers.spec import has_backward
 from membench.machine.clocks import read_clocks
 from membench.machine.conditions import begin_ran, ran
 from membench.machine.energy import EnergyCounter
+from membench.measuring.as_record import cost_json, reference_json, sampling_json
 from membench.measuring.implementations import Call, implementation
 from membench.measuring.inputs import Input
 from membench.measuring.memory import (
@@ -31,67 +30,14 @@ from membench.measuring.memory import (
     weights_bytes,
 )
 from membench.measuring.preparation import Preparation
-from membench.measuring.time import Clock, Samples, Sampling, Step, sample
+from membench.measuring.step import make_step
+from membench.measuring.stop_watch import StopWatch
+from membench.measuring.time import Clock, Sampling, Step, sample
 from membench.measuring.traffic import Traffic
 
 _TUNING = Sampling(min_samples=5, floor_samples=3, max_seconds=1.0, warmup_seconds=0.2)
 _ENERGY_SECONDS = 1.0  # the counters tick in tens of milliseconds
 Progress = Callable[[str], None]
-
-
-class StopWatch:
-    """Seconds spent by purpose."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def on(self, purpose: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[purpose] = self.seconds.get(purpose, 0.0) + time.perf_counter() - begin
-
-
-def make_step(
-    mode: Mode, call: Call, layer: Layer, inputs: list[Input], upstream: Tensor, optimizer: LayerOptimizer | None
-) -> Step:
-    """One call of a mode on input number i.
-
-    forward, prefill, decode: y, without autograd. forward_backward: y and every gradient,
-    of x, the parameters (materialized anew) and the touched rows, a router's auxiliary loss
-    included. train_step: the same and the optimizer's update, of table rows in the backward pass itself.
-    """
-
-    def forward(i: int) -> Tensor:
-        item = inputs[i % len(inputs)]
-        with torch.no_grad():
-            return call(item.x, item.routing)
-
-    def forward_backward(i: int) -> None:
-        item = inputs[i % len(inputs)]
-        layer.zero_gradients()
-        y = call(*item.leaves())
-        loss = layer.auxiliary_loss
-        if loss is None:
-            y.backward(upstream)
-        else:
-            torch.autograd.backward([y, loss], [upstream, torch.ones_like(loss)])
-
-    def train_step(i: int) -> None:
-        assert optimizer is not None
-        with optimizer.fused():
-            forward_backward(i)
-        optimizer.step()
-
-    step = train_step if mode == "train_step" else forward_backward if has_backward(mode) else forward
-
-    def on_path(i: int) -> object:
-        with layer.on_path():
-            return step(i)
-
-    return on_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +113,7 @@ class CaseMeasurement:
         return {
             **self.facts(prepared),
             "samples_s": samples.seconds,
-            "sampling": _without_seconds(samples),
+            "sampling": sampling_json(samples),
             "hot_samples_s": hot.seconds if hot else None,
             "clocks": clocks,
         }
@@ -282,44 +228,3 @@ class CaseMeasurement:
 def _path_taken(layer: Layer) -> dict[str, str]:
     """What ``auto`` came to, for an operator that has several paths."""
     return {"path": layer.path} if isinstance(layer, Operator) and layer.path else {}
-
-
-def cost_json(cost: Cost) -> dict[str, Any]:
-    """A Cost as a record keeps it: totals, stages, memory need, communication."""
-    totals = (
-        "params",
-        "active_params",
-        "rank_params",
-        "stored_bytes",
-        "flops",
-        "flops_executed",
-        "bytes_min",
-        "bytes_issued",
-        "bytes_dram_expected",
-        "row_bytes_dram_expected",
-    )
-    return {
-        **{name: getattr(cost, name) for name in totals},
-        "stages": [asdict(stage) for stage in cost.stages],
-        "memory_bytes": asdict(cost.memory),
-        "communication_bytes": cost.communication_bytes,
-        "is_expectation": cost.is_expectation,
-    }
-
-
-def _without_seconds(samples: Samples) -> dict[str, Any]:
-    facts = asdict(samples)
-    del facts["seconds"]
-    return facts
-
-
-def reference_json(found: Verification | None) -> dict[str, Any] | None:
-    """A check as a record keeps it; None where the layer has no reference."""
-    if found is None:
-        return None
-    return {
-        "tokens": found.tokens,
-        "errors": found.errors,
-        "selection_shortfall": found.selection_shortfall,
-        "tolerance": found.tolerance,
-    }

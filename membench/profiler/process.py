@@ -36,7 +36,8 @@ def _profiled(case: Case, measurement: "CaseMeasurement", trace: str | None) -> 
     """One mode: checked, timed by stage, then its kernels and its trace."""
     from dataclasses import asdict
 
-    from membench.measuring.measurement import make_step, reference_json
+    from membench.measuring.as_record import reference_json
+    from membench.measuring.step import make_step
     from membench.profiler.kernels import NamedRanges, kernels_by_time, write_trace
     from membench.profiler.stage_clock import StageClock
     from membench.profiler.stage_times import Budget, followed, observed, time_stages
