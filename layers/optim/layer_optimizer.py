@@ -163,7 +163,7 @@ def clip_gradients_(layers: Layer | Sequence[Layer], max_norm: float) -> Tensor:
 
     Raises:
         ValueError: ``max_norm`` is below 0 or not a number.
-        TypeError: a layer is none of membench's.
+        TypeError: a layer is not one of membench's.
     """
     if not max_norm >= 0:
         raise ValueError(f"max_norm should be a number from 0, not {max_norm}")

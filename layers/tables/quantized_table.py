@@ -72,7 +72,7 @@ class QuantizedTable(nn.Module):
         """The rows of a table (N, D), rounded.
 
         Raises:
-            ValueError: ``row_dtype`` is no row format, or a number of the table is not finite.
+            ValueError: ``row_dtype`` is not a row format, or a number of the table is not finite.
         """
         weight = allocate(len(table), table.shape[1], row_dtype, table.device)
         return cls(*quantize_rows(table, row_dtype, out=weight), table.dtype)

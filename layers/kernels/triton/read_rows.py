@@ -19,7 +19,7 @@ _WORDS = 4096  # a program of 4 warps has 16 KiB in flight: 32 words per thread
 def read_rows(table: Tensor, rows: Tensor) -> Tensor:
     """All bits of the rows (M,) of a table (N, D), combined by exclusive or.
 
-    Rows are read as words of 32 bits, or of 8 where a row is no whole number of those.
+    Rows are read as words of 32 bits, or of 8 bits if a row is not a multiple of 32 bits.
 
     Returns:
         One word of each program; their exclusive or is that of all words.

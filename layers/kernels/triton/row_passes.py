@@ -144,5 +144,5 @@ def _as_int32(bits: int) -> int:
 
 @cache
 def _multiprocessors(device: torch.device) -> int:
-    """Of a GPU; where the kernels are interpreted there is no need for many programs."""
+    """The number of a GPU. Interpreted kernels do not need many programs."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
