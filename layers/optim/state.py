@@ -16,7 +16,7 @@ def check_keys(state: Any, wanted: dict[str, Any]) -> None:
     """
     missing = [key for key in wanted if not isinstance(state, dict) or key not in state]
     if missing:
-        raise ValueError(f"the state lacks {', '.join(missing)}: it is none that state_dict() gave")
+        raise ValueError(f"the state lacks {', '.join(missing)}: state_dict() did not make it")
 
 
 def check_torch_state(optimizer: torch.optim.Optimizer, state: Any) -> None:

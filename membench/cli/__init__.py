@@ -96,7 +96,7 @@ def main() -> None:
     except Exception as error:  # a traceback would end with exit code 1, which means that something got slower
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(last.filename).name}:{last.lineno}"
-        _leave(f"a fault of membench itself at {where}: {type(error).__name__}: {error}", exit_codes.HARNESS)
+        _leave(f"a bug in membench, at {where}: {type(error).__name__}: {error}", exit_codes.HARNESS)
 
 
 def _run(*words: str) -> int:

@@ -42,12 +42,12 @@ def set_command(
 
     result = read_result(file)
     if not any(record.status == "ok" for record in result.cases):
-        raise UsageError("has no case that was measured: nothing could ever be compared with it", source=str(file))
+        raise UsageError("has no case that was measured, so nothing could be compared with it", source=str(file))
     if result.run.pair or result.run.interrupted or result.run.only:
-        what = "a side of an ab" if result.run.pair else "no whole run"
-        raise UsageError(f"is {what}; a baseline is what membench run measured from end to end", source=str(file))
+        what = "a side of an ab" if result.run.pair else "not a whole run"
+        raise UsageError(f"is {what}; a baseline must be a complete result of membench run", source=str(file))
     if result.run.git_dirty:
-        print(f"membench: {file} was measured with changes that no commit holds", file=sys.stderr)
+        print(f"membench: {file} was measured with changes that are in no commit", file=sys.stderr)
     found, before = set_baseline(file, result, reason)
     if as_json:
         print(
@@ -80,5 +80,5 @@ def show_command(
     priorities = {"scenario": 1, "device": 2, "file": 1, "set_at": 3, "reason": 4}
     rows = [[getattr(each, name) for name in priorities] for each in known.baselines]
     columns = [Column(name, right=False, priority=priority) for name, priority in priorities.items()]
-    none = "" if rows else "None is set yet: membench baseline set FILE."
+    none = "" if rows else "No baseline is set yet. To set one: membench baseline set FILE."
     print_tables([Table(one_line(f"Baselines in {folder}"), none, columns, rows)])

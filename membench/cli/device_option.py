@@ -11,5 +11,5 @@ def checked_device(device: str) -> str:
         UsageError: it is not auto, cpu or cuda.
     """
     if device not in DEVICES:
-        raise UsageError(f"{shown(device)} is no device; {suggestion(device, DEVICES)}", source="--device")
+        raise UsageError(f"{shown(device)} is not a device; {suggestion(device, DEVICES)}", source="--device")
     return device

@@ -71,7 +71,7 @@ class Outputs:
         with ExitStack() as files:  # every file is tried, even if another one fails
             for path, source in self._files():
                 files.callback(_write, path, texts.get(source, summary), source)
-        output.done("the verdict is in the line above")
+        output.done("the line above has the verdict")
         return outcome.exit_code
 
 

@@ -21,9 +21,9 @@ def checked_folder(output: Path) -> Path:
         UsageError: it is a file, or it does not exist and ends like a file name.
     """
     if _is_file(output):
-        raise UsageError(f"{output} is a file; name the folder in which result files go", source="--output")
+        raise UsageError(f"{output} is a file; name a folder for result files", source="--output")
     if output.suffix.lower() in _FILES and not _is_folder(output):
-        problem = f"{output} ends as a file does; name the folder in which result files go (each names itself)"
+        problem = f"{output} ends like a file name; name a folder for result files (membench chooses their names)"
         raise UsageError(problem, source="--output")
     return output
 
@@ -37,7 +37,7 @@ def page_path(output: Path) -> Path:
     if output.suffix.lower() in _PAGES:
         return output
     if _is_file(output) or (output.suffix.lower() in _FILES and not _is_folder(output)):
-        problem = f"{output} is no name for a page; give one that ends in .html, or a folder"
+        problem = f"{output} cannot be the name of a page; name a file that ends in .html, or a folder"
         raise UsageError(problem, source="--output")
     try:
         output.mkdir(parents=True, exist_ok=True)
