@@ -124,9 +124,7 @@ class HostTable(ValueTable):
         return 1e3 * min(seconds)
 
     def settle(self) -> None:
-        if (
-            self.way == "direct" and self.device.type == "cuda"
-        ):  # kernels may still read this memory
+        if self.way == "direct" and self.device.type == "cuda":  # kernels may still read this memory
             torch.cuda.synchronize(self.device)
 
     def take_gradient(self, runs: Runs, gradient: Tensor) -> None:
