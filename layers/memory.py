@@ -86,7 +86,7 @@ class Memory(RetrievalLayer):
 
     @property
     def random_rows(self) -> Tensor:
-        return self.table.seen if isinstance(self.table, HostTable) else self.table.weight.detach()
+        return self.table.device_view if isinstance(self.table, HostTable) else self.table.weight.detach()
 
     @property
     def notes(self) -> tuple[str, ...]:

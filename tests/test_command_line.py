@@ -112,7 +112,7 @@ def test_a_file_is_no_folder_for_results(name, tmp_path, call):
         code, _, err = call(*command, "--output", tmp_path / name)
         assert (code, err.count("\n")) == (2, 1)
         assert "--output" in err
-        assert "name the folder" in err
+        assert "name a folder" in err
     assert not list(tmp_path.iterdir())
 
 

@@ -116,7 +116,7 @@ def test_the_sides_of_an_ab_are_judged_only_by_themselves(call, save):
     assert (code, "a side of an ab" in " ".join(out.split())) == (0, True)
     for bad in (first[0], save("i.json", interrupted=True), save("o.json", only=["1"])):
         code, _, err = call("baseline", "set", bad)
-        assert (code, "from end to end" in err) == (2, True)
+        assert (code, "a complete result" in err) == (2, True)
 
 
 def test_with_a_baseline_named_each_device_is_judged(call, save):

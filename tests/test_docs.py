@@ -9,6 +9,10 @@ import pytest
 import yaml
 from repositories import commits, git
 
+from membench.gate.verdicts import Verdict
+from membench.layers.spec import KINDS, MODES, ROUTINGS
+from membench.scenario.budgets import Budgets
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WORKFLOWS = [
@@ -17,6 +21,15 @@ WORKFLOWS = [
     for block in re.findall(r"^```ya?ml\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
     if re.search("^jobs:", block, re.MULTILINE)
 ]
+
+
+GLOSSARY = (ROOT / "docs/glossary.md").read_text()
+TERMS = re.findall("^### (.*)", GLOSSARY, re.MULTILINE)
+
+
+def anchor(heading):
+    """What GitHub makes of a heading: small letters, without punctuation, - for a space."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def steps(workflow):
@@ -54,3 +67,31 @@ def test_a_branch_that_is_named_like_a_command_is_only_a_name(tmp_path, branch):
     assert not (tmp_path / "clone/taken").exists()
     known = git(tmp_path / "origin", "rev-parse", "HEAD") if branch == "main" else ""
     assert done.stdout.splitlines()[:3] == ["ab", known, "HEAD"]
+
+
+def test_the_glossary_has_the_words_that_documents_use():
+    wanted = """arm|budget|companion|rank and p|floor|over floor|ceiling|round|sample|routing|case|id|level|mode|lookup
+        |row|u and l|u/l|disturbed|utilization (mfu and mbu)|bytes_min, bytes_issued, bytes_dram_expected|gate|baseline
+        |verdicts|path"""
+    assert {word.strip() for word in wanted.split("|")} <= {term.lower() for term in TERMS}
+    assert len({anchor(term) for term in TERMS}) == len(TERMS)
+
+
+def test_the_glossary_says_what_the_code_has():
+    assert re.findall(r"^\| ([A-Z]+) \|", GLOSSARY, re.MULTILINE) == list(Verdict)
+    entries = dict(zip(TERMS, re.split("^### .*", GLOSSARY, flags=re.MULTILINE)[1:], strict=True))
+    for term, names in {"Budget": Budgets.NAMES, "Mode": MODES, "Routing": ROUTINGS, "Kind": sorted(KINDS)}.items():
+        assert all(f"`{name}`" in entries[term] for name in names if name != "external"), term
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_link_into_the_glossary_leads_to_a_word(document):
+    links = re.findall(r"\]\((?:docs/)?glossary\.md(?:#([^)]*))?\)", document.read_text())
+    assert links or document.name == "glossary.md"
+    assert {link for link in links if link} <= {anchor(term) for term in TERMS}
+
+
+def test_a_document_s_links_to_files_lead_somewhere():
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text()):
+            assert (document.parent / link).exists(), (document.name, link)

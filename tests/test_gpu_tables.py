@@ -9,7 +9,7 @@ from layers.kernels.paths import forced
 from layers.kernels.row_passes import weighted_bag
 from layers.optim.layer_optimizer import LayerOptimizer
 from layers.tables.host_table import WAYS, HostTable
-from layers.tables.pinned import RowCopier, pin, seen_from_device
+from layers.tables.pinned import RowCopier, device_view_of, pin
 from layers.tables.quantized_table import QuantizedTable
 from layers.tables.value_table import ValueTable
 from membench.case import Case
@@ -38,11 +38,11 @@ def test_pinned_memory_is_the_same_seen_from_both_sides(dtype, seed):
     table = torch.randn(10_000, 100).to(dtype)
     pin(table)
     assert table.is_pinned()
-    seen = seen_from_device(table, torch.device("cuda"))
-    assert seen.is_cuda and seen.data_ptr() == table.data_ptr()
-    assert torch.equal(seen.cpu(), table)
+    view = device_view_of(table, torch.device("cuda"))
+    assert view.is_cuda and view.data_ptr() == table.data_ptr()
+    assert torch.equal(view.cpu(), table)
     table[17] = 3  # the same memory, not a copy of it
-    assert bool((seen[17] == 3).all())
+    assert bool((view[17] == 3).all())
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000, 200_000])  # the last in many parts
@@ -95,7 +95,7 @@ def test_the_faster_way_is_chosen_by_timing_both():
     rows = torch.randint(2**16, (256, 32), device="cuda")
     table.bag(Lookups(rows, 2**16), torch.rand(256, 32, device="cuda"))
     assert set(table.way_ms) == set(WAYS) and table.way == min(WAYS, key=table.way_ms.get)
-    assert 1e6 < random_row_ceiling(Clock("cuda"), table.seen) < 2e11  # a bus, not the device's own memory
+    assert 1e6 < random_row_ceiling(Clock("cuda"), table.device_view) < 2e11  # a bus, not the device's own memory
 
 
 def test_a_host_table_draws_other_numbers_for_each_of_two():

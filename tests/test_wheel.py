@@ -97,7 +97,7 @@ def test_the_sdist_makes_the_same_wheel(wheel, unpacked, tmp_path):
 
 
 def test_the_sdist_holds_what_its_tests_read(unpacked):
-    for name in ("tests", "results", "docs", "benchmarks", "scenarios", "layers"):
+    for name in (".github", "tests", "results", "docs", "benchmarks", "scenarios", "layers"):
         here = {file for file in files_of(ROOT / name) if not file.endswith(".partial.jsonl")}
         assert files_of(unpacked / name) == here
     assert files_of(unpacked / "membench") == files_of(ROOT / "membench") | {

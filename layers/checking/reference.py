@@ -2,7 +2,7 @@
 
 Plain matrix products and loops; gradients come from autograd. Every function takes weights
 by name, ``w[name]`` in float64, and what was read (the selection), because which of two
-nearly equal scores wins is a matter of rounding; ``verify.py`` checks the selection apart.
+nearly equal scores wins is a matter of rounding; ``verification.py`` checks the selection by itself.
 
 Letters: B tokens, d model dim, f hidden, E experts, K experts a token, H heads, n sub-keys a
 half, dk key dim, k rows a head, D value dim.

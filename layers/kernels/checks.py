@@ -1,6 +1,6 @@
-"""What operators are given, checked before a path takes addresses of it.
+"""Checks of the tensors given to operators, before a path takes their addresses.
 
-Torch's own calls would refuse most of this, or spread it to a common shape; a kernel would read foreign memory.
+Torch's own calls would refuse most wrong tensors, or broadcast them; a kernel would read memory outside of them.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Compiles the C++ kernels once per machine, compiler and source, and loads them.
 
-Plain functions over pointers: no header of torch, so that compiling takes seconds and what is
-compiled serves every version of torch. OpenMP's runtime is the one that torch has loaded.
+They are plain functions over pointers and include no header of torch. So compiling takes seconds, and the result works
+with every version of torch. They use the OpenMP runtime that torch has loaded.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ import torch
 _SOURCES = Path(__file__).parent / "native"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 _VERSION_SECONDS, _COMPILE_SECONDS = 10, 120  # the sources take 5 to 15
-_HUNG_SECONDS = 3600  # for which a compiler that hung is not tried again
+_HUNG_SECONDS = 3600  # a compiler that hung is not tried again for so long
 _USUAL = ("c++", "g++", "clang++")
 
 
@@ -33,7 +33,7 @@ _USUAL = ("c++", "g++", "clang++")
 class Kernels:
     """The compiled kernels; or ``missing``, a line that says why there are none. What is unknown is None.
 
-    ``compiler`` is the first line of what it calls itself; ``instruction_sets`` those that it compiled to.
+    ``compiler`` is the first line that the compiler prints about itself; ``instruction_sets`` are those that it used.
     """
 
     library: ctypes.CDLL | None = None
@@ -48,7 +48,7 @@ def kernels() -> Kernels:
 
     They are kept in ``$MEMBENCH_CACHE``, else in ``membench`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
     """
-    torch.get_num_threads()  # torch's OpenMP is loaded first: a second one would compete for the cores
+    torch.get_num_threads()  # torch's OpenMP is loaded first; a second runtime would compete for the cores
     compiler = name = None
     try:
         if sys.platform != "linux":
@@ -64,7 +64,7 @@ def kernels() -> Kernels:
         library = _loaded(target)
         library.membench_instruction_sets.restype = ctypes.c_char_p
         return Kernels(library, name, tuple(library.membench_instruction_sets().decode().split()))
-    # of a $CXX that is no command line, and of a home that is nowhere
+    # $CXX is not a command line, or there is no home folder
     except (OSError, subprocess.SubprocessError, ValueError, RuntimeError) as error:
         why = _reason(error, compiler)
         if isinstance(error, subprocess.TimeoutExpired) and compiler:
@@ -79,7 +79,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def _reason(error: Exception, compiler: list[str] | None) -> str:
-    """One line: of what a compiler says, its first complaint."""
+    """One line: the first complaint in what a compiler prints."""
     if isinstance(error, subprocess.TimeoutExpired):
         return f"{shlex.join(compiler or [])} did not end within {error.timeout:g} s"
     if isinstance(error, FileNotFoundError) and compiler and error.filename == compiler[0]:
@@ -92,21 +92,24 @@ def _reason(error: Exception, compiler: list[str] | None) -> str:
 
 
 def _compiler() -> list[str] | None:
-    """The command that ``$CXX`` is, with its options; else the first of the usual ones that is installed."""
+    """The command in ``$CXX``, with its options; else the first of the usual compilers that is installed."""
     if named := shlex.split(os.environ.get("CXX", "")):
         return named
     return next(([found] for name in _USUAL if (found := shutil.which(name))), None)
 
 
 def _output(command: list[str], seconds: float) -> str:
-    """What a command says on standard output. It reads nothing, and what it has started ends with it.
+    """What a command prints on standard output. It gets no input, and processes that it started are ended with it.
 
     Raises:
-        SubprocessError: it fails, or does not end in time.
-        OSError: it cannot be started.
+        SubprocessError: the command fails, or does not end in time.
+        OSError: the command cannot be started.
     """
     nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
-    environment = {**os.environ, "PATH": os.environ.get("PATH", os.defpath)}  # without one no compiler finds its linker
+    environment = {
+        **os.environ,
+        "PATH": os.environ.get("PATH", os.defpath),
+    }  # a compiler finds its linker by it
     with subprocess.Popen(
         command,
         stdin=nothing,
@@ -133,7 +136,7 @@ def _version(*compiler: str) -> str:
 
 
 def _check_not_hung(compiler: list[str]) -> None:
-    """Raises RuntimeError if it hung a while ago: each process of a run would wait for it again."""
+    """Raises RuntimeError if the compiler hung recently: otherwise each process of a run would wait for it again."""
     path = _hung(compiler)
     if path.exists() and time.time() - path.stat().st_mtime < _HUNG_SECONDS:
         raise RuntimeError(path.read_text(encoding="utf-8", errors="replace"))
@@ -152,14 +155,14 @@ def _hung(compiler: list[str]) -> Path:
 
 
 def _cache_folder() -> Path:
-    """Absolute: what is loaded by a bare name is looked for among the system's libraries."""
+    """An absolute path, because a bare name would be looked for among the system's libraries."""
     if own := os.environ.get("MEMBENCH_CACHE"):
         return Path(own).resolve()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "membench"
 
 
 def _fingerprint(compiler: list[str], sources: list[Path]) -> str:
-    """Of all that decides what the compiler makes: ``-march=native`` depends on the processor."""
+    """A hash of everything that decides the result; ``-march=native`` depends on the processor."""
     digest = hashlib.sha256(" ".join([*compiler, *_FLAGS, _processor()]).encode())
     digest.update(_version(*compiler).encode())
     for path in [*sources, *sorted(_SOURCES.glob("*.h"))]:
@@ -173,7 +176,7 @@ def _processor() -> str:
 
 
 def _intact(target: Path) -> bool:
-    """Whether all of it is there: loading half a file, of a full disk say, ends the process."""
+    """Whether the file is complete: loading half a file (after a full disk, say) would end the process."""
     try:
         return _sum_of(target).read_text(encoding="utf-8") == _digest(target)
     except OSError:
@@ -189,7 +192,7 @@ def _digest(path: Path) -> str:
 
 
 def _loaded(target: Path) -> ctypes.CDLL:
-    """Raises RuntimeError where the cache lies on a disk from which nothing may be run."""
+    """Raises RuntimeError if the cache lies on a disk from which nothing may be executed."""
     try:
         return ctypes.CDLL(str(target))
     except OSError as error:
@@ -197,7 +200,7 @@ def _loaded(target: Path) -> ctypes.CDLL:
 
 
 def _compile(compiler: list[str], sources: list[Path], target: Path) -> None:
-    """Compiles beside the target and renames, so that no process loads half a file."""
+    """Compiles into the target's folder and then renames, so that no process loads half a file."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = tempfile.TemporaryDirectory(dir=target.parent)

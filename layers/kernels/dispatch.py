@@ -1,4 +1,4 @@
-"""Which rows go to which expert, and which come back to which token.
+"""Which tokens' rows go to which expert, and which results come back to which token.
 
 Letters: B tokens, K experts a token, E experts, C tokens an expert takes, R rows computed.
 """
@@ -29,7 +29,7 @@ def by_expert(selected: Tensor, experts: int) -> Dispatch:
     """Token choice: rows for selected (B, K), within an expert in the order of the tokens.
 
     Raises:
-        IndexError: on a CPU, if there is no such expert; a GPU's host does not look.
+        IndexError: on a CPU, if there is no such expert. On a GPU this is not checked.
     """
     tokens, k = selected.shape
     sorted_experts, slot = selected.flatten().sort(stable=True)
@@ -88,13 +88,13 @@ def from_counts(counts: Tensor, tokens: int, k: int) -> Dispatch:
 
 
 def _ends(sorted_experts: Tensor, experts: int) -> Tensor:
-    """(E,) int32: where each expert's rows end. A search, because a histogram on a GPU asks the host."""
+    """(E,) int32: where each expert's rows end. Found by a search: for a histogram on a GPU the host must wait."""
     every = torch.arange(experts, device=sorted_experts.device)
     return torch.searchsorted(sorted_experts, every, right=True, out_int32=True)
 
 
 def row_weights(dispatch: Dispatch, weights: Tensor) -> Tensor:
-    """(R,): the weight of each row's slot, of all weights (B, K) or (E, C); nothing where it has none."""
+    """(R,): the weight of each row's slot, from weights (B, K) or (E, C); 0 for a row without a slot."""
     own = weights.flatten().index_select(0, dispatch.slot)
     return torch.nn.functional.pad(own, (0, len(dispatch.token) - len(own)))
 
@@ -102,7 +102,7 @@ def row_weights(dispatch: Dispatch, weights: Tensor) -> Tensor:
 def combine(rows: Tensor, dispatch: Dispatch, weight: Tensor | None = None) -> Tensor:
     """(B, d): each token's sum of its rows (R, d), each times its ``weight`` (R,).
 
-    A gather in a fixed order, so the same twice, as atomics would not be.
+    It is a gather in a fixed order, so two calls give the same bits; with atomics they would not.
     """
     returned = dispatch.returned
     scale = None if weight is None else weight.index_select(0, returned)

@@ -1,11 +1,11 @@
 """SwiGLU experts over rows sorted by expert: gather, three products an expert, weigh, combine.
 
-One operator, because most of what autograd would keep need not exist. The gradient of a row's weight is
-y' · (W_down h) = (W_down^T y') · h: f products of what the backward has at hand anyway, so the results
+This is one operator, because most of the tensors that autograd would keep are not needed. The gradient of a row's
+weight is y' · (W_down h) = (W_down^T y') · h, that is f products of what the backward computes anyway. So the results
 (R, d) are not kept, only x and the pre-activation (R, 2f).
 
-Where one launch multiplies all experts' matrices (torch's ``grouped_mm`` in bf16 on Hopper, Triton on other
-CUDA devices and in other dtypes) each product is one; elsewhere a loop goes over the experts.
+On CUDA each product is one launch for all experts' matrices: torch's ``grouped_mm`` in bf16 on Hopper, Triton on other
+devices and in other dtypes. Elsewhere a loop goes over the experts.
 
 Letters: B tokens, E experts, R rows, d model dim, f hidden width of an expert.
 """
@@ -45,7 +45,7 @@ def experts(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, dispatch: 
 
 
 def _tensors(dispatch: Dispatch) -> tuple[Tensor, ...]:
-    """An operator takes no objects: the dispatch's fields."""
+    """The fields of the dispatch, because an operator takes no objects."""
     return dispatch.token, dispatch.ends, dispatch.slot, dispatch.returned, dispatch.starts
 
 
@@ -120,7 +120,7 @@ def _(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, *others: Any) ->
 
 
 def _grouped_products(of: Operands) -> ModuleType | None:
-    """What multiplies all experts' matrices in one launch; None where nothing does."""
+    """The module that multiplies all experts' matrices in one launch; None if there is none."""
     if torch_products.is_one_launch(of.down):
         took("grouped_matmul", "torch")
         return torch_products
@@ -153,7 +153,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _backward(ctx: Any, y_gradient: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    if y_gradient is None:  # who used y sends nothing back
+    if y_gradient is None:  # no gradient of y arrives
         return (None,) * 10
     of_x, *of_weights = ctx.needs_input_grad[:4]
     of_experts = of_weights[0] or of_weights[1]

@@ -1,11 +1,11 @@
 """Scores of queries against product keys, in fp32 whatever the keys' dtype.
 
-Scores rounded to 16 bits would tie by the dozen. Products of 16-bit numbers are exact in
-fp32, so widening the keys gives what an fp32-accumulating 16-bit matrix product would; a CPU does it
-some heads' halves at a time, which stay in its caches.
+Many scores would be equal if they were rounded to 16 bits. Products of 16-bit numbers are exact in fp32, so converting
+the keys to fp32 gives the same result as a 16-bit matrix product that accumulates in fp32. A CPU converts the halves of
+a few heads at a time, so that they stay in its caches.
 
-A normalized score is s = r·(q·k) with r = 1/rms(k): r multiplies scores, not keys, so that normalized keys
-are never formed. Its gradient by k is r·q - k·(r²/c)·s; summed over tokens the second part needs only the
+A normalized score is s = r·(q·k) with r = 1/rms(k). r multiplies the scores and not the keys, so normalized keys are
+never formed. Its gradient by k is r·q - k·(r²/c)·s; summed over tokens the second part needs only the
 sum of ds·s.
 
 Letters: B tokens, H heads, n sub-keys a half, c = dk/2 columns of a half, k rows a head chooses.

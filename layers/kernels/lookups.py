@@ -1,4 +1,4 @@
-"""Which rows each token reads, and the same sorted by row, which every gradient of rows needs.
+"""Which rows each token reads; and these lookups sorted by row, as every gradient of rows needs them.
 
 Letters: N rows, B tokens, L lookups a token, M = B·L, U distinct rows among them.
 """
@@ -19,7 +19,7 @@ MAX_INT32 = 2**31 - 1
 class Runs:
     """Lookups grouped by row: those of ``rows[u]`` are ``order[starts[u] : starts[u + 1]]``, ascending.
 
-    A GPU's host does not know U: there are M rows then, of which those past U have empty runs.
+    On a GPU the host does not know U. Then there are M entries, and those past U are empty runs.
 
     Attributes:
         rows: (U,) ascending and distinct, of the lookups' dtype.
@@ -32,7 +32,7 @@ class Runs:
     order: Tensor
 
     def exact(self) -> "Runs":
-        """Without the empty runs; makes the host of a GPU wait for it."""
+        """The runs without empty ones. On a GPU the host must wait for this."""
         if self.rows.device.type == "cpu":
             return self
         distinct = int((self.starts[1:] > self.starts[:-1]).sum())
@@ -45,7 +45,7 @@ class Lookups:
     Kept as int32 where row numbers fit, which halves what is read and sorted.
 
     Raises:
-        ValueError: rows are no row numbers.
+        ValueError: rows are not row numbers.
     """
 
     def __init__(self, rows: Tensor, num_rows: int) -> None:
@@ -63,12 +63,12 @@ class Lookups:
 
     @cached_property
     def exact_runs(self) -> Runs:
-        """Without empty ones; makes the host of a GPU wait."""
+        """The runs without empty ones. On a GPU the host must wait for this."""
         return self.runs.exact()
 
 
 def index_dtype(num_rows: int) -> torch.dtype:
-    """int32 where it can number so many rows."""
+    """int32 if it can number that many rows, else int64."""
     return torch.int32 if num_rows <= MAX_INT32 else torch.int64
 
 
@@ -77,7 +77,7 @@ def find_runs(rows: Tensor, num_rows: int) -> Runs:
 
     Raises:
         ValueError: rows have another shape or dtype.
-        IndexError: on a CPU, if there are not so many rows.
+        IndexError: on a CPU, if a row number is beyond the table.
     """
     check_shape("rows", rows, (None,), "(M,)")
     check_integers("rows", rows)

@@ -1,4 +1,4 @@
-"""Matrix products, by the fastest library at hand.
+"""Matrix products, by the fastest library that is available.
 
 Letters: R rows, d_in and d_out widths.
 """
@@ -19,7 +19,7 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
     """``linear``, differentiable.
 
     Raises:
-        ValueError: both are of different dtypes, and autocast is off.
+        ValueError: the two have different dtypes, and autocast is off.
     """
     x, weight = operands(x=x, weight=weight)
     return _Projection.apply(x, weight)
@@ -38,8 +38,8 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
     """``linear`` of one expert of many, written to ``out`` (R, d_out).
 
-    oneDNN cannot write there, so it must save more than a copy: on matrices below half a million
-    elements it does not.
+    oneDNN cannot write into ``out``, so its result must be copied. On matrices below half a million elements it does
+    not save more time than the copy takes.
     """
     if weight.numel() >= 2**19 and _by_onednn(x):
         out.copy_(linear(x, weight))
@@ -50,7 +50,7 @@ def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
 def linear_gradients(y_gradient: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
     """(d_out, d_in), the gradient of a weight: y_gradient (R, d_out) transposed times x (R, d_in).
 
-    Always by ``mm``: oneDNN reorders two transposed operands first, and is no faster for it.
+    Always by ``mm``: oneDNN first reorders two transposed operands, and is then not faster.
     """
     return torch.mm(y_gradient.t(), x, out=out)
 
@@ -70,16 +70,16 @@ class _Projection(torch.autograd.Function):
 
 
 def _by_onednn(x: Tensor) -> bool:
-    if torch.compiler.is_compiling():  # inductor picks its own, and cannot lower this operator
+    if torch.compiler.is_compiling():  # inductor chooses its own product, and cannot compile this operator
         return False
     return x.device.type == "cpu" and x.dtype == torch.float32 and _onednn_is_faster()
 
 
 @cache
 def _onednn_is_faster() -> bool:
-    """Whether oneDNN beats MKL in fp32: on every x86 that Intel did not make.
+    """Whether oneDNN is faster than MKL in fp32: it is on every x86 processor that is not Intel's.
 
-    MKL picks its code by the vendor's name and runs its AVX-512 code on Intel's only.
+    MKL chooses its code by the vendor's name, and uses AVX-512 only on Intel's processors.
     """
     try:
         vendor_is_intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Memory on huge pages, which whatever reads random rows, or is filled anew in every step, is the faster for."""
+"""Memory on huge pages: random rows are read faster there, and memory that each step fills again is faster too."""
 
 import contextlib
 import ctypes
@@ -19,27 +19,28 @@ def allocate(num_rows: int, columns: int, dtype: torch.dtype, device: torch.devi
     if sys.platform != "linux" or device.type != "cpu" or num_bytes < HUGE_PAGE_BYTES:
         return torch.empty(num_rows, columns, dtype=dtype, device=device)
     memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without transparent huge pages: the mapping serves all the same
+    with contextlib.suppress(OSError):  # a kernel without transparent huge pages; the mapping works with small ones
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype).view(num_rows, columns)
 
 
 def asked_for_huge_pages(tensor: Tensor) -> Tensor:
-    """The tensor, whose memory nothing was written to yet: on a Linux CPU it asks that whole huge pages be such.
+    """The tensor, whose memory was not written to yet. On a Linux CPU, asks the kernel for huge pages.
 
-    An allocator that returns large blocks to the system has each page of the next one zeroed in a trap of its own.
+    An allocator returns large blocks to the system. The pages of a new block are zeroed at their first use, with one
+    page fault each, so larger pages cause fewer faults.
     """
     first = -(-tensor.data_ptr() // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
     length = (tensor.data_ptr() + tensor.nbytes) // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES - first
     if sys.platform == "linux" and tensor.device.type == "cpu" and length > 0:
-        # refused by a kernel without them: the pages serve all the same
+        # a kernel without huge pages refuses; small ones work
         ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
     return tensor
 
 
 def on_huge_pages(tensor: Tensor) -> bool:
-    """Whether most of a touched tensor's mapping lies on huge pages, by the kernel's own account."""
-    if tensor.nbytes < HUGE_PAGE_BYTES:  # the account takes long to read
+    """Whether most of the memory of a tensor that was written to lies on huge pages, as the kernel reports it."""
+    if tensor.nbytes < HUGE_PAGE_BYTES:  # the kernel's report takes long to read
         return False
     try:
         account = Path("/proc/self/smaps").read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Which way an operator is computed: by torch's own calls, by C++ on a CPU, or by Triton on a GPU.
+"""Which path computes an operator: torch's own calls, C++ on a CPU, or Triton on a GPU.
 
-An operator ``x`` is declared in ``layers/kernels/x.py``; what it does lies in ``torch/x.py``,
-``native/x.py`` and ``triton/x.py``, under the same names. All give the same results; ``torch``
-runs anywhere and is what is left where the others cannot run.
+An operator ``x`` is declared in ``layers/kernels/x.py``; its implementations are in ``torch/x.py``,
+``native/x.py`` and ``triton/x.py``, under the same names. All give the same results. ``torch``
+runs anywhere and is used where the others cannot run.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def implementation(name: str, tensor: Tensor) -> ModuleType:
 
 
 def handed_on(name: str) -> ModuleType:
-    """The torch path's module of an operator, for calls that another path's kernels cannot do."""
+    """The torch path's module of an operator, for calls that the kernels of another path cannot do."""
     return _module(name, "torch")
 
 
@@ -36,25 +36,25 @@ def _module(name: str, path: Path) -> ModuleType:
 
 
 def took(name: str, way: str) -> None:
-    """Remember which way an operator was computed, for ``taken``."""
+    """Remember which path an operator took, for ``taken``."""
     _taken.setdefault(name, set()).add(way)
 
 
 def taken() -> dict[str, str]:
-    """The ways by which operators were computed since ``forget_taken``, by name.
+    """Which paths operators took since ``forget_taken``, by the operator's name.
 
-    ``native+torch`` is an operator whose C++ handed some calls on to torch, or one that ran on two paths.
+    ``native+torch``: the C++ handed some calls on to torch, or the operator ran on both paths.
     """
     return {name: "+".join(sorted(ways)) for name, ways in sorted(_taken.items())}
 
 
 def forget_taken() -> None:
-    """``taken`` begins anew."""
+    """From now on ``taken`` tells only of later calls."""
     _taken.clear()
 
 
 def fallback(device: str) -> str | None:
-    """Why operators on ``cpu`` or ``cuda`` take torch's path instead of the device's own; None where they need not."""
+    """Why operators on ``cpu`` or ``cuda`` take torch's path instead of the device's own; None if they do not."""
     if _forced is not None:
         return None
     if device == "cuda":
@@ -67,10 +67,10 @@ def fallback(device: str) -> str | None:
 
 
 def path_of(tensor: Tensor) -> Path:
-    """The way to compute on a tensor like this one.
+    """The path that computes on a tensor like this one.
 
     Raises:
-        ValueError: the one that is forced cannot.
+        ValueError: the forced path cannot.
     """
     if _forced is not None:
         if _forced == "native" and tensor.device.type != "cpu":
@@ -83,10 +83,10 @@ def path_of(tensor: Tensor) -> Path:
 
 @contextmanager
 def forced(path: Path) -> Iterator[None]:
-    """Inside, every operator takes this path, in all threads: a backward pass may run in others.
+    """Inside, every operator takes this path, in all threads, because a backward pass may run in other threads.
 
     Raises:
-        ValueError: it cannot run here.
+        ValueError: the path cannot run here.
     """
     global _forced
     if path == "native" and not has_native():

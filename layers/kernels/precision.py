@@ -1,9 +1,9 @@
-"""The dtype that a product is computed in: that of its operands, or autocast's, as torch has it for ``nn.Linear``.
+"""The dtype in which a product is computed: that of its operands or autocast's, as for torch's ``nn.Linear``.
 
-Autocast rewrites calls of torch's one by one. An operator with a backward of its own is none of them, and inside
-it some calls would be rewritten and others not. So every product takes its operands from here, and what follows
-runs ``as_given``: with autocast off, forward and backward. What chooses, normalizes or weighs is fp32 at least, as
-torch's softmax is under autocast; table rows keep their dtype, as torch's embeddings do.
+Autocast changes the operands of single torch calls. It does not know an operator with its own backward, and inside such
+an operator it would change some calls and not others. So every product takes its operands from here, and the rest runs
+``as_given``: with autocast off, in the forward and the backward pass. Choosing, normalizing and weighting is done in
+at least fp32, as torch's softmax is under autocast. Table rows keep their dtype, as torch's embeddings do.
 """
 
 from collections.abc import Callable
@@ -16,21 +16,21 @@ from torch import Tensor
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
-_any_autocast = torch._C._is_any_autocast_enabled  # on whatever device; asked in each call, so what it costs counts
+_any_autocast = torch._C._is_any_autocast_enabled  # on any device; called in every product, so it must be cheap
 
 
 def product_dtype(tensor: Tensor) -> torch.dtype:
-    """What a tensor is multiplied in here: autocast's dtype where it is on; fp64, which it spares, and else its own."""
+    """The dtype in which a tensor is multiplied: autocast's if it is on and the tensor is not fp64, else its own."""
     if _autocasts(tensor) and tensor.dtype.is_floating_point and tensor.dtype != torch.float64:
         return torch.get_autocast_dtype(tensor.device.type)
     return tensor.dtype
 
 
 def operands(**tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors of a product in the one dtype that it is computed in. Differentiable.
+    """The operands of a product, in the one dtype in which it is computed. Differentiable.
 
     Raises:
-        ValueError: autocast does not make them one.
+        ValueError: they have different dtypes, and autocast is off or leaves them different.
     """
     dtypes = {name: product_dtype(tensor) for name, tensor in tensors.items()}
     (first, wanted), *others = dtypes.items()
@@ -41,12 +41,12 @@ def operands(**tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
-    """Widened, if it is narrower."""
+    """The tensor in fp32, if it is narrower."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def as_given(tensor: Tensor) -> AbstractContextManager[object]:
-    """Inside, calls on the tensor's device take their operands as they are, under autocast too."""
+    """Inside, calls on the tensor's device take their operands as they are, even under autocast."""
     return torch.autocast(tensor.device.type, enabled=False) if _autocasts(tensor) else nullcontext()
 
 
@@ -57,7 +57,7 @@ def computed_as_given(function: Callable[_Arguments, _Result]) -> Callable[_Argu
     def computed(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
         for argument in arguments if _any_autocast() else ():
             if isinstance(argument, Tensor):
-                if not _autocasts(argument):  # nothing then stands between a compiler and the function
+                if not _autocasts(argument):  # a compiler then sees the function itself
                     break
                 with as_given(argument):
                     return function(*arguments, **named)

@@ -1,9 +1,9 @@
-"""Table rows in eight bits a number, with one fp32 scale a row: row = scale · q.
+"""Table rows in eight bits per number, with one fp32 scale per row: row = scale · q.
 
-Symmetric: the number of largest magnitude in a row becomes the format's largest. ``int8`` holds -127 to 127
-in equal steps, so a number is off by half a step, max|row| / 254, at most. ``float8_e4m3fn`` (arXiv 2209.05433)
-holds four bits of exponent and three of fraction, so a number is off by 2^-4 of itself at most, but for numbers
-below 2^-14.8 of the largest, where steps are even: 2^-9, the largest being 448.
+Symmetric: the number with the largest magnitude in a row becomes the largest number of the format. ``int8`` holds
+-127 to 127 in equal steps, so the error is at most half a step, max|row| / 254. ``float8_e4m3fn`` (arXiv 2209.05433)
+has four bits of exponent and three of fraction, so the error is at most 2^-4 of the number. The exceptions are
+numbers below 2^-14.8 of the largest: their steps are equal, 2^-9 where the largest number is 448.
 
 Letters: N rows, D columns.
 """
@@ -40,14 +40,14 @@ def quantize_rows(table: Tensor, dtype: torch.dtype, *, out: Tensor | None = Non
         torch.div(values.abs().amax(dim=1), largest, out=scale)
         if not bool(scale.isfinite().all()):
             raise ValueError("a table with numbers that are not finite cannot be quantized")
-        # a row of zeros has a scale of 0, and stays one
+        # a row of zeros has a scale of 0 and stays zero
         values = (values / scale.masked_fill(scale == 0, 1.0)[:, None]).clamp_(-largest, largest)
         q.copy_(values.round_() if dtype == torch.int8 else values)
     return quantized, scales
 
 
 def rows_of(quantized: Tensor, rows: Tensor) -> Tensor:
-    """(U, D) of rows (U,), as bytes: not every device gathers float8."""
+    """(U, D): rows (U,) of the table. They are gathered as bytes, because not every device gathers float8."""
     return quantized.view(torch.int8).index_select(0, rows).view(quantized.dtype)
 
 
@@ -57,9 +57,9 @@ def dequantize_rows(quantized: Tensor, scales: Tensor) -> Tensor:
 
 
 def widened(quantized: Tensor) -> Tensor:
-    """The same numbers in fp32. Of e4m3 by their bits, which is several times faster than torch's cast on a CPU.
+    """The same numbers in fp32. e4m3 is converted by its bits: several times faster on a CPU than torch's cast.
 
-    The two codes that are no number come out as 480; ``quantize_rows`` makes none.
+    The two codes for NaN become 480; ``quantize_rows`` never makes them.
     """
     if quantized.dtype != torch.float8_e4m3fn:
         return quantized.float()

@@ -1,8 +1,8 @@
-"""Weighted sums of table rows that are stored in eight bits a number, for layers that are only read.
+"""Weighted sums of table rows that are stored in eight bits per number, for layers that are not trained.
 
     y_b = sum_l w_bl · scale_row · q_row
 
-Rows are widened where they are summed: what is fetched is a quarter of fp32 rows, half of bf16 rows.
+Rows are converted where they are summed. So a quarter of the bytes of fp32 rows is fetched, half of bf16 rows.
 
 Letters: N rows, D columns, B tokens, L lookups a token.
 """
@@ -29,7 +29,7 @@ def quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, 
         dtype: of the result; sums are formed in fp32.
 
     Raises:
-        ValueError: the table holds other numbers (``Module.to`` of another dtype casts e4m3 rows, for one), or
+        ValueError: the table has another dtype (``Module.to`` with a dtype casts e4m3 rows, for example), or
             shapes, dtypes or devices do not fit each other.
         RuntimeError: in a backward pass.
     """

@@ -1,8 +1,8 @@
-"""Scores and choice as one differentiable step, because of what its backward need not do.
+"""Scores and choice as one differentiable step, because together their backward needs less work.
 
-Only 2·H·k of a token's 2·H·n scores have a gradient. Spread into a matrix of zeros they cost 4·B·H·n·dk
-FLOPs; as rows that are read they are bags over the keys, 4·B·H·k·dk, which is less by n/k and is done where
-n is large enough (``RetrievalSpec.sparse_scores_backward``).
+Only 2·H·k of a token's 2·H·n scores have a gradient. If their gradients are written into a matrix of zeros, the
+backward costs 4·B·H·n·dk FLOPs. If the chosen keys are treated as rows that are read, it is a bag over them and costs
+4·B·H·k·dk, n/k times less. This is done if n is large enough (``RetrievalSpec.sparse_scores_backward``).
 
 Letters: B tokens, H heads, n sub-keys a half, c = dk/2 columns of a half, k rows a head.
 """
@@ -55,7 +55,7 @@ class _Retrieve(torch.autograd.Function):
     @once_differentiable
     @computed_as_given
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of queries and keys, by bags over the chosen keys alone."""
+        """The gradients of queries and keys, by bags over only the chosen keys."""
         queries, keys, halves, weights, chosen, inverse_rms = ctx.saved_tensors
         with stage("top_k"):
             of_sums = sums_gradient(weights, upstream[1])

@@ -3,9 +3,9 @@
     bag    y_b  = sum_l w_bl · row_bl      dw_bl = row_bl · dy_b,  d(row) = sum over its lookups of w_bl · dy_b
     dots   s_bl = row_bl · x_b             dx_b  = sum_l ds_bl · row_bl,  d(row) = sum of ds_bl · x_b
 
-Each is the other's gradient. Only rows that were read have a gradient; a backward goes over them in order,
-fetches each once and each token's vector once a lookup, and can end with the row's update, so that its
-gradient is never written to memory. Sums are in a fixed order: the same bits every time.
+Each is the gradient of the other. Only rows that were read have a gradient. A backward pass visits them in order. It
+reads each row once and a token's vector once per lookup, and can update the row at once, so that the row's gradient
+is never written to memory. Sums have a fixed order, so the bits are the same every time.
 
 Letters: N rows, D columns, B tokens, L lookups a token, M = B·L, U distinct rows among them.
 """
@@ -31,7 +31,7 @@ def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     Summed in fp32. A table that requires a gradient gets a sparse one, of the rows that were read.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit each other; so do all functions here.
+        ValueError: shapes, dtypes or devices do not fit each other. All functions here raise it.
     """
     _check_lookups(table, rows)
     _check_weights(weights, rows.shape[0], rows.shape[1])
@@ -50,7 +50,7 @@ def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
 def row_backward(
     table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, *, gradient: bool, dots: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of a bag's rows and weights, given tokens = dy (of its rows alone, for those of ``row_dots``).
+    """The gradients of a bag's rows and weights, given tokens = dy. For ``row_dots``: only those of its rows.
 
     Returns:
         (U, D) for each distinct row the sum, over its lookups, of weights (B, L) times tokens (B, D), in their
@@ -64,9 +64,9 @@ def row_backward(
 def row_backward_update_(
     table: Tensor, state: RowState, runs: Runs, weights: Tensor, tokens: Tensor, step: RowStep, *, dots: bool
 ) -> Tensor | None:
-    """The same pass, which updates each row by its gradient instead of writing that; returns the dots.
+    """The same pass, which updates each row instead of writing its gradient; returns the dots.
 
-    A row is read before it is updated: the dots are those of the table as it was.
+    A row is read before it is updated, so the dots use the table as it was before.
     """
     _check_pass(table, runs, weights, tokens)
     state.check(table, step.optimizer)
@@ -156,7 +156,7 @@ def _row_backward(
 ) -> tuple[Tensor, Tensor]:
     compute = implementation(_NAME, table).row_backward
     found = compute(table, Runs(rows, starts, order), weights, tokens, gradient=gradient, dots=dots)
-    # an operator returns tensors, so what was not asked for is an empty one
+    # an operator must return tensors: an empty one stands for what was not asked for
     return tuple(table.new_empty(0) if each is None else each for each in found)  # type: ignore[return-value]
 
 
@@ -237,7 +237,7 @@ def _tensors(state: RowState) -> tuple[Tensor | None, ...]:
 
 
 def _numbers(step: RowStep) -> tuple[str, list[float], int, int | None]:
-    """An operator takes no objects: the step's fields."""
+    """The fields of the step, because an operator takes no objects."""
     rates = [step.learning_rate, step.weight_decay, step.eps, step.beta1, step.beta2]
     return step.optimizer, rates, step.number, step.seed
 

@@ -1,15 +1,15 @@
-"""How a row of a table changes by its gradient: the rules, their numbers and what they remember.
+"""How a row of a table changes by its gradient: the rules, their numbers and the state that they keep.
 
 Letters: N rows, D columns, w a row, g its gradient, t the number of the update, lr the learning rate.
 
-Arithmetic is fp32. Decoupled weight decay (arXiv 1711.05101) shrinks only rows that are touched.
+Arithmetic is fp32. Decoupled weight decay (arXiv 1711.05101) shrinks only rows that were read.
 
     sgd          w -= lr·g
-    row_adagrad  s += mean(g²);  w -= lr·g / (sqrt(s) + eps)                       (one s a row, as in FBGEMM)
-    row_adam     m, v = moments of g and of mean(g²);  w -= lr·m̂ / (sqrt(v̂) + eps)  (one v a row)
-    lazy_adam    Adam by elements (arXiv 1412.6980). A row that was not read for some steps first decays its
-                 moments and weights as often, as dense AdamW would have; what is missing is the drift
-                 that the first moment would have caused meanwhile.
+    row_adagrad  s += mean(g²);  w -= lr·g / (sqrt(s) + eps)                       (one s per row, as in FBGEMM)
+    row_adam     m, v = moments of g and of mean(g²);  w -= lr·m̂ / (sqrt(v̂) + eps)  (one v per row)
+    lazy_adam    Element-wise Adam (arXiv 1412.6980). If a row was not read for some steps, its moments and weights
+                 are first decayed once for each of them, as dense AdamW would have done. In those steps dense AdamW
+                 would also have moved the row by the first moment; that is left out.
 """
 
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ class RowStep:
 
     Attributes:
         number: t, from 1.
-        seed: 32 bits that decide how bf16 rows are rounded, up or down with the chances that keep the
-            mean; None rounds to nearest, and so are other dtypes.
+        seed: 32 bits that decide how bf16 rows are rounded: up or down, with probabilities that keep the mean.
+            With None, and for other dtypes, rows are rounded to nearest.
     """
 
     optimizer: RowOptimizer
@@ -46,7 +46,7 @@ class RowStep:
 
 @dataclass(slots=True)
 class RowState:
-    """What a rule remembers of a table; None what it does not.
+    """The state that a rule keeps of a table; None for what it does not need.
 
     Attributes:
         sums: (N,) fp32, of row_adagrad.
@@ -78,10 +78,10 @@ class RowState:
                 return cls(first=first, second=second, stamps=stamps)
 
     def check(self, table: Tensor, optimizer: RowOptimizer) -> None:
-        """Whether it is what ``of`` would have made.
+        """Checks that this is a state that ``of`` makes.
 
         Raises:
-            ValueError: the rule is unknown, or something is missing, of another shape or dtype, or elsewhere.
+            ValueError: the rule is unknown; or a tensor is missing, or has another shape, dtype or device.
         """
         if optimizer not in ROW_OPTIMIZERS:
             raise ValueError(f"a row optimizer is one of {', '.join(ROW_OPTIMIZERS)}, not {optimizer!r}")
@@ -103,7 +103,7 @@ class RowState:
         check_together(table=table, **own)
 
     def named_tensors(self) -> dict[str, Tensor]:
-        """Those that there are, by name."""
+        """The tensors that exist, by name."""
         named = {"sums": self.sums, "first": self.first, "second": self.second, "stamps": self.stamps}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
@@ -111,7 +111,7 @@ class RowState:
 def random_bits(rows: Tensor, columns: int, seed: int) -> Tensor:
     """(U, D) int64 in 0 … 65535: the bits that stochastic rounding adds below a bf16's last.
 
-    A hash of the element's place, so that every path rounds alike: with index = row·D + column, the lower
+    A hash of the element's position, so that every path rounds in the same way: with index = row·D + column, the lower
     half of fmix32(low 32 bits of index ^ fmix32(high 32 bits + seed)); fmix32 is MurmurHash3's finalizer.
     """
     index = rows.long()[:, None] * columns + torch.arange(columns, device=rows.device)

@@ -1,7 +1,7 @@
-"""Which stage of a layer is running, told to whoever listens. Costs a function call where nobody does.
+"""Tells an observer which stage of a layer is running. Without an observer this costs one function call.
 
-The names are those of ``StageCost.name`` in ``layers.spec``: what is timed can be held against what
-is counted. A stage inside another interrupts it.
+The names are those of ``StageCost.name`` in ``layers.spec``, so that times can be compared with counts. A stage
+inside another one interrupts it.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class StageObserver(Protocol):
-    """Who listens: ``stage`` is entered when a stage begins and left when it ends, in a backward pass too."""
+    """``stage`` is entered when a stage begins and left when it ends, also in a backward pass."""
 
     def stage(self, name: str) -> AbstractContextManager[None]: ...
 
@@ -19,13 +19,13 @@ _observer: StageObserver | None = None
 
 
 def stage(name: str) -> AbstractContextManager[None]:
-    """``with stage("bag"):`` around what a stage does. Not inside threads of one's own."""
+    """``with stage("bag"):`` around the work of a stage. Do not use it in threads that you start yourself."""
     return nullcontext() if _observer is None else _observer.stage(name)
 
 
 @contextmanager
 def observed_by(observer: StageObserver) -> Iterator[None]:
-    """Inside, ``observer`` hears of every stage of this process."""
+    """Inside, ``observer`` is told of every stage of this process."""
     global _observer
     before, _observer = _observer, observer
     try:

@@ -1,7 +1,7 @@
 """SwiGLU, W_down(silu(x W_gate) * (x W_up)), with a backward written by hand (arXiv 2002.05202).
 
-Only x and the pre-activation are kept for the backward; the product is formed again, which
-costs an elementwise pass where autograd would keep three more (R, f) tensors.
+Only x and the pre-activation are kept for the backward pass, which computes the elementwise product again. That costs
+one elementwise pass; autograd would keep three more (R, f) tensors.
 
 Letters: R rows, d model dim, f hidden.
 """
@@ -61,7 +61,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     @computed_as_given
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients that are asked for; the hidden layer is computed again, not kept."""
+        """The gradients that are asked for. The hidden layer is computed again instead of being kept."""
         x, gate_up, down, pre = ctx.saved_tensors
         y_gradient = gradients[0].contiguous()
         down_gradient = gate_up_gradient = x_gradient = None

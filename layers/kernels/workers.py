@@ -1,11 +1,11 @@
-"""Many small products at once: one expert a thread, instead of all threads on each expert.
+"""Many small products at the same time: each thread computes one expert, instead of all threads the same one.
 
-A product of 64 rows is over in a tenth of a millisecond, and the threads that share one spend
-much of it waiting for each other. Torch frees the interpreter lock inside its operators, so
-plain Python threads, each with one intra-op thread, run them side by side.
+A product of 64 rows takes a tenth of a millisecond. Threads that share it spend much of that time waiting for each
+other. Torch releases the interpreter lock inside its operators, so plain Python threads, each with one intra-op
+thread, can run them at the same time.
 
-An OpenMP thread that spins while it waits for its next region takes a core from them for some
-milliseconds; ``OMP_WAIT_POLICY=passive`` makes it sleep.
+An OpenMP thread that waits for its next region spins, and so takes a core from these threads for some
+milliseconds. ``OMP_WAIT_POLICY=passive`` makes it sleep instead.
 """
 
 import os
@@ -24,15 +24,15 @@ Item = TypeVar("Item")
 def for_each(function: Callable[[Item], None], items: list[Item]) -> None:
     """Call a function of tensor operators, without autograd, on every item, on as many threads as torch uses.
 
-    A thread takes the next item when done with one, so put the longest first.
+    A thread takes the next item when it has finished one, so put the longest items first.
     """
     threads = torch.get_num_threads()
-    inference = torch.is_inference_mode_enabled()  # a property of this thread alone
+    inference = torch.is_inference_mode_enabled()  # applies only to this thread
     queue = iter(items)
 
     def work() -> None:
         with torch.inference_mode(inference), torch.no_grad():
-            for item in queue:  # a list's iterator gives each item to one thread only
+            for item in queue:  # the iterator gives each item to only one thread
                 function(item)
 
     if threads == 1 or len(items) < 2:

@@ -1,7 +1,7 @@
-"""The optimizer of a whole layer: its matrices by AdamW or SGD, its tables by a rule that touches only rows read.
+"""The optimizer of a whole layer: AdamW or SGD for its matrices, a rule that changes only read rows for its tables.
 
-AdamW on a table is dense by definition: every row's moments decay every step, so it pays for the whole
-table. It is there to be compared with.
+AdamW on a table is dense by definition: the moments of every row decay in every step, so its cost is that of the whole
+table. It is offered as something to compare with.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,26 +22,26 @@ from membench.layers.spec import Optimizer
 class LayerOptimizer:
     """What ``optimizer`` means for a whole layer: ``step()`` updates matrices and tables.
 
-    ``adamw``: AdamW everywhere. ``row_adagrad``, ``row_adam``, ``lazy_adam``: AdamW, tables by that rule.
-    ``sgd``: plain SGD, tables by touched rows. A learning rate of 0 does all the work and
-    leaves the weights as they are.
+    ``adamw``: AdamW for everything. ``row_adagrad``, ``row_adam``, ``lazy_adam``: AdamW for matrices, that rule for
+    tables. ``sgd``: plain SGD, of tables only the rows that were read. With a learning rate of 0 all the work is
+    done, but the weights do not change.
 
         optimizer.zero_grad()
         with optimizer.fused():      # rows are updated by the backward pass that reads them
             loss.backward()
         optimizer.step()
 
-    Without ``fused`` a backward leaves row gradients, which ``clip_gradients_`` and accumulation need, and
-    ``step()`` applies them. Layers that share a table are given together: it is updated once a step. Other
-    modules of a model have optimizers of their own.
+    Without ``fused`` a backward leaves row gradients and ``step()`` applies them; ``clip_gradients_`` and accumulation
+    need this. Give layers that share a table to one optimizer, which updates the table once per step. Other modules
+    of a model need their own optimizers.
 
     Args:
-        table_learning_rate: of tables; None: as of matrices.
-        table_weight_decay: of tables, decoupled; matrices have torch's default.
+        table_learning_rate: for tables; None: the same as for matrices.
+        table_weight_decay: for tables, decoupled; matrices have torch's default.
 
     Raises:
-        ValueError: there is no such optimizer, or a rate is none.
-        TypeError: a layer is none of membench's.
+        ValueError: there is no such optimizer, or a rate is not a finite number from 0.
+        TypeError: a layer is not one of membench's.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LayerOptimizer:
         self._readers = [read.count(table) for table in tables.values()]
         table_weights = {id(table.weight) for table in read}
         parameters = {id(p): p for layer in self._layers for p in layer.parameters()}
-        # what a layer from outside trains in its own way
+        # parameters that a layer from outside trains with its own optimizers
         own = [each for layer in self._layers for each in layer.own_optimizers(optimizer, learning_rate) or []]
         taken = {id(p) for each in own for group in each.param_groups for p in group["params"]}
         matrices = [p for key, p in parameters.items() if key not in table_weights | taken]
@@ -83,7 +83,7 @@ class LayerOptimizer:
 
     @contextmanager
     def fused(self) -> Iterator[None]:
-        """Inside, one backward pass updates the rows it reads, of tables with one reader; others wait for ``step``."""
+        """Inside, one backward pass updates the rows that it reads. Tables with several readers wait for ``step``."""
         with ExitStack() as stack:
             for table, readers in zip(self.tables, self._readers, strict=True):
                 if isinstance(table, TableOptimizer):
@@ -91,7 +91,7 @@ class LayerOptimizer:
             yield
 
     def zero_grad(self) -> None:
-        """Forget all gradients, of parameters and of table rows, and uses that wait for ``step``."""
+        """Clears all gradients, of parameters and of table rows, and uses that wait for ``step``."""
         for layer in self._layers:
             layer.zero_gradients()
         for table in self.tables:
@@ -107,14 +107,14 @@ class LayerOptimizer:
             layer.balance(frozen=self._frozen)
 
     def step_tables(self) -> None:
-        """The tables' part of ``step``: what a fused backward has not done."""
+        """The part of ``step`` for tables: updates that a fused backward has not done."""
         with stage("table_update") if any(table.waiting for table in self.tables) else nullcontext():
             for table in self.tables:
                 table.step()
 
     @property
     def dense_table_gradient_bytes(self) -> int:
-        """What AdamW on tables spreads row gradients into, for the length of a step."""
+        """Bytes of the dense gradients that AdamW on tables needs during a step."""
         return sum(table.parameter.nbytes for table in self.tables if isinstance(table, DenseTableAdamW))
 
     def state_tensors(self) -> list[Tensor]:
@@ -132,8 +132,8 @@ class LayerOptimizer:
         """Restore what ``state_dict`` gave.
 
         Raises:
-            ValueError: it is of another optimizer, or of layers with other parameters or tables; nothing is
-                restored then.
+            ValueError: the state is of another optimizer, or of layers with other parameters or tables. Then nothing
+                is restored.
         """
         check_keys(state, self.state_dict())
         if state["optimizer"] != self._optimizer:
@@ -162,8 +162,8 @@ def clip_gradients_(layers: Layer | Sequence[Layer], max_norm: float) -> Tensor:
         the norm before, a scalar tensor, fp32 at least.
 
     Raises:
-        ValueError: ``max_norm`` is below 0 or no number.
-        TypeError: a layer is none of membench's.
+        ValueError: ``max_norm`` is below 0 or not a number.
+        TypeError: a layer is not one of membench's.
     """
     if not max_norm >= 0:
         raise ValueError(f"max_norm should be a number from 0, not {max_norm}")
@@ -179,7 +179,7 @@ def clip_gradients_(layers: Layer | Sequence[Layer], max_norm: float) -> Tensor:
 
 
 def _total_norm(gradients: list[Tensor]) -> Tensor:
-    """A scalar, fp32 at least: torch's own is of the gradients' dtype, of which fp16 ends at 65504."""
+    """A scalar, fp32 at least. torch's own norm has the gradients' dtype, and fp16 ends at 65504."""
     if not gradients:
         return torch.zeros((), dtype=torch.float32)
     wide = [torch.promote_types(gradient.dtype, torch.float32) for gradient in gradients]
@@ -188,7 +188,7 @@ def _total_norm(gradients: list[Tensor]) -> Tensor:
 
 
 def _listed(layers: Layer | Sequence[Layer]) -> list[Layer]:
-    """Raises TypeError where one is something else: a whole model, say."""
+    """Raises TypeError if one is not a layer, but for example a whole model."""
     listed = [layers] if isinstance(layers, torch.nn.Module) else list(layers)
     for layer in listed:
         if not isinstance(layer, Layer):

@@ -1,4 +1,4 @@
-"""What is checked of an optimizer's saved state before any of it is restored."""
+"""Checks of an optimizer's saved state, before any part of it is restored."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ _LIKE_PARAMETERS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # of torch's Ad
 
 
 def check_keys(state: Any, wanted: dict[str, Any]) -> None:
-    """Of what should be a state dict.
+    """Checks that something is a state dict with the wanted keys.
 
     Raises:
         ValueError: a key is missing.
     """
     missing = [key for key in wanted if not isinstance(state, dict) or key not in state]
     if missing:
-        raise ValueError(f"the state lacks {', '.join(missing)}: it is none that state_dict() gave")
+        raise ValueError(f"the state lacks {', '.join(missing)}: state_dict() did not make it")
 
 
 def check_torch_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """What torch's own ``load_state_dict`` takes unseen: moments of another size, which its kernels write past.
+    """Checks sizes, which torch's ``load_state_dict`` does not: its kernels would write beyond smaller moments.
 
     Raises:
         ValueError: the state is of other parameters.
@@ -37,5 +37,5 @@ def check_torch_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
 
 
 def tensors_of(state: dict[str, Any]) -> dict[str, Tensor]:
-    """What of a state dict are tensors."""
+    """The tensors in a state dict."""
     return {name: value for name, value in state.items() if torch.is_tensor(value)}

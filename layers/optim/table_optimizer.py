@@ -1,4 +1,4 @@
-"""Optimizers of value tables: rules that touch only the rows that were read, and dense AdamW to compare with.
+"""Optimizers of value tables: rules that change only the rows that were read, and dense AdamW to compare with.
 
 Letters: N rows, D columns, B tokens, L lookups a token.
 """
@@ -18,15 +18,15 @@ from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowOptimizer, Row
 from membench.layers.optim.state import check_keys, check_torch_state, tensors_of
 from membench.layers.tables.value_table import Use, ValueTable
 
-_MIXED = 0x9E3779B1  # odd: numbers of steps and seeds that follow each other give unrelated bits
+_MIXED = 0x9E3779B1  # odd; with it, consecutive step numbers and seeds give unrelated bits
 
 
 @dataclass(frozen=True, slots=True)
 class RowRule:
-    """What a row optimizer is told; ``layers.kernels.row_update`` says what it does.
+    """The settings of a row optimizer; ``layers.kernels.row_update`` says what it does with them.
 
     Raises:
-        ValueError: there is no such optimizer, or a number is none that it can have.
+        ValueError: there is no such optimizer, or a number is out of range.
     """
 
     optimizer: RowOptimizer
@@ -45,37 +45,37 @@ class RowRule:
 
 
 def check_rate(name: str, value: float) -> None:
-    """Of a learning rate or the like.
+    """Checks a learning rate or a similar number.
 
     Raises:
-        ValueError: it is below 0, infinite or no number.
+        ValueError: it is below 0, infinite or not a number.
     """
     if not (value >= 0 and math.isfinite(value)):
         raise ValueError(f"{name} should be a finite number from 0, not {value}")
 
 
 class TableOptimizer:
-    """A row rule on one table, which costs nothing for rows that were not read.
+    """A row rule on one table. Rows that were not read cost nothing.
 
-    Three ways to use it, in one training step:
+    There are three ways to use it in a training step:
 
         loss.backward(); optimizer.step()                  # from table.gradient: clip it, or accumulate several
         with optimizer.fused(): loss.backward()            # rows are updated by the backward pass itself
         with optimizer.queued(): loss.backward()           # a pool that several layers share:
         optimizer.step()                                   # one pass over all uses, one update
 
-    ``step()`` belongs at the end of each; after ``fused`` it has nothing left to do. ``zero_grad()`` comes before the
-    next backward pass, as with torch's optimizers. bf16 rows are rounded
-    stochastically: to nearest, most updates would be lost.
+    Call ``step()`` at the end of each, even if after ``fused`` no update is left to do. Call ``zero_grad()`` before the
+    next backward pass, as with torch's optimizers. bf16 rows are rounded stochastically, because most updates would
+    be lost by rounding to nearest.
     """
 
     def __init__(self, table: ValueTable, rule: RowRule, *, seed: int = 0) -> None:
         self.table, self.rule = table, rule
         self.state = RowState.of(table.weight, rule.optimizer)
-        self.number = 0  # of updates so far
+        self.number = 0  # the number of updates so far
         self._seed = seed
         self._queue: list[Use] = []
-        self._updated = False  # by a fused backward pass, since the last step
+        self._updated = False  # whether a fused backward pass has updated the table since the last step
 
     @property
     def waiting(self) -> bool:
@@ -84,7 +84,7 @@ class TableOptimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Apply what is queued, or the table's row gradient; nothing where there is neither."""
+        """Applies the queued uses, or the table's row gradient. Does nothing if there is neither."""
         self._updated = False
         if self.waiting:
             self.table.settle()
@@ -98,10 +98,10 @@ class TableOptimizer:
 
     @contextmanager
     def fused(self) -> Iterator[None]:
-        """Inside, the backward pass that reads the table updates its rows and leaves no gradient.
+        """Inside, the backward pass updates the rows that it reads, and leaves no gradient.
 
         Raises:
-            RuntimeError: the table is used a second time before ``step()``: its rows have changed by then; or it
+            RuntimeError: the table is used a second time before ``step()``, when its rows have already changed; or it
                 has a row gradient, which would be a second update.
         """
         self._refuse_gradient()
@@ -115,12 +115,12 @@ class TableOptimizer:
                 self.table.weight, self.state, use.lookups.runs, use.weights, use.tokens, self._next(), dots=use.dots
             )
 
-        with self.table.uses_taken_by(update):
+        with self.table.uses_handed_to(update):
             yield
 
     @contextmanager
     def queued(self) -> Iterator[None]:
-        """Inside, backward passes keep what an update needs, for ``step()`` to apply at once.
+        """Inside, backward passes keep what an update needs; ``step()`` then applies all of it in one pass.
 
         Raises:
             RuntimeError: the table has a row gradient, which would be a second update.
@@ -128,18 +128,18 @@ class TableOptimizer:
         self._refuse_gradient()
 
         def queue(use: Use) -> Tensor | None:
-            # until the step, without the graph that they come from
+            # kept until the step, without their autograd graph
             self._queue.append(replace(use, weights=use.weights.detach(), tokens=use.tokens.detach()))
             if not use.dots:
                 return None
             runs, table = use.lookups.runs, self.table.weight
             return row_backward(table, runs, use.weights, use.tokens, gradient=False, dots=True)[1]
 
-        with self.table.uses_taken_by(queue):
+        with self.table.uses_handed_to(queue):
             yield
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy gets: nothing of a step that has begun, as it gets no gradients."""
+        """What a copy gets: nothing of a step that has begun, just as it gets no gradients."""
         return {**self.__dict__, "_queue": [], "_updated": False}
 
     def _refuse_gradient(self) -> None:
@@ -147,7 +147,7 @@ class TableOptimizer:
             raise RuntimeError("the table has a row gradient: apply it by step() or forget it by zero_grad() first")
 
     def zero_grad(self) -> None:
-        """Forget the row gradient and what is queued."""
+        """Clears the row gradient and the queued uses."""
         self.table.gradient = None
         self._queue.clear()
 
@@ -170,7 +170,7 @@ class TableOptimizer:
         self.rule = replace(self.rule, learning_rate=learning_rate)
 
     def state_tensors(self) -> list[Tensor]:
-        """All that is remembered of the table's rows."""
+        """The whole state that is kept of the table's rows."""
         return list(self.state.named_tensors().values())
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class TableOptimizer:
         return {"rule": asdict(self.rule), "number": self.number, "seed": self._seed, **self.state.named_tensors()}
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """Whether ``load_state_dict`` would restore it.
+        """Checks that ``load_state_dict`` can restore it.
 
         Raises:
             ValueError: it is of another rule, or of a table of another size.
@@ -194,7 +194,7 @@ class TableOptimizer:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave, the rule's numbers too.
+        """Restores what ``state_dict`` gave, also the rule's numbers.
 
         Raises:
             ValueError: as ``check_state``.
@@ -207,7 +207,7 @@ class TableOptimizer:
 
 
 def _joined(uses: list[Use]) -> Use:
-    """One use of all tokens. Where tokens read fewer rows than others, they read their first again, weighing 0."""
+    """All uses as one. Tokens that read fewer rows than others read their first row again, with weight 0."""
     if len(uses) == 1:
         return uses[0]
     most = max(use.weights.shape[1] for use in uses)
@@ -221,7 +221,7 @@ def _joined(uses: list[Use]) -> Use:
 
 
 class DenseTableAdamW:
-    """The same AdamW as for any parameter, over the whole table: what a dense gradient costs."""
+    """The same AdamW as for any parameter, over the whole table. It shows what a dense gradient costs."""
 
     def __init__(self, table: ValueTable, learning_rate: float, weight_decay: float = 0.0) -> None:
         self.table = table
@@ -234,11 +234,11 @@ class DenseTableAdamW:
         return self.table.has_gradient
 
     def zero_grad(self) -> None:
-        """Forget the row gradient."""
+        """Clears the row gradient."""
         self.table.gradient = None
 
     def step(self) -> None:
-        """Spread the row gradient into a dense one and step."""
+        """Copies the row gradient into a dense one and applies that."""
         if self.table.gradient is None:
             return
         self.table.settle()
@@ -260,7 +260,7 @@ class DenseTableAdamW:
         return self.adamw.state_dict()
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """Whether ``load_state_dict`` would restore it.
+        """Checks that ``load_state_dict`` can restore it.
 
         Raises:
             ValueError: it is of other parameters.
@@ -274,5 +274,5 @@ class DenseTableAdamW:
 
 
 def moments(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Every tensor of a torch optimizer's state, but for counters."""
+    """Every tensor of a torch optimizer's state, except counters."""
     return [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v) and v.numel() > 1]

@@ -1,4 +1,4 @@
-"""Value rows in the host's memory, of a layer on another device: for more rows than that device holds.
+"""Value rows in the host's memory, for a layer on another device: there can be more rows than the device can hold.
 
 Letters: N rows, D columns, B tokens, L lookups a token, U distinct rows read.
 """
@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from membench.layers.kept_dtype import dtype_after
 from membench.layers.kernels.lookups import Lookups, Runs
 from membench.layers.kernels.row_passes import row_backward, row_dots, weighted_bag
-from membench.layers.tables.pinned import RowCopier, on_host, pin, seen_from_device
+from membench.layers.tables.pinned import RowCopier, device_view_of, on_host, pin
 from membench.layers.tables.value_table import RowGradient, Use, ValueTable
 
 Way = Literal["direct", "staged"]
@@ -25,14 +25,14 @@ _TRIALS = 3
 class HostTable(ValueTable):
     """A table on the host, read from ``device`` in one of two ways.
 
-    ``direct``: the device's kernels read the rows over the bus, each as often as it is looked up.
-    ``staged``: the host gathers the distinct rows, and a copy of just those crosses the bus. Which is faster
-    depends on how often rows repeat, on the bus and on the host's cores; unless it is given, the first use
-    times both, with a backward pass where gradients are formed, and ``way_ms`` keeps what they took.
+    ``direct``: the device's kernels read the rows over the bus, once per lookup. ``staged``: the host gathers the
+    distinct rows, and only a copy of those crosses the bus. Which is faster depends on how often rows repeat, on the
+    bus and on the host's cores. If ``way`` is not given, the first use times both (with a backward pass, if there
+    will be one) and takes the faster; ``way_ms`` keeps both times.
 
-    The rows' gradient is formed on the device, from its copies, and goes to the host, where the rows are
-    updated. Weight, gradient and what an optimizer remembers stay on the host, as they are, whatever the layer is
-    moved or cast to; bags are of ``dtype``, which a cast (``.half()``) changes.
+    The rows' gradient is computed on the device and copied to the host, where the rows are updated. Weight, gradient
+    and optimizer state stay on the host unchanged when the layer is moved or cast. The results are of ``dtype``,
+    which a cast (``.half()``) changes.
 
     Raises:
         RuntimeError: the host's memory cannot be pinned.
@@ -49,29 +49,29 @@ class HostTable(ValueTable):
         generator: torch.Generator | None = None,
         way: Way | None = None,
     ) -> None:
-        if generator is not None and generator.device.type != "cpu":  # it fills no memory of the host
+        if generator is not None and generator.device.type != "cpu":  # it cannot fill host memory
             drawn = torch.randint(2**62, (), device=generator.device, generator=generator)
             generator = torch.Generator().manual_seed(int(drawn))
         super().__init__(num_rows, columns, dtype=dtype, std=std, generator=generator)
         self.device, self.dtype = torch.device(device), dtype
         self.way: Way | None = way
         self.way_ms: dict[Way, float] = {}
-        self._within: _Within | None = None
-        self._reached()
+        self._access: _DeviceAccess | None = None
+        self._device_access()
 
     @property
-    def seen(self) -> Tensor:
-        """The weight as kernels of the device read it."""
-        return self._reached().seen
+    def device_view(self) -> Tensor:
+        """The weight as a tensor that kernels of the device can read."""
+        return self._device_access().device_view
 
-    def _reached(self) -> "_Within":
-        """Made anew where the weight has moved: in a copy of this table, or when its state was loaded by assignment."""
-        if self._within is None or self._within.address != self.weight.data_ptr():
-            self._within = _Within(self.weight.detach(), self.device)
-        return self._within
+    def _device_access(self) -> "_DeviceAccess":
+        """Made again if the weight has moved: in a copy of this table, or after its state was loaded by assignment."""
+        if self._access is None or self._access.address != self.weight.data_ptr():
+            self._access = _DeviceAccess(self.weight.detach(), self.device)
+        return self._access
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_within": None}
+        return {**super().__getstate__(), "_access": None}
 
     # A compiler cannot follow what waits for a device, or leaves a gradient in the table.
     @torch.compiler.disable(reason="the host brings rows within reach, and keeps their gradient")
@@ -91,7 +91,7 @@ class HostTable(ValueTable):
 
     @torch.no_grad()
     def reach(self, lookups: Lookups, *, backward: bool = False) -> tuple[Tensor, Lookups]:
-        """A table within the device's reach, and where in it the looked-up rows are, perhaps for a backward too."""
+        """A table that the device can read, and the lookups in it. ``backward``: a trial also times a backward pass."""
         if self.way is None:
             self.way_ms = {way: self._trial_ms(way, lookups, backward) for way in WAYS}
             self.way = min(WAYS, key=lambda way: self.way_ms[way])
@@ -99,15 +99,15 @@ class HostTable(ValueTable):
 
     def _reach(self, way: Way, lookups: Lookups) -> tuple[Tensor, Lookups]:
         if way == "direct":
-            return self.seen, lookups
+            return self.device_view, lookups
         runs = lookups.exact_runs
         rows = on_host(runs.rows)
-        copier = self._reached().copier
+        copier = self._device_access().copier
         near = self.weight.index_select(0, rows) if copier is None else copier.copy(rows)
         return near, _renumbered(runs, lookups.rows.shape)
 
     def _trial_ms(self, way: Way, lookups: Lookups, backward: bool) -> float:
-        """The best of some bags, perhaps with their gradients, each with lookups that are not sorted yet."""
+        """The fastest of several bags, with their gradients if ``backward``. Each starts with unsorted lookups."""
         place = {"dtype": torch.float32, "device": lookups.rows.device}
         weights = torch.ones(lookups.rows.shape, **place)
         tokens = torch.ones(len(weights), self.weight.shape[1], **place)
@@ -124,20 +124,20 @@ class HostTable(ValueTable):
         return 1e3 * min(seconds)
 
     def settle(self) -> None:
-        if self.way == "direct" and self.device.type == "cuda":  # kernels read the very memory that is written
+        if self.way == "direct" and self.device.type == "cuda":  # kernels may still read this memory
             torch.cuda.synchronize(self.device)
 
     def take_gradient(self, runs: Runs, gradient: Tensor) -> None:
-        """What a backward pass does with the gradient (U, D) that it formed of the rows of ``runs``."""
+        """A backward pass calls it with the gradient (U, D) of the rows of ``runs``."""
         rows, values = on_host(runs.rows), on_host(gradient)
-        if self._taker is None:
+        if self._consumer is None:
             self.accumulate(RowGradient(rows, values))
-        elif len(rows):  # to whoever updates rows at once, as a use by U tokens of one row each
+        elif len(rows):  # as a use by U tokens that read one row each
             ones = torch.ones(len(rows), 1, dtype=torch.float32)
-            self._taker(Use(Lookups(rows[:, None], len(self.weight)), ones, values, dots=False))
+            self._consumer(Use(Lookups(rows[:, None], len(self.weight)), ones, values, dots=False))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """``layer.to(device)`` leaves it where it is, and a cast is one of what it gives."""
+        """``layer.to(device)`` does not move the table; a cast changes only the dtype of its results."""
         del recurse
         self.dtype = dtype_after(fn, self.dtype)
         return self
@@ -146,19 +146,19 @@ class HostTable(ValueTable):
         return f"{super().extra_repr()}, device={self.device}, way={self.way}"
 
 
-class _Within:
-    """What brings rows of a weight (N, D) on the host within a device's reach: pinned memory, buffers to copy by."""
+class _DeviceAccess:
+    """How a device reads rows of a weight (N, D) on the host: pinned memory, and buffers for copies."""
 
     def __init__(self, weight: Tensor, device: torch.device) -> None:
         self.address = weight.data_ptr()
-        self.seen, self.copier = weight, None
+        self.device_view, self.copier = weight, None
         if device.type == "cuda":
             pin(weight)
-            self.seen, self.copier = seen_from_device(weight, device), RowCopier(weight, device)
+            self.device_view, self.copier = device_view_of(weight, device), RowCopier(weight, device)
 
 
 def _renumbered(runs: Runs, shape: torch.Size) -> Lookups:
-    """The same lookups, of a table that holds the rows of exact ``runs`` alone."""
+    """The same lookups, in a table that holds only the rows of exact ``runs``."""
     count = len(runs.rows)
     runs = Runs(torch.arange(count, dtype=torch.int32, device=runs.rows.device), runs.starts, runs.order)
     run = torch.repeat_interleave(runs.rows, runs.starts.diff(), output_size=len(runs.order))
@@ -168,21 +168,21 @@ def _renumbered(runs: Runs, shape: torch.Size) -> Lookups:
 
 
 def _save(ctx: Any, table: HostTable, lookups: Lookups, other: Tensor) -> tuple[Tensor, Lookups]:
-    """Keeps what a backward pass needs: staged rows too, so that they cross the bus once."""
+    """Keeps what a backward pass needs, also staged rows, so that they cross the bus only once."""
     near, at = table.reach(lookups, backward=True)
     ctx.table, ctx.lookups, ctx.at = table, lookups, at
-    ctx.save_for_backward(other, None if near is table.seen else near)
+    ctx.save_for_backward(other, None if near is table.device_view else near)
     return near, at
 
 
 def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
-    """(what was saved besides, the table within reach)."""
+    """(the other saved tensor, the table that the device can read)."""
     other, near = ctx.saved_tensors
-    return other, ctx.table.seen if near is None else near
+    return other, ctx.table.device_view if near is None else near
 
 
 def _leave_gradient(ctx: Any, near: Tensor, weights: Tensor, tokens: Tensor, *, dots: bool) -> Tensor | None:
-    """Hands the table the gradient of its rows; returns their dots, if wanted."""
+    """Gives the table the gradient of its rows; returns their dots, if they are needed."""
     gradient, found = row_backward(near, ctx.at.exact_runs, weights, tokens.contiguous(), gradient=True, dots=dots)
     assert gradient is not None
     ctx.table.take_gradient(ctx.lookups.exact_runs, gradient)
@@ -213,7 +213,7 @@ class _Dots(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (ddots,), (tokens, near) = upstream, _saved(ctx)
-        # before the gradient is taken: that may update the rows
+        # first, because taking the gradient may update the rows
         dx = weighted_bag(near, ctx.at.rows, ddots) if ctx.needs_input_grad[2] else None
         _leave_gradient(ctx, near, ddots, tokens, dots=False)
         return None, None, None if dx is None else dx.to(tokens.dtype), None

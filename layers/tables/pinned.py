@@ -1,4 +1,4 @@
-"""Host memory that a CUDA device reads by itself, and copies from one to the other.
+"""Host memory that a CUDA device can read directly, and copies between the two.
 
 Letters: U rows, D columns.
 """
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 _PORTABLE_AND_MAPPED = 1 | 2  # cudaHostRegisterPortable | cudaHostRegisterMapped
-_PART_BYTES = 2**24  # gathered while the part before it is copied
+_PART_BYTES = 2**24  # a part is gathered while the one before it is copied
 
 
 def pin(tensor: Tensor) -> None:
-    """Pins a CPU tensor's memory where it is; a pinned copy would take it twice, and off its huge pages.
+    """Pins a CPU tensor's memory in place. A pinned copy would need the memory twice, and not lie on huge pages.
 
     Raises:
         RuntimeError: the system refuses (too little memory, or a limit on locked memory).
@@ -27,21 +27,21 @@ def pin(tensor: Tensor) -> None:
 
 
 def on_host(tensor: Tensor) -> Tensor:
-    """The tensor on the host, complete when this returns; a copy lies in pinned memory, which is the faster to fill."""
+    """The tensor on the host, complete when this returns. A copy lies in pinned memory, which is filled faster."""
     copy = tensor.to("cpu", non_blocking=True)
     if tensor.is_cuda:
         torch.cuda.current_stream(tensor.device).synchronize()
     return copy
 
 
-def seen_from_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CUDA tensor that is the same pinned memory: what a kernel reads of it comes over the bus."""
-    seen = torch.as_tensor(_Addressed(tensor), device=device)
-    return seen.view(tensor.dtype).view(tensor.shape)
+def device_view_of(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CUDA tensor over the same pinned memory. A kernel reads it over the bus."""
+    view = torch.as_tensor(_Addressed(tensor), device=device)
+    return view.view(tensor.dtype).view(tensor.shape)
 
 
 class _Addressed:
-    """Bytes at an address, which host and device share, as other libraries' arrays are handed to torch."""
+    """Bytes at an address that host and device share, in the form in which torch takes arrays of other libraries."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor  # kept alive
@@ -69,7 +69,7 @@ class RowCopier:
         parts = zip(rows.split(self._part_rows), near.split(self._part_rows), strict=True)
         for number, (wanted, target) in enumerate(parts):
             buffer, copied = self._buffers[number % 2][: len(wanted)], self._copied[number % 2]
-            copied.synchronize()  # what the buffer held before has left it
+            copied.synchronize()  # the copy of what the buffer held before has ended
             torch.index_select(self._table, 0, wanted, out=buffer)
             target.copy_(buffer, non_blocking=True)
             copied.record(torch.cuda.current_stream(self._device))

@@ -1,4 +1,4 @@
-"""Value rows in eight bits a number with a scale a row: a table to be read, in forward passes and decoding.
+"""Value rows in eight bits per number with one scale per row: a table for forward passes and decoding only.
 
 Letters: N rows, D columns, B tokens, L lookups a token, U rows.
 """
@@ -17,8 +17,8 @@ from membench.layers.kernels.quantization import LARGEST, dequantize_rows, quant
 from membench.layers.kernels.quantized_bag import quantized_bag
 from membench.layers.tables.value_table import ValueTable
 
-# Relative RMS error of rows of normal numbers, up to 2^14 columns. int8: max|row| / 127 / sqrt(12), and the
-# largest of more numbers is larger. e4m3: numbers are off by up to 2^-4 of themselves, however many there are.
+# Relative RMS error of normally distributed rows, up to 2^14 columns. int8: max|row| / 127 / sqrt(12), which grows with
+# the number of columns. e4m3: each number has an error of up to 2^-4 of itself, whatever the number of columns.
 NORMAL_ROW_ERROR = {torch.int8: 0.0096, torch.float8_e4m3fn: 0.0268}
 _SCALE_SPREAD = 0.1  # scales differ from row to row, as the largest of some hundred normal numbers do
 
@@ -26,8 +26,8 @@ _SCALE_SPREAD = 0.1  # scales differ from row to row, as the largest of some hun
 class QuantizedTable(nn.Module):
     """``weight`` (N, D) int8 or float8_e4m3fn and ``scales`` (N,) fp32; a row is its scale times its numbers.
 
-    Read like a ``ValueTable``, with results of ``dtype``: that alone is changed by a cast (``.half()``), as
-    numbers and scales are one format. It has no gradient.
+    It is read like a ``ValueTable`` and has no gradient. Results are of ``dtype``. A cast (``.half()``) changes only
+    that, because numbers and scales together are one format.
     """
 
     gradient = None
@@ -55,7 +55,7 @@ class QuantizedTable(nn.Module):
         std: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> "QuantizedTable":
-        """Rows of normal numbers, drawn as quantized ones: the table never takes more memory than it will have."""
+        """Normally distributed rows, drawn in quantized form, so that no more memory is used than the table needs."""
         largest = LARGEST[row_dtype]
         # the largest of D normal numbers, roughly, becomes the format's largest
         scale = std * math.sqrt(2 * math.log(2 * columns)) / largest
@@ -72,7 +72,7 @@ class QuantizedTable(nn.Module):
         """The rows of a table (N, D), rounded.
 
         Raises:
-            ValueError: ``row_dtype`` is no row format, or a number of the table is not finite.
+            ValueError: ``row_dtype`` is not a row format, or a number of the table is not finite.
         """
         weight = allocate(len(table), table.shape[1], row_dtype, table.device)
         return cls(*quantize_rows(table, row_dtype, out=weight), table.dtype)

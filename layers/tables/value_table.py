@@ -1,4 +1,4 @@
-"""The value rows of a memory layer: their sharing, and gradients of the rows that were read.
+"""The value rows of a memory layer, which several layers can share, and the gradients of the rows that were read.
 
 Letters: N rows, D columns, B tokens, L lookups a token, U distinct rows read.
 """
@@ -26,7 +26,7 @@ class RowGradient:
     values: Tensor
 
     def plus(self, other: "RowGradient", num_rows: int) -> "RowGradient":
-        """The sum of both, for a table of so many rows."""
+        """The sum of both gradients, for a table of ``num_rows`` rows."""
         values = torch.cat([self.values, other.values])
         runs = find_runs(torch.cat([self.rows, other.rows]), num_rows).exact()
         ones = values.new_ones(len(values), 1)
@@ -42,7 +42,7 @@ class RowGradient:
 
 
 def _exact(runs: Runs, values: Tensor) -> RowGradient:
-    """Of runs and the sums of each, without those that are empty."""
+    """The gradient from runs and their sums, without empty runs."""
     rows = runs.exact().rows
     return RowGradient(rows, values[: len(rows)])
 
@@ -51,8 +51,8 @@ def _exact(runs: Runs, values: Tensor) -> RowGradient:
 class Use:
     """One use of a table in a backward pass, from which its rows' gradients follow.
 
-    d(row) is the sum, over the row's lookups, of weights (B, L) times tokens (B, D). With ``dots`` the
-    products of the rows with those tokens are wanted too: they are the gradient of a bag's weights.
+    d(row) is the sum, over the row's lookups, of weights (B, L) times tokens (B, D). With ``dots``, the products of
+    the rows with these tokens are needed too: they are the gradient of a bag's weights.
     """
 
     lookups: Lookups
@@ -62,12 +62,12 @@ class Use:
 
 
 class ValueTable(nn.Module):
-    """N rows of D columns, given to a layer from outside so that several layers can share one pool.
+    """N rows of D columns. A table can be given to several layers, which then share its rows.
 
-    ``weight.grad`` stays None: a dense gradient of N·D would cost more than everything else
-    a step does. A backward pass adds to ``gradient``, which holds the touched rows only; set it to None
-    between steps. A copy has none, as torch's copies have no ``.grad``. ``huge_pages`` tells whether the
-    memory really lies on huge pages, which whatever reads random rows is the faster for.
+    ``weight.grad`` stays None, because a dense gradient of N·D numbers would cost more than the rest of a step. A
+    backward pass adds to ``gradient``, which holds only the rows that were read; set it to None between steps. A
+    copy of the table has no gradient, as torch's copies have no ``.grad``. ``huge_pages`` tells whether the memory
+    really lies on huge pages; random rows are read faster there.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class ValueTable(nn.Module):
         weight = fill_normal_(allocate(num_rows, columns, dtype, torch.device(device)), std, generator)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self._gradient: RowGradient | tuple[Runs, Tensor] | None = None
-        self._taker: Callable[[Use], Tensor | None] | None = None
-        # Empty. It makes autograd visit a table all of whose other inputs are frozen.
+        self._consumer: Callable[[Use], Tensor | None] | None = None
+        # Empty. It makes autograd call the backward even if no other input of the table needs a gradient.
         self._anchor = torch.empty(0, requires_grad=True)
 
     @property
     def huge_pages(self) -> bool:
-        """Asked of the system anew: a copy, or a table that was cast, lies elsewhere."""
+        """Asks the system each time, because the memory of a cast table is another one."""
         return self.weight.device.type == "cpu" and on_huge_pages(self.weight)
 
     def bag(self, lookups: Lookups, weights: Tensor) -> Tensor:
@@ -108,9 +108,9 @@ class ValueTable(nn.Module):
 
     @property
     def gradient(self) -> RowGradient | None:
-        """Of the rows that were read since it was last None.
+        """The gradient of the rows that were read since it was last set to None.
 
-        A GPU's host learns only here how many these are, and waits for that: a backward pass does not.
+        On a GPU only this makes the host wait, to learn how many rows there are; a backward pass does not wait.
         """
         if isinstance(self._gradient, tuple):
             self._gradient = _exact(*self._gradient)
@@ -122,30 +122,30 @@ class ValueTable(nn.Module):
 
     @property
     def has_gradient(self) -> bool:
-        """Whether there is one; nobody waits for the answer."""
+        """Whether there is a gradient. Does not wait for a GPU."""
         return self._gradient is not None
 
     def settle(self) -> None:
-        """Waits for whoever still reads the rows, as an update must where nothing else makes it."""
+        """Waits until nothing reads the rows any more, where the device does not order that itself. Updates call it."""
 
     def accumulate(self, gradient: RowGradient) -> None:
-        """Add one use's gradient: of another layer that shares the pool, or of another backward pass."""
+        """Adds the gradient of one more use: by another layer that shares the table, or in another backward pass."""
         before = self.gradient
         self.gradient = gradient if before is None else before.plus(gradient, len(self.weight))
 
     @contextmanager
-    def uses_taken_by(self, taker: Callable[[Use], Tensor | None]) -> Iterator[None]:
-        """Inside, backward passes hand each use to ``taker``, which returns its dots, and add no gradient."""
-        before, self._taker = self._taker, taker
+    def uses_handed_to(self, consumer: Callable[[Use], Tensor | None]) -> Iterator[None]:
+        """Inside, a backward pass adds no gradient. It hands each use to ``consumer``, which returns the use's dots."""
+        before, self._consumer = self._consumer, consumer
         try:
             yield
         finally:
-            self._taker = before
+            self._consumer = before
 
     def take(self, use: Use) -> Tensor | None:
-        """What a backward pass does with a use; returns its dots (B, L), if wanted."""
-        if self._taker is not None:
-            return self._taker(use)
+        """A backward pass calls it with each use. Returns the use's dots (B, L), if they are needed."""
+        if self._consumer is not None:
+            return self._consumer(use)
         runs = use.lookups.runs
         gradient, dots = row_backward(self.weight, runs, use.weights, use.tokens, gradient=True, dots=use.dots)
         assert gradient is not None
@@ -156,11 +156,11 @@ class ValueTable(nn.Module):
         return dots
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a file gets: neither a step's gradient nor who takes uses, as that updates this very table."""
-        return {**self.__dict__, "_gradient": None, "_taker": None}
+        """What a copy or a file gets: no gradient, and no consumer of uses, which would update this table."""
+        return {**self.__dict__, "_gradient": None, "_consumer": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """The gradient goes along, as torch's does."""
+        """Moves or casts the gradient too, as torch does."""
         super()._apply(fn, recurse)
         if (gradient := self.gradient) is not None:
             values = fn(gradient.values)
@@ -172,8 +172,8 @@ class ValueTable(nn.Module):
         return f"{rows}, {columns}, dtype={self.weight.dtype}, huge_pages={self.huge_pages}"
 
 
-# A backward pass leaves the rows' gradient in the table, and not with autograd, which knows dense ones alone.
-# A compiler cannot follow that: it computes what is before and behind, and leaves this to Python.
+# A backward pass stores the rows' gradient in the table and does not return it to autograd, which expects a dense one.
+# A compiler cannot follow that. It compiles what comes before and after, and Python runs this part.
 @torch.compiler.disable(reason="a table keeps the gradient of its rows itself")
 def _bag(table: ValueTable, lookups: Lookups, weights: Tensor) -> Tensor:
     return _Bag.apply(table, lookups, weights, table._anchor)

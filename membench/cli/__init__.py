@@ -1,4 +1,4 @@
-"""The command line: one file a command. Nothing heavy is imported before a command runs."""
+"""The command line: one file per command. Nothing heavy is imported before a command runs."""
 
 import io
 import os
@@ -50,8 +50,8 @@ _Version = Annotated[
 
 @app.callback()
 def membench(version: _Version = False) -> None:
-    """Memory layers against dense FFN and mixture-of-experts layers: exact costs, equal budgets, checked results,
-    honest timings.
+    """Compare memory layers with dense FFN and mixture-of-experts layers: exact costs, equal budgets, checked
+    results, honest timings.
     """
 
 
@@ -66,12 +66,12 @@ app.command("list")(list_command)
 app.command("doctor")(doctor)
 app.command("schema")(schema)
 
-_Misused: Any = typer.BadParameter.__bases__[0]  # what typer raises for an unknown option or command, too
+_Misused: Any = typer.BadParameter.__bases__[0]  # typer raises it for an unknown option or command too
 
 
 def main() -> None:
-    """Entry point. Bad input is one line on standard error and exit code 2, never a traceback."""
-    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where it is closed
+    """Entry point. Bad input gives one line on standard error and exit code 2, never a traceback."""
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None if it is closed
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -87,38 +87,38 @@ def main() -> None:
         _leave(f"{' '.join(error.format_message().split())} ({command} --help says more)", exit_codes.USAGE)
     except KeyboardInterrupt:
         _leave("interrupted", exit_codes.INTERRUPTED)
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader of a pipe has closed it
         discard_output()
         sys.exit(0)
     except OSError as error:
         discard_output()
         _leave(str(error), exit_codes.HARNESS)
-    except Exception as error:  # exit code 1, a traceback's, would say that something got slower
+    except Exception as error:  # a traceback would end with exit code 1, which means that something got slower
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(last.filename).name}:{last.lineno}"
-        _leave(f"a fault of membench itself at {where}: {type(error).__name__}: {error}", exit_codes.HARNESS)
+        _leave(f"a bug in membench, at {where}: {type(error).__name__}: {error}", exit_codes.HARNESS)
 
 
 def _run(*words: str) -> int:
-    """Runs a command; its exit code. What it printed is written out, or an OSError says why not."""
+    """Runs a command and returns its exit code. Writes out what it printed, or raises an OSError that says why not."""
     code = 0
     try:
         with typer.main.get_command(app).make_context("membench", [*words]) as context:
             context.command.invoke(context)
     except typer.Exit as ended:
         code = ended.exit_code
-    except SystemExit:  # rich's, of a page of help whose reader has seen enough
+    except SystemExit:  # raised by rich if the reader of a page of help has closed the pipe
         raise BrokenPipeError from None
     sys.stdout.flush()
     return code
 
 
 def _nowhere() -> TextIO:
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - as long as the process
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - it stays open as long as the process lives
 
 
 class _Messages:
-    """Standard error. That nobody can read it (a full disk, a closed pipe) ends no measurement."""
+    """Standard error. If it cannot be written (a full disk, a closed pipe), measuring goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""``membench ab``: two git revisions, measured in turn."""
+"""``membench ab``: two git revisions, measured alternately."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,15 +10,17 @@ from membench.cli.options import AsJson, Device, Only, Output, Overrides
 
 
 def ab(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="The revision to beat: main, v1.2, a commit.")],
-    head: Annotated[str, typer.Argument(metavar="HEAD", help="The revision in question.")] = "HEAD",
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The revision to compare with: main, v1.2, a commit.")],
+    head: Annotated[str, typer.Argument(metavar="HEAD", help="The revision to judge.")] = "HEAD",
     scenario: Annotated[
-        str, typer.Option("--scenario", metavar="SCENARIO", help="A scenario file, or the name of a shipped one.")
+        str,
+        typer.Option("--scenario", metavar="SCENARIO", help="A scenario file, or the name of one that membench ships."),
     ] = "gate",
     overrides: Overrides = None,
     only: Only = None,
     rounds: Annotated[
-        int, typer.Option("--rounds", min=1, max=100, help="Fresh pairs of processes; fewer than 8 decide nothing.")
+        int,
+        typer.Option("--rounds", min=1, max=100, help="How many fresh pairs of processes; fewer than 8 cannot decide."),
     ] = 10,
     device: Device = "auto",
     output: Output = Path("results"),
@@ -29,11 +31,12 @@ def ab(
     junit: Junit = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether HEAD is slower than BASE: both checked out, timed in turn on this machine.
+    """Say whether HEAD is slower than BASE. Both are checked out and timed alternately on this machine.
 
-    Each round starts a fresh process for each side and times them sample by sample in turn, so that a
-    machine that drifts drifts for both. What the first rounds leave open gets as many again; what is
-    slow must be slow again on fresh rounds. This membench, and its scenario, measure both.
+    Each round starts a fresh process for each side and alternates between them, sample by sample, so
+    that a machine that becomes slower is slower for both. If the first rounds do not decide, as many
+    again are measured. A case that is slow must be slow again in fresh rounds. Both sides are measured
+    by this membench, with this scenario.
 
     Exit codes: 0 no regression, 1 confirmed regression, 2 bad input, 3 inconclusive (only with
     --strict), 4 nothing comparable, 5 nothing was measured, 130 interrupted (what was finished is kept).

@@ -1,4 +1,4 @@
-"""``membench baseline``: which file `compare` holds new results against."""
+"""``membench baseline``: which file `compare` compares new results with."""
 
 import sys
 from contextlib import redirect_stdout
@@ -10,12 +10,14 @@ import typer
 from membench.cli import exit_codes
 from membench.cli.options import AsJson
 
-baseline = typer.Typer(help="Set or show what `membench compare` holds new results against.", add_completion=False)
+baseline = typer.Typer(
+    help="Set or show the file that `membench compare` compares new results with.", add_completion=False
+)
 
 
 @baseline.callback(invoke_without_command=True)
 def group(context: typer.Context) -> None:
-    """Which of the commands is missing, and the help that says what they are: on standard error, as an error is."""
+    """Without a command, shows the help on standard error: it is an error."""
     if context.invoked_subcommand is None:
         with redirect_stdout(sys.stderr):
             print(context.get_help())
@@ -24,11 +26,13 @@ def group(context: typer.Context) -> None:
 
 @baseline.command("set")
 def set_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A result file; it stays where it is.")],
-    reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Kept beside it.")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A result file. It is not moved.")],
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", help="Why; stored in baselines.yaml.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make FILE the baseline of its device and scenario, in baselines.yaml beside it.
+    """Make FILE the baseline of its device and scenario. Writes baselines.yaml in FILE's folder.
 
     Exit codes: 0 set, 2 bad input.
     """
@@ -38,12 +42,12 @@ def set_command(
 
     result = read_result(file)
     if not any(record.status == "ok" for record in result.cases):
-        raise UsageError("has no case that was measured: nothing could ever be compared with it", source=str(file))
+        raise UsageError("has no case that was measured, so nothing could be compared with it", source=str(file))
     if result.run.pair or result.run.interrupted or result.run.only:
-        what = "a side of an ab" if result.run.pair else "no whole run"
-        raise UsageError(f"is {what}; a baseline is what membench run measured from end to end", source=str(file))
+        what = "a side of an ab" if result.run.pair else "not a whole run"
+        raise UsageError(f"is {what}; a baseline must be a complete result of membench run", source=str(file))
     if result.run.git_dirty:
-        print(f"membench: {file} was measured with changes that no commit holds", file=sys.stderr)
+        print(f"membench: {file} was measured with changes that are in no commit", file=sys.stderr)
     found, before = set_baseline(file, result, reason)
     if as_json:
         print(
@@ -56,7 +60,7 @@ def set_command(
 
 @baseline.command("show")
 def show_command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where result files lie.")] = Path("results"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of the result files.")] = Path("results"),
     as_json: AsJson = False,
 ) -> None:
     """List the baselines of a folder.
@@ -76,5 +80,5 @@ def show_command(
     priorities = {"scenario": 1, "device": 2, "file": 1, "set_at": 3, "reason": 4}
     rows = [[getattr(each, name) for name in priorities] for each in known.baselines]
     columns = [Column(name, right=False, priority=priority) for name, priority in priorities.items()]
-    none = "" if rows else "None is set yet: membench baseline set FILE."
+    none = "" if rows else "No baseline is set yet. To set one: membench baseline set FILE."
     print_tables([Table(one_line(f"Baselines in {folder}"), none, columns, rows)])

@@ -10,10 +10,12 @@ from membench.cli.options import AsJson
 Files = Annotated[list[str], typer.Argument(metavar="FILES...", help="Result files of membench run or ab.")]
 Thresholds = Annotated[
     str | None,
-    typer.Option("--thresholds", metavar="FILE", help="What counts as slower; gate.yaml here if there is one."),
+    typer.Option(
+        "--thresholds", metavar="FILE", help="What counts as slower. Default: gate.yaml in this folder, if it exists."
+    ),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 where a timing stays inconclusive.")]
-Advisory = Annotated[bool, typer.Option("--advisory", help="Show the verdicts, exit with 0 whatever they are.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 3 if a timing stays inconclusive.")]
+Advisory = Annotated[bool, typer.Option("--advisory", help="Show the verdicts, but never fail because of them.")]
 Markdown = Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Also write a summary as Markdown.")]
 Junit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML.")]
 
@@ -21,15 +23,17 @@ Junit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Als
 def compare(
     files: Files,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="FILE", help="What to compare with, whatever is set.")
+        str | None, typer.Option("--baseline", metavar="FILE", help="Compare with this file, whatever baseline is set.")
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Judge every file against the baseline, not the newest.")
+        bool, typer.Option("--all", help="Judge every file against the baseline, not only the newest.")
     ] = False,
     within: Annotated[
-        bool, typer.Option("--within", help="Compare the layers of each file with its reference layer.")
+        bool, typer.Option("--within", help="Compare the layers inside each file with one of them, --reference.")
     ] = False,
-    reference: Annotated[str, typer.Option("--reference", metavar="ARM", help="For --within.")] = "dense",
+    reference: Annotated[
+        str, typer.Option("--reference", metavar="ARM", help="For --within: the layer to compare with.")
+    ] = "dense",
     thresholds: Thresholds = None,
     strict: Strict = False,
     advisory: Advisory = False,
@@ -37,12 +41,13 @@ def compare(
     junit: Junit = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say which cases of the newest file are slower, larger, wrong or gone, against a baseline.
+    """Say which cases of the newest file are slower, larger, wrong or missing, compared with a baseline.
 
-    Files are grouped by device and scenario and their cases matched by id. The baseline of a group is
-    --baseline, else the file set with `membench baseline set`, else of two files the older; of more the
-    oldest, and then timings are advice only. A timing is judged by its rounds (fresh processes); with
-    fewer than the statistics need it is INCONCLUSIVE, never a pass. JSON of another make is passed over.
+    Files are grouped by device and scenario; cases are matched by id. The baseline of a group is
+    --baseline, or else the file set with `membench baseline set`, or else the oldest file. (If the
+    oldest of more than two files is taken, timings are shown but cannot fail.) A timing is judged by
+    its rounds (fresh processes). With too few rounds for the statistics it is INCONCLUSIVE, never a
+    pass. JSON files that are not results are skipped.
 
     Exit codes: 0 no regression, 1 regression, 2 bad input, 3 inconclusive (only with --strict),
     4 nothing comparable, 5 nothing was measured, 130 interrupted.

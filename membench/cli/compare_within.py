@@ -1,4 +1,4 @@
-"""``membench compare --within``: the layers of one run beside each other."""
+"""``membench compare --within``: compares the layers of one run with each other."""
 
 import typer
 
@@ -14,7 +14,7 @@ from membench.tables.render import print_tables
 
 
 def check_alone(**others: object) -> None:
-    """Raises UsageError if an option was given that is the gate's: --within judges no file against another."""
+    """Raises UsageError if an option of the gate was given: --within does not compare files."""
     for name, value in others.items():
         if value:
             option = {"every": "all"}.get(name, name)
@@ -22,7 +22,7 @@ def check_alone(**others: object) -> None:
 
 
 def show_within(results: list[LoadedResult], reference: str, thresholds: Thresholds, *, as_json: bool) -> None:
-    """A table (or JSON) a file; exit code 4 where no file has two layers at one point."""
+    """A table (or JSON) for each file; exit code 4 if no file has two layers that can be compared."""
     found: list[tuple[LoadedResult, list[WithinRow]]] = []
     for each in results:
         with blaming(f"{each.path}: --reference"):

@@ -8,8 +8,8 @@ def checked_device(device: str) -> str:
     """The device's name.
 
     Raises:
-        UsageError: it is none of auto, cpu, cuda.
+        UsageError: it is not auto, cpu or cuda.
     """
     if device not in DEVICES:
-        raise UsageError(f"{shown(device)} is no device; {suggestion(device, DEVICES)}", source="--device")
+        raise UsageError(f"{shown(device)} is not a device; {suggestion(device, DEVICES)}", source="--device")
     return device

@@ -1,4 +1,4 @@
-"""``membench doctor``: what this machine is, can do, and cannot tell."""
+"""``membench doctor``: what this machine is, what it can do, and what cannot be measured on it."""
 
 from typing import Any
 
@@ -6,7 +6,10 @@ from membench.cli.options import AsJson, Device
 
 
 def doctor(device: Device = "auto", as_json: AsJson = False) -> None:
-    """Show the device, its measured ceilings, its noise, and what will be null and why (about half a minute)."""
+    """Show the device, its measured ceilings and its noise, and which results will be null here and why.
+
+    This takes about half a minute.
+    """
     import sys
 
     from membench.cli.device_option import checked_device
@@ -70,7 +73,7 @@ def _tables(found: dict[str, Any]) -> list[Any]:
 
 
 def _conditions(ran: dict[str, Any]) -> list[list[Any]]:
-    """What decides times beside the machine."""
+    """What influences times, apart from the machine."""
     sets, quota = ran["kernels_instruction_sets"], ran["cpu_quota_cores"]
     unusual = [f"{name}={value}" for kind in ("settings", "variables") for name, value in ran[kind].items()]
     return [

@@ -23,7 +23,7 @@ from membench.tables.render import print_tables
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What was asked for beside the verdict. ``checked`` before anything takes long."""
+    """Which outputs were asked for. Call ``checked`` before anything that takes long."""
 
     strict: bool
     advisory: bool
@@ -32,10 +32,10 @@ class Outputs:
     as_json: bool
 
     def checked(self) -> "Outputs":
-        """These, if every file can be written.
+        """Returns these, if every file can be written.
 
         Raises:
-            UsageError: one cannot.
+            UsageError: a file cannot be written.
         """
         for path, source in self._files():
             check_writable(path, source)
@@ -46,13 +46,13 @@ class Outputs:
         return [(path, source) for path, source in named if path]
 
     def show(self, comparisons: list[FileComparison], groups: list[Group], *, interrupted: bool = False) -> int:
-        """Says the verdict first, then writes the files, whether standard output took it or not.
+        """Shows the verdict, then writes the files, even if standard output could not be written.
 
         Returns:
             The exit code.
 
         Raises:
-            UsageError: a file cannot be written any more; the others are.
+            UsageError: a file could not be written; the others were.
             OSError: standard output could not be written.
         """
         outcome = outcome_of(comparisons, strict=self.strict, advisory=self.advisory)
@@ -68,10 +68,10 @@ class Outputs:
         texts = {"--junit": to_junit(comparisons)} if self.junit else {}
         summary = to_summary(comparisons, groups, outcome)
         _tell_github(summary)
-        with ExitStack() as files:  # each is tried, whatever became of the others
+        with ExitStack() as files:  # every file is tried, even if another one fails
             for path, source in self._files():
                 files.callback(_write, path, texts.get(source, summary), source)
-        output.done("the verdict is in the line above")
+        output.done("the line above has the verdict")
         return outcome.exit_code
 
 
@@ -81,7 +81,7 @@ def _write(path: Path, text: str, source: str) -> None:
 
 
 def _tell_github(summary: str) -> None:
-    """Into the file that GitHub shows, if there is one. Nobody asked for it: that it cannot be written ends nothing."""
+    """Appends to the file that GitHub shows, if there is one. As it was not asked for, a failure is only reported."""
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             with blaming_output(Path(path), "GITHUB_STEP_SUMMARY"):

@@ -1,10 +1,10 @@
-"""``membench list``: what there is to run and to compare."""
+"""``membench list``: what can be run and compared."""
 
 from membench.cli.options import AsJson
 
 
 def list_command(as_json: AsJson = False) -> None:
-    """List the shipped scenarios with their questions, the kinds of layer and the operators.
+    """List the scenarios that membench ships, with their questions; the kinds of layer; and the operators.
 
     Exit code: 0.
     """

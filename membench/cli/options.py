@@ -12,12 +12,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the scenario, as in workload.tokens=64."),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to run; auto takes a GPU.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to run. auto: on a GPU if there is one.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")]
 Only = Annotated[
     list[str] | None,
-    typer.Option("--case", metavar="ID", help="Only the cases whose id begins so; may be given again."),
+    typer.Option("--case", metavar="ID", help="Only cases whose id begins with ID. Repeatable."),
 ]
-Output = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="The folder in which result files go.")]
+Output = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="The folder for result files.")]
 
 DEVICES = ("auto", "cpu", "cuda")

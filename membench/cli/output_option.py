@@ -1,6 +1,7 @@
-"""The value of ``--output``: a folder, in which what a command writes gets a name of its own.
+"""The value of ``--output``: a folder; each command chooses the names of its files there.
 
-``report``, which writes one file, takes that file's name too. What ends as files do is no folder.
+``report`` writes one file and also accepts that file's name. A value that ends like a file name is not taken as a
+folder.
 """
 
 from contextlib import suppress
@@ -14,29 +15,29 @@ _FILES = (*_PAGES, ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".md", ".txt",
 
 
 def checked_folder(output: Path) -> Path:
-    """The folder, which need not be there yet.
+    """The folder; it need not exist yet.
 
     Raises:
-        UsageError: it is a file, or is not there and ends as files do.
+        UsageError: it is a file, or it does not exist and ends like a file name.
     """
     if _is_file(output):
-        raise UsageError(f"{output} is a file; name the folder in which result files go", source="--output")
+        raise UsageError(f"{output} is a file; name a folder for result files", source="--output")
     if output.suffix.lower() in _FILES and not _is_folder(output):
-        problem = f"{output} ends as a file does; name the folder in which result files go (each names itself)"
+        problem = f"{output} ends like a file name; name a folder for result files (membench chooses their names)"
         raise UsageError(problem, source="--output")
     return output
 
 
 def page_path(output: Path) -> Path:
-    """The page: the file that is named, or ``report.html`` in the folder.
+    """The path of the page: the file that is named, or ``report.html`` in the named folder.
 
     Raises:
-        UsageError: it is named as another kind of file, or the folder cannot be made.
+        UsageError: the name is that of another kind of file, or the folder cannot be made.
     """
     if output.suffix.lower() in _PAGES:
         return output
     if _is_file(output) or (output.suffix.lower() in _FILES and not _is_folder(output)):
-        problem = f"{output} is no name for a page; give one that ends in .html, or a folder"
+        problem = f"{output} cannot be the name of a page; name a file that ends in .html, or a folder"
         raise UsageError(problem, source="--output")
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,7 @@ def page_path(output: Path) -> Path:
 
 
 def _is_folder(path: Path) -> bool:
-    with suppress(OSError):  # what cannot be looked at is found out when it is written
+    with suppress(OSError):  # if it cannot be read, writing will report it
         return path.is_dir()
     return False
 

@@ -1,4 +1,4 @@
-"""``membench plan``: what a run would do. Nothing is measured and torch is not imported."""
+"""``membench plan``: what a run would do. It measures nothing and does not import torch."""
 
 from typing import Annotated
 
@@ -19,10 +19,10 @@ def plan(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Show every case's exact counts, memory, fit and predicted time; measure nothing.
+    """Show every case's exact counts, memory, whether it fits, and its predicted time. Nothing is measured.
 
-    Without --hardware it is this machine's GPU, where its driver names a known one and --device
-    is not cpu, or this host.
+    Without --hardware the plan is for this machine: for its GPU, if the driver names one that membench
+    knows and --device is not cpu; otherwise for its processor.
 
     Exit codes: 0 planned, 2 bad input.
     """

@@ -29,54 +29,66 @@ def profile(
     ],
     against: Annotated[
         str | None,
-        _option("--against", "A second layer, solved to the same FLOPs a token, beside it.", _LAYER, "KIND"),
+        _option("--against", "A second layer to compare with, sized to the same FLOPs per token.", _LAYER, "KIND"),
     ] = None,
-    dim: Annotated[int, _option("--dim", "d, width of a token.", _LAYER)] = 1024,
+    dim: Annotated[int, _option("--dim", "d, the width of a token.", _LAYER)] = 1024,
     dtype: Annotated[str, _option("--dtype", "bf16, fp16 or fp32.", _LAYER, "DTYPE")] = "bf16",
     keys: Annotated[
         str | None,
-        _option("--keys", "N = n² value rows of memory and peer, as in 16M = 4096². Default: 1M.", _LAYER, "N"),
+        _option("--keys", "N = n², the value rows of memory and peer, such as 16M = 4096². Default: 1M.", _LAYER, "N"),
     ] = None,
-    heads: Annotated[int | None, _option("--heads", "H. Default: 4; peer 8.", _LAYER)] = None,
+    heads: Annotated[int | None, _option("--heads", "H, the number of heads. Default: 4; peer 8.", _LAYER)] = None,
     top_k: Annotated[
         int | None,
-        _option("--top-k", "k rows a head, or experts a token. Default: 32; peer 16, moe 8.", _LAYER),
+        _option("--top-k", "k: rows per head, or experts per token. Default: 32; peer 16, moe 8.", _LAYER),
     ] = None,
-    key_dim: Annotated[int | None, _option("--key-dim", "Of one head, both halves. Default: d/2.", _LAYER)] = None,
-    value_dim: Annotated[int | None, _option("--value-dim", "D, width of a value row. Default: d.", _LAYER)] = None,
+    key_dim: Annotated[
+        int | None, _option("--key-dim", "Width of a query of one head, both halves. Default: d/2.", _LAYER)
+    ] = None,
+    value_dim: Annotated[int | None, _option("--value-dim", "D, the width of a value row. Default: d.", _LAYER)] = None,
     companion_hidden: Annotated[
         int | None,
-        _option("--companion-hidden", "Width of a dense FFN beside memory or peer. Default: none.", _LAYER),
+        _option("--companion-hidden", "Width of a dense FFN added to memory or peer. Default: none.", _LAYER),
     ] = None,
-    experts: Annotated[int | None, _option("--experts", "E of moe. Default: 64.", _LAYER)] = None,
+    experts: Annotated[
+        int | None, _option("--experts", "E, the number of experts of moe. Default: 64.", _LAYER)
+    ] = None,
     expert_hidden: Annotated[
         int | None, _option("--expert-hidden", "Width of one expert. Default: 4d/k.", _LAYER)
     ] = None,
     shared_hidden: Annotated[
         int | None, _option("--shared-hidden", "Width of moe's shared experts. Default: none.", _LAYER)
     ] = None,
-    ffn_hidden: Annotated[int | None, _option("--ffn-hidden", "f of dense. Default: 4d.", _LAYER)] = None,
+    ffn_hidden: Annotated[
+        int | None, _option("--ffn-hidden", "f, the hidden width of dense. Default: 4d.", _LAYER)
+    ] = None,
     settings: Annotated[
         list[str] | None,
-        _option("--set", "Any other key of the layer, as in router=sigmoid.", _LAYER, "KEY=VALUE"),
+        _option("--set", "Any other key of the layer, such as router=sigmoid. Repeatable.", _LAYER, "KEY=VALUE"),
     ] = None,
-    tokens: Annotated[int | None, _option("--tokens", "b. Default: 512 on a CPU, 16384 on a GPU.", _WORK)] = None,
+    tokens: Annotated[
+        int | None, _option("--tokens", "b, the number of tokens. Default: 512 on a CPU, 16384 on a GPU.", _WORK)
+    ] = None,
     modes: Annotated[
         list[str] | None,
-        _option("--mode", "Repeatable. Default: forward, forward_backward; also train_step.", _WORK, "MODE"),
+        _option(
+            "--mode", "forward, forward_backward or train_step. Repeatable. Default: the first two.", _WORK, "MODE"
+        ),
     ] = None,
     optimizer: Annotated[
-        str, _option("--optimizer", "Of train_step: sgd, adamw, row_adagrad, row_adam or lazy_adam.", _WORK, "NAME")
+        str, _option("--optimizer", "For train_step: sgd, adamw, row_adagrad, row_adam or lazy_adam.", _WORK, "NAME")
     ] = "row_adagrad",
-    routing: Annotated[str, _option("--routing", "routed (by the layer), uniform or zipf.", _WORK, "KIND")] = "routed",
+    routing: Annotated[
+        str, _option("--routing", "routed (the layer chooses), uniform or zipf.", _WORK, "KIND")
+    ] = "routed",
     ranks: Annotated[
         int | None,
-        _option("--ranks", "P: profile one rank of so many. Default: the least that fits.", _WORK),
+        _option("--ranks", "P: profile one rank of P. Default: the smallest P that fits.", _WORK),
     ] = None,
     device: Device = "auto",
     trace: Annotated[
         Path | None,
-        _option("--trace", "Write traces for TensorBoard and Perfetto there.", _OUTPUT, "FOLDER"),
+        _option("--trace", "Write traces for TensorBoard and Perfetto into this folder.", _OUTPUT, "FOLDER"),
     ] = None,
     roofline: Annotated[
         list[Path] | None,
@@ -84,10 +96,11 @@ def profile(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show where the time of a layer goes: by stage, forward and backward, with how far each is from its limit.
+    """Show where the time of a layer goes, by stage, and how far each stage is from its limit.
 
-    The layer is checked against the reference first. One that does not fit is profiled as one rank's share.
-    What was found is printed before pictures are drawn.
+    The layer is checked against the reference first. If it does not fit, one rank's share of it is
+    profiled. The tables are printed before pictures are drawn.
+
     Exit codes: 0 profiled, 2 bad input, 5 something could not be profiled.
     """
     import sys

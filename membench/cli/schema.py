@@ -6,7 +6,7 @@ import typer
 
 
 def schema(
-    as_json: Annotated[bool, typer.Option("--json", help="The same: a schema is always JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="No effect: a schema is always JSON.")] = False,
 ) -> None:
     """Print the JSON Schema of a result file.
 

@@ -1,4 +1,4 @@
-"""Standard output that may be full or closed: what was measured is not lost with it, and what is left to do is done."""
+"""Standard output may be full or closed. Results are then not lost, and the command still finishes its work."""
 
 import os
 import sys
@@ -9,13 +9,13 @@ from membench.files import rescue
 
 
 class StandardOutput:
-    """What is shown on it. The first failure is told by ``done``, after everything else."""
+    """Shows output. The first failure is kept, and raised by ``done`` after everything else."""
 
     def __init__(self) -> None:
         self._failure: OSError | None = None
 
     def take(self, show: Callable[[], object]) -> None:
-        """Runs ``show``, which prints. A reader who closed a pipe has seen enough: that is no failure."""
+        """Runs ``show``, which prints. If the reader has closed the pipe, that is no failure."""
         if self._failure is not None:
             return
         try:
@@ -28,10 +28,10 @@ class StandardOutput:
             discard_output()
 
     def done(self, where: str) -> None:
-        """Nothing more will be shown.
+        """Call it when everything was shown.
 
         Args:
-            where: what was shown, or the same, is to be had.
+            where: where else the output can be found.
 
         Raises:
             OSError: something could not be shown.
@@ -41,10 +41,10 @@ class StandardOutput:
             raise OSError(f"standard output cannot be written ({reason}); {where}")
 
     def done_or_kept(self, name: str, content: Callable[[], str]) -> None:
-        """The same for what lies in no file: it is put into one called ``name``, else goes to standard error.
+        """As ``done``, for output that is in no file. On failure it goes to a file ``name``, or to standard error.
 
         Raises:
-            OSError: something could not be shown; it says which file has it.
+            OSError: something could not be shown; the message names the file.
         """
         if self._failure is None:
             return
@@ -56,6 +56,6 @@ class StandardOutput:
 
 
 def discard_output() -> None:
-    """What is left of standard output goes nowhere, so that the interpreter's last flush does not fail again."""
-    with suppress(OSError, ValueError):  # it is no file, or closed
+    """Sends the rest of standard output to the null device: the interpreter's last flush must not fail again."""
+    with suppress(OSError, ValueError):  # it is not a file, or closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,7 @@
-"""What this device can do at best, measured: streaming, random rows, matrix products.
+"""The highest rates that this device reaches in simple measurements: streaming, random rows, matrix products.
 
-A utilization is achieved over these, because a datasheet's figure is reached by nobody.
-Each is the fastest of several plain ways, so that a layer is not flattered by a weak one.
+Utilizations are shares of these rates, because no program reaches the figures of a datasheet. Several simple ways are
+measured for each rate and the fastest counts: a slow one would make a layer look better than it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ _ROW_READ_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class MeasuredCeilings:
-    """Bytes and FLOPs a second as a round records them; None where not measured. ``results.ceilings`` reads them."""
+    """Bytes and FLOPs per second as a round records them; None if not measured. ``results.ceilings`` reads them."""
 
     copy_bytes_per_s: float | None = None
     read_bytes_per_s: float | None = None
@@ -42,7 +42,7 @@ def _best_seconds(clock: Clock, ways: Sequence[Callable[[int], object]]) -> floa
 
 
 def stream_ceilings(clock: Clock, cache_bytes: int) -> tuple[float, float]:
-    """(copied bytes/s, read plus written; read bytes/s) over a buffer past four times the cache."""
+    """(bytes/s of a copy, read plus written; bytes/s of reading) over a buffer of at least four times the cache."""
     size = max(_BUFFER_BYTES[clock.device], 4 * cache_bytes) // 4
     source = fill_normal_(torch.empty(size, dtype=torch.float32, device=clock.device), 1.0, None)
     target = torch.empty_like(source)
@@ -52,7 +52,7 @@ def stream_ceilings(clock: Clock, cache_bytes: int) -> tuple[float, float]:
 
 
 def matmul_ceiling(clock: Clock, dtype: torch.dtype) -> float:
-    """FLOPs/s of square products of random numbers, the best of several sizes and layouts."""
+    """FLOPs/s of square products of random numbers, the fastest of several sizes and libraries."""
     best = 0.0
     for n in _MATMUL_SIZES[clock.device]:
         a, b = (torch.randn(n, n, device=clock.device).to(dtype) for _ in range(2))
@@ -62,18 +62,18 @@ def matmul_ceiling(clock: Clock, dtype: torch.dtype) -> float:
 
 
 def random_row_ceiling(clock: Clock, table: Tensor) -> float:
-    """Bytes/s of reading random rows of the very table a layer reads: same row bytes, dtype, pages.
+    """Bytes/s of reading random rows of the very table that a layer reads: same row bytes, dtype and pages.
 
-    Plain readers: bags of summed rows in two lengths (no row is written), a gather (which writes as much as
-    it reads; only what it reads counts), and a kernel that only reads, in C++ or Triton, where there is one. Rows
-    of eight-bit numbers, of which torch has no bag, are summed as the fp32 numbers that their bytes would be.
+    The readers are: sums of rows in bags of two lengths, which write no rows; a gather, which writes as many bytes as
+    it reads, of which only those read are counted; and a kernel that only reads, if there is one in C++ or Triton.
+    torch has no bag for rows of eight-bit numbers, so their bytes are read as fp32 numbers.
     """
     row_bytes = table.shape[1] * table.element_size()
     if table.element_size() == 1 and row_bytes % torch.float32.itemsize == 0:
         table = table.view(torch.float32)
     rows = len(table)
     count = max(1024, _ROW_READ_BYTES // row_bytes) // 128 * 128
-    # 32 sets of fresh rows, so that no set finds its rows in the cache
+    # 32 sets of rows, so that the rows of a set are no longer cached when it is used again
     indices = torch.randint(rows, (32, count), device=table.device)
 
     def bag(length: int) -> Callable[[int], object]:

@@ -1,4 +1,4 @@
-"""Bags in C++: some rows at a time, widened in registers, and asked for some rows before they are needed."""
+"""Bags in C++: several rows at a time, converted in registers and prefetched before they are needed."""
 
 import ctypes
 
@@ -11,18 +11,18 @@ _TABLES = {**ELEMENTS, torch.int8: 3, torch.float8_e4m3fn: 4}
 
 
 def computable(table: Tensor, dtype: torch.dtype) -> bool:
-    """Whether ``bags`` can be formed of this table."""
+    """Whether ``bags`` can read this table."""
     known = dtype in ELEMENTS and (table.dtype == dtype or table.dtype not in ELEMENTS)
     return known and table.dtype in _TABLES and table.is_contiguous()
 
 
 def bags(table: Tensor, scales: Tensor | None, rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, D) of ``dtype``: over a bag's lookups the sum of weight · scale · row.
+    """(B, D) of ``dtype``: for each bag the sum, over its lookups, of weight · scale · row.
 
     Args:
         table: (N, D).
         scales: (N,); None for ones.
-        rows: (B, L), and weights alike.
+        rows, weights: (B, L).
 
     Raises:
         IndexError: the table has no such row.

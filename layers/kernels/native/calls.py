@@ -1,4 +1,4 @@
-"""Calls into the C++ kernels: numbers for dtypes, addresses, threads, and the check of rows that they lack."""
+"""Calls into the C++ kernels: numbers for dtypes, addresses, threads, and the check of row numbers."""
 
 import ctypes
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from membench.layers.kernels.cpp_build import library
 
-ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # as the kernels number them
+ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the numbers that the kernels use
 
 
 def call(name: str, *arguments: object, result: type | None = None) -> Any:
@@ -21,20 +21,20 @@ def call(name: str, *arguments: object, result: type | None = None) -> Any:
 
 
 def threads() -> ctypes.c_int:
-    """As many as torch takes."""
+    """As many as torch uses."""
     return ctypes.c_int(torch.get_num_threads())
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """The address of its elements; null for None."""
+    """The address of the tensor's elements; null for None."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def check_rows(rows: Tensor, count: int) -> None:
-    """Where torch would refuse a row that a table of so many does not have, a pointer would reach other memory.
+    """Refuses row numbers beyond the table: with pointers they would reach other memory.
 
     Raises:
-        IndexError: there is such a row.
+        IndexError: a row number is below 0 or beyond the table.
     """
     if not rows.numel():
         return

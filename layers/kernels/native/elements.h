@@ -94,7 +94,7 @@ template <> inline void narrow_all<Half>(const float* values, Half* out, int64_t
 }
 #endif
 
-// Up or down at random, with the chances that keep the mean. The values are numbered from `index` on.
+// Rounds up or down at random, with probabilities that keep the mean. The values are numbered from `index` on.
 inline void narrow_stochastically(const float* values, BFloat16* out, int64_t count, uint64_t index, uint32_t seed) {
     while (count > 0) {
         // numbers with the same upper half: all of them, but at multiples of 2^32

@@ -13,7 +13,7 @@ def find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     """(rows, starts, order) of ``layers.kernels.lookups.Runs``.
 
     Raises:
-        IndexError: there are not so many rows: the sort looks at as many bits as those have.
+        IndexError: a row number is beyond the table. (The sort looks only at the bits that valid row numbers have.)
     """
     check_rows(rows, num_rows)
     if num_rows > 2**32:

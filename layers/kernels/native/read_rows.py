@@ -1,4 +1,4 @@
-"""Reads rows and nothing else: what a CPU can do at most, to measure passes over rows against."""
+"""Reads rows and does nothing else: the most that a CPU can do, to compare other passes over rows with."""
 
 import ctypes
 

@@ -1,4 +1,4 @@
-"""Row passes in C++: every row that a batch reads is fetched from memory once, some rows ahead of its use.
+"""Row passes in C++: every row that a batch reads is fetched from memory once, before it is needed.
 
 Shapes and meaning: ``layers.kernels.row_passes``. Tokens have the table's dtype.
 """
@@ -32,7 +32,7 @@ class _Step(ctypes.Structure):
 
     @classmethod
     def of(cls, step: RowStep, state: RowState) -> "_Step":
-        """Pointers to what of the state the rule has, null for the rest."""
+        """Pointers to the tensors that the rule's state has, null for the others."""
         pointers = {name: tensor.data_ptr() for name, tensor in state.named_tensors().items()}
         return cls(
             rule=ROW_OPTIMIZERS.index(step.optimizer),
@@ -51,14 +51,14 @@ class _Step(ctypes.Structure):
 
 
 def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Each thread some bags."""
+    """Each thread computes some of the bags."""
     if not computable(table, table.dtype):
         return handed_on("row_passes").weighted_bag(table, rows, weights)
     return bags(table, None, rows, weights, table.dtype)
 
 
 def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
-    """In the order of rows: each is fetched once, and caches hold the tokens, of which there are few."""
+    """In the order of the rows, so that each is fetched once. The tokens are few and stay in the caches."""
     if not _computable(table, tokens):
         return handed_on("row_passes").row_dots(table, rows, tokens)
     runs = Runs(*find_runs(rows.flatten(), len(table)))
@@ -70,7 +70,7 @@ def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
 def row_backward(
     table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, *, gradient: bool, dots: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """One gather of the tokens, run by run."""
+    """Gathers the tokens once, run by run."""
     if not _computable(table, tokens):
         return handed_on("row_passes").row_backward(table, runs, weights, tokens, gradient=gradient, dots=dots)
     summed = asked_for_huge_pages(tokens.new_empty(len(runs.rows), table.shape[1])) if gradient else None
@@ -82,7 +82,7 @@ def row_backward(
 def row_backward_update_(
     table: Tensor, state: RowState, runs: Runs, weights: Tensor, tokens: Tensor, step: RowStep, *, dots: bool
 ) -> Tensor | None:
-    """The same, ended by each row's update while it is in the cache."""
+    """The same, and then updates each row while it is in the cache."""
     if not _computable(table, tokens):
         return handed_on("row_passes").row_backward_update_(table, state, runs, weights, tokens, step, dots=dots)
     found = torch.empty(weights.shape, dtype=torch.float32) if dots else None
@@ -91,7 +91,7 @@ def row_backward_update_(
 
 
 def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep) -> None:
-    """Each thread some rows."""
+    """Each thread updates some of the rows."""
     if not _computable(table, gradient):
         handed_on("row_passes").update_rows_(table, state, rows, gradient, step)
         return

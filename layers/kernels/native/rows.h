@@ -7,8 +7,8 @@
 
 constexpr int64_t LINE_BYTES = 64;
 
-// Asks for a line some time before it is needed: rows lie at addresses that no hardware can guess. Into the
-// second-level cache, which can wait for more lines at once than the first.
+// Prefetches a line before it is needed, because hardware cannot predict the addresses of rows. The line goes into
+// the second-level cache, which can wait for more lines at the same time than the first-level cache.
 inline void prefetch_line(const void* address) { __builtin_prefetch(address, 0, 2); }
 
 template <typename Element> inline void prefetch_row(const Element* row, int64_t columns) {
@@ -104,8 +104,8 @@ inline void update_row(const Step& step, Element* row, float* gradient, int64_t 
             break;
         }
         case Rule::lazy_adam: {
-            // Steps in which the row had no gradient: dense Adam only decays its moments and weights then,
-            // but for the drift that the first moment still causes.
+            // In steps in which the row has no gradient, dense Adam decays its moments and weights, which is done
+            // here, and also moves the row by what is left of its first moment, which is not.
             const int32_t gap = step.number - step.stamps[index];
             step.stamps[index] = step.number;
             const float decay1 = float(std::pow(step.beta1, gap)), decay2 = float(std::pow(step.beta2, gap));

@@ -1,4 +1,4 @@
-"""Product-key top-k in C++: a threshold that few scores pass, and those ranked by counting (``top_k.cpp``)."""
+"""Product-key top-k in C++: finds a threshold that few scores pass and ranks those by counting (``top_k.cpp``)."""
 
 import ctypes
 

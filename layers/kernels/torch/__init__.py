@@ -1,1 +1,1 @@
-"""The operators by torch's own calls: on any device, and the fallback of the other paths."""
+"""The operators by torch's own calls: they run on any device, and replace the other paths where those cannot run."""

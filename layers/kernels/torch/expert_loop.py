@@ -1,6 +1,6 @@
-"""SwiGLU experts one after the other, or many small ones side by side: what a CPU does.
+"""SwiGLU experts one after the other, or many small ones at the same time: how a CPU computes them.
 
-Any other device runs it too, but its host waits for the row counts.
+Other devices can run this too, but their host then waits for the row counts.
 
 Letters: B tokens, E experts, R rows, d model dim, f hidden width of an expert.
 """
@@ -40,8 +40,8 @@ class _Bundle:
 def _bundles(dispatch: Dispatch) -> tuple[list[_Bundle], list[_Bundle], list[int]]:
     """Experts worth all threads each; bundles of others, each worth one thread; experts without rows.
 
-    Bundles keep the interpreter out of the way: what is elementwise is one operator a bundle.
-    Some a thread even out, and their rows still fit a core's cache.
+    Bundles need fewer Python calls: elementwise work is one operator per bundle. With several bundles per thread all
+    threads finish at about the same time, and a bundle's rows still fit into a core's cache.
     """
     ends = dispatch.ends.tolist()
     groups = [(expert, start, stop) for expert, (start, stop) in enumerate(zip([0, *ends], ends, strict=False))]
@@ -53,7 +53,7 @@ def _bundles(dispatch: Dispatch) -> tuple[list[_Bundle], list[_Bundle], list[int
     share = sum(map(_cost, groups)) / threads
     heavy, light, filled = [], [], share
     for group in groups:
-        if _cost(group) > share / 2:  # on one thread it could be what all others wait for
+        if _cost(group) > share / 2:  # on one thread it could take so long that all others wait for it
             heavy.append(_Bundle([group]))
             filled = share  # rows of a bundle are neighbours, so the next one begins another
             continue

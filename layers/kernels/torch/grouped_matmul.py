@@ -13,7 +13,7 @@ _MOST_EXPERTS = 1023  # of torch's kernel, which refuses 1024 groups
 def is_one_launch(weight: Tensor) -> bool:
     """Whether torch multiplies all experts' matrices (E, n, m) at once: bf16 on Hopper or later, rows of 16 bytes.
 
-    Elsewhere ``grouped_mm`` is a loop that makes the host wait for the row counts, or refuses.
+    Elsewhere ``grouped_mm`` refuses, or is a loop for which the host waits for the row counts.
     """
     if weight.device.type != "cuda" or weight.dtype != torch.bfloat16 or len(weight) > _MOST_EXPERTS:
         return False

@@ -20,7 +20,7 @@ def find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _narrowed(rows: Tensor, num_rows: int) -> Tensor:
-    """Row numbers in as few bits as a dtype has: a GPU's radix sort makes a pass for every byte."""
+    """Row numbers in the narrowest dtype that holds them: a GPU's radix sort makes one pass per byte."""
     for dtype in (torch.int8, torch.int16, torch.int32):
         if num_rows <= torch.iinfo(dtype).max + 1:
             return rows.to(dtype)
@@ -31,7 +31,7 @@ def _padded(ascending: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
     """M rows, starts (M + 1,): the runs past U are empty, so that the host need not wait to learn U."""
     count = len(ascending)
     run = begins.cumsum(0) - 1
-    place = torch.where(begins, run, count + 1)  # everything but the first of a run goes to a place of no interest
+    place = torch.where(begins, run, count + 1)  # all but the first of a run go to one unused place
     starts = torch.full((count + 2,), count, dtype=torch.int32, device=ascending.device)
     starts.scatter_(0, place, torch.arange(count, dtype=torch.int32, device=ascending.device))
     rows = ascending.new_zeros(count + 2).scatter_(0, place, ascending)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from membench.layers.kernels.quantization import rows_of, widened
 
-_GATHERED_ELEMENTS = 2**19  # the fp32 of so many stay in a cache: all B·L·D would be written to memory and read back
+_GATHERED_ELEMENTS = 2**19  # so many fp32 numbers stay in a cache; all B·L·D would be written to memory and read again
 
 
 def quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows of some tokens at a time are gathered, widened, and multiplied as small matrices."""
+    """Gathers the rows of some tokens at a time, converts them, and multiplies them as small matrices."""
     lookups, columns = rows.shape[1], table.shape[1]
     bags = torch.empty(rows.shape[0], columns, dtype=dtype, device=table.device)
     tokens = max(1, _GATHERED_ELEMENTS // max(1, lookups * columns))

@@ -24,7 +24,7 @@ def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
-    """A part of the tokens at a time: all rows gathered at once would be written to memory and read back."""
+    """A part of the tokens at a time: all rows gathered at once would not stay in the caches."""
     columns = table.shape[1]
     dots = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
     step = max(1, _gathered_elements(table.device) // max(1, rows.shape[1] * columns))
@@ -36,7 +36,7 @@ def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _gathered_elements(device: torch.device) -> int:
-    """What the caches of a CPU hold, or enough to fill another device."""
+    """As much as the caches of a CPU hold, or enough to keep another device busy."""
     return 2**19 if device.type == "cpu" else 2**24
 
 
@@ -68,7 +68,7 @@ def _summed(runs: Runs, weights: Tensor, tokens: Tensor) -> Tensor:
 def row_backward_update_(
     table: Tensor, state: RowState, runs: Runs, weights: Tensor, tokens: Tensor, step: RowStep, *, dots: bool
 ) -> Tensor | None:
-    """In two passes, the gradient of the touched rows written between them. A GPU's empty runs change nothing."""
+    """In two passes; the rows' gradient is written to memory between them. Empty runs on a GPU change nothing."""
     summed, found = row_backward(table, runs, weights, tokens, gradient=True, dots=dots)
     assert summed is not None
     rows, touched = runs.rows, runs.starts[1:] > runs.starts[:-1]

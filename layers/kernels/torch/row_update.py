@@ -47,9 +47,9 @@ def _row_adam(state: RowState, rows: Tensor, change: Tensor, step: RowStep) -> T
 
 
 def _lazy_adam(state: RowState, rows: Tensor, change: Tensor, step: RowStep, decay: float) -> tuple[Tensor, Tensor]:
-    """The change, and how much the row's weights decay: once for every step since its last."""
+    """The change of the row, and the decay factor of its weights: one decay for every step since its last update."""
     assert state.first is not None and state.second is not None and state.stamps is not None
-    gap = (step.number - state.stamps[rows]).double()[:, None]  # a power magnifies the rounding of its base
+    gap = (step.number - state.stamps[rows]).double()[:, None]  # a power increases its base's rounding error
     decay1, decay2, decays = ((base**gap).float() for base in (step.beta1, step.beta2, decay))
     first = decay1 * state.first[rows] + (1 - step.beta1) * change
     second = decay2 * state.second[rows] + (1 - step.beta2) * change.square()
@@ -60,7 +60,7 @@ def _lazy_adam(state: RowState, rows: Tensor, change: Tensor, step: RowStep, dec
 
 
 def _rounded(values: Tensor, rows: Tensor, table: Tensor, step: RowStep) -> Tensor:
-    """In the table's dtype; a bf16 is what is left of an fp32 cut after 16 bits, so bits added below round it."""
+    """The values in the table's dtype. A bf16 is the upper half of an fp32: random bits added below round it."""
     if step.seed is None or table.dtype != torch.bfloat16:
         return values.to(table.dtype)
     bits = values.contiguous().view(torch.int32).long() & 0xFFFFFFFF

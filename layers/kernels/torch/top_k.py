@@ -41,9 +41,9 @@ def _stable_top_k(values: Tensor, top_k: int, order: Tensor | None) -> Tensor:
 def long_top_k(values: Tensor, top_k: int) -> Tensor:
     """(…, k) indices of the best of long lists (…, m), equal values by the lower index.
 
-    The best k lie in the k neighbourhoods with the largest maxima: whatever lies in another
-    is preceded by k maxima. That holds for ties too, as neighbourhoods are contiguous. Two
-    lists of some sqrt(m·k) are then searched instead of one of m.
+    The list is cut into neighbourhoods. The best k lie in the k neighbourhoods with the largest maxima, because these k
+    maxima are better than any value in another neighbourhood. This also holds for ties, because neighbourhoods are
+    contiguous. So two lists of about sqrt(m·k) values are searched instead of one of m.
     """
     size = _neighbourhood(values.shape[-1], top_k)
     if size == 1:

@@ -1,10 +1,10 @@
 """The backward pass over the rows that were read: each row's tokens are gathered once, for its gradient and its dots.
 
-Most rows are read a few times, a few very often. A program takes several short runs side by side, so that
-their loads overlap. A long run is cut where the sorted lookups are cut into windows of SPLIT: a program a
-piece sums its lookups, then one adds up the pieces, in their order. A long run has more lookups than a
-window, so a window holds pieces of two at most: of the run that goes on at its beginning, and of the one
-that begins inside. No atomics, and nothing that the host must know.
+Most rows are read a few times, a few rows very often. A program handles several short runs at the same time, so that
+their loads overlap. For long runs the sorted lookups are cut into windows of SPLIT. One program sums the
+lookups of each piece, then one program adds the pieces in order. A long run has more lookups than a window. So a window
+contains pieces of at most two long runs: one that continues at its beginning, and one that begins inside. There are no
+atomics, and the host need not know anything about the runs.
 
 Letters: M lookups, L lookups a token, U runs, D columns; a program's R runs or lookups at once, C columns.
 """
@@ -49,7 +49,7 @@ def short_runs(
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:
-    """A program does one tile of R runs of at most SPLIT lookups: the first of each, the second of each, and so on."""
+    """A program sums a tile of R runs of at most SPLIT lookups: the first lookup of every run, then the second, …"""
     tile = tl.program_id(1)
     column = tile * TILE + tl.arange(0, TILE)
     run = tl.program_id(0) * ROWS + tl.arange(0, ROWS)

@@ -1,7 +1,7 @@
 """Weighted sums of gathered rows, and their products with tokens.
 
-Rows lie at random addresses, so what counts is how many are on their way at once: a program asks for
-several rows of its tile before it needs the first.
+Rows lie at random addresses, so the speed depends on how many loads are in flight at the same time. A program therefore
+starts loading several rows of its tile before it needs the first.
 
 Letters: L lookups a token, D columns of the table; a program's R lookups at once and C columns.
 """

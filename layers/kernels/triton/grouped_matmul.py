@@ -1,9 +1,9 @@
 """Products of rows sorted by expert with their experts' matrices: one launch for all experts, by Triton.
 
-The rows may be gathered on the way, so that copies of tokens are never written. No expert's rows are padded
-in memory: a tile belongs to one expert, and what it holds past the expert's last row is not stored. Which
-tile is whose each program works out from ``ends``; the grid has room for every split of R rows among E
-experts, so the host need not know it.
+The rows can be gathered inside the kernel, so that copies of tokens are never written. The rows of an expert are not
+padded in memory: a tile belongs to one expert, and results beyond the expert's last row are not stored. Each
+program finds its tile's expert from ``ends``. The grid is large enough for every split of R rows among E experts, so
+the host need not know the split.
 
 Letters: E experts, R rows, B tokens, m and n the widths of a matrix.
 """

@@ -7,6 +7,6 @@ from torch import Tensor
 
 
 def launch(on: Tensor, kernel: Any, programs: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Queues so many programs of a kernel, on the current stream of ``on``'s device."""
+    """Queues the given number of programs of a kernel, on the current stream of ``on``'s device."""
     with torch.cuda.device_of(on):
         kernel[programs](*arguments, **constants)

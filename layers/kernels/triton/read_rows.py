@@ -1,4 +1,4 @@
-"""Reads rows and nothing else: what a GPU can do at most, to measure passes over rows against.
+"""Reads rows and does nothing else: the most that a GPU can do, to compare other passes over rows with.
 
 Letters: M rows that are read, W words of a row.
 """
@@ -13,13 +13,13 @@ from torch import Tensor
 from membench.layers.kernels.triton.launch import launch
 from membench.layers.kernels.triton.tiles import Tile, ceil_div
 
-_WORDS = 4096  # 16 KiB on their way for a program of 4 warps: 32 words a thread
+_WORDS = 4096  # a program of 4 warps has 16 KiB in flight: 32 words per thread
 
 
 def read_rows(table: Tensor, rows: Tensor) -> Tensor:
     """All bits of the rows (M,) of a table (N, D), combined by exclusive or.
 
-    Rows are read as words of 32 bits, or of 8 where a row is no whole number of those.
+    Rows are read as words of 32 bits, or of 8 bits if a row is not a multiple of 32 bits.
 
     Returns:
         One word of each program; their exclusive or is that of all words.

@@ -20,12 +20,12 @@ from membench.layers.kernels.triton.row_shape import row_shape
 from membench.layers.kernels.triton.tiles import Tile, ceil_div
 from membench.layers.kernels.triton.update_kernels import StepNumbers
 
-SPLIT = 256  # lookups of one row that one program sums at most
-_SHARE_OF_DOTS = 16  # lookups of a token that are one program's: few, so that a few tokens keep a GPU busy
+SPLIT = 256  # one program sums at most so many lookups of one row
+_SHARE_OF_DOTS = 16  # lookups of a token for one program: few, so that even a few tokens keep a GPU busy
 
 
 def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """A program a bag, or several where bags are too few to keep the GPU busy."""
+    """One program per bag, or several if there are too few bags to keep the GPU busy."""
     (tokens, lookups), columns = rows.shape, table.shape[1]
     sums = table.new_empty(tokens, columns)
     tile = tiles.of_bags(columns, table.itemsize, lookups, few=False)
@@ -39,7 +39,7 @@ def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
-    """Each program some lookups of one token."""
+    """Each program computes some lookups of one token."""
     lookups = rows.shape[1]
     products = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
     if products.numel():
@@ -67,7 +67,7 @@ def row_backward(
 def row_backward_update_(
     table: Tensor, state: RowState, runs: Runs, weights: Tensor, tokens: Tensor, step: RowStep, *, dots: bool
 ) -> Tensor | None:
-    """A program holds whole rows, as an update needs the mean square of a row's gradient."""
+    """A program holds whole rows, because an update needs the mean square of a row's gradient."""
     tile = tiles.of_runs(table.shape[1], whole=True)
     products = _products(tile, table, weights) if dots else None
     of = _operands(table, runs, weights, tokens, None, products)
@@ -76,7 +76,7 @@ def row_backward_update_(
 
 
 def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep) -> None:
-    """As many whole rows a program as fit its registers."""
+    """Each program updates as many whole rows as fit into its registers."""
     if gradient.numel():
         tile = tiles.of_runs(table.shape[1], whole=True)
         programs = (ceil_div(len(rows), tile.rows),)
@@ -93,7 +93,7 @@ def _operands(
 
 
 def _backward(of: Operands, tile: Tile, update: dict[str, Any]) -> None:
-    """Short runs, then long ones, which there can be only among more than SPLIT lookups."""
+    """First the short runs, then the long ones. Long ones can exist only if there are more than SPLIT lookups."""
     (runs, count), (columns, lookups) = (len(of.rows), len(of.order)), (of.table.shape[1], of.weights.shape[1])
     if not count:
         return
@@ -115,7 +115,7 @@ def _backward(of: Operands, tile: Tile, update: dict[str, Any]) -> None:
 
 
 def _products(tile: Tile, table: Tensor, weights: Tensor) -> Tensor:
-    """(parts, B, L): a program knows the products of its own tile's columns alone."""
+    """(parts, B, L): one part per tile of columns, because a program computes only its own tile's products."""
     return torch.empty(tile.parts(table.shape[1]), *weights.shape, dtype=torch.float32, device=table.device)
 
 
@@ -127,7 +127,7 @@ _NO_UPDATE = {"step": None, "number": 0, "seed": 0, "OPTIMIZER": None, "STOCHAST
 
 
 def _update(table: Tensor, state: RowState, step: RowStep) -> dict[str, Any]:
-    """What kernels that end in an update are told of it."""
+    """The arguments of kernels that end in an update."""
     return {
         "step": StepNumbers.of(state, step),
         "number": step.number,
@@ -138,11 +138,11 @@ def _update(table: Tensor, state: RowState, step: RowStep) -> dict[str, Any]:
 
 
 def _as_int32(bits: int) -> int:
-    """The same 32 bits as a signed number: a larger one would be a 64-bit argument, of another kernel."""
+    """The same 32 bits as a signed number; a larger number would be a 64-bit argument, and compile another kernel."""
     return (bits + 2**31) % 2**32 - 2**31
 
 
 @cache
 def _multiprocessors(device: torch.device) -> int:
-    """Of a GPU; where the kernels are interpreted there is no need for many programs."""
+    """The number of a GPU. Interpreted kernels do not need many programs."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

@@ -1,4 +1,4 @@
-"""A table's rows as kernels are told of them.
+"""How kernels are told where a table's rows lie.
 
 Letters: N rows, D columns.
 """
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def row_shape(table: Tensor) -> dict[str, int]:
-    """D, and how far a row is from the next: a table may be some columns of another, but is never copied.
+    """D, and the distance from one row to the next. (A table may be some columns of another one; it is not copied.)
 
     Raises:
         ValueError: a row's elements do not lie side by side.

@@ -1,8 +1,8 @@
-"""How much of the rows a program holds: enough on its way to keep a GPU's memory busy, in few registers.
+"""How much of the rows a program holds: enough loads in flight to keep a GPU's memory busy, in few registers.
 
-By Little's law bandwidth times latency must be on its way, some 20 to 30 KiB for each multiprocessor of a
-Hopper. A thread loads 16 bytes at a time, and 16 or 32 elements before it needs the first; no more, which
-leaves registers for 700 to 1000 threads a multiprocessor.
+By Little's law, bandwidth times latency bytes must be in flight: about 20 to 30 KiB for each multiprocessor of a
+Hopper. A thread loads 16 bytes at a time, and 16 or 32 elements before it needs the first. It loads no more, so that
+registers remain for 700 to 1000 threads per multiprocessor.
 
 Letters: R rows of a program, C columns.
 """
@@ -23,16 +23,16 @@ class Tile(NamedTuple):
 
     @property
     def constants(self) -> dict[str, int]:
-        """As kernels are told of it."""
+        """The tile as arguments of a kernel."""
         return {"ROWS": self.rows, "TILE": self.columns, "num_warps": self.warps}
 
     def parts(self, columns: int) -> int:
-        """Tiles side by side that so many columns take."""
+        """How many tiles side by side cover so many columns."""
         return ceil_div(columns, self.columns)
 
 
 def of_bags(columns: int, itemsize: int, lookups: int, *, few: bool) -> Tile:
-    """Of a sum over rows. Where there are ``few`` bags, a program takes more rows at once, of fewer columns."""
+    """For sums over rows. With ``few`` bags, a program takes more rows at the same time, and fewer columns."""
     width = min(_power_of_two(columns), (256 if few else 4 * _WARP_BYTES) // itemsize)
     warps = 4 if few else max(1, width * itemsize // _WARP_BYTES)
     rows = 4 * warps * _WARP_BYTES // (width * itemsize)

@@ -47,7 +47,7 @@ class StepNumbers(NamedTuple):
 
     @classmethod
     def of(cls, state: RowState, step: RowStep) -> "StepNumbers":
-        """What follows from the step's number is worked out here, once and not a row."""
+        """Values that depend only on the step's number are computed here once, and not for each row."""
         adam = step.optimizer in ("row_adam", "lazy_adam")
         decay = 1 - step.learning_rate * step.weight_decay
         return cls(
@@ -113,8 +113,8 @@ def update(
 ) -> None:
     """Writes rows (R,) int64, of ``values`` (R, C), changed by their ``gradient`` (R, C), zero past the row's end.
 
-    The block holds whole rows, because of what there is one of a row: means over it, sums, stamps. The
-    barriers let every thread read these before one writes them.
+    The block holds whole rows, because some values exist once per row: means over it, sums, stamps. The barriers make
+    sure that every thread has read these before one of them writes.
     """
     if OPTIMIZER == "sgd":
         values = step.decay * values - step.rate * gradient
@@ -153,7 +153,7 @@ def update(
 
 @triton.jit
 def _power(factor: tl.tensor, log_factor: tl.tensor, gap: tl.tensor) -> tl.tensor:
-    """factor^gap. A GPU's exp2 is off by some 1e-7: as much as a small decay, so a gap of 1 goes without."""
+    """factor^gap. A GPU's exp2 has an error of about 1e-7, as large as a small decay: not used for a gap of 1."""
     return tl.where(gap == 1, factor, tl.exp2(gap * log_factor))
 
 
