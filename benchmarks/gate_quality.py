@@ -33,7 +33,7 @@ from membench.gate.judge import TOPPED_UP_CONFIDENCE, judge_paired
 from membench.gate.metrics import TIMED
 from membench.gate.rounds import in_turn_effect
 from membench.gate.statistics import CONFIDENCE
-from membench.gate.thresholds import Limits
+from membench.gate.thresholds import MetricThresholds
 from membench.gate.verdicts import Verdict
 
 _ASV_ROUNDS, _ASV_SAMPLES, _ASV_P = 2, 10, 0.002
@@ -59,7 +59,7 @@ def _look(series: Series, variant: str, begin: int, rounds: int) -> Verdict:
     effects = [in_turn_effect([*map(float, b)], [*map(float, h)]) for b, h in zip(base, head, strict=True)]
     before, now = ([statistics.median(of) / 1e6 for of in side] for side in (base, head))
     assert _LATENCY.margin is not None
-    limits = Limits(_LATENCY.margin, _LATENCY.margin, _LATENCY.floor, 0.0, None)
+    limits = MetricThresholds(_LATENCY.margin, _LATENCY.margin, _LATENCY.floor, 0.0, None)
     confidence = CONFIDENCE if rounds <= PLANNED_ROUNDS else TOPPED_UP_CONFIDENCE
     return judge_paired("latency", before, now, effects, limits, confidence).verdict
 

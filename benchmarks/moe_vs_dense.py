@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from membench.layers.dense import Dense
 from membench.layers.layer import Layer, torch_dtype
 from membench.layers.moe import MoE
-from membench.layers.spec import DenseSpec, MoESpec
+from membench.layers.spec import DenseSpec, MoESpec, Step
 from membench.processes.environment import measuring_environment
 
 
@@ -43,9 +43,9 @@ class PlainDense(torch.nn.Module):
 
 def dense_of_equal_flops(moe: MoESpec, tokens: int) -> DenseSpec:
     """The dense layer whose hidden width brings its FLOPs nearest."""
-    flops = moe.cost(tokens).flops
+    flops = moe.cost(Step(tokens)).flops
     one = DenseSpec(model_dim=moe.model_dim, ffn_hidden=1, dtype=moe.dtype)
-    return one.with_dimensions(ffn_hidden=round(flops / one.cost(tokens).flops))
+    return one.with_dimensions(ffn_hidden=round(flops / one.cost(Step(tokens)).flops))
 
 
 def forward(layer: Layer | PlainDense, x: torch.Tensor, dy: torch.Tensor) -> None:

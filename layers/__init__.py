@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from membench.layers.short_name import LONG, SHORT, alias
-from membench.layers.spec import spec_from
+from membench.layers.spec import Step, spec_from
 
 if TYPE_CHECKING:
     from membench.layers.checking.verification import Verification, verify
@@ -42,6 +42,7 @@ __all__ = [
     "Routing",
     "RowGradient",
     "Selection",
+    "Step",
     "ValueTable",
     "Verification",
     "build",

@@ -12,6 +12,8 @@ from membench.layers.swiglu import swiglu_parameters
 class Dense(Layer):
     """SwiGLU; parameters ``gate_up`` (2f, d), gate first, and ``down`` (d, f). Whole on every rank."""
 
+    spec: DenseSpec
+
     def __init__(
         self,
         spec: DenseSpec,

@@ -5,17 +5,18 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from membench.layers.kernels.stages import stage
-from membench.layers.layer import Layer, Routing, Selection, torch_dtype
+from membench.layers.layer import Layer, Routing, Selection, Touched, torch_dtype
 from membench.layers.short_name import long_name, suppress_missing, which_layers
-from membench.layers.spec import Cost, ExternalSpec, MemoryNeed, Mode, Spec, StageCost, has_backward
+from membench.layers.spec import Cost, ExternalSpec, MemoryNeed, Mode, Spec, StageCost, Step, has_backward
 from membench.layers.spec.accounting import passes
+from membench.layers.touched import touched_experts, touched_rows
 
 
 class External(Layer):
@@ -41,12 +42,22 @@ class External(Layer):
         ValueError: the factory is not found, or does not return a module.
     """
 
+    FROM_OUTSIDE: ClassVar = True
+
     spec: ExternalSpec
 
-    def __init__(self, spec: ExternalSpec, *, device: torch.device | str, seed: int) -> None:
-        super().__init__(spec)
+    def __init__(
+        self,
+        spec: ExternalSpec,
+        ranks: int = 1,
+        *,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(spec, ranks)
         factory = load_factory(spec.factory)
-        torch.manual_seed(seed)  # a factory draws its weights from the global generator
+        if generator is not None:
+            torch.manual_seed(generator.initial_seed())  # a factory draws its weights from the global generator
         try:
             module = factory(model_dim=spec.model_dim, dtype=torch_dtype(spec.dtype), **spec.options)
         except ImportError as error:
@@ -55,7 +66,11 @@ class External(Layer):
             raise ValueError(f"{spec.factory} cannot be built: {error}{hint}") from error
         if not isinstance(module, nn.Module):
             raise ValueError(f"{spec.factory} returned {type(module).__name__}, not a torch.nn.Module")
-        self.module = module.to(device=device, dtype=torch_dtype(spec.dtype))
+        self.module, self.device = module.to(device=device, dtype=torch_dtype(spec.dtype)), torch.device(device)
+
+    @classmethod
+    def origin(cls, spec: ExternalSpec) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return factory_and_module(spec.factory)[1].__file__ or ""
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         if routing is not None:
@@ -70,9 +85,22 @@ class External(Layer):
             raise ValueError(f"{self.spec.factory}: select() returned {type(found).__name__}, not a Selection")
         return found
 
+    def touched(self, x: Tensor, routing: Routing | None) -> Touched:
+        choice = self.counted_as.choice_of_token
+        if choice is None or self.select(x) is None:
+            return Touched()
+        if choice.of == "rows":
+            return touched_rows(self, x, routing)
+        return touched_experts(self, x, routing, choice.count)
+
+    def cost(self, step: Step) -> tuple[Cost, str]:
+        """Of a layer that does the work of one of ours, exact, with the parameters that it holds; else as counted."""
+        if not self.counted_as.COUNTED:
+            return counted_cost(self, step.tokens, step.mode, self.device)
+        return with_own_parameters(self.counted_as.cost(step), self), "exact"
+
     @property
     def has_reference(self) -> bool:
-        """Whether it can be checked."""
         return self._offered("reference") is not None
 
     @property

@@ -1,5 +1,7 @@
 """From a spec to its torch module."""
 
+from typing import Any
+
 import torch
 
 from membench.layers.dense import Dense
@@ -8,25 +10,26 @@ from membench.layers.layer import Layer
 from membench.layers.memory import Memory
 from membench.layers.moe import MoE
 from membench.layers.operators.experts import GroupedExperts
-from membench.layers.operators.operator import Operator
 from membench.layers.operators.retrieval import KeyScores, ProductKeyTopK
 from membench.layers.operators.rows import ExpertRows, WeightedBag
 from membench.layers.peer import Peer
-from membench.layers.spec import (
-    AnyOperatorSpec,
-    AnySpec,
-    DenseSpec,
-    ExpertRowsSpec,
-    ExternalSpec,
-    GroupedExpertsSpec,
-    KeyScoresSpec,
-    MemorySpec,
-    MoESpec,
-    PeerSpec,
-    ProductKeyTopKSpec,
-    WeightedBagSpec,
-)
+from membench.layers.spec import AnySpec
 from membench.layers.tables.value_table import ValueTable
+
+# The module of each kind, built as Module(spec, ranks, device=…, generator=…).
+MODULES: dict[str, type[Layer]] = {
+    "dense": Dense,
+    "moe": MoE,
+    "memory": Memory,
+    "memory_plus": Memory,
+    "peer": Peer,
+    "external": External,
+    "weighted_bag": WeightedBag,
+    "key_scores": KeyScores,
+    "product_key_top_k": ProductKeyTopK,
+    "expert_rows": ExpertRows,
+    "grouped_experts": GroupedExperts,
+}
 
 
 def build(
@@ -46,35 +49,15 @@ def build(
     Raises:
         ValueError: the layer cannot be split over ``ranks``, or ``table`` does not fit it.
     """
-    generator = torch.Generator(device=device).manual_seed(seed)
-    if table is not None and not isinstance(spec, MemorySpec):
-        raise ValueError(f"only memory layers take a shared table, not {spec.kind}")
-    match spec:
-        case DenseSpec():
-            return Dense(spec, ranks, device=device, generator=generator)
-        case MoESpec():
-            return MoE(spec, ranks, device=device, generator=generator)
-        case MemorySpec():
-            return Memory(spec, ranks, table=table, device=device, generator=generator)
-        case PeerSpec():
-            return Peer(spec, ranks, device=device, generator=generator)
-        case ExternalSpec():
-            return External(spec, device=device, seed=seed)
-        case _:
-            if error := spec.split_error(ranks):
-                raise ValueError(error)
-            return _operator(spec, device, generator)
+    module = MODULES[spec.kind]
+    options: dict[str, Any] = {"device": device, "generator": torch.Generator(device=device).manual_seed(seed)}
+    if table is not None:
+        if not module.SHARES_TABLE:
+            raise ValueError(f"only memory layers take a shared table, not {spec.kind}")
+        options["table"] = table
+    return module(spec, ranks, **options)
 
 
-def _operator(spec: AnyOperatorSpec, device: torch.device | str, generator: torch.Generator) -> Operator:
-    match spec:
-        case WeightedBagSpec():
-            return WeightedBag(spec, device=device, generator=generator)
-        case KeyScoresSpec():
-            return KeyScores(spec, device=device, generator=generator)
-        case ProductKeyTopKSpec():
-            return ProductKeyTopK(spec, device=device)
-        case ExpertRowsSpec():
-            return ExpertRows(spec, device=device, generator=generator)
-        case GroupedExpertsSpec():
-            return GroupedExperts(spec, device=device, generator=generator)
+def origin(spec: AnySpec) -> str:
+    """The file that what a spec names is imported from."""
+    return MODULES[spec.kind].origin(spec)

@@ -6,13 +6,15 @@ K experts a token uses, E experts, D value dim.
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from membench.layers.kernels.precision import product_dtype
-from membench.layers.spec import Spec
+from membench.layers.routing import StatedRouting
+from membench.layers.spec import Cost, Spec, Step, TokenSpec
 
 if TYPE_CHECKING:
     from membench.layers.tables.value_table import ValueTable
@@ -76,15 +78,36 @@ class Routing:
         return self if self.weights is None else replace(self, weights=self.weights.detach().requires_grad_(True))
 
 
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What one input reads and computes on this rank; None where it has none of a kind.
+
+    rows (L,): of tables, one for each lookup, repeats included. expert_load (experts,) int64: the (token, expert)
+    pairs of each expert of this rank. ``dropped_tokens`` are those that no expert took.
+    """
+
+    rows: Tensor | None = None
+    expert_load: Tensor | None = None
+    dropped_tokens: int = 0
+
+
 class Layer(nn.Module):
     """Maps (B, d) to (B, d), for no tokens too.
+
+    A kind must define ``forward``, and what else of this face is not as here: what it is given, what that touches and
+    costs, what is special about it.
 
     In what dtype: as torch's own modules would. Under autocast ``nn.Linear``'s is the autocast dtype, a router's and
     a softmax's fp32, a table's that of its rows; what is summed of several has the widest.
     A table's values get no ``.grad``: after a backward each of ``tables()`` holds a
     ``RowGradient`` of the touched rows. All other parameters use autograd as usual.
     ``auxiliary_loss`` is that of the last forward in training mode, to be added to the loss.
+    ``SHARES_TABLE``: whether it can be given a table that other layers read too (``table=``).
+    ``FROM_OUTSIDE``: whether it is somebody else's, that may keep no promise of ours.
     """
+
+    SHARES_TABLE: ClassVar[bool] = False
+    FROM_OUTSIDE: ClassVar[bool] = False
 
     def __init__(self, spec: Spec, ranks: int = 1) -> None:
         super().__init__()
@@ -93,6 +116,12 @@ class Layer(nn.Module):
         self.spec = spec
         self.ranks = ranks
         self.auxiliary_loss: Tensor | None = None
+
+    @classmethod
+    def origin(cls, spec: Spec) -> str:
+        """The file that what a config names is imported from."""
+        del spec
+        return import_module("membench.layers").__file__ or ""
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         """y (B, d) of x (B, d)."""
@@ -105,6 +134,39 @@ class Layer(nn.Module):
     def select(self, x: Tensor) -> Selection | None:
         """The layer's own choice for x (B, d); None where nothing is chosen."""
         del x
+        return None
+
+    def draw_input(
+        self, tokens: int, stated: StatedRouting, generator: torch.Generator
+    ) -> tuple[Tensor, Routing | None]:
+        """A random x (B, d) on the generator's device, and how it is routed; None: by the layer alone."""
+        del stated
+        return self.draw_tokens(tokens, generator), None
+
+    def draw_tokens(self, tokens: int, generator: torch.Generator) -> Tensor:
+        """(B, d) random tokens of unit variance, of the layer's dtype."""
+        assert isinstance(self.spec, TokenSpec)
+        shape = (tokens, self.spec.model_dim)
+        x = torch.randn(shape, dtype=torch.float32, device=generator.device, generator=generator)
+        return x.to(torch_dtype(self.spec.dtype))
+
+    def touched(self, x: Tensor, routing: Routing | None) -> Touched:
+        """What an input touches on this rank, where the layer tells."""
+        del x, routing
+        return Touched()
+
+    def cost(self, step: Step) -> tuple[Cost, str]:
+        """What a step costs, and where that is from: ``exact`` by the formulas of its kind."""
+        return self.spec.cost(step), "exact"
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether it can be checked."""
+        return True
+
+    @property
+    def path(self) -> str | None:
+        """The path that an operator takes, ``auto`` resolved; None for what has one way only."""
         return None
 
     def tables(self) -> "tuple[ValueTable, ...]":

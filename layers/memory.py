@@ -4,7 +4,7 @@ Letters: B tokens, d model dim, D value dim, P ranks, H heads, k rows a head, N 
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class Memory(RetrievalLayer):
     (D, d), W2 ``output`` (d, D). Over P ranks the table is cut by columns: this rank reads
     D/P columns for all P·B tokens (arXiv 2412.09764, section 3.1.2).
     """
+
+    SHARES_TABLE: ClassVar = True
 
     spec: MemorySpec
 

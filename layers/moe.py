@@ -16,9 +16,18 @@ from membench.layers.kernels import dispatch as dispatching
 from membench.layers.kernels.grouped_matmul import experts
 from membench.layers.kernels.precision import as_given, at_least_fp32
 from membench.layers.kernels.stages import stage
-from membench.layers.layer import Layer, RemoteAssignments, Routing, Selection, torch_dtype
+from membench.layers.layer import (
+    Layer,
+    RemoteAssignments,
+    Routing,
+    Selection,
+    Touched,
+    torch_dtype,
+)
+from membench.layers.routing import StatedRouting, busiest_rank, stated_choice
 from membench.layers.spec import MoESpec
 from membench.layers.swiglu import SwiGLU, swiglu_parameters
+from membench.layers.touched import chosen_indices, select_in_parts, touched_experts
 
 
 class MoE(Layer):
@@ -133,6 +142,29 @@ class MoE(Layer):
             return torch.full((chosen.shape[0],), chosen.shape[1], device=chosen.device)
         counts = torch.zeros(self.spec.num_experts, dtype=torch.long, device=chosen.device)
         return counts.scatter_add_(0, chosen.flatten(), torch.ones_like(chosen).flatten())
+
+    def draw_input(
+        self, tokens: int, stated: StatedRouting, generator: torch.Generator
+    ) -> tuple[Tensor, Routing | None]:
+        """Where it is a share, with what its most loaded rank receives of the tokens of all."""
+        spec, group = self.spec, self.ranks * tokens
+        x = self.draw_tokens(tokens, generator)
+        if spec.choice_of_token is None:
+            return x, None
+        experts = stated_choice(spec.choice_of_token, group, stated, generator)
+        if self.ranks == 1:
+            return x, None if experts is None else Routing(selected=experts)
+        if experts is None:
+            everyone = torch.cat([x, self.draw_tokens(group - tokens, generator)])
+            chosen = select_in_parts(self, everyone, scores=spec.num_experts)
+            experts = torch.cat([c.indices for c in chosen])
+        return x, Routing(remote=RemoteAssignments(busiest_rank(experts, spec.num_experts, self.ranks)))
+
+    def touched(self, x: Tensor, routing: Routing | None) -> Touched:
+        if self.spec.choice == "token":
+            return touched_experts(self, x, routing, self.spec.num_experts)
+        chosen = chosen_indices(self, x, routing)
+        return Touched(expert_load=self.load(chosen), dropped_tokens=self.unrouted_tokens(chosen, len(x)))
 
     def unrouted_tokens(self, chosen: Tensor, tokens: int) -> int:
         """How many of so many tokens no expert took. Token choice leaves none out."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from membench.layers.kernels.stages import stage
-from membench.layers.layer import Routing, Selection, torch_dtype
+from membench.layers.layer import RemoteLookups, Routing, Selection, torch_dtype
 from membench.layers.product_keys import RetrievalLayer
 from membench.layers.spec import PeerSpec
 from membench.layers.swiglu import SwiGLU
@@ -66,6 +66,16 @@ class Peer(RetrievalLayer):
             columns = torch.cat([x[:, : self.spec.model_dim // self.ranks], remote.columns])
             hidden = self.down.dots(lookups, columns) + remote.products.flatten(1)
         return self.join_columns(self.up.bag(lookups, weights * functional.gelu(hidden)))
+
+    def remote_lookups(
+        self, indices: Tensor, weights: Tensor, x_others: Tensor, generator: torch.Generator
+    ) -> RemoteLookups:
+        # u·x of unit-variance tokens has unit variance, of which the other ranks hold (P-1)/P
+        share = math.sqrt((self.ranks - 1) / self.ranks)
+        shape = (len(x_others) * self.ranks // (self.ranks - 1), *indices.shape[1:])
+        products = share * torch.randn(shape, dtype=torch.float32, device=x_others.device, generator=generator)
+        columns = x_others[:, : self.spec.model_dim // self.ranks].contiguous()
+        return RemoteLookups(indices, weights, columns, products)
 
     def tables(self) -> tuple[ValueTable, ...]:
         return (self.down, self.up)

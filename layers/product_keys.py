@@ -18,8 +18,10 @@ from membench.layers.kernels.matmul import project
 from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.retrieval import retrieve
 from membench.layers.kernels.stages import stage
-from membench.layers.layer import Layer, RemoteLookups, Routing, Selection, torch_dtype
+from membench.layers.layer import Layer, RemoteLookups, Routing, Selection, Touched, torch_dtype
+from membench.layers.routing import StatedRouting, stated_choice
 from membench.layers.spec import RetrievalSpec
+from membench.layers.touched import select_in_parts, touched_rows
 
 EPS = 1e-6
 
@@ -108,6 +110,32 @@ class RetrievalLayer(Layer):
         if (remote is None) != (self.ranks == 1) or remote is not routing.remote:
             raise ValueError(f"{self.ranks} ranks: a share of a table needs the others' RemoteLookups, a whole none")
         return Lookups(rows.flatten(1), self.spec.num_keys), weights.flatten(1), remote
+
+    def draw_input(
+        self, tokens: int, stated: StatedRouting, generator: torch.Generator
+    ) -> tuple[Tensor, Routing | None]:
+        """Where it is a share, with what the other ranks would send: their tokens are drawn after this rank's."""
+        spec, others = self.spec, (self.ranks - 1) * tokens
+        x = self.draw_tokens(tokens, generator)
+        imposed = stated_choice(spec.choice_of_token, tokens + others, stated, generator)
+        selected = None if imposed is None else imposed[:tokens]
+        if not others:
+            return x, None if selected is None else Routing(selected=selected)
+        x_others = self.draw_tokens(others, generator)
+        chosen = select_in_parts(self, x_others, scores=2 * spec.heads * spec.sub_keys)
+        indices = torch.cat([c.indices for c in chosen]) if imposed is None else imposed[tokens:]
+        weights = torch.cat([c.weights for c in chosen])
+        return x, Routing(selected, self.remote_lookups(indices, weights, x_others, generator))
+
+    def remote_lookups(
+        self, indices: Tensor, weights: Tensor, x_others: Tensor, generator: torch.Generator
+    ) -> RemoteLookups:
+        """What the other ranks send for their tokens x_others ((P-1)·B, d)."""
+        del x_others, generator
+        return RemoteLookups(indices, weights)
+
+    def touched(self, x: Tensor, routing: Routing | None) -> Touched:
+        return touched_rows(self, x, routing)
 
     def join_columns(self, bags: Tensor) -> Tensor:
         """(B, D) of bags (P·B, D/P): the other ranks' tokens stand in for the columns they would send."""

@@ -6,17 +6,53 @@ Letters: B tokens, H heads, k rows a head reads, N rows, E experts, K experts a 
 import math
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from membench.layers.spec import Choice, RoutingKind
 from membench.layers.spec.expectation import rank_bounds
 
 DrawnRouting = Literal["uniform", "zipf"]
 
 _EXACT_RANKS = 1024  # popularity ranks with their own probability; the tail by the integral of its density
 _REDRAWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class StatedRouting:
+    """Where the choices of one input are to come from.
+
+    ``recorded`` are those of a trace, (P·B, …) int64: of all ranks' tokens, this rank's first.
+    """
+
+    kind: RoutingKind = "routed"
+    zipf_exponent: float = 1.0
+    recorded: Tensor | None = None
+
+
+def stated_choice(choice: Choice, tokens: int, stated: StatedRouting, generator: torch.Generator) -> Tensor | None:
+    """(B, H, k) rows or (B, K) experts of a stated routing; None where the layer's own weights decide.
+
+    Raises:
+        ValueError: a trace is stated and not given, or holds another shape.
+    """
+    if stated.kind == "routed":
+        return None
+    if stated.kind == "trace":
+        shape = (tokens, *choice.shape)
+        if stated.recorded is None or stated.recorded.shape != shape:
+            found = None if stated.recorded is None else tuple(stated.recorded.shape)
+            raise ValueError(f"routing of kind trace wants recorded indices {shape}, not {found}")
+        return stated.recorded.to(generator.device)
+    exponent, device = stated.zipf_exponent, generator.device
+    if choice.of == "rows":
+        heads, top_k = choice.shape
+        return draw_lookups(stated.kind, choice.count, heads, top_k, tokens, exponent, generator, device)
+    (top_k,) = choice.shape
+    return draw_experts(stated.kind, choice.count, top_k, tokens, exponent, generator, device)
 
 
 def draw_lookups(

@@ -2,11 +2,29 @@
 
 import hashlib
 import json
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from membench.layers.spec import LayerSpec, Mode, Optimizer, RoutingKind
+from membench.layers.spec import (
+    ExpertRowsSpec,
+    ExternalSpec,
+    GroupedExpertsSpec,
+    KeyScoresSpec,
+    LayerSpec,
+    MemorySpec,
+    Mode,
+    MoESpec,
+    OperatorSpec,
+    Optimizer,
+    PeerSpec,
+    ProductKeyTopKSpec,
+    RetrievalSpec,
+    RoutingKind,
+    Spec,
+    WeightedBagSpec,
+)
 
 # Part of every case id: raise it when a number measured before would no longer be comparable
 # (CHANGELOG.md says what changed).
@@ -42,12 +60,17 @@ class Case(BaseModel):
     @property
     def id(self) -> str:
         """Hash of the resolved config and the method's version; equal ids are comparable."""
-        config = {**self.model_dump(mode="json"), "method_version": METHOD_VERSION}
-        config["routing"].pop("trace")  # a recording is what is in it, not where it lies
-        for name in type(self.layer).LATER_FIELDS:
-            if config["layer"][name] == type(self.layer).model_fields[name].default:
-                del config["layer"][name]
+        config = {**self.plain(), "method_version": METHOD_VERSION}
+        config["routing"].pop("trace", None)  # a recording is what is in it, not where it lies
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON that an earlier membench reads, too, where it knows all that the case uses.
+
+        What was renamed has its first name, and later fields that are at their defaults are left out.
+        """
+        case = self.model_copy(update={"layer": self.layer.under_first_names()})
+        return _used(case, case.model_dump(mode="json"))
 
     @property
     def name(self) -> str:
@@ -59,3 +82,60 @@ class Case(BaseModel):
         """Cases with equal keys share one build of the layer (all modes and token counts)."""
         config = self.model_dump(mode="json", include={"arm", "layer", "ranks", "seed"})
         return json.dumps(config, sort_keys=True)
+
+
+# Fields of the first version that have defaults, and are hashed at these too. A field that comes later is not listed:
+# it is hashed only where it is used, so that the ids of cases from before it stay.
+HASHED_ALWAYS: dict[type[BaseModel], set[str]] = {
+    Case: {"level", "ranks", "optimizer", "routing", "seed", "threads"},
+    RoutingConfig: {"zipf_exponent", "trace", "trace_sha256"},
+    Spec: {"dtype"},
+    MoESpec: {
+        "top_k",
+        "shared_hidden",
+        "choice",
+        "router",
+        "renormalize",
+        "balancing",
+        "balance_weight",
+        "z_loss_weight",
+        "bias_rate",
+        "capacity_factor",
+    },
+    RetrievalSpec: {"query_norm", "qk_norm"},
+    MemorySpec: {"heads", "top_k", "value_dim", "companion_hidden"},
+    PeerSpec: {"heads", "top_k", "companion_hidden"},
+    ExternalSpec: {"options"},
+    OperatorSpec: {"path"},
+    WeightedBagSpec: {"heads", "top_k"},
+    ExpertRowsSpec: {"heads", "top_k"},
+    KeyScoresSpec: {"heads"},
+    ProductKeyTopKSpec: {"heads", "top_k"},
+    GroupedExpertsSpec: {"top_k"},
+}
+_TAG = "kind"  # tells the classes of a union apart: hashed always, of classes to come too
+
+
+def _used(value: Any, dumped: Any) -> Any:
+    """``dumped``, which is ``value`` as JSON, less the later fields that are at their defaults."""
+    if isinstance(value, dict):
+        return {key: _used(each, plain) for each, (key, plain) in zip(value.values(), dumped.items(), strict=False)}
+    if isinstance(value, (list, tuple)):
+        return [_used(each, plain) for each, plain in zip(value, dumped, strict=True)]
+    if not isinstance(value, BaseModel):
+        return dumped
+    unused = {name for name in _later_fields(type(value)) if getattr(value, name) == _default(value, name)}
+    kept = type(value).model_fields.keys() - unused
+    return {name: _used(getattr(value, name), dumped[name]) for name in kept}
+
+
+@cache
+def _later_fields(kind: type[BaseModel]) -> list[str]:
+    """The fields with defaults, less those of the first version."""
+    first = {_TAG}.union(*(HASHED_ALWAYS.get(each, ()) for each in kind.__mro__))
+    return [name for name, field in kind.model_fields.items() if not field.is_required() and name not in first]
+
+
+def _default(config: BaseModel, name: str) -> Any:
+    """What the field is where nobody says anything else."""
+    return type(config).model_fields[name].get_default(call_default_factory=True, validated_data=vars(config))

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 from test_records import CEILINGS, a_round, a_run
 
-from layers.spec import spec_from
+from layers.spec import Step, spec_from
 from membench.case import Case
 from membench.results.metrics import metrics_of
 from membench.results.ranking import step_ms
@@ -55,7 +55,7 @@ def a_key_sweep(seed: int = 0) -> ResultFile:
 def _record(rng, arm, mode, tokens, rounds, point, **sizes) -> Record:
     layer = spec_from({"model_dim": 64, "dtype": "float32", **LAYERS[arm], **sizes})
     case = Case(arm=arm, mode=mode, layer=layer, tokens=tokens)
-    cost = layer.cost(tokens, mode=mode)
+    cost = layer.cost(Step(tokens, mode=mode))
     counted = {
         "params": cost.params,
         "stored_bytes": cost.stored_bytes,
@@ -82,7 +82,7 @@ def _record(rng, arm, mode, tokens, rounds, point, **sizes) -> Record:
         case=case,
         status="ok",
         labels=["one layer"],
-        achieved={"flops_per_token": layer.cost(1).flops},
+        achieved={"flops_per_token": layer.cost(Step(1)).flops},
         asked={"params": float(cost.params)},
         planned={"point": point, "params": cost.params, "stored_bytes": cost.stored_bytes},
         rounds=done,

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from layers.checking import reference
 from layers.layer import RemoteLookups, Routing
 from layers.routing import draw_lookups
+from layers.spec import Step
 
 
 def random_dimensions(rng: random.Random, norm: str = "query_norm") -> dict:
@@ -121,7 +122,7 @@ def assert_flops(layer, x, routing=None):
         y.sum().backward()
     saved = 4 * len(x) * spec.heads * (spec.sub_keys - spec.top_k) * spec.key_dim if spec.sparse_scores_backward else 0
     counted = [forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops() - saved]
-    costs = [spec.cost(len(x), mode=mode, ranks=layer.ranks).flops for mode in ("forward", "forward_backward")]
+    costs = [spec.cost(Step(len(x), mode=mode, ranks=layer.ranks)).flops for mode in ("forward", "forward_backward")]
     assert costs == counted, spec
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from layers.spec import DenseSpec, MemoryPlusSpec, MemorySpec, MoESpec, PeerSpec
 from membench.errors import UsageError
-from membench.planning.solved_arms import solve_point
+from membench.planning.solved_arms import solve_points
 from membench.planning.solver import TOLERANCE, Ask, BudgetError, quantity, solve
 from membench.scenario.scenario import parse_scenario
 
@@ -151,7 +151,7 @@ arms:
 
 
 def solved(*overrides):
-    return solve_point(parse_scenario(ARMS, "b.yaml", overrides).points[0])
+    return solve_points(parse_scenario(ARMS, "b.yaml", overrides).points)[0]
 
 
 def test_arms_are_solved_in_the_order_in_which_they_name_each_other():
@@ -235,3 +235,16 @@ def test_latency_uses_only_like_cases(tmp_path):
     path.write_text("{}")
     with pytest.raises(UsageError, match="no result file"):
         by_latency(path, 2)
+
+
+def test_latency_reads_files_from_before_a_field_as_at_its_default(tmp_path):
+    path = latency_file(tmp_path, [(1024, 1.0), (2048, 3.0)])
+    content = json.loads(path.read_text())
+    for record in content["cases"]:
+        del record["case"]["layer"]["dtype"]
+    path.write_text(json.dumps(content))
+    budgets = {"latency_ms": {"value": 1, "measured": [str(path)]}}
+    timed = json.dumps({"layer": "dense", "dtype": "bfloat16", "budgets": budgets})
+    assert solved(f"arms.timed={timed}")["timed"].spec.ffn_hidden == 1024
+    with pytest.raises(UsageError, match="0 measured sizes"):
+        solved(f"arms.timed={timed.replace('bfloat16', 'float16')}")

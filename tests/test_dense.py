@@ -8,7 +8,7 @@ from against_reference import assert_matches, counted_flops, double_weights, poi
 
 from layers.checking import reference
 from layers.dense import Dense
-from layers.spec import DenseSpec
+from layers.spec import DenseSpec, Step
 from layers.swiglu import SwiGLU
 
 CONFIGS = 200
@@ -28,7 +28,7 @@ def test_params_are_numel(rng):
     for _ in range(CONFIGS):
         spec = random_spec(rng, largest=2**14)
         layer = Dense(spec, device="meta")
-        assert spec.cost(1).params == sum(p.numel() for p in layer.parameters()), spec
+        assert spec.cost(Step(1)).params == sum(p.numel() for p in layer.parameters()), spec
 
 
 def test_flops_are_counted_ones(rng):
@@ -44,8 +44,8 @@ def test_flops_are_counted_ones(rng):
             return reference.dense(spec, w, x)
 
         forward, both = counted_flops(run)
-        assert spec.cost(tokens).flops == forward, spec
-        assert spec.cost(tokens, mode="forward_backward").flops == both, spec
+        assert spec.cost(Step(tokens)).flops == forward, spec
+        assert spec.cost(Step(tokens, mode="forward_backward")).flops == both, spec
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

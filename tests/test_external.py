@@ -8,7 +8,7 @@ from torch import nn
 from layers import build, verify
 from layers.layer import Selection
 from layers.optim.layer_optimizer import LayerOptimizer
-from layers.spec import ExternalSpec, MoESpec
+from layers.spec import ExternalSpec, MoESpec, Step
 from membench.case import Case
 from membench.measuring.memory import gradient_bytes, tensor_bytes
 from membench.measuring.preparation import Preparation, WrongAnswer
@@ -126,7 +126,7 @@ def test_counted_as_the_layer_whose_work_it_does(seed):
     assert traffic.assignments == TOKENS
     cost, source = preparation.cost(case, traffic)
     ours = layer.counted_as.cost(
-        TOKENS, mode=case.mode, active_experts=traffic.active_experts, assignments=traffic.assignments
+        Step(TOKENS, mode=case.mode, active_experts=traffic.active_experts, assignments=traffic.assignments)
     )
     assert source == "exact"
     assert cost.flops == ours.flops

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from layers.spec import DenseSpec, MoESpec
+from layers.spec import DenseSpec, MoESpec, Step
 from membench.errors import UsageError
 from membench.machine.datasheet import parse_hardware
 from membench.planning.check_size import CHECK_WORKSPACE_BYTES, check_bytes, sampled_tokens
@@ -131,7 +131,7 @@ def test_what_nothing_makes_fit_is_an_error():
 def test_need_counts_the_layer_and_the_process():
     scenario = parse_scenario(TEXT, "fit.yaml")
     spec = scenario.points[0].arms["memory"].kind(**scenario.points[0].arms["memory"].given)
-    cost = spec.cost(16)
+    cost = spec.cost(Step(16))
     checked = 8 * spec.layer_params * 5 / 3
     arm = SimpleNamespace(spec=spec)
     work = Work(scenario.points[0], arm, "forward")

@@ -12,7 +12,7 @@ from layers.kernels import dispatch as dispatching
 from layers.kernels.grouped_matmul import experts
 from layers.kernels.workers import for_each
 from layers.moe import MoE
-from layers.spec import MoESpec
+from layers.spec import MoESpec, Step
 
 COUNTS = {
     "even": [5] * 12,
@@ -141,7 +141,7 @@ def test_flops_counted_of_a_layer_are_those_it_states(choice, rng):
     spec = MoESpec(model_dim=24, num_experts=8, expert_hidden=16, top_k=3, dtype="float32", choice=choice)
     layer, x = MoE(spec), torch.randn(10, 24, requires_grad=True)
     assert counted_flops(lambda: layer(x)) == tuple(
-        spec.cost(10, mode=mode).flops for mode in ("forward", "forward_backward")
+        spec.cost(Step(10, mode=mode)).flops for mode in ("forward", "forward_backward")
     )
 
 

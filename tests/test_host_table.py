@@ -16,7 +16,7 @@ from layers import build, spec_from, verify
 from layers.kernels.lookups import Lookups
 from layers.memory import Memory
 from layers.optim.layer_optimizer import LayerOptimizer
-from layers.spec import MemorySpec
+from layers.spec import MemorySpec, Step
 from layers.tables.host_table import WAYS, HostTable
 from layers.tables.value_table import ValueTable
 from membench.case import Case
@@ -213,7 +213,9 @@ def test_whose_memory_a_table_is_counted_against():
     table = 1024 * 64 * 4
     rows = 500.0
     for mode, optimizer, state in [("decode", None, 0), ("forward_backward", None, 0), ("train_step", "row_adam", 260)]:
-        one, other = (spec.cost(20, mode=mode, optimizer=optimizer, unique_rows=rows).memory for spec in (near, far))
+        one, other = (
+            spec.cost(Step(20, mode=mode, optimizer=optimizer, unique_rows=rows)).memory for spec in (near, far)
+        )
         copies = rows * 64 * 4
         assert one.host == 0
         assert one.weights - other.weights == table

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from layers import build, spec_from
+from layers.spec import Step
 from membench.case import Case
 from membench.machine.energy import EnergyCounter
 from membench.measuring import ceilings, memory
@@ -87,7 +88,7 @@ def test_a_train_step_leaves_the_weights_alone():
         found = measurement.run(case, Sampling(3, 3, 0.1, 0.0), ["eager"])
         assert min(found["samples_s"]) > 0
         assert all(torch.equal(p, old) for p, old in zip(layer.parameters(), before, strict=True))
-        stated = case.layer.cost(16, mode="train_step", optimizer=optimizer).memory
+        stated = case.layer.cost(Step(16, mode="train_step", optimizer=optimizer)).memory
         assert found["memory"]["optimizer_bytes"] == stated.optimizer
 
 

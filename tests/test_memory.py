@@ -15,7 +15,7 @@ from retrieval_checks import (
 
 from layers.layer import Routing
 from layers.memory import Memory
-from layers.spec import MemoryPlusSpec, MemorySpec
+from layers.spec import MemoryPlusSpec, MemorySpec, Step
 from layers.tables.value_table import ValueTable
 
 KINDS = {"memory": MemorySpec, "memory_plus": MemoryPlusSpec}
@@ -36,7 +36,7 @@ def test_random_configs(kind, path, seed):
     for _ in range(60):
         layer = Memory(random_spec(rng, kind, "float32"))
         x = tokens_for(layer.spec, rng.choice([1, 3, 24]))
-        assert sum(p.numel() for p in layer.parameters()) == layer.spec.cost(len(x)).params
+        assert sum(p.numel() for p in layer.parameters()) == layer.spec.cost(Step(len(x))).params
         assert_flops(layer, x)
         assert_selection_exact(layer, x)
         assert_right(layer, tokens_for(layer.spec, 24))
@@ -61,7 +61,7 @@ def test_rank_share_and_imposed_routing(kind, ranks, imposed, dtype, seed):
     torch.manual_seed(seed)
     spec = KINDS[kind](**(SMALL | {"dtype": dtype, "value_dim": 96, "companion_hidden": 64}))
     layer = Memory(spec, ranks)
-    assert sum(p.numel() for p in layer.parameters()) == spec.cost(16, ranks=ranks).rank_params
+    assert sum(p.numel() for p in layer.parameters()) == spec.cost(Step(16, ranks=ranks)).rank_params
     x = tokens_for(spec, 16, getattr(torch, dtype))
     routing = random_routing(spec, 16, ranks, x.dtype, imposed=imposed)
     assert_flops(layer, x, routing)

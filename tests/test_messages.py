@@ -11,7 +11,7 @@ from gate_results import a_file, a_record
 from test_bad_input import BASE
 
 from membench.errors import UsageError
-from membench.planning.plan import check_budgets, make_plan
+from membench.planning.plan import make_plan, solve_budgets
 from membench.results.records import read_result, write_result
 from membench.scenario.scenario import parse_scenario
 from membench.yaml_files.problem import yaml_problem
@@ -155,7 +155,7 @@ TRACED = [
 
 
 @pytest.mark.parametrize(("make", "said"), TRACES)
-@pytest.mark.parametrize("look", [make_plan, check_budgets])
+@pytest.mark.parametrize("look", [make_plan, solve_budgets])
 def test_a_trace_is_looked_at_before_anything_is_measured(tmp_path, make, said, look):
     path = tmp_path / "rows.npy"
     make(path)

@@ -9,7 +9,7 @@ from against_reference import assert_matches, counted_flops, double_weights, poi
 from layers.checking import reference
 from layers.layer import RemoteAssignments, Routing
 from layers.moe import MoE, top
-from layers.spec import MoESpec
+from layers.spec import MoESpec, Step
 
 CONFIGS = 200
 SMALL = {"model_dim": 24, "num_experts": 8, "expert_hidden": 16, "top_k": 3, "dtype": "float32"}
@@ -79,11 +79,14 @@ def test_params_are_numel(rng):
     for _ in range(CONFIGS):
         spec = random_spec(rng, largest=4096)
         layer = MoE(spec, device="meta")
-        assert spec.cost(7).params == sum(p.numel() for p in layer.parameters()), spec
+        assert spec.cost(Step(7)).params == sum(p.numel() for p in layer.parameters()), spec
         ranks = rng.randint(1, spec.num_experts)
         if spec.choice == "token":
             share = MoE(spec, ranks, device="meta")
-            assert spec.cost(7, ranks=ranks).rank_params == sum(p.numel() for p in share.parameters()), (spec, ranks)
+            assert spec.cost(Step(7, ranks=ranks)).rank_params == sum(p.numel() for p in share.parameters()), (
+                spec,
+                ranks,
+            )
 
 
 def test_flops_are_counted_ones(rng):
@@ -100,8 +103,8 @@ def test_flops_are_counted_ones(rng):
         load = layer.load(chosen)
         counts = {"assignments": float(load.sum()), "active_experts": float(load.count_nonzero())}
         forward, both = counted_flops(run)
-        assert spec.cost(tokens, **counts).flops == forward, spec
-        assert spec.cost(tokens, mode="forward_backward", **counts).flops == both, spec
+        assert spec.cost(Step(tokens, **counts)).flops == forward, spec
+        assert spec.cost(Step(tokens, mode="forward_backward", **counts)).flops == both, spec
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -20,6 +20,7 @@ from layers.kernels.row_passes import (
 from layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
 from layers.kernels.top_k import product_key_top_k
 from layers.optim.layer_optimizer import LayerOptimizer
+from layers.spec import Step
 
 SMALL = {"model_dim": 24, "num_keys": 4096, "heads": 2, "top_k": 4, "key_dim": 8, "dtype": "float32"}
 KINDS = ["memory", "memory_plus", "peer"]
@@ -253,10 +254,10 @@ def test_the_counter_sees_what_the_config_counts(kind, change, path, seed):
         y.sum().backward()
     # normalized keys: ds·s summed over what chose a key, a number a lookup, which no formula counts
     uncounted = 4 * 9 * spec.heads * spec.top_k if spec.qk_norm and spec.sparse_scores_backward else 0
-    whole = spec.cost(9, mode="forward_backward").flops + uncounted
-    assert forward.get_total_flops() == spec.cost(9).flops
+    whole = spec.cost(Step(9, mode="forward_backward")).flops + uncounted
+    assert forward.get_total_flops() == spec.cost(Step(9)).flops
     assert both.get_total_flops() == whole
-    assert fused.get_total_flops() == whole - spec.cost(9).flops
+    assert fused.get_total_flops() == whole - spec.cost(Step(9)).flops
 
 
 def test_the_profiler_names_the_operators(path, seed):

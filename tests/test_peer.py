@@ -16,7 +16,7 @@ from retrieval_checks import (
 
 from layers.layer import Routing
 from layers.peer import Peer
-from layers.spec import PeerSpec
+from layers.spec import PeerSpec, Step
 
 SMALL = {"model_dim": 64, "num_keys": 64**2, "heads": 2, "top_k": 8, "key_dim": 32, "dtype": "float32"}
 
@@ -27,7 +27,7 @@ def test_random_configs(path, seed):
     for _ in range(60):
         layer = Peer(PeerSpec(**random_dimensions(rng), dtype="float32"))
         x = tokens_for(layer.spec, rng.choice([1, 3, 24]))
-        assert sum(p.numel() for p in layer.parameters()) == layer.spec.cost(len(x)).params
+        assert sum(p.numel() for p in layer.parameters()) == layer.spec.cost(Step(len(x))).params
         assert_flops(layer, x)
         assert_selection_exact(layer, x)
         assert_right(layer, tokens_for(layer.spec, 24))
@@ -48,7 +48,7 @@ def test_rank_share_and_imposed_routing(ranks, imposed, dtype, seed):
     torch.manual_seed(seed)
     spec = PeerSpec(**(SMALL | {"dtype": dtype, "companion_hidden": 64}))
     layer = Peer(spec, ranks)
-    assert sum(p.numel() for p in layer.parameters()) == spec.cost(16, ranks=ranks).rank_params
+    assert sum(p.numel() for p in layer.parameters()) == spec.cost(Step(16, ranks=ranks)).rank_params
     x = tokens_for(spec, 16, getattr(torch, dtype))
     routing = random_routing(spec, 16, ranks, x.dtype, imposed=imposed)
     assert_flops(layer, x, routing)

@@ -14,6 +14,7 @@ from layers import build, verify
 from layers.checking import reference
 from layers.optim.layer_optimizer import LayerOptimizer
 from layers.public import peer_pytorch, product_key_memory, transformers_moe
+from layers.spec import Step
 from membench.case import Case
 from membench.cli import app
 from membench.measuring.memory import tensor_bytes
@@ -105,7 +106,7 @@ def test_counted_like_ours(name, seed):
     assert unique == (traffic.active_experts if "mixtral" in name else traffic.unique_rows)
     assert (traffic.lookups or traffic.assignments) == chosen[0].numel()
     spec, names = layer.counted_as, ("unique_rows", "active_experts", "assignments")
-    ours = spec.cost(B, mode=case.mode, optimizer="adamw", **{each: getattr(traffic, each) for each in names})
+    ours = spec.cost(Step(B, mode=case.mode, optimizer="adamw", **{each: getattr(traffic, each) for each in names}))
     assert (cost.flops, cost.bytes_min, cost.params) == (ours.flops, ours.bytes_min, ours.params)
     assert cost.params == sum(p.numel() for p in layer.parameters())
     assert source == "exact"

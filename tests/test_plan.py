@@ -7,7 +7,7 @@ import sys
 import pytest
 from timing import once_in, processes_take_less_than
 
-from layers.spec import DenseSpec, MemorySpec
+from layers.spec import DenseSpec, MemorySpec, Step
 from membench.machine.datasheet import parse_hardware
 from membench.planning.plan import Plan, make_plan, predicted_ms
 from membench.scenario.scenario import list_scenarios, load_scenario, parse_scenario
@@ -45,7 +45,7 @@ def test_counts_are_those_of_the_cost():
     made = plan(cache_bytes=1_000_000)
     for planned in made.cases[:6]:
         case = planned.case
-        cost = case.layer.cost(16, mode=case.mode, optimizer=case.optimizer, cache_bytes=1_000_000)
+        cost = case.layer.cost(Step(16, mode=case.mode, optimizer=case.optimizer, cache_bytes=1_000_000))
         for name in ("params", "active_params", "rank_params", "stored_bytes", "flops", "flops_executed", "bytes_min",
                      "bytes_issued", "bytes_dram_expected", "lookups", "unique_rows", "is_expectation"):  # fmt: skip
             assert getattr(planned, name) == getattr(cost, name), name
@@ -69,11 +69,11 @@ def test_a_layer_from_outside_is_not_counted_and_not_split():
 
 def test_the_roofline_is_the_longer_of_both_by_stage():
     entry = parse_hardware("h100").entry
-    cost = DenseSpec(model_dim=4096, ffn_hidden=14336).cost(32)
+    cost = DenseSpec(model_dim=4096, ffn_hidden=14336).cost(Step(32))
     up = 2 * (32 * (4096 + 14336) + 2 * 4096 * 14336)  # bytes: x, product, two matrices; memory-bound
     down = 2 * (32 * (4096 + 14336) + 4096 * 14336)
     assert predicted_ms(cost, "bfloat16", entry) == pytest.approx((up + down) / 3.35e12 * 1e3)
-    large = DenseSpec(model_dim=4096, ffn_hidden=14336).cost(65536)
+    large = DenseSpec(model_dim=4096, ffn_hidden=14336).cost(Step(65536))
     assert predicted_ms(large, "bfloat16", entry) == pytest.approx(6 * 65536 * 4096 * 14336 / 989.4e12 * 1e3)
     assert predicted_ms(large, "float32", entry) > 10 * predicted_ms(large, "bfloat16", entry)
     assert predicted_ms(cost, "bfloat16", None) is None

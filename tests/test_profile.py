@@ -9,7 +9,8 @@ from membench.errors import UsageError
 from membench.planning.plan import make_plan
 from membench.profiler.asked import Asked, naming_options, scenario_of
 from membench.report.profile_picture import _spread, check_picture_path, points_of, write_roofline
-from membench.results.floors import Counts, floor_of, rates_of, stage_rows
+from membench.results.ceilings import Ceilings
+from membench.results.floors import stage_rows
 from membench.results.profile import REST, KernelRow, LayerProfile, ModeProfile, Profile, StageKey
 from membench.tables.profile import next_steps, profile_tables
 from membench.tables.render import to_csv, to_markdown
@@ -81,8 +82,8 @@ def test_an_unknown_ceiling_makes_no_floor():
     assert found["bag"].floor_ms is None
     assert found["bag"].excess_ms is None
     assert found["scores"].floor_ms is not None
-    assert rates_of({}).stream_bytes_per_s is None
-    assert floor_of(Counts(0.0, 0.0, 0.0, 0.0), rates_of({})) == (0.0, "memory")
+    assert Ceilings.of({}).stream_bytes_per_s is None
+    assert Ceilings.of({}).floor(0.0, 0.0, 0.0) == (0.0, "memory")
 
 
 def a_mode(name="forward", times_ms=None, **known):

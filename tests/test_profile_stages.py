@@ -11,6 +11,7 @@ from timing import once_in
 from layers import build, spec_from
 from layers.kernels.stages import observed_by, stage
 from layers.optim.layer_optimizer import LayerOptimizer
+from layers.spec import Step
 from membench.measuring.inputs import Input
 from membench.measuring.step import make_step
 from membench.measuring.time import Clock
@@ -55,7 +56,7 @@ def test_every_counted_stage_is_timed_and_every_timed_one_counted(name, mode):
     _, watched, stages = steps(layer, mode, optimizer)
     watched(0)
     timed = list(stages.seconds())
-    costs = spec.cost(24, mode=mode, optimizer="row_adagrad").stages
+    costs = spec.cost(Step(24, mode=mode, optimizer="row_adagrad")).stages
     assert REST in timed
     for key in timed:
         assert (counts_of(key, timed, costs) is None) == (key == REST or key.name in UNCOUNTED), key

@@ -14,6 +14,7 @@ from layers.checking.verification import TOLERANCE
 from layers.kernels.quantization import LARGEST, dequantize_rows, quantize_rows, widened
 from layers.kernels.quantized_bag import quantized_bag
 from layers.memory import Memory
+from layers.spec import Step
 from layers.tables.quantized_table import NORMAL_ROW_ERROR, QuantizedTable
 from membench.case import Case
 from membench.measuring import ceilings
@@ -193,7 +194,11 @@ def test_layers_against_the_reference(kind, row_format, path, seed):
             layer, x = build(spec, seed=seed), tokens_for(spec, 33, getattr(torch, dtype))
             found = verify(layer, x, gradients=False, seed=seed)
             assert found.failure is None, found
-            assert sum(p.nbytes for p in layer.parameters()) == spec.cost(1).stored_bytes == spec.cost(1).memory.weights
+            assert (
+                sum(p.nbytes for p in layer.parameters())
+                == spec.cost(Step(1)).stored_bytes
+                == spec.cost(Step(1)).memory.weights
+            )
 
 
 @pytest.mark.parametrize("imposed", [False, True])
@@ -205,7 +210,7 @@ def test_a_rank_share_against_the_reference(imposed, seed):
     with torch.no_grad():
         found = verify(layer, x, routing, gradients=False, seed=seed)
     assert found.failure is None, found
-    assert sum(p.nbytes for p in layer.parameters()) == spec.cost(16, ranks=4).memory.weights
+    assert sum(p.nbytes for p in layer.parameters()) == spec.cost(Step(16, ranks=4)).memory.weights
 
 
 def test_a_backward_is_refused_in_one_line():
@@ -223,14 +228,14 @@ def test_a_table_of_another_format_is_refused():
 @pytest.mark.parametrize("row_format", NAMES)
 def test_bytes_of_rows(row_format):
     same, small = (spec_from({"kind": "memory", **SMALL, "row_format": each}) for each in ("same", row_format))
-    for cost in (small.cost(20), small.cost(20, unique_rows=123.0, ranks=4)):
+    for cost in (small.cost(Step(20)), small.cost(Step(20, unique_rows=123.0, ranks=4))):
         (bag,) = [stage for stage in cost.stages if stage.name == "bag"]
         ranks = 4 if cost.unique_rows == 123.0 else 1
         assert bag.row_bytes_unique == cost.unique_rows * (64 // ranks + 4)
         assert bag.row_bytes_issued == cost.lookups * (64 // ranks + 4)
-    assert same.cost(20).flops == small.cost(20).flops
-    assert same.cost(20).params == small.cost(20).params
-    assert same.cost(1).stored_bytes - small.cost(1).stored_bytes == 1024 * (4 * 64 - 64 - 4)
+    assert same.cost(Step(20)).flops == small.cost(Step(20)).flops
+    assert same.cost(Step(20)).params == small.cost(Step(20)).params
+    assert same.cost(Step(1)).stored_bytes - small.cost(Step(1)).stored_bytes == 1024 * (4 * 64 - 64 - 4)
 
 
 SCENARIO = """
@@ -253,7 +258,7 @@ def test_modes_with_a_backward_are_skipped_and_budgets_are_met(scenario_file):
         assert reasons[mode] == "rows in int8 are read, not trained: take mode forward, prefill or decode"
     spec = small[0].case.layer
     assert spec.num_keys > 64**2
-    assert spec.cost(1).stored_bytes == pytest.approx(plan.cases[0].stored_bytes, rel=0.01)
+    assert spec.cost(Step(1)).stored_bytes == pytest.approx(plan.cases[0].stored_bytes, rel=0.01)
     assert all(planned.labels == ["int8 rows"] for planned in small)
 
 

@@ -26,13 +26,14 @@ from membench.report.plots.labels import Named, beside
 from membench.report.plots.pareto import frontier
 from membench.report.plots.roofline import roofline_figure
 from membench.report.plots.spread import spread
+from membench.results.ceilings import Ceilings
 from membench.results.frame import results_frame
 from membench.results.records import read_result, strict_json, write_result
-from membench.results.roofline import RooflineCeilings, RooflinePoint
+from membench.results.roofline import RooflinePoint
 from membench.tables.cases import raw_table
 
 ROOT = Path(__file__).parent.parent
-CEILINGS = RooflineCeilings(400e9, 30e9, 10e9)
+CEILINGS = Ceilings(400e9, 30e9, 10e9)
 
 
 class Tags(HTMLParser):
@@ -174,7 +175,7 @@ def test_the_roofline_holds_its_points_and_ceilings():
 
 
 def test_a_roofline_without_ceilings_or_points_is_still_drawn():
-    nothing = RooflineCeilings(None, None, None)
+    nothing = Ceilings(None, None, None)
     assert len(roofline_figure("", [], nothing).data) == 1
     assert len(roofline_figure("", [RooflinePoint("a", 1e9, 1e8, 0.1)], nothing).data) == 1
     assert len(roofline_figure("", [], CEILINGS).data) == 4

@@ -148,5 +148,5 @@ def test_every_byte_and_time_column_converts_to_its_header():
     row = next(dict(zip(headers, cells, strict=True)) for cells in cases.cells() if cells[0] == record.case.arm)
     assert float(row["peak GB"]) == pytest.approx(record.metrics["peak_process_bytes"] / 1e9, rel=0.01)
     assert float(row["GB/s"]) == pytest.approx(record.metrics["dram_bytes_per_s"] / 1e9, rel=0.01)
-    assert float(row["iqr ms"]) == pytest.approx(record.metrics["latency_ms_iqr"], rel=0.01)
+    assert float(row["IQR ms"]) == pytest.approx(record.metrics["latency_ms_iqr"], rel=0.01)
     assert "peak GiB" not in headers, "all sizes are decimal, as those beside them"

@@ -20,6 +20,7 @@ from membench.layers.kernels.lookups import Lookups
 from membench.layers.kernels.row_passes import row_backward_update_, weighted_bag
 from membench.layers.kernels.row_update import RowState, RowStep
 from membench.layers.memory import Memory
+from membench.layers.spec import Step as LayerStep
 from membench.layers.spec import accounting
 from membench.machine.device import cache_bytes
 from membench.measuring.ceilings import random_row_ceiling
@@ -94,15 +95,13 @@ def _steps(layer: Memory, sizes: Sizes) -> tuple[dict[str, _Timed], float]:
         """What the bag, and its backward with the rule's update, must move at least."""
         forward, backward = accounting.row_reads(
             "bag",
+            LayerStep(sizes.tokens, mode="train_step", optimizer=rule, cache_bytes=cache_bytes("cpu")),
             lookups=reads[0].rows.numel(),
             unique_rows=unique_rows,
             row_elements=sizes.model_dim,
             tables=1,
             bag_elements=sizes.tokens * sizes.model_dim,
             item_bytes=4,
-            cache_bytes=cache_bytes("cpu"),
-            mode="train_step",
-            optimizer=rule,
         )
         return forward.bytes_dram_expected, backward.bytes_dram_expected
 

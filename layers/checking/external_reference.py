@@ -11,7 +11,6 @@ from torch.func import functional_call
 
 from membench.layers.checking.sampled_reference import SampledReference, shortfall
 from membench.layers.external import External
-from membench.layers.layer import Selection
 
 
 class _Method(nn.Module):
@@ -30,15 +29,15 @@ class ExternalReference(SampledReference):
 
     layer: External
 
-    def __init__(self, layer: External, x: Tensor, sample: Tensor, selection: Selection | None) -> None:
-        self._chosen = None if selection is None else selection.indices[sample].long()
+    def leaves(self) -> dict[str, Tensor]:
         self._reached: set[str] = set()
-        super().__init__(layer, x, sample)
-        for name, leaf in self.w.items():
+        found = super().leaves()
+        for name, leaf in found.items():
             leaf.register_hook(lambda gradient, name=name: self._reached.add(name))
+        return found
 
-    def _output(self) -> Tensor:
-        y = self._call("reference", self.x, *([] if self._chosen is None else [self._chosen]))
+    def output(self) -> Tensor:
+        y = self._call("reference", self.x, *([] if self.selection is None else [self.chosen]))
         if not isinstance(y, Tensor) or y.shape != self.x.shape:  # else it might be compared as if repeated
             found = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
             wanted = tuple(self.x.shape)
@@ -61,8 +60,8 @@ class ExternalReference(SampledReference):
     @torch.no_grad()
     def selection_shortfall(self, x: Tensor) -> float | None:
         del x
-        if self._chosen is None or not hasattr(self.layer.module, "scores"):
+        if self.selection is None or not hasattr(self.layer.module, "scores"):
             return None
-        scores = self._call("scores", self.x)
-        best = scores.topk(self._chosen.shape[-1], dim=-1).values[..., -1:]
-        return shortfall(self._chosen, scores.gather(-1, self._chosen), best)
+        scores, chosen = self._call("scores", self.x), self.chosen
+        best = scores.topk(chosen.shape[-1], dim=-1).values[..., -1:]
+        return shortfall(chosen, scores.gather(-1, chosen), best)

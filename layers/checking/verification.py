@@ -15,12 +15,9 @@ import torch
 from torch import Tensor
 
 from membench.layers.checking.answer import output_faults
-from membench.layers.checking.external_reference import ExternalReference
-from membench.layers.checking.operator_reference import operator_reference
-from membench.layers.checking.sampled_reference import relative_rms, sampled_reference
-from membench.layers.external import External
+from membench.layers.checking.references import reference_of
+from membench.layers.checking.sampled_reference import relative_rms
 from membench.layers.layer import Layer, Routing
-from membench.layers.operators.operator import Operator
 
 # fp32: some hundred roundings of 6e-8. 16-bit dtypes: eight units of their roundoff (eps / 2), a chain of
 # about sixteen independent roundings, doubled because a softmax's gradient is a difference.
@@ -99,12 +96,7 @@ def verify(
         layer.zero_gradients()
         return Verification(count, {}, None, TOLERANCE[layer.spec.dtype], fault)
 
-    if isinstance(layer, External):
-        expected = ExternalReference(layer, x, sample, selection)
-    elif isinstance(layer, Operator):
-        expected = operator_reference(layer, x, sample, selection, routing)
-    else:
-        expected = sampled_reference(layer, x, sample, selection, routing)
+    expected = reference_of(layer)(layer, x, sample, selection, routing)
     errors = {"output": relative_rms(y.detach()[sample], expected.y.detach())}
     if gradients:
         errors |= expected.gradient_errors(upstream[sample].double())

@@ -10,10 +10,11 @@ from torch.nn import functional
 from membench.layers.kernels.dispatch import by_expert, row_weights
 from membench.layers.kernels.grouped_matmul import experts
 from membench.layers.kernels.stages import stage
-from membench.layers.layer import Routing, torch_dtype
+from membench.layers.layer import Routing, Touched, torch_dtype
 from membench.layers.operators.operator import Operator, imposed
 from membench.layers.spec import GroupedExpertsSpec
 from membench.layers.swiglu import swiglu_parameters
+from membench.layers.touched import touched_experts
 
 
 class GroupedExperts(Operator):
@@ -25,9 +26,14 @@ class GroupedExperts(Operator):
     spec: GroupedExpertsSpec
 
     def __init__(
-        self, spec: GroupedExpertsSpec, *, device: torch.device | str = "cpu", generator: torch.Generator | None = None
+        self,
+        spec: GroupedExpertsSpec,
+        ranks: int = 1,
+        *,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(spec, device)
+        super().__init__(spec, ranks, device)
         self.expert_gate_up, self.expert_down = swiglu_parameters(
             spec.model_dim,
             spec.expert_hidden,
@@ -41,6 +47,9 @@ class GroupedExperts(Operator):
         random = {"dtype": torch.float32, "device": self.device, "generator": generator}
         x = torch.randn(tokens, self.spec.model_dim, **random).to(torch_dtype(self.spec.dtype))
         return x, torch.randn(tokens, self.spec.top_k, **random).softmax(dim=-1)
+
+    def touched(self, x: Tensor, routing: Routing | None) -> Touched:
+        return touched_experts(self, x, routing, self.spec.num_experts)
 
     def operate(self, x: Tensor, routing: Routing | None) -> Tensor:
         selected, weights = imposed(routing)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from membench.layers.kernels.paths import forced, path_of
 from membench.layers.layer import Layer, Routing
+from membench.layers.routing import StatedRouting, stated_choice
 from membench.layers.spec import OperatorSpec
 
 
@@ -23,8 +24,8 @@ class Operator(Layer):
 
     spec: OperatorSpec
 
-    def __init__(self, spec: OperatorSpec, device: torch.device | str) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: OperatorSpec, ranks: int, device: torch.device | str) -> None:
+        super().__init__(spec, ranks)
         self.device = torch.device(device)
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
@@ -43,6 +44,15 @@ class Operator(Layer):
         """A random x for so many tokens, and the weights of what is imposed beside it, if any is."""
         raise TypeError(f"{type(self).__name__} must define draw()")
 
+    def draw_input(
+        self, tokens: int, stated: StatedRouting, generator: torch.Generator
+    ) -> tuple[Tensor, Routing | None]:
+        """Its own x, and what a layer would have chosen: rows as retrieval gives them, experts as a router does."""
+        x, weights = self.draw(tokens, generator)
+        if (choice := self.spec.choice_of_token) is None:
+            return x, None
+        return x, Routing(selected=stated_choice(choice, tokens, stated, generator), weights=weights)
+
     def on_path(self) -> AbstractContextManager[None]:
         if self.spec.path in ("auto", "plain"):
             return nullcontext()
@@ -50,7 +60,6 @@ class Operator(Layer):
 
     @property
     def path(self) -> str | None:
-        """The path that is taken, ``auto`` resolved; None for an operator that has one way only."""
         if self.spec.path == "plain" or not self.spec.PATHS:
             return "plain" if self.spec.path == "plain" else None
         with self.on_path():

@@ -27,9 +27,14 @@ class KeyScores(Operator):
     spec: KeyScoresSpec
 
     def __init__(
-        self, spec: KeyScoresSpec, *, device: torch.device | str = "cpu", generator: torch.Generator | None = None
+        self,
+        spec: KeyScoresSpec,
+        ranks: int = 1,
+        *,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(spec, device)
+        super().__init__(spec, ranks, device)
         shape, dtype = (spec.heads, 2, spec.sub_keys, spec.key_dim // 2), torch_dtype(spec.dtype)
         keys = torch.empty(shape, dtype=dtype, device=device)
         self.keys = nn.Parameter(fill_normal_(keys, 1 / math.sqrt(shape[-1]), generator))
@@ -57,8 +62,16 @@ class ProductKeyTopK(Operator):
 
     spec: ProductKeyTopKSpec
 
-    def __init__(self, spec: ProductKeyTopKSpec, *, device: torch.device | str = "cpu") -> None:
-        super().__init__(spec, device)
+    def __init__(
+        self,
+        spec: ProductKeyTopKSpec,
+        ranks: int = 1,
+        *,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        del generator  # there are no weights to draw
+        super().__init__(spec, ranks, device)
 
     def draw(self, tokens: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         shape = (self.spec.heads, 2, tokens, self.spec.sub_keys)

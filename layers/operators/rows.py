@@ -4,17 +4,20 @@ Letters: B tokens, N rows, D columns, d model dim, H heads, k rows a head reads,
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from membench.layers.kernels.lookups import Lookups
+from membench.layers.kernels.lookups import Lookups, index_dtype
 from membench.layers.kernels.stages import stage
-from membench.layers.layer import Routing, torch_dtype
+from membench.layers.layer import Routing, Touched, torch_dtype
 from membench.layers.operators.operator import Operator, imposed
+from membench.layers.routing import StatedRouting
 from membench.layers.spec import ExpertRowsSpec, RowOperatorSpec, WeightedBagSpec
 from membench.layers.tables.value_table import ValueTable
+from membench.layers.touched import touched_rows
 
 
 class RowOperator(Operator):
@@ -40,6 +43,18 @@ class RowOperator(Operator):
     def _tables(self) -> tuple[ValueTable, ...]:
         return tuple(module for module in self.children() if isinstance(module, ValueTable))
 
+    def draw_input(
+        self, tokens: int, stated: StatedRouting, generator: torch.Generator
+    ) -> tuple[Tensor, Routing | None]:
+        x, routing = super().draw_input(tokens, stated, generator)
+        # torch.topk, which a plain composition has its rows from, gives int64
+        if routing is None or routing.selected is None or self.spec.path == "plain":
+            return x, routing
+        return x, replace(routing, selected=routing.selected.to(index_dtype(self.spec.num_keys)))
+
+    def touched(self, x: Tensor, routing: Routing | None) -> Touched:
+        return touched_rows(self, x, routing)
+
     def draw_weights(self, tokens: int, generator: torch.Generator) -> Tensor:
         """(B, H, k) fp32: softmax weights of each head's rows."""
         shape = (tokens, self.spec.heads, self.spec.top_k)
@@ -52,9 +67,14 @@ class WeightedBag(RowOperator):
     spec: WeightedBagSpec
 
     def __init__(
-        self, spec: WeightedBagSpec, *, device: torch.device | str = "cpu", generator: torch.Generator | None = None
+        self,
+        spec: WeightedBagSpec,
+        ranks: int = 1,
+        *,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(spec, device)
+        super().__init__(spec, ranks, device)
         self.table = self.table_of(generator)
 
     def draw(self, tokens: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
@@ -81,9 +101,14 @@ class ExpertRows(RowOperator):
     spec: ExpertRowsSpec
 
     def __init__(
-        self, spec: ExpertRowsSpec, *, device: torch.device | str = "cpu", generator: torch.Generator | None = None
+        self,
+        spec: ExpertRowsSpec,
+        ranks: int = 1,
+        *,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(spec, device)
+        super().__init__(spec, ranks, device)
         self.down, self.up = self.table_of(generator), self.table_of(generator)
 
     def draw(self, tokens: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:

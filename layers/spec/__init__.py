@@ -1,11 +1,21 @@
 """Typed configs and exact costs of every kind of layer and operator. No torch: planning needs only this."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Discriminator, TypeAdapter
 
-from membench.layers.spec.base import FreeDimension, Spec, TokenSpec
-from membench.layers.spec.cost import MODES, OPTIMIZERS, Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
+from membench.layers.spec.base import Choice, FreeDimension, Spec, TokenSpec
+from membench.layers.spec.cost import (
+    MODES,
+    OPTIMIZERS,
+    Cost,
+    MemoryNeed,
+    Mode,
+    Optimizer,
+    StageCost,
+    Step,
+    has_backward,
+)
 from membench.layers.spec.dense import DenseSpec
 from membench.layers.spec.expectation import ROUTINGS, RoutingKind
 from membench.layers.spec.external import ExternalSpec
@@ -13,7 +23,6 @@ from membench.layers.spec.memory import MemoryPlusSpec, MemorySpec
 from membench.layers.spec.moe import MoESpec
 from membench.layers.spec.operator import OperatorSpec
 from membench.layers.spec.operators import (
-    OPERATORS,
     ExpertRowsSpec,
     GroupedExpertsSpec,
     KeyScoresSpec,
@@ -24,17 +33,15 @@ from membench.layers.spec.operators import (
 from membench.layers.spec.peer import PeerSpec
 from membench.layers.spec.retrieval import RetrievalSpec
 
+# The kinds there are: a layer's and an operator's config each stands in one of these, and nowhere else.
+OwnLayerSpec = DenseSpec | MoESpec | MemorySpec | MemoryPlusSpec | PeerSpec
 AnyOperatorSpec = WeightedBagSpec | KeyScoresSpec | ProductKeyTopKSpec | ExpertRowsSpec | GroupedExpertsSpec
-AnySpec = DenseSpec | MoESpec | MemorySpec | MemoryPlusSpec | PeerSpec | ExternalSpec | AnyOperatorSpec
+
+AnySpec = OwnLayerSpec | ExternalSpec | AnyOperatorSpec
 LayerSpec = Annotated[AnySpec, Discriminator("kind")]
 
-KINDS: dict[str, type[Spec]] = {
-    "dense": DenseSpec,
-    "moe": MoESpec,
-    "memory": MemorySpec,
-    "memory_plus": MemoryPlusSpec,
-    "peer": PeerSpec,
-}
+KINDS: dict[str, type[Spec]] = {spec.model_fields["kind"].default: spec for spec in get_args(OwnLayerSpec)}
+OPERATORS: dict[str, type[Spec]] = {spec.model_fields["kind"].default: spec for spec in get_args(AnyOperatorSpec)}
 
 _ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(LayerSpec)
 
@@ -56,6 +63,7 @@ __all__ = [
     "ROUTINGS",
     "AnyOperatorSpec",
     "AnySpec",
+    "Choice",
     "Cost",
     "DenseSpec",
     "ExpertRowsSpec",
@@ -78,6 +86,7 @@ __all__ = [
     "RowOperatorSpec",
     "Spec",
     "StageCost",
+    "Step",
     "TokenSpec",
     "WeightedBagSpec",
     "has_backward",

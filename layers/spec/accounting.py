@@ -3,7 +3,7 @@
 Letters: B tokens, d_in/d_out matrix widths, s bytes an element, P ranks.
 """
 
-from membench.layers.spec.cost import Mode, Optimizer, StageCost, has_backward
+from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, Step, has_backward
 from membench.layers.spec.quantities import SCORE_BYTES
 
 
@@ -81,6 +81,7 @@ def dram_row_bytes(lookups: float, unique_rows: float, row_bytes: float, cache_b
 
 def row_reads(
     name: str,
+    step: Step,
     *,
     lookups: float,
     unique_rows: float,
@@ -88,9 +89,6 @@ def row_reads(
     tables: int,
     bag_elements: float,
     item_bytes: int,
-    cache_bytes: float,
-    mode: Mode,
-    optimizer: Optimizer | None = None,
     row_bytes: float | None = None,
 ) -> list[StageCost]:
     """Weighted bags over table rows: 2·L·D FLOPs a table, 4·L·D more backward (dV and d(score)).
@@ -104,14 +102,14 @@ def row_reads(
     flops = 2.0 * lookups * row_elements * tables
     stream = lookups * (4 + SCORE_BYTES) + bag_elements * item_bytes
     unique, issued = unique_rows * row_bytes * tables, lookups * row_bytes * tables
-    dram = dram_row_bytes(lookups, unique_rows, row_bytes, cache_bytes) * tables
+    dram = dram_row_bytes(lookups, unique_rows, row_bytes, step.cache_bytes) * tables
     bags = bag_elements / row_elements if row_elements else 0.0
-    gathered = dram_row_bytes(lookups, bags, row_bytes, cache_bytes) * tables
+    gathered = dram_row_bytes(lookups, bags, row_bytes, step.cache_bytes) * tables
     updated = 0.0
-    if updates_in_backward(mode, optimizer):
-        updated = unique + unique_rows * tables * row_state_bytes(row_elements, optimizer) * 2
+    if updates_in_backward(step):
+        updated = unique + unique_rows * tables * row_state_bytes(row_elements, step.optimizer) * 2
     return passes(
-        mode,
+        step.mode,
         StageCost(name, flops, flops, stream, unique, issued, dram),
         StageCost(
             name,
@@ -126,16 +124,16 @@ def row_reads(
     )
 
 
-def updates_in_backward(mode: Mode, optimizer: Optimizer | None) -> bool:
+def updates_in_backward(step: Step) -> bool:
     """Whether table rows are updated by the backward pass that reads them: by every rule but dense AdamW."""
-    return mode == "train_step" and optimizer is not None and optimizer != "adamw"
+    return step.update not in (None, "adamw")
 
 
-def table_gradients(mode: Mode, optimizer: Optimizer | None, touched: float, table_params: float) -> float:
+def table_gradients(step: Step, touched: float, table_params: float) -> float:
     """Elements held of tables' gradients: ``touched`` ones, dense ones besides for AdamW, none where fused."""
-    if updates_in_backward(mode, optimizer):
+    if updates_in_backward(step):
         return 0.0
-    return touched + (table_params if optimizer == "adamw" else 0)
+    return touched + (table_params if step.optimizer == "adamw" else 0)
 
 
 def row_state_bytes(row_elements: float, optimizer: Optimizer | None) -> float:
@@ -149,10 +147,10 @@ def row_state_bytes(row_elements: float, optimizer: Optimizer | None) -> float:
 
 
 def optimizer_state_bytes(
-    dense_params: float, table_params: float, table_rows: float, item_bytes: int, optimizer: Optimizer
+    dense_params: float, table_params: float, table_rows: float, item_bytes: int, optimizer: Optimizer | None
 ) -> float:
     """Moments held: AdamW two a parameter, in its dtype as torch keeps them; of tables what their rule remembers."""
-    if optimizer == "sgd":
+    if optimizer in (None, "sgd"):
         return 0.0
     moments = 2.0 * item_bytes
     if optimizer == "adamw":
@@ -161,12 +159,15 @@ def optimizer_state_bytes(
     return moments * dense_params + table_rows * row_state_bytes(columns, optimizer)
 
 
-def update(dense_params: float, table_params: float, item_bytes: int, optimizer: Optimizer) -> list[StageCost]:
-    """The optimizer's traffic: AdamW reads w, g, m, v and writes w, m, v, all in the parameter's dtype.
+def update(dense_params: float, table_params: float, item_bytes: int, optimizer: Optimizer | None) -> list[StageCost]:
+    """The optimizer's traffic, where there is one.
 
-    AdamW on a table is dense by definition, its moments decay everywhere, and first spreads the row gradient
-    into a dense one; that is a stage of its own. Other rules update rows in the backward (``row_reads``).
+    AdamW reads w, g, m, v and writes w, m, v, all in the parameter's dtype. On a table it is dense by definition, its
+    moments decay everywhere, and first spreads the row gradient into a dense one; that is a stage of its own. Other
+    rules update rows in the backward (``row_reads``).
     """
+    if optimizer is None:
+        return []
     adamw = 7 * item_bytes
     matrices = StageCost("update", stream_bytes=(3 * item_bytes if optimizer == "sgd" else adamw) * dense_params)
     if not table_params or optimizer != "adamw":
@@ -179,8 +180,32 @@ def ring_bytes(payload_bytes: float, ranks: int) -> float:
     return payload_bytes * (ranks - 1) / ranks
 
 
-def replica_gradients(dense_params: float, item_bytes: int, ranks: int, mode: Mode) -> dict[str, float]:
+def replica_gradients(dense_params: float, item_bytes: int, step: Step) -> dict[str, float]:
     """All-reduce of the gradients of what every rank holds whole: 2(P-1)/P of their bytes."""
-    if ranks == 1 or not has_backward(mode) or dense_params == 0:
+    if step.ranks == 1 or not step.has_backward or dense_params == 0:
         return {}
-    return {"all_reduce_gradients": 2 * ring_bytes(dense_params * item_bytes, ranks)}
+    return {"all_reduce_gradients": 2 * ring_bytes(dense_params * item_bytes, step.ranks)}
+
+
+def replicated_cost(step: Step, params: int, item_bytes: int, stages: list[StageCost], activation_bytes: float) -> Cost:
+    """The cost of a layer that every rank holds whole, for its own tokens, and that uses all its parameters.
+
+    Args:
+        stages: forward and, in a mode that has one, backward; the optimizer's update is added.
+        activation_bytes: held in a step of this mode.
+    """
+    weight_bytes = params * item_bytes
+    return Cost(
+        params=params,
+        active_params=params,
+        rank_params=params,
+        stored_bytes=weight_bytes,
+        stages=(*stages, *update(params, 0, item_bytes, step.update)),
+        memory=MemoryNeed(
+            weights=weight_bytes,
+            gradients=weight_bytes if step.has_backward else 0,
+            optimizer=optimizer_state_bytes(params, 0, 0, item_bytes, step.optimizer),
+            activations=activation_bytes,
+        ),
+        communication_bytes=replica_gradients(params, item_bytes, step),
+    )

@@ -1,10 +1,13 @@
 """What every kind's config has in common."""
 
-from typing import ClassVar, Self
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from membench.layers.spec.cost import Cost, Mode, Optimizer
+from membench.layers.spec.cost import Cost, Mode, Optimizer, Step
+from membench.layers.spec.expectation import RoutingKind
 from membench.layers.spec.quantities import ITEM_BYTES, DTypeName
 
 WIDTH_MULTIPLE = 64  # solved widths stay multiples of this on every arm
@@ -26,18 +29,38 @@ class FreeDimension(BaseModel):
     square: bool = False  # searched over its square root (key counts)
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a layer chooses for each token, and a stated routing can choose in its place.
+
+    Attributes:
+        of: rows of tables, or experts.
+        shape: of one token's indices: (H, k) rows or (K,) experts.
+        count: how many there are to choose from, N or E; indices lie in 0 … count - 1.
+    """
+
+    of: Literal["rows", "experts"]
+    shape: tuple[int, ...]
+    count: int
+
+
 class Spec(BaseModel):
-    """A layer's or an operator's typed config. Frozen; unknown keys and senseless values are refused.
+    """A layer's or an operator's typed config: all that a plan asks of a kind. No torch.
+
+    Frozen; unknown keys and senseless values are refused. A kind must say ``cost`` and ``input_bytes``; the rest has
+    the answers of a layer that routes nothing and is counted by its config.
 
     ``FREE`` names, per budget, the dimensions a solver may choose to meet it, in the
     order in which they are tried. ``ROUTED`` is False where the workload's routing has no effect.
-    ``LATER_FIELDS`` came when results had been kept already: at their defaults they are no part of a case's id.
+    ``COUNTED`` is False where the cost is known only when the layer is built. ``YARDSTICK`` is what its like is held
+    against.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     FREE: ClassVar[dict[BudgetName, tuple[FreeDimension, ...]]] = {}
     ROUTED: ClassVar[bool] = True
-    LATER_FIELDS: ClassVar[frozenset[str]] = frozenset()
+    COUNTED: ClassVar[bool] = True
+    YARDSTICK: ClassVar[str] = "dense"
 
     dtype: DTypeName = "bfloat16"
 
@@ -59,36 +82,36 @@ class Spec(BaseModel):
         """Words a table must show beside this layer's name (``non-causal``, …)."""
         return ()
 
-    def cost(
-        self,
-        tokens: int,
-        *,
-        mode: Mode = "forward",
-        optimizer: Optimizer | None = None,
-        unique_rows: float | None = None,
-        active_experts: float | None = None,
-        assignments: float | None = None,
-        ranks: int = 1,
-        zipf_exponent: float = 0.0,
-        cache_bytes: float = 0.0,
-    ) -> Cost:
-        """The cost of one step on ``tokens`` tokens of one of ``ranks`` ranks.
+    def arm_labels(self, given: Collection[str]) -> tuple[str, ...]:
+        """The labels of an arm that states the dimensions ``given`` and leaves the others to its budgets."""
+        del given
+        return self.labels
 
-        Args:
-            tokens: b, tokens of this rank (the group computes ranks·b).
-            mode: what is computed; ``prefill`` and ``decode`` are forward passes.
-            optimizer: counted in mode ``train_step``, which needs one.
-            unique_rows: U, distinct table rows the group's tokens read; expected if None.
-            active_experts: distinct experts of this rank that got a token; expected if None.
-            assignments: (token, expert) pairs this rank computes; expected if None.
-            ranks: P, how many ranks share the layer.
-            zipf_exponent: skew assumed where U, active experts or assignments are expected.
-            cache_bytes: last-level cache, for ``bytes_dram_expected``.
+    @property
+    def is_yardstick(self) -> bool:
+        """Whether it is what its like is held against."""
+        return False
+
+    @property
+    def choice_of_token(self) -> Choice | None:
+        """What a stated routing chooses for a token in the layer's place; None where it chooses nothing."""
+        return None
+
+    def cost(self, step: Step) -> Cost:
+        """What a step costs.
 
         Raises:
-            ValueError: the layer cannot be split over ``ranks``.
+            ValueError: the layer cannot be split over the step's ranks.
         """
         raise TypeError(f"{type(self).__name__} must define cost()")
+
+    def checked_params(self, tokens: int) -> int:
+        """Parameters that the check against the reference copies for so many tokens, table rows left out.
+
+        All that are in no table; of experts, those that the tokens can touch.
+        """
+        del tokens
+        return self.cost(Step(1)).params - self.table_params
 
     def split_error(self, ranks: int) -> str | None:
         """Why this layer cannot be shared by ``ranks`` ranks, or None."""
@@ -100,9 +123,18 @@ class Spec(BaseModel):
         del mode, optimizer
         return None
 
+    def routing_error(self, routing: RoutingKind) -> str | None:
+        """Why a routing of this kind cannot be imposed, or None."""
+        del routing
+        return None
+
     def with_dimensions(self, **dimensions: int) -> Self:
         """A validated copy with other dimensions."""
         return type(self).model_validate({**self.model_dump(), **dimensions})
+
+    def under_first_names(self) -> Self:
+        """The same, by the first names of what was renamed since: what is told apart by names stays the same."""
+        return self
 
 
 class TokenSpec(Spec):

@@ -24,6 +24,51 @@ def has_backward(mode: Mode) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One step of one of P ranks that share a layer: what its cost is asked for.
+
+    Counts are of one step. ``unique_rows`` to ``assignments`` depend on the data: what is None is expected, under
+    ``zipf_exponent``, and the cost says that it is an expectation.
+
+    Attributes:
+        tokens: b, tokens of this rank; the ranks together have P·b.
+        mode: what is computed; ``prefill`` and ``decode`` are forward passes.
+        optimizer: counted in mode ``train_step``, which needs one; its state is held in any.
+        ranks: P.
+        unique_rows: U, distinct rows of each table that the P·b tokens read.
+        active_experts: distinct experts of this rank that get a token.
+        assignments: (token, expert) pairs that this rank computes.
+        zipf_exponent: skew of what is expected; 0: every row and expert is as likely.
+        cache_bytes: of the last-level cache, for ``bytes_dram_expected``.
+    """
+
+    tokens: int
+    mode: Mode = "forward"
+    optimizer: Optimizer | None = None
+    ranks: int = 1
+    unique_rows: float | None = None
+    active_experts: float | None = None
+    assignments: float | None = None
+    zipf_exponent: float = 0.0
+    cache_bytes: float = 0.0
+
+    @property
+    def group_tokens(self) -> int:
+        """P·b."""
+        return self.ranks * self.tokens
+
+    @property
+    def has_backward(self) -> bool:
+        """Whether gradients are computed."""
+        return has_backward(self.mode)
+
+    @property
+    def update(self) -> Optimizer | None:
+        """The optimizer whose update is part of the step, if one is."""
+        return self.optimizer if self.mode == "train_step" else None
+
+
+@dataclass(frozen=True, slots=True)
 class StageCost:
     """One stage of a layer, in one mode.
 

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt
 
 from membench.layers.spec import accounting
 from membench.layers.spec.base import WIDTH_MULTIPLE, FreeDimension, TokenSpec
-from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, has_backward
+from membench.layers.spec.cost import Cost, Mode, Step, has_backward
 
 _HIDDEN = (FreeDimension(name="ffn_hidden", step=WIDTH_MULTIPLE, minimum=WIDTH_MULTIPLE),)
 
@@ -20,39 +20,19 @@ class DenseSpec(TokenSpec):
     kind: Literal["dense"] = "dense"
     ffn_hidden: PositiveInt = Field(le=2**24, description="f, hidden width")
 
-    def cost(
-        self,
-        tokens: int,
-        *,
-        mode: Mode = "forward",
-        optimizer: Optimizer | None = None,
-        unique_rows: float | None = None,
-        active_experts: float | None = None,
-        assignments: float | None = None,
-        ranks: int = 1,
-        zipf_exponent: float = 0.0,
-        cache_bytes: float = 0.0,
-    ) -> Cost:
+    @property
+    def is_yardstick(self) -> bool:
+        return True
+
+    def cost(self, step: Step) -> Cost:
         """Data-parallel over ranks: every rank holds the whole layer."""
-        del unique_rows, active_experts, assignments, zipf_exponent, cache_bytes
-        s, params = self.item_bytes, swiglu_params(self.model_dim, self.ffn_hidden)
-        stages = accounting.swiglu("", tokens, self.model_dim, self.ffn_hidden, s, mode)
-        if mode == "train_step" and optimizer:
-            stages += accounting.update(params, 0, s, optimizer)
-        backward = has_backward(mode)
-        return Cost(
-            params=params,
-            active_params=params,
-            rank_params=params,
-            stored_bytes=params * s,
-            stages=tuple(stages),
-            memory=MemoryNeed(
-                weights=params * s,
-                gradients=params * s if backward else 0,
-                optimizer=accounting.optimizer_state_bytes(params, 0, 0, s, optimizer) if optimizer else 0,
-                activations=swiglu_activation_bytes(tokens, self.model_dim, self.ffn_hidden, s, mode),
-            ),
-            communication_bytes=accounting.replica_gradients(params, s, ranks, mode),
+        d, f, s = self.model_dim, self.ffn_hidden, self.item_bytes
+        return accounting.replicated_cost(
+            step,
+            swiglu_params(d, f),
+            s,
+            accounting.swiglu("", step.tokens, d, f, s, step.mode),
+            swiglu_activation_bytes(step.tokens, d, f, s, step.mode),
         )
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from membench.layers.spec import accounting
 from membench.layers.spec.base import WIDTH_MULTIPLE, FreeDimension
-from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, has_backward
+from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, Step, has_backward
 from membench.layers.spec.dense import swiglu_activation_bytes, swiglu_params
 from membench.layers.spec.quantities import INDEX_BYTES, SCALE_BYTES, SCORE_BYTES, RowFormat
 from membench.layers.spec.retrieval import RetrievalSpec
@@ -41,8 +41,6 @@ class MemorySpec(RetrievalSpec):
     table_on: Literal["device", "host"] = Field(
         default="device", description="host: value rows in the host's memory, for more than the device holds"
     )
-
-    LATER_FIELDS: ClassVar = frozenset({"row_format", "table_on"})
 
     @model_validator(mode="after")
     def _check_table(self) -> Self:
@@ -107,40 +105,25 @@ class MemorySpec(RetrievalSpec):
             return f"value rows of {self.row_elements} columns cannot be cut into {ranks} equal column shards"
         return None
 
-    def cost(
-        self,
-        tokens: int,
-        *,
-        mode: Mode = "forward",
-        optimizer: Optimizer | None = None,
-        unique_rows: float | None = None,
-        active_experts: float | None = None,
-        assignments: float | None = None,
-        ranks: int = 1,
-        zipf_exponent: float = 0.0,
-        cache_bytes: float = 0.0,
-    ) -> Cost:
+    def cost(self, step: Step) -> Cost:
         """Column-sharded over ranks: projections and scores on b tokens, the bag on P·b tokens by D/P columns."""
-        del active_experts, assignments
-        if error := self.split_error(ranks):
+        if error := self.split_error(step.ranks):
             raise ValueError(error)
         d, width, s = self.model_dim, self.row_elements, self.item_bytes
-        columns = width // ranks
-        group = ranks * tokens
+        tokens, group, mode = step.tokens, step.group_tokens, step.mode
+        columns = width // step.ranks
         lookups = group * self.lookups_per_token
-        rows = self.expected_rows(group, zipf_exponent) if unique_rows is None else unique_rows
+        rows = self.expected_rows(group, step.zipf_exponent) if step.unique_rows is None else step.unique_rows
         stages = self.retrieval_stages(tokens, mode)
         stages += accounting.row_reads(
             "bag",
+            step,
             lookups=lookups,
             unique_rows=rows,
             row_elements=columns,
             tables=1,
             bag_elements=group * columns,
             item_bytes=s,
-            cache_bytes=cache_bytes,
-            mode=mode,
-            optimizer=optimizer,
             row_bytes=self.stored_row_bytes(columns),
         )
         if self.gated:
@@ -150,8 +133,7 @@ class MemorySpec(RetrievalSpec):
         if self.companion_hidden:
             stages += accounting.swiglu("companion_", tokens, d, self.companion_hidden, s, mode)
         table_share = self.num_keys * columns
-        if mode == "train_step" and optimizer:
-            stages += accounting.update(self.layer_params, table_share, s, optimizer)
+        stages += accounting.update(self.layer_params, table_share, s, step.update)
         params = self.layer_params + self.table_params
         return Cost(
             params=params,
@@ -159,42 +141,41 @@ class MemorySpec(RetrievalSpec):
             rank_params=self.layer_params + table_share,
             stored_bytes=self.layer_params * s + self.num_keys * self.stored_row_bytes(width),
             stages=tuple(stages),
-            memory=self._memory(tokens, ranks, rows, mode, optimizer),
-            communication_bytes=self._communication(tokens, ranks, mode),
+            memory=self._memory(step, rows),
+            communication_bytes=self._communication(step),
             lookups=lookups,
             unique_rows=rows,
-            is_expectation=unique_rows is None,
+            is_expectation=step.unique_rows is None,
         )
 
-    def _memory(self, tokens: int, ranks: int, rows: float, mode: Mode, optimizer: Optimizer | None) -> MemoryNeed:
+    def _memory(self, step: Step, rows: float) -> MemoryNeed:
         """With a table on the host the device holds copies of the rows that were read, and their gradient."""
-        s, columns, group = self.item_bytes, self.row_elements // ranks, ranks * tokens
-        table_share, backward = self.num_keys * columns, has_backward(mode)
+        s, columns, group = self.item_bytes, self.row_elements // step.ranks, step.group_tokens
+        tokens, table_share, backward = step.tokens, self.num_keys * columns, step.has_backward
         dense = self.layer_params * s
         table = float(self.num_keys * self.stored_row_bytes(columns))
-        state, table_state = 0.0, 0.0
-        if optimizer:
-            state = accounting.optimizer_state_bytes(self.layer_params, 0, 0, s, optimizer)
-            whole = accounting.optimizer_state_bytes(self.layer_params, table_share, self.num_keys, s, optimizer)
-            table_state = whole - state
+        state = accounting.optimizer_state_bytes(self.layer_params, 0, 0, s, step.optimizer)
+        whole = accounting.optimizer_state_bytes(self.layer_params, table_share, self.num_keys, s, step.optimizer)
+        table_state = whole - state
         activations = (
-            self.retrieval_activation_bytes(tokens, mode)
+            self.retrieval_activation_bytes(tokens, step.mode)
             + group * self.lookups_per_token * (INDEX_BYTES + 2 * SCORE_BYTES) * (2 if backward else 1)
             + group * columns * s * 2
             + tokens * (self.model_dim + 3 * self.row_elements) * s
-            + swiglu_activation_bytes(tokens, self.model_dim, self.companion_hidden, s, mode)
+            + swiglu_activation_bytes(tokens, self.model_dim, self.companion_hidden, s, step.mode)
         )
         if self.table_on == "host":
             copies = rows * columns * s
-            gradients = (table_share if optimizer == "adamw" else 0) * s + copies if backward else 0.0
+            gradients = (table_share if step.optimizer == "adamw" else 0) * s + copies if backward else 0.0
             host = table + table_state + gradients
             return MemoryNeed(dense, dense + copies if backward else 0.0, state, activations + copies, host)
-        of_table = accounting.table_gradients(mode, optimizer, rows * columns, table_share) * s
+        of_table = accounting.table_gradients(step, rows * columns, table_share) * s
         gradients = dense + of_table if backward else 0.0
         return MemoryNeed(dense + table, gradients, state + table_state, activations)
 
-    def _communication(self, tokens: int, ranks: int, mode: Mode) -> dict[str, float]:
+    def _communication(self, step: Step) -> dict[str, float]:
         """Indices and weights gathered, column slices exchanged; backward the slices' and weights' gradients."""
+        tokens, ranks = step.tokens, step.ranks
         if ranks == 1:
             return {}
         lookups, s = tokens * self.lookups_per_token, self.item_bytes
@@ -202,10 +183,10 @@ class MemorySpec(RetrievalSpec):
             "all_gather_lookups": (ranks - 1) * lookups * (INDEX_BYTES + SCORE_BYTES),
             "all_to_all_columns": accounting.ring_bytes(tokens * self.row_elements * s, ranks),
         }
-        if has_backward(mode):
+        if step.has_backward:
             communication["all_to_all_columns"] *= 2
             communication["reduce_scatter_weights"] = (ranks - 1) * lookups * SCORE_BYTES
-        return {**communication, **accounting.replica_gradients(self.layer_params, s, ranks, mode)}
+        return {**communication, **accounting.replica_gradients(self.layer_params, s, step)}
 
 
 class MemoryPlusSpec(MemorySpec):

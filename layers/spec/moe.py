@@ -7,21 +7,23 @@ looks at later tokens and is labelled non-causal.
 """
 
 import math
+from collections.abc import Collection
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from membench.layers.spec import accounting
-from membench.layers.spec.base import WIDTH_MULTIPLE, FreeDimension, TokenSpec
-from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
+from membench.layers.spec.base import WIDTH_MULTIPLE, Choice, FreeDimension, TokenSpec
+from membench.layers.spec.cost import Cost, MemoryNeed, Mode, StageCost, Step
 from membench.layers.spec.dense import swiglu_activation_bytes, swiglu_params
-from membench.layers.spec.expectation import expected_busiest_load, expected_rank_share, expected_unique
+from membench.layers.spec.expectation import RoutingKind, expected_busiest_load, expected_rank_share, expected_unique
 
 _EXPERTS = (FreeDimension(name="num_experts"),)
 _WIDTHS = (
     FreeDimension(name="expert_hidden", step=WIDTH_MULTIPLE, minimum=WIDTH_MULTIPLE, coarse=True),
     FreeDimension(name="shared_hidden", step=WIDTH_MULTIPLE, minimum=0),
 )
+ONE_LAYER = "synthetic: all parameters in one layer"
 
 
 class MoESpec(TokenSpec):
@@ -69,6 +71,18 @@ class MoESpec(TokenSpec):
     def labels(self) -> tuple[str, ...]:
         return ("non-causal",) if self.choice == "expert" else ()
 
+    def arm_labels(self, given: Collection[str]) -> tuple[str, ...]:
+        return self.labels if "num_experts" in given else (*self.labels, ONE_LAYER)
+
+    @property
+    def choice_of_token(self) -> Choice | None:
+        return Choice("experts", (self.top_k,), self.num_experts) if self.choice == "token" else None
+
+    def routing_error(self, routing: RoutingKind) -> str | None:
+        if self.choice == "expert" and routing != "routed":
+            return f"routing {routing} cannot be imposed on expert choice: each expert picks its tokens"
+        return None
+
     def capacity(self, tokens: int) -> int:
         """C = ceil(c·K·B/E) tokens an expert takes under expert choice, at most B."""
         return min(tokens, math.ceil(self.capacity_factor * self.top_k * tokens / self.num_experts))
@@ -82,6 +96,10 @@ class MoESpec(TokenSpec):
         """Parameters of one expert."""
         return swiglu_params(self.model_dim, self.expert_hidden)
 
+    def checked_params(self, tokens: int) -> int:
+        shared = self.router_params + swiglu_params(self.model_dim, self.shared_hidden)
+        return shared + min(self.num_experts, tokens * self.top_k) * self.expert_params
+
     def experts_on_rank(self, ranks: int) -> int:
         """ceil(E/P): what the fullest rank holds."""
         return -(-self.num_experts // ranks)
@@ -93,25 +111,14 @@ class MoESpec(TokenSpec):
             return "expert choice ranks all tokens of the group and is not split over ranks"
         return None
 
-    def cost(
-        self,
-        tokens: int,
-        *,
-        mode: Mode = "forward",
-        optimizer: Optimizer | None = None,
-        unique_rows: float | None = None,
-        active_experts: float | None = None,
-        assignments: float | None = None,
-        ranks: int = 1,
-        zipf_exponent: float = 0.0,
-        cache_bytes: float = 0.0,
-    ) -> Cost:
+    def cost(self, step: Step) -> Cost:
         """Expert parallel over ranks: E/P experts each, the rest whole on every rank."""
-        del unique_rows, cache_bytes
-        if error := self.split_error(ranks):
+        if error := self.split_error(step.ranks):
             raise ValueError(error)
         d, experts, s = self.model_dim, self.num_experts, self.item_bytes
+        tokens, ranks, mode = step.tokens, step.ranks, step.mode
         held = self.experts_on_rank(ranks)
+        active_experts, assignments = step.active_experts, step.assignments
         expected = active_experts is None or assignments is None
         if self.choice == "expert":
             local_slots = assignments = float(experts * self.capacity(tokens))
@@ -119,10 +126,10 @@ class MoESpec(TokenSpec):
         else:
             local_slots = float(tokens * self.top_k)
             if assignments is None:
-                share = expected_rank_share(experts, ranks, self.top_k, zipf_exponent)
-                assignments = expected_busiest_load(share * ranks * tokens * self.top_k, ranks)
+                share = expected_rank_share(experts, ranks, self.top_k, step.zipf_exponent)
+                assignments = expected_busiest_load(share * step.group_tokens * self.top_k, ranks)
             if active_experts is None:
-                active = expected_unique(experts, ranks * tokens, self.top_k, zipf_exponent)
+                active = expected_unique(experts, step.group_tokens, self.top_k, step.zipf_exponent)
                 active_experts = min(active * held / experts, assignments)
 
         stages = accounting.linear("router", tokens, d, experts, s, mode)
@@ -132,11 +139,10 @@ class MoESpec(TokenSpec):
         if self.shared_hidden:
             stages += accounting.swiglu("shared_", tokens, d, self.shared_hidden, s, mode)
         rank_params = replicated + held * self.expert_params
-        if mode == "train_step" and optimizer:
-            stages += accounting.update(rank_params, 0, s, optimizer)
+        stages += accounting.update(rank_params, 0, s, step.update)
         params = replicated + experts * self.expert_params
-        backward = has_backward(mode)
-        communication = accounting.replica_gradients(replicated, s, ranks, mode)
+        backward = step.has_backward
+        communication = accounting.replica_gradients(replicated, s, step)
         if ranks > 1:
             exchange = accounting.ring_bytes(tokens * self.top_k * d * s, ranks)
             communication["all_to_all_tokens"] = exchange * (4 if backward else 2)
@@ -149,7 +155,7 @@ class MoESpec(TokenSpec):
             memory=MemoryNeed(
                 weights=rank_params * s,
                 gradients=rank_params * s if backward else 0,
-                optimizer=accounting.optimizer_state_bytes(rank_params, 0, 0, s, optimizer) if optimizer else 0,
+                optimizer=accounting.optimizer_state_bytes(rank_params, 0, 0, s, step.optimizer),
                 activations=swiglu_activation_bytes(assignments, d, self.expert_hidden, s, mode)
                 + swiglu_activation_bytes(tokens, d, self.shared_hidden, s, mode)
                 + tokens * experts * 4,

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from membench.layers.spec import accounting
 from membench.layers.spec.base import Spec
-from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
+from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, Step
 
 Path = Literal["auto", "torch", "native", "triton", "plain"]
 _DENSE_OPTIMIZERS = ("sgd", "adamw")  # what torch has for a dense gradient
@@ -24,13 +24,13 @@ class OperatorSpec(Spec):
     ``plain`` is the composition of torch's own calls that a user would write first. The other paths are
     this project's operator: by torch, by C++ on a CPU, by Triton on a GPU, or ``auto``, as layers take it.
     ``PATHS`` are those of them that an operator has; one that has a single way is only ``auto``.
-    ``IMPOSES`` says what is drawn by the workload's routing, for an operator chooses nothing itself;
-    ``TABLES`` how many tables its rows are read of.
+    An operator chooses nothing itself: ``choice_of_token`` is what the workload's routing draws for it.
+    ``TABLES`` is how many tables its rows are read of.
     """
 
     PATHS: ClassVar[tuple[Path, ...]] = ("torch", "native", "triton")
-    IMPOSES: ClassVar[Literal["rows", "experts"] | None] = None
     TABLES: ClassVar[int] = 0
+    YARDSTICK: ClassVar[str] = "plain"
 
     path: Path = Field(default="auto", description="plain: torch's own calls, as a user would write them")
 
@@ -44,6 +44,10 @@ class OperatorSpec(Spec):
     @property
     def labels(self) -> tuple[str, ...]:
         return () if self.path == "auto" else (f"path {self.path}",)
+
+    @property
+    def is_yardstick(self) -> bool:
+        return self.path == "plain"
 
     @property
     def dense_params(self) -> int:
@@ -70,9 +74,7 @@ class OperatorSpec(Spec):
         del tokens, zipf_exponent
         return 0.0
 
-    def stages(
-        self, tokens: int, touched: float, mode: Mode, optimizer: Optimizer | None, cache_bytes: float
-    ) -> list[StageCost]:
+    def stages(self, step: Step, touched: float) -> list[StageCost]:
         """What is computed but for dense updates; ``touched`` is U, or the experts that got a token."""
         raise TypeError(f"{type(self).__name__} must define stages()")
 
@@ -91,30 +93,15 @@ class OperatorSpec(Spec):
             return f"path plain has a dense gradient, which {optimizer} is not for; sgd and adamw are"
         return None
 
-    def cost(
-        self,
-        tokens: int,
-        *,
-        mode: Mode = "forward",
-        optimizer: Optimizer | None = None,
-        unique_rows: float | None = None,
-        active_experts: float | None = None,
-        assignments: float | None = None,
-        ranks: int = 1,
-        zipf_exponent: float = 0.0,
-        cache_bytes: float = 0.0,
-    ) -> Cost:
+    def cost(self, step: Step) -> Cost:
         """What must be done, the same on every path; only the memory is what ``plain`` needs of it."""
-        del assignments
-        if error := self.split_error(ranks):
+        if error := self.split_error(step.ranks):
             raise ValueError(error)
-        given = {"rows": unique_rows, "experts": active_experts, None: 0.0}[self.IMPOSES]
-        touched = self.expected_touched(tokens, zipf_exponent) if given is None else given
-        rows = touched * self.TABLES
-        stages = self.stages(tokens, touched, mode, optimizer, cache_bytes)
-        if mode == "train_step" and optimizer:
-            update = accounting.update(self.dense_params, self.table_params, self.item_bytes, optimizer)
-            stages += [stage for stage in update if stage.bytes_min]
+        drawn = self.choice_of_token.of if self.choice_of_token else None
+        given = {"rows": step.unique_rows, "experts": step.active_experts, None: 0.0}[drawn]
+        touched = self.expected_touched(step.tokens, step.zipf_exponent) if given is None else given
+        update = accounting.update(self.dense_params, self.table_params, self.item_bytes, step.update)
+        stages = [*self.stages(step, touched), *(stage for stage in update if stage.bytes_min)]
         params = self.dense_params + self.table_params
         return Cost(
             params=params,
@@ -122,24 +109,24 @@ class OperatorSpec(Spec):
             rank_params=params,
             stored_bytes=params * self.item_bytes,
             stages=tuple(stages),
-            memory=self._memory(tokens, rows, mode, optimizer),
-            lookups=self.lookups(tokens),
-            unique_rows=touched if self.IMPOSES == "rows" else None,
-            active_experts=touched if self.IMPOSES == "experts" else None,
+            memory=self._memory(step, rows=touched * self.TABLES),
+            lookups=self.lookups(step.tokens),
+            unique_rows=touched if drawn == "rows" else None,
+            active_experts=touched if drawn == "experts" else None,
             is_expectation=given is None,
         )
 
-    def _memory(self, tokens: int, rows: float, mode: Mode, optimizer: Optimizer | None) -> MemoryNeed:
+    def _memory(self, step: Step, rows: float) -> MemoryNeed:
         """Path plain has gradients and moments of whole tables; the others those of ``rows`` touched rows."""
         dense, table, s = self.dense_params, self.table_params, self.item_bytes
-        gradients = accounting.table_gradients(mode, optimizer, rows * self.table_columns, table)
+        gradients = accounting.table_gradients(step, rows * self.table_columns, table)
         if self.path == "plain":
             dense, table, gradients = dense + table, 0, 0.0
         table_rows = table / self.table_columns if table else 0.0
-        backward = has_backward(mode)
+        backward = step.has_backward
         return MemoryNeed(
             weights=(dense + table) * s,
             gradients=(dense + gradients) * s if backward else 0,
-            optimizer=accounting.optimizer_state_bytes(dense, table, table_rows, s, optimizer) if optimizer else 0,
-            activations=self.activation_bytes(tokens) * (2 if backward else 1),
+            optimizer=accounting.optimizer_state_bytes(dense, table, table_rows, s, step.optimizer),
+            activations=self.activation_bytes(step.tokens) * (2 if backward else 1),
         )

@@ -10,8 +10,8 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from membench.layers.spec import accounting
-from membench.layers.spec.base import Spec, TokenSpec
-from membench.layers.spec.cost import Mode, Optimizer, StageCost
+from membench.layers.spec.base import Choice, TokenSpec
+from membench.layers.spec.cost import StageCost, Step
 from membench.layers.spec.dense import swiglu_activation_bytes, swiglu_params
 from membench.layers.spec.expectation import expected_unique
 from membench.layers.spec.moe import combine
@@ -25,8 +25,6 @@ from membench.layers.spec.retrieval import NumKeys, score_stages, top_k_stages
 class RowOperatorSpec(OperatorSpec, TokenSpec):
     """An operator over H·k imposed rows a token, of tables of N rows as wide as a token."""
 
-    IMPOSES: ClassVar = "rows"
-
     num_keys: NumKeys = Field(description="N, rows of a table")
     heads: PositiveInt = Field(le=2**12, description="H")
     top_k: PositiveInt = Field(description="k, rows a head reads")
@@ -36,6 +34,10 @@ class RowOperatorSpec(OperatorSpec, TokenSpec):
         if self.top_k > self.num_keys:
             raise ValueError(f"top_k {self.top_k} is above num_keys {self.num_keys}")
         return self
+
+    @property
+    def choice_of_token(self) -> Choice:
+        return Choice("rows", (self.heads, self.top_k), self.num_keys)
 
     @property
     def table_params(self) -> int:
@@ -68,20 +70,16 @@ class WeightedBagSpec(RowOperatorSpec):
     def input_bytes(self, tokens: int) -> float:
         return float(self.lookups(tokens) * (INDEX_BYTES + SCORE_BYTES))
 
-    def stages(
-        self, tokens: int, touched: float, mode: Mode, optimizer: Optimizer | None, cache_bytes: float
-    ) -> list[StageCost]:
+    def stages(self, step: Step, touched: float) -> list[StageCost]:
         return accounting.row_reads(
             "bag",
-            lookups=self.lookups(tokens),
+            step,
+            lookups=self.lookups(step.tokens),
             unique_rows=touched,
             row_elements=self.model_dim,
             tables=self.TABLES,
-            bag_elements=tokens * self.model_dim,
+            bag_elements=step.tokens * self.model_dim,
             item_bytes=self.item_bytes,
-            cache_bytes=cache_bytes,
-            mode=mode,
-            optimizer=optimizer,
         )
 
     def activation_bytes(self, tokens: int) -> float:
@@ -100,11 +98,8 @@ class ExpertRowsSpec(RowOperatorSpec):
     def input_bytes(self, tokens: int) -> float:
         return TokenSpec.input_bytes(self, tokens) + self.lookups(tokens) * (INDEX_BYTES + SCORE_BYTES)
 
-    def stages(
-        self, tokens: int, touched: float, mode: Mode, optimizer: Optimizer | None, cache_bytes: float
-    ) -> list[StageCost]:
-        lookups, columns = self.lookups(tokens), self.model_dim
-        return expert_row_stages(tokens, lookups, touched, columns, self.item_bytes, cache_bytes, mode, optimizer)
+    def stages(self, step: Step, touched: float) -> list[StageCost]:
+        return expert_row_stages(step, self.lookups(step.tokens), touched, self.model_dim, self.item_bytes)
 
     def activation_bytes(self, tokens: int) -> float:
         lookups = self.lookups(tokens)
@@ -152,12 +147,10 @@ class KeyScoresSpec(ProductKeyOperatorSpec):
     def input_bytes(self, tokens: int) -> float:
         return float(tokens * self.heads * self.key_dim * SCORE_BYTES)
 
-    def stages(
-        self, tokens: int, touched: float, mode: Mode, optimizer: Optimizer | None, cache_bytes: float
-    ) -> list[StageCost]:
-        del touched, optimizer, cache_bytes
+    def stages(self, step: Step, touched: float) -> list[StageCost]:
+        del touched
         widths = {"query_item_bytes": SCORE_BYTES, "key_item_bytes": self.item_bytes}
-        return score_stages(tokens, self.heads, self.sub_keys, self.key_dim, mode, **widths)
+        return score_stages(step.tokens, self.heads, self.sub_keys, self.key_dim, step.mode, **widths)
 
     def activation_bytes(self, tokens: int) -> float:
         return self.input_bytes(tokens) + self.score_bytes(tokens)
@@ -182,11 +175,9 @@ class ProductKeyTopKSpec(ProductKeyOperatorSpec):
     def lookups(self, tokens: int) -> int:
         return tokens * self.heads * self.top_k
 
-    def stages(
-        self, tokens: int, touched: float, mode: Mode, optimizer: Optimizer | None, cache_bytes: float
-    ) -> list[StageCost]:
-        del touched, optimizer, cache_bytes
-        return top_k_stages(tokens, self.heads, self.sub_keys, self.top_k, mode)
+    def stages(self, step: Step, touched: float) -> list[StageCost]:
+        del touched
+        return top_k_stages(step.tokens, self.heads, self.sub_keys, self.top_k, step.mode)
 
     def activation_bytes(self, tokens: int) -> float:
         lookups = self.lookups(tokens)
@@ -198,7 +189,6 @@ class GroupedExpertsSpec(OperatorSpec, TokenSpec):
     """SwiGLU experts on imposed assignments, each token's K results summed with their weights."""
 
     PATHS: ClassVar = ()
-    IMPOSES: ClassVar = "experts"
 
     kind: Literal["grouped_experts"] = "grouped_experts"
     num_experts: PositiveInt = Field(le=2**20, description="E")
@@ -224,29 +214,24 @@ class GroupedExpertsSpec(OperatorSpec, TokenSpec):
     def read_params(self) -> int:
         return self.top_k * self.expert_params
 
+    @property
+    def choice_of_token(self) -> Choice:
+        return Choice("experts", (self.top_k,), self.num_experts)
+
+    def checked_params(self, tokens: int) -> int:
+        return min(self.num_experts, tokens * self.top_k) * self.expert_params
+
     def input_bytes(self, tokens: int) -> float:
         return TokenSpec.input_bytes(self, tokens) + tokens * self.top_k * (2 * INDEX_BYTES + SCORE_BYTES)
 
     def expected_touched(self, tokens: int, zipf_exponent: float) -> float:
         return expected_unique(self.num_experts, tokens, self.top_k, zipf_exponent)
 
-    def stages(
-        self, tokens: int, touched: float, mode: Mode, optimizer: Optimizer | None, cache_bytes: float
-    ) -> list[StageCost]:
-        del optimizer, cache_bytes
-        d, s, slots = self.model_dim, self.item_bytes, tokens * self.top_k
+    def stages(self, step: Step, touched: float) -> list[StageCost]:
+        d, s, slots, mode = self.model_dim, self.item_bytes, step.tokens * self.top_k, step.mode
         products = accounting.swiglu("experts_", slots, d, self.expert_hidden, s, mode, matrices=touched)
-        return [*products, *combine(slots, tokens, d, s, mode)]
+        return [*products, *combine(slots, step.tokens, d, s, mode)]
 
     def activation_bytes(self, tokens: int) -> float:
         hidden, s = self.expert_hidden, self.item_bytes
         return swiglu_activation_bytes(tokens * self.top_k, self.model_dim, hidden, s, "forward")
-
-
-OPERATORS: dict[str, type[Spec]] = {
-    "weighted_bag": WeightedBagSpec,
-    "key_scores": KeyScoresSpec,
-    "product_key_top_k": ProductKeyTopKSpec,
-    "expert_rows": ExpertRowsSpec,
-    "grouped_experts": GroupedExpertsSpec,
-}

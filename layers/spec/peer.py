@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from membench.layers.spec import accounting
 from membench.layers.spec.base import WIDTH_MULTIPLE, FreeDimension
-from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, has_backward
+from membench.layers.spec.cost import Cost, MemoryNeed, StageCost, Step
 from membench.layers.spec.dense import swiglu_activation_bytes, swiglu_params
 from membench.layers.spec.quantities import INDEX_BYTES, SCORE_BYTES
 from membench.layers.spec.retrieval import RetrievalSpec
@@ -50,36 +50,22 @@ class PeerSpec(RetrievalSpec):
             return f"expert rows of {self.model_dim} columns cannot be cut into {ranks} equal column shards"
         return None
 
-    def cost(
-        self,
-        tokens: int,
-        *,
-        mode: Mode = "forward",
-        optimizer: Optimizer | None = None,
-        unique_rows: float | None = None,
-        active_experts: float | None = None,
-        assignments: float | None = None,
-        ranks: int = 1,
-        zipf_exponent: float = 0.0,
-        cache_bytes: float = 0.0,
-    ) -> Cost:
+    def cost(self, step: Step) -> Cost:
         """Column-sharded over ranks: u·x is a partial sum of d/P columns, reduced before the activation."""
-        del active_experts, assignments
-        if error := self.split_error(ranks):
+        if error := self.split_error(step.ranks):
             raise ValueError(error)
-        d, s = self.model_dim, self.item_bytes
-        columns, group = d // ranks, ranks * tokens
+        d, s, mode = self.model_dim, self.item_bytes, step.mode
+        tokens, columns, group = step.tokens, d // step.ranks, step.group_tokens
         lookups = group * self.lookups_per_token
-        rows = self.expected_rows(group, zipf_exponent) if unique_rows is None else unique_rows
+        rows = self.expected_rows(group, step.zipf_exponent) if step.unique_rows is None else step.unique_rows
         stages = self.retrieval_stages(tokens, mode)
-        backward = has_backward(mode)
-        stages += expert_row_stages(group, lookups, rows, columns, s, cache_bytes, mode, optimizer)
+        backward = step.has_backward
+        stages += expert_row_stages(step, lookups, rows, columns, s)
         if self.companion_hidden:
             stages += accounting.swiglu("companion_", tokens, d, self.companion_hidden, s, mode)
         table_share = TABLES * self.num_keys * columns
         touched = TABLES * rows
-        if mode == "train_step" and optimizer:
-            stages += accounting.update(self.layer_params, table_share, s, optimizer)
+        stages += accounting.update(self.layer_params, table_share, s, step.update)
         params = self.layer_params + self.table_params
         state_rows = TABLES * self.num_keys
         return Cost(
@@ -90,63 +76,54 @@ class PeerSpec(RetrievalSpec):
             stages=tuple(stages),
             memory=MemoryNeed(
                 weights=(self.layer_params + table_share) * s,
-                gradients=(
-                    self.layer_params + accounting.table_gradients(mode, optimizer, touched * columns, table_share)
-                )
-                * s
+                gradients=(self.layer_params + accounting.table_gradients(step, touched * columns, table_share)) * s
                 if backward
                 else 0,
-                optimizer=accounting.optimizer_state_bytes(self.layer_params, table_share, state_rows, s, optimizer)
-                if optimizer
-                else 0,
+                optimizer=accounting.optimizer_state_bytes(
+                    self.layer_params, table_share, state_rows, s, step.optimizer
+                ),
                 activations=self.retrieval_activation_bytes(tokens, mode)
                 + lookups * (INDEX_BYTES + 4 * SCORE_BYTES) * (2 if backward else 1)
                 + group * columns * s * 4
                 + swiglu_activation_bytes(tokens, d, self.companion_hidden, s, mode),
             ),
-            communication_bytes=self._communication(tokens, ranks, mode),
+            communication_bytes=self._communication(step),
             lookups=lookups,
             unique_rows=rows,
-            is_expectation=unique_rows is None,
+            is_expectation=step.unique_rows is None,
         )
 
-    def _communication(self, tokens: int, ranks: int, mode: Mode) -> dict[str, float]:
+    def _communication(self, step: Step) -> dict[str, float]:
         """Indices gathered, x and y exchanged by columns, the fp32 partial products all-reduced."""
+        tokens, ranks = step.tokens, step.ranks
         if ranks == 1:
             return {}
         lookups, s = tokens * self.lookups_per_token, self.item_bytes
-        passes = 2 if has_backward(mode) else 1
+        passes = 2 if step.has_backward else 1
         columns = 2 * accounting.ring_bytes(tokens * self.model_dim * s, ranks)
         return {
             "all_gather_lookups": (ranks - 1) * lookups * (INDEX_BYTES + SCORE_BYTES),
             "all_to_all_columns": columns * passes,
             "all_reduce_products": 2 * (ranks - 1) * lookups * SCORE_BYTES * passes,
-            **accounting.replica_gradients(self.layer_params, s, ranks, mode),
+            **accounting.replica_gradients(self.layer_params, s, step),
         }
 
 
-def expert_row_stages(
-    tokens: float,
-    lookups: float,
-    unique_rows: float,
-    columns: int,
-    item_bytes: int,
-    cache_bytes: float,
-    mode: Mode,
-    optimizer: Optimizer | None,
-) -> list[StageCost]:
-    """u·x and the weighted v over both tables, 4·L·d FLOPs; x is read too, and backward dx written."""
+def expert_row_stages(step: Step, lookups: float, unique_rows: float, columns: int, item_bytes: int) -> list[StageCost]:
+    """u·x and the weighted v over both tables, 4·L·d FLOPs; x is read too, and backward dx written.
+
+    Of the tokens of all ranks; ``columns`` are this rank's.
+    """
+    tokens = step.group_tokens
     rows = accounting.row_reads(
         "experts",
+        step,
         lookups=lookups,
         unique_rows=unique_rows,
         row_elements=columns,
         tables=TABLES,
         bag_elements=tokens * columns,
         item_bytes=item_bytes,
-        cache_bytes=cache_bytes,
-        mode=mode,
-        optimizer=optimizer,
     )
     tokens_moved = tokens * columns * item_bytes
     return [replace(each, stream_bytes=each.stream_bytes + tokens_moved) for each in rows]

@@ -11,7 +11,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from membench.layers.spec import accounting
-from membench.layers.spec.base import TokenSpec
+from membench.layers.spec.base import Choice, TokenSpec
 from membench.layers.spec.cost import Mode, StageCost, has_backward
 from membench.layers.spec.expectation import expected_unique
 from membench.layers.spec.quantities import INDEX_BYTES, SCORE_BYTES, parse_num_keys
@@ -59,6 +59,10 @@ class RetrievalSpec(TokenSpec):
         """d·H·dk of the query projection, H·n·dk of the keys, 2·dk of a norm."""
         norm = 2 * self.key_dim * (int(self.query_norm) + int(self.qk_norm))
         return self.model_dim * self.heads * self.key_dim + self.heads * self.sub_keys * self.key_dim + norm
+
+    @property
+    def choice_of_token(self) -> Choice:
+        return Choice("rows", (self.heads, self.top_k), self.num_keys)
 
     def expected_rows(self, tokens: int, zipf_exponent: float) -> float:
         """Expected distinct rows read by so many tokens."""

@@ -48,7 +48,7 @@ def run(
     from membench.cli.device_option import checked_device
     from membench.cli.output_option import checked_folder
     from membench.cli.standard_output import StandardOutput
-    from membench.planning.plan import check_budgets
+    from membench.planning.plan import solve_budgets
     from membench.results.records import strict_json
     from membench.running.run import Finished, run_scenario
     from membench.scenario.scenario import load_scenario
@@ -59,13 +59,12 @@ def run(
     if table is Format.PARQUET:
         check_parquet("--format parquet")
     loaded = [load_scenario(name, overrides or ()) for name in scenarios]
-    for scenario in loaded:  # all of them before the first is measured
-        check_budgets(scenario)
+    solved = [solve_budgets(scenario) for scenario in loaded]  # all of them before the first is measured
     finished: list[Finished] = []
     shown, unwritten = StandardOutput(), []
     try:
-        for scenario in loaded:
-            done = run_scenario(scenario, device, folder, resume=resume, only=only or ())
+        for scenario, arms in zip(loaded, solved, strict=True):
+            done = run_scenario(scenario, arms, device, folder, resume=resume, only=only or ())
             finished.append(done)
             if not as_json:
                 shown.take(lambda result=done.result: _show(result, table))

@@ -9,7 +9,7 @@ from membench.gate.machine import machine_slowdown
 from membench.gate.metrics import COUNTED, TIMED, TimedMetric
 from membench.gate.rounds import by_round, latency_effects
 from membench.gate.statistics import CONFIDENCE
-from membench.gate.thresholds import Limits, Thresholds, limits
+from membench.gate.thresholds import MetricThresholds, Thresholds, limits
 from membench.gate.verdicts import ORDER, MetricVerdict, Verdict, worst
 from membench.machine.identity import Machine
 from membench.results.conditions import conditions_differ
@@ -161,7 +161,9 @@ def _timed_verdicts(base: Record, head: Record, how: Comparability, thresholds: 
     return found
 
 
-def _judge_in_turn(metric: TimedMetric, base: Record, head: Record, allowed: Limits, pair: Pair) -> MetricVerdict:
+def _judge_in_turn(
+    metric: TimedMetric, base: Record, head: Record, allowed: MetricThresholds, pair: Pair
+) -> MetricVerdict:
     before, now = by_round(base, metric), by_round(head, metric)
     if metric is _LATENCY:
         effects = latency_effects(base, head)

@@ -10,7 +10,7 @@ from membench.gate.judge import judge_paired
 from membench.gate.metrics import TIMED
 from membench.gate.result_set import Group, LoadedResult
 from membench.gate.rounds import latency_effects
-from membench.gate.thresholds import Limits, Thresholds
+from membench.gate.thresholds import MetricThresholds, Thresholds
 from membench.gate.verdicts import MetricVerdict, Verdict
 from membench.results.records import ResultFile
 
@@ -126,5 +126,5 @@ def _suite(base: ResultFile, head: ResultFile) -> MetricVerdict | None:
     if len(common) < _FEWEST_CASES or not whole:
         return None
     ratios = [math.exp(effect) for effect in whole]
-    allowed = Limits(SUITE_MARGIN, SUITE_MARGIN, 0.0, 0.0, None)
+    allowed = MetricThresholds(SUITE_MARGIN, SUITE_MARGIN, 0.0, 0.0, None)
     return judge_paired("geometric mean", [1.0] * len(ratios), ratios, whole, allowed)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from membench.gate.statistics import CONFIDENCE, Estimate, bootstrap_interval, fewest_paired_rounds, paired, unpaired
-from membench.gate.thresholds import Limits
+from membench.gate.thresholds import MetricThresholds
 from membench.gate.verdicts import MetricVerdict, Verdict
 from membench.words import how_many
 
@@ -19,7 +19,7 @@ def judge_paired(
     base: Sequence[float],
     head: Sequence[float],
     effects: Sequence[float],
-    limits: Limits,
+    limits: MetricThresholds,
     confidence: float = CONFIDENCE,
 ) -> MetricVerdict:
     """A timing of rounds that were taken in turn: ``effects`` are ln(head / base) of each round."""
@@ -29,7 +29,7 @@ def judge_paired(
 
 
 def judge_unpaired(
-    name: str, base: Sequence[float], head: Sequence[float], limits: Limits, machine_slowdown: float
+    name: str, base: Sequence[float], head: Sequence[float], limits: MetricThresholds, machine_slowdown: float
 ) -> MetricVerdict:
     """A timing of two separate runs.
 
@@ -46,13 +46,13 @@ def judge_unpaired(
     return decided
 
 
-def _open(name: str, base: Sequence[float], head: Sequence[float], limits: Limits) -> MetricVerdict:
+def _open(name: str, base: Sequence[float], head: Sequence[float], limits: MetricThresholds) -> MetricVerdict:
     medians = statistics.median(base), statistics.median(head)
     return MetricVerdict(name, Verdict.INCONCLUSIVE, "", *medians, limits.margin)
 
 
 def _decide(
-    found: MetricVerdict, estimate: Estimate, limits: Limits, machine_slowdown: float, wanted: str
+    found: MetricVerdict, estimate: Estimate, limits: MetricThresholds, machine_slowdown: float, wanted: str
 ) -> MetricVerdict:
     """The verdict of an estimate; ``found`` has everything else, ``wanted`` says how many rounds would do."""
     assert limits.margin is not None
@@ -77,7 +77,7 @@ def _decide(
     return replace(found, reason="the interval is too wide: more rounds would tell")
 
 
-def judge_counted(name: str, base: float, head: float, limits: Limits) -> MetricVerdict:
+def judge_counted(name: str, base: float, head: float, limits: MetricThresholds) -> MetricVerdict:
     """A metric that a rerun must reproduce."""
     found = MetricVerdict(name, Verdict.SAME, "", base, head, limits.tolerance)
     slack = abs(base) * max(limits.tolerance, _EXACT)
@@ -88,7 +88,7 @@ def judge_counted(name: str, base: float, head: float, limits: Limits) -> Metric
     return replace(found, verdict=Verdict.BETTER) if head < base - slack else found
 
 
-def judge_limit(name: str, head: float, limits: Limits) -> MetricVerdict | None:
+def judge_limit(name: str, head: float, limits: MetricThresholds) -> MetricVerdict | None:
     """WORSE where a value is above what ``gate.yaml`` states for it, whatever the baseline was; else None."""
     if limits.limit is None or head <= limits.limit:
         return None

@@ -67,7 +67,7 @@ class Thresholds(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class MetricThresholds:
     """The thresholds of one metric of one case."""
 
     margin: float | None
@@ -82,17 +82,17 @@ class Limits:
         return bool(self.margin and self.user_margin and self.margin > 2 * self.user_margin)
 
 
-def limits(thresholds: Thresholds, case: Case, metric: TimedMetric | CountedMetric) -> Limits:
+def limits(thresholds: Thresholds, case: Case, metric: TimedMetric | CountedMetric) -> MetricThresholds:
     """What one metric of one case may do: the defaults, then the file's metrics, then its matching cases."""
     said: dict[str, float] = {}
     for source in (thresholds.metrics, *(entry.metrics for entry in thresholds.cases if entry.matches(case))):
         if metric.name in source:
             said |= source[metric.name].model_dump(exclude_none=True)
     if isinstance(metric, CountedMetric):
-        return Limits(None, None, 0.0, said.get("tolerance", metric.tolerance), said.get("limit"))
+        return MetricThresholds(None, None, 0.0, said.get("tolerance", metric.tolerance), said.get("limit"))
     user_margin = said.get("margin", metric.margin)
     margin = None if user_margin is None else max(user_margin, said.get("noise_floor", 0.0))
-    return Limits(margin, user_margin, said.get("floor", metric.floor), 0.0, said.get("limit"))
+    return MetricThresholds(margin, user_margin, said.get("floor", metric.floor), 0.0, said.get("limit"))
 
 
 def load_thresholds(path: str | None) -> Thresholds:

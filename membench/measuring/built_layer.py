@@ -9,7 +9,7 @@ from membench.layers.factory import build
 from membench.layers.kernels.pages import on_huge_pages
 from membench.layers.layer import Layer, torch_dtype
 from membench.machine.device import cache_bytes
-from membench.measuring.ceilings import Ceilings, matmul_ceiling, random_row_ceiling, stream_ceilings
+from membench.measuring.ceilings import MeasuredCeilings, matmul_ceiling, random_row_ceiling, stream_ceilings
 from membench.measuring.time import Clock
 
 
@@ -20,7 +20,7 @@ class Built:
     layer: Layer
     clock: Clock
     cache_bytes: int
-    ceilings: Ceilings
+    ceilings: MeasuredCeilings
     huge_pages: bool | None
     seconds: dict[str, float]
 
@@ -41,7 +41,7 @@ def build_with_ceilings(case: Case, device: str, progress: Callable[[str], None]
     layer = build(case.layer, ranks=case.ranks, device=device, seed=case.seed)
     built = time.perf_counter()
     table = layer.random_rows
-    ceilings = Ceilings(
+    ceilings = MeasuredCeilings(
         copy_bytes_per_s=copied,
         read_bytes_per_s=read,
         random_row_bytes_per_s=None if table is None else random_row_ceiling(clock, table),

@@ -23,8 +23,8 @@ _ROW_READ_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Ceilings:
-    """Bytes and FLOPs a second; None where not measured."""
+class MeasuredCeilings:
+    """Bytes and FLOPs a second as a round records them; None where not measured. ``results.ceilings`` reads them."""
 
     copy_bytes_per_s: float | None = None
     read_bytes_per_s: float | None = None

@@ -11,7 +11,6 @@ from membench.case import Case
 from membench.errors import Unavailable
 from membench.layers.checking.verification import Verification
 from membench.layers.layer import Layer
-from membench.layers.operators.operator import Operator
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import has_backward
 from membench.machine.clocks import read_clocks
@@ -227,4 +226,4 @@ class CaseMeasurement:
 
 def _path_taken(layer: Layer) -> dict[str, str]:
     """What ``auto`` came to, for an operator that has several paths."""
-    return {"path": layer.path} if isinstance(layer, Operator) and layer.path else {}
+    return {"path": layer.path} if layer.path else {}

@@ -10,10 +10,9 @@ from membench.case import Case
 from membench.layers.checking.answer import find_fault, parameter_faults
 from membench.layers.checking.update_verification import update_errors
 from membench.layers.checking.verification import Verification, verify
-from membench.layers.external import External, counted_cost, with_own_parameters
 from membench.layers.layer import Layer
 from membench.layers.optim.layer_optimizer import LayerOptimizer
-from membench.layers.spec import Cost, ExternalSpec, has_backward
+from membench.layers.spec import Cost, Step, has_backward
 from membench.measuring.implementations import Call
 from membench.measuring.inputs import Input, make_inputs, pool_size
 from membench.measuring.traffic import Traffic, count_traffic
@@ -84,7 +83,7 @@ class Preparation:
         Raises:
             WrongAnswer: it does not hold any more.
         """
-        if isinstance(self.layer, External):
+        if self.layer.FROM_OUTSIDE:
             self._checked(case, name, call, when="after it was timed")
 
     def _checked(self, case: Case, name: str, call: Call, when: str = "not timed") -> Verification | None:
@@ -102,7 +101,7 @@ class Preparation:
         )
         if fault:
             raise WrongAnswer(f"wrong answer ({name}): {fault}; {when}")
-        if isinstance(self.layer, External) and not self.layer.has_reference:
+        if not self.layer.has_reference:
             return None
         found = verify(
             self.layer,
@@ -133,7 +132,7 @@ class Preparation:
         Raises:
             WrongAnswer: they do not.
         """
-        if not isinstance(self.layer, External):
+        if not self.layer.FROM_OUTSIDE:
             return
         step()
         if fault := next(parameter_faults(self.layer), None):
@@ -141,14 +140,8 @@ class Preparation:
         self.layer.zero_gradients()
 
     def cost(self, case: Case, traffic: Traffic) -> tuple[Cost, str]:
-        """The cost of what these inputs really touch, and its source.
-
-        ``exact``, also for a layer from outside that does the work of one of ours; else as ``counted_cost`` says.
-        """
-        spec = self.layer.counted_as
-        if isinstance(self.layer, External) and isinstance(spec, ExternalSpec):
-            return counted_cost(self.layer, case.tokens, case.mode, self.device)
-        cost = spec.cost(
+        """The cost of what these inputs really touch, and its source."""
+        step = Step(
             case.tokens,
             mode=case.mode,
             optimizer=case.optimizer,
@@ -158,7 +151,7 @@ class Preparation:
             ranks=case.ranks,
             cache_bytes=self.cache_bytes,
         )
-        return (with_own_parameters(cost, self.layer) if isinstance(self.layer, External) else cost), "exact"
+        return self.layer.cost(step)
 
 
 def _right(found: Verification, name: str, when: str = "not timed") -> Verification:

@@ -4,12 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from membench.layers.external import External
-from membench.layers.layer import Layer, RemoteAssignments, RemoteLookups
-from membench.layers.moe import MoE
-from membench.layers.spec import GroupedExpertsSpec, MemorySpec, MoESpec, PeerSpec, RowOperatorSpec
+from membench.layers.layer import Layer
 from membench.measuring.inputs import Input
 
 
@@ -40,55 +36,20 @@ class Traffic:
 @torch.no_grad()
 def count_traffic(layer: Layer, inputs: list[Input]) -> Traffic:
     """Exact counts of what these inputs read and compute on this rank; none where a layer does not tell its choice."""
-    spec = layer.counted_as
-    if isinstance(layer, External) and layer.select(inputs[0].x) is None:
-        return Traffic()
-    if isinstance(spec, (MemorySpec, PeerSpec, RowOperatorSpec)):
-        rows = [_rows(layer, item) for item in inputs]
-        return Traffic(lookups=rows[0].numel(), unique_rows=_mean([len(r.unique()) for r in rows]))
-    if isinstance(spec, (MoESpec, GroupedExpertsSpec)):
-        loads = [_expert_load(layer, spec.num_experts, item) for item in inputs]
-        shares = [load[load > 0] / load.sum() for load in loads]
-        return Traffic(
-            active_experts=_mean([int((load > 0).sum()) for load in loads]),
-            assignments=_mean([int(load.sum()) for load in loads]),
-            expert_load_max_over_mean=_mean([float(load.max() / load.double().mean()) for load in loads]),
-            expert_load_entropy_bits=_mean([float(-(s * s.log2()).sum()) for s in shares]),
-            dropped_tokens=_mean([_dropped(layer, item) for item in inputs]),
-        )
-    return Traffic()
+    touched = [layer.touched(item.x, item.routing) for item in inputs]
+    rows = [each.rows for each in touched if each.rows is not None]
+    loads = [each.expert_load for each in touched if each.expert_load is not None]
+    shares = [load[load > 0] / load.sum() for load in loads]
+    return Traffic(
+        lookups=rows[0].numel() if rows else None,
+        unique_rows=_mean([len(each.unique()) for each in rows]),
+        active_experts=_mean([int((load > 0).sum()) for load in loads]),
+        assignments=_mean([int(load.sum()) for load in loads]),
+        expert_load_max_over_mean=_mean([float(load.max() / load.double().mean()) for load in loads]),
+        expert_load_entropy_bits=_mean([float(-(s * s.log2()).sum()) for s in shares]),
+        dropped_tokens=_mean([each.dropped_tokens for each in touched if each.expert_load is not None]),
+    )
 
 
-def _mean(values: list[float] | list[int]) -> float:
-    return sum(values) / len(values)
-
-
-def _chosen(layer: Layer, item: Input) -> Tensor:
-    """The indices in force: imposed ones, else the layer's own."""
-    if item.routing is not None and item.routing.selected is not None:
-        return item.routing.selected
-    selection = layer.select(item.x)
-    assert selection is not None
-    return selection.indices
-
-
-def _rows(layer: Layer, item: Input) -> Tensor:
-    local, routing = _chosen(layer, item), item.routing
-    if routing is not None and isinstance(routing.remote, RemoteLookups):
-        return torch.cat([local.flatten(), routing.remote.indices.flatten()])
-    return local.flatten()
-
-
-def _expert_load(layer: Layer, num_experts: int, item: Input) -> Tensor:
-    routing = item.routing
-    if routing is not None and isinstance(routing.remote, RemoteAssignments):
-        return routing.remote.counts
-    chosen = _chosen(layer, item)
-    return layer.load(chosen) if isinstance(layer, MoE) else torch.bincount(chosen.flatten(), minlength=num_experts)
-
-
-def _dropped(layer: Layer, item: Input) -> int:
-    """Tokens no expert took: only expert choice leaves any."""
-    if not isinstance(layer, MoE) or layer.spec.choice == "token":
-        return 0
-    return layer.unrouted_tokens(layer.select(item.x).indices, len(item.x))
+def _mean(values: list[float] | list[int]) -> float | None:
+    return sum(values) / len(values) if values else None

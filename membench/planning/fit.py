@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from membench.errors import UsageError
-from membench.layers.spec import Cost, ExternalSpec, Mode, Optimizer
+from membench.layers.spec import Cost, Mode, Optimizer, Step
 from membench.planning.check_size import CHECK_WORKSPACE_BYTES, check_bytes
 from membench.planning.solved_arms import SolvedArm, planned_zipf_exponent
 from membench.scenario.scenario import Point
@@ -42,7 +42,7 @@ class Work:
     def cost(self, ranks: int, cache_bytes: float = 0.0) -> Cost:
         """One rank's cost; ``split_error`` of the layer must be None."""
         workload = self.point.workload
-        return self.arm.spec.cost(
+        step = Step(
             workload.tokens,
             mode=self.mode,
             optimizer=self.optimizer,
@@ -50,6 +50,7 @@ class Work:
             zipf_exponent=planned_zipf_exponent(workload),
             cache_bytes=cache_bytes,
         )
+        return self.arm.spec.cost(step)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def refusal(work: Work, ranks: int, room: Room) -> str | None:
     """Why a work cannot run as one of ``ranks`` ranks, or None."""
     if error := work.arm.spec.split_error(ranks):
         return f"P = {ranks}: {error}"
-    if isinstance(work.arm.spec, ExternalSpec):
+    if not work.arm.spec.COUNTED:
         return None
     need, on_host = need_bytes(work, ranks), work.cost(ranks).memory.host
     if not room.apart:

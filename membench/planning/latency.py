@@ -7,6 +7,7 @@ monotone line in log-log; beyond them there is no answer.
 import json
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -20,6 +21,7 @@ from membench.scenario.budgets import Latency
 from membench.scenario.dimensions import free_dimensions, missing_dimensions, with_placeholders
 from membench.words import how_many
 
+Record = dict[str, Any]
 _BUDGET = "latency_ms"
 _ROUNDING = 1e-9  # of logarithms taken and undone
 
@@ -38,7 +40,13 @@ def latency_dimension(kind: type[Spec], taken: set[str]) -> FreeDimension:
 
 
 def dimension_for_latency(
-    kind: type[Spec], given: dict[str, Any], claimed: set[str], budget: Latency, tokens: int, ranks: int
+    kind: type[Spec],
+    given: dict[str, Any],
+    claimed: set[str],
+    budget: Latency,
+    tokens: int,
+    ranks: int,
+    records: Callable[[str], list[Record]],
 ) -> tuple[str, int, float]:
     """The dimension, its value and the latency in milliseconds interpolated there.
 
@@ -49,6 +57,7 @@ def dimension_for_latency(
         budget: the milliseconds asked for and the files to read.
         tokens: tokens of one rank that the measured cases must have, unless the budget says.
         ranks: ranks that they must have.
+        records: the cases of a file, as ``read_records`` reads them.
 
     Raises:
         BudgetError: too few such cases, or the asked latency lies outside what they span.
@@ -58,7 +67,8 @@ def dimension_for_latency(
     free = {dimension.name, *claimed}
     layer = {k: v for k, v in with_placeholders(kind, given).model_dump(mode="json").items() if k not in free}
     wanted = {"mode": budget.mode, "tokens": budget.tokens or tokens, "ranks": ranks}
-    points = _curve(_measured(budget.measured, wanted, layer, dimension.name))
+    cases = [record for name in budget.measured for record in records(name)]
+    points = _curve(_measured(cases, wanted, kind, layer, dimension.name))
     where = f"{wanted['mode']} of {how_many(wanted['tokens'], 'token')} in {', '.join(budget.measured)}"
     if len(points) < 2:
         raise BudgetError(
@@ -82,23 +92,37 @@ def dimension_for_latency(
 
 
 def _measured(
-    files: list[str], wanted: dict[str, Any], layer: dict[str, Any], dimension: str
+    records: list[Record], wanted: dict[str, Any], kind: type[Spec], layer: dict[str, Any], dimension: str
 ) -> list[tuple[float, float]]:
     """(value of the dimension, median latency in ms) of every matching case that went well."""
     found = []
-    for name in files:
-        for record in _records(name):
-            case = record["case"]
-            latency_ms = (record.get("metrics") or {}).get("latency_ms_p50")
-            measured = case["layer"]
-            if record.get("status") != "ok" or not latency_ms or not measured.get(dimension):
-                continue
-            if all(case.get(k) == v for k, v in wanted.items()) and all(measured.get(k) == v for k, v in layer.items()):
-                found.append((float(measured[dimension]), float(latency_ms)))
+    for record in records:
+        case = record["case"]
+        latency_ms = (record.get("metrics") or {}).get("latency_ms_p50")
+        measured = case["layer"]
+        if record.get("status") != "ok" or not latency_ms or not measured.get(dimension):
+            continue
+        if not all(case.get(k) == v for k, v in wanted.items()):
+            continue
+        if all(_value(kind, measured, k) == v for k, v in layer.items()):
+            found.append((float(measured[dimension]), float(latency_ms)))
     return found
 
 
-def _records(name: str) -> list[dict[str, Any]]:
+def _value(kind: type[Spec], measured: dict[str, Any], name: str) -> Any:
+    """A measured layer's; the default where the file is from before there was such a field."""
+    field = kind.model_fields[name]
+    if name in measured or field.is_required():
+        return measured.get(name)
+    return field.get_default(call_default_factory=True, validated_data=measured)
+
+
+def read_records(name: str) -> list[Record]:
+    """The cases of a result file, each with its layer.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     try:
         records = json.loads(read_file(name, MAX_RESULT_BYTES, "a result file"))["cases"]
         parts = [part for record in records for part in (record["case"]["layer"], record.get("metrics") or {})]

@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 from membench.case import Case, RoutingConfig
 from membench.errors import UsageError, blaming, shown
-from membench.layers.spec import Cost, ExternalSpec, MoESpec, Optimizer
+from membench.layers.spec import Cost, Optimizer
 from membench.machine.datasheet import Entry, Hardware
 from membench.machine.device import available_memory_bytes
 from membench.planning.fit import Room, Work, fit, refusal
-from membench.planning.solved_arms import SolvedArm, solve_point, solve_shrunk
+from membench.planning.solved_arms import SolvedArm, solve_points, solve_shrunk
 from membench.scenario.arms import Level
 from membench.scenario.scenario import Scenario
 from membench.scenario.traces import fits
@@ -101,6 +101,7 @@ class Plan(BaseModel):
 def make_plan(
     scenario: Scenario,
     *,
+    solved: list[dict[str, SolvedArm]] | None = None,
     hardware: Hardware | None = None,
     available_bytes: int | None = None,
     host_bytes: int | None = None,
@@ -110,6 +111,7 @@ def make_plan(
 
     Args:
         scenario: as loaded.
+        solved: its arms, where ``solve_budgets`` has solved them already.
         hardware: named devices; several are the ranks of the parallel layer.
         available_bytes: what the device has; else the named hardware's, else this host's,
             else (device cuda) unknown. The scenario's ``fit.memory`` caps all but the
@@ -124,17 +126,12 @@ def make_plan(
         available = _available_bytes(scenario, hardware, available_bytes)
         apart = hardware is not None or host_bytes is not None or scenario.device == "cuda"
         room = Room(available, host_bytes, apart)
-        ranks_hint = scenario.fit.ranks if isinstance(scenario.fit.ranks, int) else 1
-        solved = [solve_point(point, ranks_hint) for point in scenario.points]
+        whole = _solved(scenario) if solved is None else solved
 
         def shrunk(scale: float) -> list[Work]:
-            arms = [
-                solve_shrunk(point, whole, scale, ranks_hint)
-                for point, whole in zip(scenario.points, solved, strict=True)
-            ]
-            return list(_works(scenario, arms))
+            return list(_works(scenario, solve_shrunk(scenario.points, whole, scale, _pinned_ranks(scenario))))
 
-        works = list(_works(scenario, solved))
+        works = list(_works(scenario, whole))
         if not works:
             raise UsageError("leaves out every case; exclude less", key="axes.exclude")
         for work in works:
@@ -164,17 +161,27 @@ def make_plan(
     )
 
 
-def check_budgets(scenario: Scenario) -> None:
-    """Solves every arm, whatever the device, and looks at the traces that they are routed by.
+def solve_budgets(scenario: Scenario) -> list[dict[str, SolvedArm]]:
+    """The arms of every point, whatever the device; the traces that they are routed by are looked at too.
 
     Raises:
         UsageError: a budget cannot be met, or a trace does not fit.
     """
     with blaming(scenario.source):
-        for point in scenario.points:
-            solved = solve_point(point, scenario.fit.ranks if isinstance(scenario.fit.ranks, int) else 1)
-            for arm in solved.values():
+        solved = _solved(scenario)
+        for point, arms in zip(scenario.points, solved, strict=True):
+            for arm in arms.values():
                 fits(arm.spec, point.workload.routing)
+    return solved
+
+
+def _solved(scenario: Scenario) -> list[dict[str, SolvedArm]]:
+    return solve_points(scenario.points, _pinned_ranks(scenario))
+
+
+def _pinned_ranks(scenario: Scenario) -> int:
+    """The ranks that cases have which a latency budget reads; P is not known yet where it is chosen by what fits."""
+    return scenario.fit.ranks if isinstance(scenario.fit.ranks, int) else 1
 
 
 def _available_bytes(scenario: Scenario, hardware: Hardware | None, available_bytes: int | None) -> float | None:
@@ -208,12 +215,8 @@ def _works(scenario: Scenario, solved: list[dict[str, SolvedArm]]) -> Iterator[W
 
 def _not_imposable(work: Work) -> str | None:
     """Why this layer cannot run in this mode, or the workload's routing cannot be forced upon it; or None."""
-    spec, kind = work.arm.spec, work.point.workload.routing.kind
-    if error := spec.mode_error(work.mode, work.optimizer):
-        return error
-    if isinstance(spec, MoESpec) and spec.choice == "expert" and kind != "routed":
-        return f"routing {kind} cannot be imposed on expert choice: each expert picks its tokens"
-    return None
+    spec, routing = work.arm.spec, work.point.workload.routing
+    return spec.mode_error(work.mode, work.optimizer) or spec.routing_error(routing.kind)
 
 
 def _routing(work: Work) -> RoutingConfig:
@@ -288,7 +291,7 @@ class _Planner:
         skipped = refusal(work, self.ranks, self.room) or _not_imposable(work)
         if twin != work.arm.name:
             skipped = f"the same layer as arm {twin} here"
-        known = {} if isinstance(spec, ExternalSpec) or spec.split_error(self.ranks) else self.counts(work)
+        known = self.counts(work) if spec.COUNTED and not spec.split_error(self.ranks) else {}
         return PlannedCase(
             case=case,
             point=work.point.values,

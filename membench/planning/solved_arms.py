@@ -1,12 +1,13 @@
 """The arms of one point, solved together: a budget may be another arm's size."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from membench.errors import UsageError
-from membench.layers.spec import ExternalSpec, MoESpec, Spec
-from membench.planning.latency import dimension_for_latency
+from membench.layers.spec import Spec
+from membench.planning.latency import Record, dimension_for_latency, read_records
 from membench.planning.solver import Ask, BudgetError, quantity, solve
 from membench.scenario.arms import Arm
 from membench.scenario.budgets import Budgets
@@ -15,7 +16,6 @@ from membench.scenario.scenario import Point
 from membench.scenario.settings import Workload
 
 CAPACITY_BUDGETS = ("params", "stored_bytes")
-ONE_LAYER_MOE = "synthetic: all parameters in one layer"
 
 
 @dataclass(frozen=True)
@@ -39,38 +39,52 @@ def planned_zipf_exponent(workload: Workload) -> float:
     return workload.routing.zipf_exponent if workload.routing.kind == "zipf" else 0.0
 
 
-def solve_point(point: Point, ranks: int = 1) -> dict[str, SolvedArm]:
-    """Every arm of a point with its budgets met.
+def solve_points(points: Iterable[Point], ranks: int = 1) -> list[dict[str, SolvedArm]]:
+    """Every arm of each point with its budgets met; what several arms or points ask alike is solved once.
 
     Args:
-        point: the arms and budgets.
+        points: the arms and budgets.
         ranks: ranks of the measured cases that a latency budget may use.
 
     Raises:
         UsageError: a budget cannot be met, budgets refer to each other in a circle, or a
             dimension is missing.
     """
-    solver = _Solver(point, ranks, scale=1.0, whole={})
-    return {name: solver.arm(name) for name in point.arms}
+    known = _Known()
+    return [_Solver(point, ranks, 1.0, {}, known).arms() for point in points]
 
 
-def solve_shrunk(point: Point, whole: dict[str, SolvedArm], scale: float, ranks: int = 1) -> dict[str, SolvedArm]:
-    """The point again with its parameters scaled: what holds them (rows, experts) is solved anew.
+def solve_shrunk(
+    points: Iterable[Point], wholes: list[dict[str, SolvedArm]], scale: float, ranks: int = 1
+) -> list[dict[str, SolvedArm]]:
+    """The points again with their parameters scaled: what holds them (rows, experts) is solved anew.
 
-    ``asked`` stays what was asked of ``whole``, the unscaled solution.
+    ``asked`` stays what was asked of ``wholes``, the unscaled solutions.
     """
-    solver = _Solver(point, ranks, scale, whole)
-    return {name: solver.arm(name) for name in point.arms}
+    known = _Known()
+    pairs = zip(points, wholes, strict=True)
+    return [_Solver(point, ranks, scale, whole, known).arms() for point, whole in pairs]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the points share: configs by what was asked, and the cases of measured files."""
+
+    specs: dict[tuple[Any, ...], Spec] = field(default_factory=dict)
+    records: Callable[[str], list[Record]] = field(default_factory=lambda: cache(read_records))
 
 
 class _Solver:
-    """Solves arms on demand, those that budgets name first."""
+    """Solves the arms of a point on demand, those that budgets name first."""
 
-    def __init__(self, point: Point, ranks: int, scale: float, whole: dict[str, SolvedArm]) -> None:
-        self.point, self.ranks, self.scale, self.whole = point, ranks, scale, whole
+    def __init__(self, point: Point, ranks: int, scale: float, whole: dict[str, SolvedArm], known: _Known) -> None:
+        self.point, self.ranks, self.scale, self.whole, self.known = point, ranks, scale, whole, known
         self.zipf = planned_zipf_exponent(point.workload)
         self.done: dict[str, SolvedArm] = {}
         self.open: list[str] = []
+
+    def arms(self) -> dict[str, SolvedArm]:
+        return {name: self.arm(name) for name in self.point.arms}
 
     def arm(self, name: str) -> SolvedArm:
         if name in self.open:
@@ -86,7 +100,7 @@ class _Solver:
 
     def solved(self, arm: Arm) -> SolvedArm:
         """The arm with every open dimension solved from its budgets, or from those of all arms."""
-        if issubclass(arm.kind, ExternalSpec):
+        if not arm.kind.COUNTED:
             if arm.budgets and (arm.budgets.amounts() or arm.budgets.latency_ms):
                 raise UsageError("a layer from outside has no dimensions to solve", key=f"arms.{arm.name}.budgets")
             return SolvedArm(arm.name, arm.kind.model_validate(arm.given), notes=("counted when built",))
@@ -96,20 +110,25 @@ class _Solver:
             given = self.shrunk(arm, asks)
         try:
             given, latency_ms = self.given_for_latency(arm, given, budgets)
-            spec = solve(arm.kind, given, asks)
+            spec = self.solution(arm.kind, given, asks)
         except BudgetError as error:
             raise self.blamed(arm, error) from None
         sizes = {name: quantity(spec, name) for name in ("flops_per_token", "params")}
-        labels = spec.labels
-        if isinstance(spec, MoESpec) and "num_experts" not in arm.given:
-            labels = (*labels, ONE_LAYER_MOE)
         return SolvedArm(
             arm.name,
             spec,
             asked=self.asked(arm, asks, budgets),
             achieved={**sizes, **{ask.budget: ask.achieved(spec) for ask in asks}, **latency_ms},
-            labels=labels,
+            labels=spec.arm_labels(arm.given),
         )
+
+    def solution(self, kind: type[Spec], given: dict[str, Any], asks: list[Ask]) -> Spec:
+        """The config that meets the asks, found once."""
+        asked = (kind, repr(sorted(given.items())), *asks)
+        specs = self.known.specs
+        if asked not in specs:
+            specs[asked] = solve(kind, given, asks)
+        return specs[asked]
 
     def asked(self, arm: Arm, asks: list[Ask], budgets: Budgets) -> dict[str, float]:
         """The budgets as numbers; those of the whole where this is the shrunk solution."""
@@ -129,18 +148,20 @@ class _Solver:
     def asks(self, arm: Arm, budgets: Budgets) -> Iterator[Ask]:
         """The arm's budgets as numbers; an arm's name becomes what that arm achieves."""
         for name, amount in budgets.amounts().items():
-            tokens = budgets.moved_bytes.tokens if name == "moved_bytes" and budgets.moved_bytes else 1
+            tokens, zipf = 1, 0.0  # of these, nothing but moved_bytes depends on either
+            if name == "moved_bytes" and budgets.moved_bytes:
+                tokens, zipf = budgets.moved_bytes.tokens, self.zipf
             if isinstance(amount, str):
                 other = self.arm(amount)
-                if isinstance(other.spec, ExternalSpec):
+                if not other.spec.COUNTED:
                     raise UsageError(
                         f"arm {amount!r} is a layer from outside, counted only when built; give a quantity",
                         key=f"arms.{arm.name}.budgets.{name}",
                     )
-                value = quantity(other.spec, name, tokens, self.zipf)
+                value = quantity(other.spec, name, tokens, zipf)
             else:
                 value = amount * (self.scale if name in CAPACITY_BUDGETS else 1.0)
-            yield Ask(name, value, tokens, self.zipf)
+            yield Ask(name, value, tokens, zipf)
 
     def given_for_latency(
         self, arm: Arm, given: dict[str, Any], budgets: Budgets
@@ -150,7 +171,13 @@ class _Solver:
             return given, {}
         claimed = {each.name for budget in budgets.amounts() for each in arm.kind.FREE[budget]}
         name, value, latency_ms = dimension_for_latency(
-            arm.kind, given, claimed - set(given), budgets.latency_ms, self.point.workload.tokens, self.ranks
+            arm.kind,
+            given,
+            claimed - set(given),
+            budgets.latency_ms,
+            self.point.workload.tokens,
+            self.ranks,
+            self.known.records,
         )
         return {**given, name: value}, {"latency_ms": latency_ms}
 

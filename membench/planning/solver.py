@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from membench.layers.spec import FreeDimension, Spec
+from membench.layers.spec import FreeDimension, Spec, Step
 from membench.layers.spec.quantities import format_quantity
 from membench.scenario.dimensions import largest, missing_dimensions, with_placeholders
 
@@ -59,8 +59,8 @@ def quantity(spec: Spec, budget: str, tokens: int = 1, zipf_exponent: float = 0.
         zipf_exponent: skew under which the unique rows of moved_bytes are expected.
     """
     if budget == "moved_bytes":
-        return spec.cost(tokens, zipf_exponent=zipf_exponent).bytes_min
-    cost = spec.cost(1)
+        return spec.cost(Step(tokens, zipf_exponent=zipf_exponent)).bytes_min
+    cost = spec.cost(Step(1))
     return {"flops_per_token": cost.flops, "params": cost.params, "stored_bytes": cost.stored_bytes}[budget]
 
 
@@ -83,9 +83,13 @@ def solve(kind: type[Spec], given: dict[str, Any], asks: list[Ask]) -> Spec:
     spec = with_placeholders(kind, given).model_copy(update={each.name: each.minimum for each in solved})
 
     seen: set[tuple[int, ...]] = set()
+    beside: dict[str, tuple[int, ...]] = {}  # what the other asks had chosen when one was last solved
     for _ in range(_MAX_PASSES):
         for ask in asks:
-            spec = _choose(spec, ask, claims[ask.budget])
+            others = tuple(getattr(spec, each.name) for each in solved if each not in claims[ask.budget])
+            if beside.get(ask.budget) != others:
+                spec = _choose(spec, ask, claims[ask.budget])
+            beside[ask.budget] = others
         chosen = tuple(getattr(spec, dimension.name) for dimension in solved)
         if chosen in seen:
             break

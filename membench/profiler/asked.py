@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from membench.errors import UsageError, shown, suggestion
-from membench.layers.spec import KINDS, RetrievalSpec, Spec
+from membench.layers.spec import KINDS, RetrievalSpec, Spec, Step
 from membench.layers.spec.base import WIDTH_MULTIPLE
 from membench.layers.spec.quantities import format_quantity
-from membench.planning.solved_arms import solve_point
+from membench.planning.solved_arms import solve_points
 from membench.planning.solver import Ask, nearest
 from membench.scenario.arms import entry_point_layers
 from membench.scenario.scenario import Scenario, parse_scenario
@@ -195,11 +195,11 @@ def _dimensions_against(asked: Asked, scenario: Scenario) -> dict[str, Any]:
     }
     defaults = _defaults(kind, replace(asked, dimensions=given))
     given = {**{name: value for name, value in defaults.items() if name not in solved}, **given}
-    (asked_arm,) = solve_point(scenario.points[0]).values()
+    ((asked_arm,),) = (arms.values() for arms in solve_points(scenario.points))
     flops = asked_arm.achieved["flops_per_token"]
     shared = {"model_dim": asked.model_dim, "dtype": asked_arm.spec.dtype}
     spec = nearest(kind, {**shared, **given}, Ask("flops_per_token", flops))
-    found = spec.cost(1).flops
+    found = spec.cost(Step(1)).flops
     if abs(found / flops - 1) > _FLOPS_TOLERANCE:
         asked_flops, found_flops = format_quantity(flops), format_quantity(found)
         raise UsageError(f"{asked_flops} FLOPs a token are asked, nearest is {found_flops}", source=source)

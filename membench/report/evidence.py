@@ -1,15 +1,16 @@
 """One case as a page shows it: its name, its look, and every number that is known."""
 
 import statistics
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
 from membench.json_values import number, positive
 from membench.report.palette import Style
+from membench.results.ceilings import Ceilings
 from membench.results.metrics import quantile
 from membench.results.ranking import arm_name, counted, routing_name, step_ms
 from membench.results.records import Record, Round
-from membench.results.roofline import RooflineCeilings, RooflinePoint
+from membench.results.roofline import RooflinePoint
 
 _LONGEST_S = 1e7  # of one call; more is no measurement
 
@@ -110,20 +111,10 @@ class Evidence:
         return [r for r in self.record.rounds if r.status == "ok"]
 
 
-def stream_bytes_per_s(r: Round) -> float | None:
-    """The faster of copying and reading."""
-    rates = (positive(r.ceilings, name) for name in ("copy_bytes_per_s", "read_bytes_per_s"))
-    return max(filter(None, rates), default=None)
-
-
-def ceilings_of(cases: Iterable[Evidence]) -> RooflineCeilings:
+def ceilings_of(cases: Iterable[Evidence]) -> Ceilings:
     """The median of what the cases' processes measured; of rows, over all the layouts that they read."""
-    rounds = [r for case in cases for r in case.record.rounds if r.status == "ok"]
-    return RooflineCeilings(
-        matmul_flops_per_s=_median(rounds, lambda r: positive(r.ceilings, "matmul_flops_per_s")),
-        stream_bytes_per_s=_median(rounds, stream_bytes_per_s),
-        random_row_bytes_per_s=_median(rounds, lambda r: positive(r.ceilings, "random_row_bytes_per_s")),
-    )
+    measured = [Ceilings.of(r.ceilings) for case in cases for r in case.record.rounds if r.status == "ok"]
+    return Ceilings(*(_median([getattr(each, field.name) for each in measured]) for field in fields(Ceilings)))
 
 
 def by_step(cases: Iterable[Evidence]) -> list[Evidence]:
@@ -137,6 +128,6 @@ def overlap(one: Evidence, other: Evidence) -> bool:
     return a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]
 
 
-def _median(rounds: list[Round], value: Callable[[Round], float | None]) -> float | None:
-    found = [v for v in map(value, rounds) if v is not None]
+def _median(values: list[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
     return statistics.median(found) if found else None

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from membench.errors import UsageError, one_line
 from membench.files import check_writable, write_whole
-from membench.results.floors import rates_of
+from membench.results.ceilings import Ceilings
 from membench.results.profile import LayerProfile, ModeProfile, Profile
-from membench.results.roofline import RooflineCeilings, RooflinePoint
+from membench.results.roofline import RooflinePoint
 from membench.tables.numbers import short
 from membench.words import how_many
 
@@ -63,7 +63,7 @@ def write_roofline(profile: Profile, path: Path) -> None:
         OSError: the file cannot be written.
     """
     panels = [
-        (_title(profile, layer, mode), points_of(mode), ceilings_of(layer))
+        (_title(profile, layer, mode), points_of(mode), Ceilings.of(layer.ceilings))
         for layer in profile.layers
         for mode in layer.measured
     ]
@@ -76,12 +76,6 @@ def points_of(mode: ModeProfile) -> list[RooflinePoint]:
         RooflinePoint(row.label, row.flops or 0.0, row.bytes_dram_expected or 0.0, row.time_ms / 1e3)
         for row in mode.stages
     ]
-
-
-def ceilings_of(layer: LayerProfile) -> RooflineCeilings:
-    """The measured ceilings of a layer's process."""
-    rates = rates_of(layer.ceilings)
-    return RooflineCeilings(rates.flops_per_s, rates.stream_bytes_per_s, rates.row_bytes_per_s)
 
 
 def _title(profile: Profile, layer: LayerProfile, mode: ModeProfile) -> str:
@@ -98,7 +92,7 @@ class _Mark(NamedTuple):
     seconds: float
 
 
-Panel = tuple[str, Sequence[RooflinePoint], RooflineCeilings]
+Panel = tuple[str, Sequence[RooflinePoint], Ceilings]
 
 
 def _page(panels: Sequence[Panel]) -> str:
@@ -145,7 +139,7 @@ def _import_matplotlib() -> ModuleType:
     return matplotlib
 
 
-def _draw_panel(panel: "Axes", title: str, points: Sequence[RooflinePoint], ceilings: RooflineCeilings) -> None:
+def _draw_panel(panel: "Axes", title: str, points: Sequence[RooflinePoint], ceilings: Ceilings) -> None:
     marks = [
         _Mark(point.name, point.intensity, point.flops_per_s, point.seconds)
         for point in points
@@ -168,7 +162,7 @@ def _draw_panel(panel: "Axes", title: str, points: Sequence[RooflinePoint], ceil
         panel.text(0, -0.17, text, transform=panel.transAxes, fontsize=8, color=_ROOF, wrap=True, va="top")
 
 
-def _limit(panel: "Axes", marks: Sequence[_Mark], ceilings: RooflineCeilings) -> None:
+def _limit(panel: "Axes", marks: Sequence[_Mark], ceilings: Ceilings) -> None:
     """Axes that hold every point, and the corner of the roof."""
     intensities = [mark.flops_per_byte for mark in marks]
     rates = [mark.flops_per_s for mark in marks]
@@ -182,7 +176,7 @@ def _limit(panel: "Axes", marks: Sequence[_Mark], ceilings: RooflineCeilings) ->
         panel.set_ylim(min(rates) / 2, max(rates) * 2)
 
 
-def _draw_roofs(panel: "Axes", ceilings: RooflineCeilings) -> None:
+def _draw_roofs(panel: "Axes", ceilings: Ceilings) -> None:
     """The matrix product's roof, and below it a slope for streams and one for random rows."""
     (left, right), (bottom, _) = panel.get_xlim(), panel.get_ylim()
     top = ceilings.matmul_flops_per_s

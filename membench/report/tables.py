@@ -4,15 +4,37 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from membench.json_values import mapping, number, text
-from membench.layers.spec.quantities import format_quantity
 from membench.report.evidence import Evidence, ceilings_of
 from membench.results.ranking import counted, rank_key, yardstick
 from membench.results.records import ResultFile, Round
-from membench.tables.numbers import percent, ratio, three
+from membench.tables.quantity import quantity
 from membench.tables.table import Column, Table, plain
 
 _TOLD_BY_THEMSELVES = ("device", "packages", "fingerprint")
 _DEEPEST = 4
+_DECIDED_BY = (
+    "latency_ms_iqr",
+    "flops_per_token",
+    "stored_bytes",
+    "peak_bytes",
+    "energy_j_per_token",
+    "mfu",
+    "mbu",
+    "tokens_per_s",
+    "latency_ms_p50",
+    "communication_ms_predicted",
+    "params",
+    "active_params",
+)
+_TOUCHED = (
+    "lookups",
+    "unique_rows",
+    "unique_per_lookup",
+    "active_experts",
+    "expert_load_max_over_mean",
+    "expert_load_entropy_bits",
+    "dropped_tokens",
+)
 
 
 def decision_table(cases: Sequence[Evidence]) -> Table:
@@ -21,21 +43,9 @@ def decision_table(cases: Sequence[Evidence]) -> Table:
     beside, beside_ms = yardstick(case.record for case in cases)
     columns = [
         Column("arm", right=False),
-        Column("step ms", three),
-        Column("vs fastest", ratio),
-        Column(f"vs {beside}", ratio),
-        Column("IQR ms", three),
-        Column("FLOPs/token", format_quantity),
-        Column("stored GB", _gigabytes),
-        Column("peak GB", _gigabytes),
-        Column("J/token", three),
-        Column("MFU", percent),
-        Column("MBU", percent),
-        Column("tokens/s", format_quantity),
-        Column("compute ms", three),
-        Column("comm. ms", three),
-        Column("params", format_quantity),
-        Column("active", format_quantity),
+        *(quantity(name, aligned=True) for name in ("step_ms", "vs_fastest")),
+        quantity("vs_yardstick", beside=beside),
+        *(quantity(name, aligned=True) for name in _DECIDED_BY),
     ]
     rows = [_decision_cells(case, fastest, beside_ms) for case in sorted(cases, key=lambda c: rank_key(c.record))]
     return _without_empty(Table("", "", columns, rows))
@@ -68,27 +78,12 @@ def traffic_table(cases: Sequence[Evidence]) -> Table:
     """What the timed inputs really touched: unique rows over lookups, experts and their load."""
     columns = [
         Column("arm", right=False),
-        Column("lookups", format_quantity),
-        Column("unique rows", format_quantity),
-        Column("U/L", three),
-        Column("active experts", three),
-        Column("load max/mean", three),
-        Column("load entropy, bits", three),
-        Column("dropped tokens", three),
+        *(quantity(name, aligned=True) for name in _TOUCHED),
     ]
-    keys = (
-        "lookups",
-        "unique_rows",
-        "unique_per_lookup",
-        "active_experts",
-        "expert_load_max_over_mean",
-        "expert_load_entropy_bits",
-        "dropped_tokens",
-    )
     rows = []
     for case in cases:
         last: Round | None = next((r for r in reversed(case.record.rounds) if r.traffic), None)
-        cells = [number(last.traffic if last else {}, key) for key in keys]
+        cells = [number(last.traffic if last else {}, name) for name in _TOUCHED]
         if any(cell is not None for cell in cells):
             rows.append([case.name, *cells])
     return _without_empty(Table("", "", columns, rows))
@@ -139,10 +134,6 @@ def _flat(source: dict[str, Any], prefix: str, depth: int = 0) -> Iterator[list[
             yield [name, value]
         elif isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
             yield [name, ", ".join(map(str, value))]
-
-
-def _gigabytes(value: float | None) -> str:
-    return three(None if value is None else value / 1e9)
 
 
 def _without_empty(table: Table) -> Table:

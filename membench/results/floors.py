@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from membench.layers.spec import StageCost
-from membench.results.profile import REST, Limit, StageKey, StageRow
+from membench.results.ceilings import Ceilings
+from membench.results.profile import REST, StageKey, StageRow
 
 _WHOLE_LAYER = "layer"  # the one stage of a layer from outside: it answers for whatever its cost() names
 
@@ -19,25 +20,6 @@ class Counts:
     row_bytes_dram_expected: float
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """The measured ceilings that make a floor; None is unknown."""
-
-    flops_per_s: float | None
-    stream_bytes_per_s: float | None
-    row_bytes_per_s: float | None
-
-
-def rates_of(ceilings: Mapping[str, float | None]) -> Rates:
-    """The rates of a process's ceilings; the stream ceiling is the faster of copy and read."""
-    streams = [rate for name in ("copy_bytes_per_s", "read_bytes_per_s") if (rate := ceilings.get(name))]
-    return Rates(
-        flops_per_s=ceilings.get("matmul_flops_per_s"),
-        stream_bytes_per_s=max(streams, default=None),
-        row_bytes_per_s=ceilings.get("random_row_bytes_per_s"),
-    )
-
-
 def stage_rows(
     times_s: Mapping[StageKey, float], costs: Sequence[StageCost], ceilings: Mapping[str, float | None]
 ) -> list[StageRow]:
@@ -46,9 +28,9 @@ def stage_rows(
     Args:
         times_s: seconds of a step by stage, as observed.
         costs: the stages of the layer's cost in this mode.
-        ceilings: as ``Ceilings.as_json`` gives them.
+        ceilings: as a round has them.
     """
-    whole_s, rates = sum(times_s.values()), rates_of(ceilings)
+    whole_s, rates = sum(times_s.values()), Ceilings.of(ceilings)
     keys = [*(key for key in times_s if key != REST), *(key for key in times_s if key == REST)]
     rows = []
     for key in keys:
@@ -57,7 +39,7 @@ def stage_rows(
         if counts is None:
             rows.append(StageRow(name=key.name, backward=key.backward, time_ms=time_ms, share=share, excess_ms=time_ms))
             continue
-        floor_s, limit = floor_of(counts, rates)
+        floor_s, limit = rates.floor(counts.flops, counts.bytes_dram_expected, counts.row_bytes_dram_expected)
         floor_ms = None if floor_s is None else 1e3 * floor_s
         rows.append(
             StageRow(
@@ -103,21 +85,3 @@ def counts_of(key: StageKey, timed: Sequence[StageKey], costs: Sequence[StageCos
         bytes_dram_expected=sum(cost.bytes_dram_expected for cost in covered),
         row_bytes_dram_expected=sum(cost.row_bytes_dram_expected for cost in covered),
     )
-
-
-def floor_of(counts: Counts, rates: Rates) -> tuple[float | None, Limit | None]:
-    """The least seconds at the measured ceilings, and which limit makes them.
-
-    The longer of FLOPs at the matmul ceiling and expected DRAM bytes, streams at one ceiling and
-    table rows at the other. None where a ceiling that is needed is unknown.
-    """
-    rows = counts.row_bytes_dram_expected
-    streams = counts.bytes_dram_expected - rows
-    if (counts.flops and not rates.flops_per_s) or (streams and not rates.stream_bytes_per_s):
-        return None, None
-    if rows and not rates.row_bytes_per_s:
-        return None, None
-    compute_s = counts.flops / rates.flops_per_s if rates.flops_per_s else 0.0
-    memory_s = streams / rates.stream_bytes_per_s if rates.stream_bytes_per_s else 0.0
-    memory_s += rows / rates.row_bytes_per_s if rates.row_bytes_per_s else 0.0
-    return max(compute_s, memory_s), "compute" if compute_s > memory_s else "memory"

@@ -10,6 +10,7 @@ from typing import Any
 
 from membench.case import Case
 from membench.machine.conditions import what_is_slow
+from membench.results.ceilings import Ceilings
 from membench.results.records import Record, Round
 from membench.words import how_many
 
@@ -34,25 +35,18 @@ def _median_of_rounds(rounds: list[Round], value: Any) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _seconds_at_ceilings(cost: dict[str, Any], stream: float | None, rows: float | None) -> float | None:
-    """How long the expected DRAM bytes would take: streams at one ceiling, random rows at the other."""
-    row_bytes = cost["row_bytes_dram_expected"]
-    if not stream or (row_bytes and not rows):
-        return None
-    return (cost["bytes_dram_expected"] - row_bytes) / stream + (row_bytes / rows if rows else 0.0)
-
-
 def _mfu(r: Round) -> float | None:
-    ceiling = r.ceilings.get("matmul_flops_per_s")
     flops = r.cost["flops"]  # 0 of an operator that multiplies nothing: it has no MFU
-    return flops / statistics.median(r.samples_s) / ceiling if ceiling and flops else None
+    return _share(Ceilings.of(r.ceilings).compute_s(flops), r) if flops else None
 
 
 def _mbu(r: Round) -> float | None:
-    copy, read = r.ceilings.get("copy_bytes_per_s"), r.ceilings.get("read_bytes_per_s")
-    stream = max((c for c in (copy, read) if c), default=None)
-    floor = _seconds_at_ceilings(r.cost, stream, r.ceilings.get("random_row_bytes_per_s"))
-    return floor / statistics.median(r.samples_s) if floor is not None else None
+    return _share(Ceilings.of(r.ceilings).memory_s(r.cost["bytes_dram_expected"], r.cost["row_bytes_dram_expected"]), r)
+
+
+def _share(least_s: float | None, r: Round) -> float | None:
+    """The least time over the time that was taken."""
+    return None if least_s is None else least_s / statistics.median(r.samples_s)
 
 
 def metrics_of(

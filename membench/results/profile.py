@@ -1,10 +1,10 @@
 """What a profile found, JSON-able. Unknown is None; every layer, mode and stage has its own."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
-Limit = Literal["compute", "memory"]
+from membench.results.ceilings import BoundBy
 
 
 class StageKey(NamedTuple):
@@ -44,7 +44,7 @@ class StageRow(_Found):
     row_bytes_dram_expected: float | None = None
     floor_ms: float | None = Field(default=None, description="the longer of FLOPs and bytes at the measured ceilings")
     excess_ms: float | None = Field(default=None, description="time above the floor")
-    limit: Limit | None = Field(default=None, description="which of the two makes the floor")
+    limit: BoundBy | None = Field(default=None, description="which of the two makes the floor")
 
     @computed_field
     @property

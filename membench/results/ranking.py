@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from membench.json_values import mapping, number, positive, text, value_at
-from membench.layers.spec import OperatorSpec
+from membench.layers.spec import Spec
 from membench.results.records import Record
 from membench.words import how_many
 
@@ -79,19 +79,14 @@ def tokens_name(record: Record) -> str:
 def mode_name(record: Record) -> str:
     """The mode; of an operator its name too, for it is compared with no other."""
     case = record.case
-    return f"{case.layer.kind} {case.mode}" if isinstance(case.layer, OperatorSpec) else case.mode
+    return f"{case.layer.kind} {case.mode}" if case.level == "op" else case.mode
 
 
 def yardstick(records: Iterable[Record]) -> tuple[str, float | None]:
     """What others are held against and its step, None where it was not measured: dense, or torch's own calls."""
     records = list(records)
-    if any(isinstance(record.case.layer, OperatorSpec) for record in records):
-        return "plain", next((step for r in records if _is_plain(r) and (step := step_ms(r))), None)
-    return "dense", next((step for r in records if r.case.layer.kind == "dense" and (step := step_ms(r))), None)
-
-
-def _is_plain(record: Record) -> bool:
-    return isinstance(record.case.layer, OperatorSpec) and record.case.layer.path == "plain"
+    named = next((record.case.layer.YARDSTICK for record in records), Spec.YARDSTICK)
+    return named, next((step for r in records if r.case.layer.is_yardstick and (step := step_ms(r))), None)
 
 
 def routing_name(record: Record) -> str:

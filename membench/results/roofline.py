@@ -1,4 +1,4 @@
-"""What a roofline picture is made of: how much work took how long, and how fast the device is."""
+"""What a roofline picture is made of beside the ceilings: how much work took how long."""
 
 from dataclasses import dataclass
 
@@ -29,12 +29,3 @@ class RooflinePoint:
     def bytes_per_s(self) -> float | None:
         """None where it took no time that could be measured."""
         return self.bytes / self.seconds if self.seconds else None
-
-
-@dataclass(frozen=True, slots=True)
-class RooflineCeilings:
-    """The measured rates of the device; None is unknown."""
-
-    matmul_flops_per_s: float | None
-    stream_bytes_per_s: float | None
-    random_row_bytes_per_s: float | None

@@ -1,7 +1,8 @@
 """Records as rows of named cells: one a case, or one a round. Names are those of the records; no pandas here.
 
 A row is groups of cells that stay together whatever other rows have. What lies in a group of the record has the
-group before its name (``sampling.steady``), but for the layer's dimensions, the counts and the metrics.
+group before its name (``sampling.steady``), but for the layer's dimensions, the counts and the metrics, which are
+there also where nothing was counted or measured.
 """
 
 import json
@@ -12,50 +13,13 @@ from typing import Any, NamedTuple
 from membench.case import METHOD_VERSION, Case
 from membench.json_values import mapping, number, text
 from membench.layers.spec import DenseSpec
+from membench.results.columns import COUNTS, METRICS
 from membench.results.metrics import worst_error
 from membench.results.ranking import chosen_implementation, counted
 from membench.results.records import Record, ResultFile, Round, Run
 
 Cells = dict[str, Any]  # by column; None is unknown, or does not belong to this row
 
-_COUNTS = (
-    "params",
-    "active_params",
-    "rank_params",
-    "stored_bytes",
-    "flops",
-    "flops_executed",
-    "bytes_min",
-    "bytes_issued",
-    "bytes_dram_expected",
-)
-_METRICS = (  # there also where nothing was measured
-    "latency_ms_p50",
-    "latency_ms_p90",
-    "latency_ms_p99",
-    "latency_ms_iqr",
-    "latency_ms_hot_p50",
-    "communication_ms_predicted",
-    "step_ms",
-    "tokens_per_s",
-    "flops_per_s",
-    "dram_bytes_per_s",
-    "mfu",
-    "mbu",
-    "mfu_datasheet",
-    "mbu_datasheet",
-    "unique_per_lookup",
-    "expert_load_max_over_mean",
-    "dropped_tokens",
-    "energy_j_per_token",
-    "peak_process_bytes",
-    "peak_allocated_bytes",
-    "weights_bytes",
-    "gradient_bytes",
-    "optimizer_bytes",
-    "saved_activation_bytes",
-    "reference_error",
-)
 _RUN_OF_A_SAMPLE = ("id", "file", "scenario", "device", "started", "git_sha", "pair.id", "pair.side", "pair.phase")
 _DEEPEST = 4  # groups in groups that any record has
 
@@ -85,11 +49,11 @@ def case_row(of: FiledRecord) -> tuple[Cells, ...]:
         {"implementation": _cell(chosen_implementation(record)), "rounds": len(record.rounds)},
         dict(_flat(mapping(record.planned, "point"), "point")),
         {name: _cell(value) for name, value in record.case.layer.model_dump(mode="json").items() if name != "kind"},
-        {name: counted(record, name) for name in _COUNTS},
+        {name: counted(record, name) for name in COUNTS},
         {"flops_per_token": record.achieved.get("flops_per_token")},
         {f"{name}_asked": asked for name, asked in record.asked.items()},
         {f"{name}_achieved": record.achieved.get(name) for name in record.asked},
-        {name: _cell(value) for name, value in {**dict.fromkeys(_METRICS), **record.metrics}.items()},
+        {name: _cell(value) for name, value in {**dict.fromkeys(METRICS), **record.metrics}.items()},
         {"labels": _joined(record.labels), "flags": _joined(record.flags)},
         _run(of),
     )

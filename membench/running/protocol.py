@@ -6,6 +6,8 @@ message changes so that an earlier membench would not understand it.
 
 from typing import Any, Self
 
+from pydantic import field_serializer
+
 from membench.case import Case
 from membench.processes.channel import Message
 from membench.scenario.settings import Measure
@@ -24,6 +26,10 @@ class Build(Message):
     max_seconds: float
     warmup_seconds: float
     implementations: list[str]
+
+    @field_serializer("cases")
+    def _as_earlier_ones_read_them(self, cases: list[Case]) -> list[dict[str, Any]]:
+        return [case.plain() for case in cases]  # a side of an ab may be of an earlier commit
 
     @classmethod
     def of(cls, cases: list[Case], device: str, measure: Measure) -> Self:

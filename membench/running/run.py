@@ -19,6 +19,7 @@ from membench.machine.device import available_memory_bytes
 from membench.machine.identity import Machine
 from membench.machine.provenance import probe_environment, result_stem, utc_now
 from membench.planning.plan import Plan, make_plan
+from membench.planning.solved_arms import SolvedArm
 from membench.processes.signals import ended_as_interrupted
 from membench.results.conditions import other_conditions
 from membench.results.records import ResultFile, Round, Run
@@ -47,10 +48,19 @@ class Finished:
         return any(record.status == "ok" for record in self.result.cases)
 
 
-def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool, only: Sequence[str] = ()) -> Finished:
+def run_scenario(
+    scenario: Scenario,
+    solved: list[dict[str, SolvedArm]],
+    device: str,
+    output: Path,
+    *,
+    resume: bool,
+    only: Sequence[str] = (),
+) -> Finished:
     """Measure a scenario; every finished round is on disk at once.
 
     Args:
+        solved: its arms, of ``solve_budgets``.
         only: beginnings of the ids of the cases wanted; empty: all.
 
     Raises:
@@ -60,7 +70,7 @@ def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool,
         raise UsageError(f"{output} holds no interrupted run of {scenario.name}", source="--resume")
     check_folder(output)
     environment = probe_environment(device if device != "auto" else scenario.device)
-    plan = plan_here(scenario, environment).only(only)
+    plan = plan_here(scenario, environment, solved=solved).only(only)
     run = describe_run(scenario, plan, environment).model_copy(update={"only": list(only)})
     journal, run = _open_journal(output, scenario, run, environment, resume=resume)
     runnable = len(plan.runnable) * scenario.measure.rounds
@@ -87,7 +97,12 @@ def run_scenario(scenario: Scenario, device: str, output: Path, *, resume: bool,
     return Finished(result, write_finished(result, journal, interrupted=interrupted), interrupted)
 
 
-def plan_here(scenario: Scenario, environment: dict[str, Any], sides: int = 1) -> Plan:
+def plan_here(
+    scenario: Scenario,
+    environment: dict[str, Any],
+    sides: int = 1,
+    solved: list[dict[str, SolvedArm]] | None = None,
+) -> Plan:
     """The plan of a scenario on the device that was found, whose memory ``sides`` processes share."""
     device = environment["device"]
     cuda = device["type"] == "cuda"
@@ -96,6 +111,7 @@ def plan_here(scenario: Scenario, environment: dict[str, Any], sides: int = 1) -
     available = device["available_bytes"] if cuda else host
     return make_plan(
         scenario,
+        solved=solved,
         hardware=Hardware(sheet) if sheet else None,
         available_bytes=None if available is None else available // sides,
         host_bytes=host // sides if cuda and host is not None else None,

@@ -5,10 +5,8 @@ The parent may kill it at any time; nothing is lost but the case under way.
 
 import os
 import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from membench.layers.spec import ExternalSpec
 from membench.machine.device import default_threads, usable_cores
 from membench.processes.serving import Answers, Server, be_killed_first
 from membench.running.protocol import Build, Built, Found, MeasureCase
@@ -82,12 +80,9 @@ class Worker:
 
 def origin(job: Build) -> str:
     """The file that what is measured was imported from."""
-    spec: Any = job.cases[0].layer
-    if isinstance(spec, ExternalSpec):
-        from membench.layers.external import factory_and_module
+    from membench.layers import factory
 
-        return factory_and_module(spec.factory)[1].__file__ or ""
-    return import_module("membench.layers").__file__ or ""
+    return factory.origin(job.cases[0].layer)
 
 
 if __name__ == "__main__":

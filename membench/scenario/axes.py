@@ -61,7 +61,9 @@ class Axes:
     def excludes(self, tree: Mapping[str, Any], case: Mapping[str, Any]) -> bool:
         """Whether some exclusion's every pair holds for this point's tree and this case."""
         return any(
-            all(_same(key, case[key] if key in CASE_KEYS else value_at(tree, key), want) for key, want in pairs.items())
+            all(
+                _same(key, case[key] if key in CASE_KEYS else stated_at(tree, key), want) for key, want in pairs.items()
+            )
             for pairs in self.exclude
         )
 
@@ -113,7 +115,7 @@ def without_axis(raw: Any, key: str) -> Any:
     return axes
 
 
-def value_at(tree: Mapping[str, Any], key: str) -> Any:
+def stated_at(tree: Mapping[str, Any], key: str) -> Any:
     """The value at a dotted key, or a sentinel equal to nothing where there is none."""
     current: Any = tree
     for part in key.split("."):

@@ -12,7 +12,7 @@ from typing import Any
 
 from membench.case import RoutingConfig
 from membench.errors import UsageError, shown_path
-from membench.layers.spec import GroupedExpertsSpec, MemorySpec, MoESpec, PeerSpec, RowOperatorSpec, Spec
+from membench.layers.spec import Spec
 
 KEY = "workload.routing.trace"
 _MAGIC = b"\x93NUMPY"
@@ -57,11 +57,8 @@ def fits(spec: Spec, routing: RoutingConfig) -> Trace | None:
     """
     if routing.kind != "trace" or routing.trace is None:
         return None
-    if isinstance(spec, (MemorySpec, PeerSpec, RowOperatorSpec)):
-        return checked(routing.trace, (spec.heads, spec.top_k), spec.num_keys)
-    if isinstance(spec, GroupedExpertsSpec) or (isinstance(spec, MoESpec) and spec.choice == "token"):
-        return checked(routing.trace, (spec.top_k,), spec.num_experts)
-    return None
+    choice = spec.choice_of_token
+    return None if choice is None else checked(routing.trace, choice.shape, choice.count)
 
 
 def checked(path: str, a_token: tuple[int, ...], limit: int) -> Trace:

@@ -4,7 +4,7 @@ from membench.errors import one_line
 from membench.gate.result_set import LoadedResult
 from membench.gate.verdicts import Verdict
 from membench.gate.within import WithinRow
-from membench.tables.numbers import short
+from membench.tables.quantity import quantity
 from membench.tables.table import Column, Table, plain
 
 _WORDS = {Verdict.SLOW: "slower", Verdict.FAST: "faster", Verdict.SAME: "the same"}
@@ -12,9 +12,9 @@ _COLUMNS = (
     Column("compared at", right=False),
     Column("layer", right=False),
     Column("is", right=False),
-    Column("reference ms", short, priority=3),
-    Column("step ms", short, priority=2),
-    Column("takes", lambda v: "-" if v is None else f"{v:.2f}x"),
+    quantity("reference_ms"),
+    quantity("step_ms", priority=2),
+    quantity("times_reference"),
     Column("interval", priority=3),
     Column("rounds", plain, priority=4),
     Column("why", right=False, priority=3),

@@ -53,3 +53,13 @@ def percent(value: float | None) -> str:
     if value is None:
         return "-"
     return f"({100 * value:.0f} %?)" if value > FLAG_ABOVE else f"{100 * value:.0f} %"
+
+
+def share(value: float | None) -> str:
+    """A part of a whole, in percent to a tenth."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def error(value: float | None) -> str:
+    """A relative error."""
+    return "-" if value is None else f"{value:.1e}"

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from membench.layers.spec.quantities import format_quantity
 from membench.planning.plan import Plan, PlannedCase
-from membench.tables.numbers import budget, giga, short
+from membench.tables.numbers import budget
+from membench.tables.quantity import quantity
 from membench.tables.table import Column, Table, plain
 from membench.words import how_many
 
@@ -19,6 +19,13 @@ _ARM_DIMENSIONS = (
     "shared_hidden",
     "companion_hidden",
 )
+_PARTS = {
+    "weights": "weights_bytes",
+    "gradients": "gradient_bytes",
+    "optimizer": "optimizer_bytes",
+    "activations": "saved_activation_bytes",
+    "host": "host_bytes",
+}
 
 
 def plan_tables(plan: Plan) -> list[Table]:
@@ -32,11 +39,11 @@ def _arms_table(plan: Plan) -> Table:
         Column("arm", right=False),
         *(Column(key.removeprefix("every_arm."), right=False) for key in swept),
         Column("dimensions", right=False, priority=3),
-        Column("params", format_quantity),
-        Column("params asked", format_quantity, priority=5),
-        Column("active params", format_quantity, priority=4),
-        Column("FLOPs/token", format_quantity, priority=2),
-        Column("FLOPs asked", format_quantity, priority=5),
+        quantity("params"),
+        quantity("params_asked"),
+        quantity("active_params", priority=4),
+        quantity("flops_per_token", priority=2),
+        quantity("flops_per_token_asked"),
         Column("notes", right=False, priority=4),
     ]
     rows: dict[str, list[Any]] = {}
@@ -65,18 +72,14 @@ def _arms_table(plan: Plan) -> Table:
 def _cases_table(plan: Plan) -> Table:
     swept = _swept(plan)
     on_host = any((planned.memory_bytes or {}).get("host") for planned in plan.cases)
-    parts = ["weights", "gradients", "optimizer", "activations", *(["host"] if on_host else [])]
+    parts = [part for part in _PARTS if part != "host" or on_host]
     columns = [
         Column("arm", right=False),
         Column("mode", right=False),
         *(Column(key.removeprefix("every_arm."), right=False) for key in swept),
         Column("tokens", priority=2),
-        Column("GFLOP", giga, priority=2),
-        Column("DRAM GB", giga, priority=3),
-        *(Column(f"{part} GB", giga, priority=4 if part == "weights" else 5) for part in parts),
-        Column("compute ms", short, priority=3),
-        Column("communication ms", short, priority=4),
-        Column("sum ms", short),
+        *(quantity(name) for name in ("flops_of_step", "dram_bytes_of_step", *(_PARTS[part] for part in parts))),
+        *(quantity(name) for name in ("predicted_ms", "communication_ms_predicted", "predicted_step_ms")),
         Column("runs", right=False, priority=1 if any(each.skipped for each in plan.cases) else 5),
     ]
     rows = [_case_row(swept, parts, each) for each in plan.cases]

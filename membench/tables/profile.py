@@ -1,9 +1,13 @@
 """A profile as tables: each layer's modes by stage and by kernel, two layers side by side, and what to do next."""
 
+from dataclasses import astuple, fields
+
 from membench.layers.spec.quantities import format_quantity
+from membench.results.ceilings import Ceilings
 from membench.results.profile import REST, LayerProfile, ModeProfile, Profile, StageRow
-from membench.tables.numbers import bytes_shown, giga, percent, ratio, short
+from membench.tables.numbers import short
 from membench.tables.plan import dimensions
+from membench.tables.quantity import quantity
 from membench.tables.table import Column, Table
 from membench.words import how_many
 
@@ -50,18 +54,12 @@ def _layers_table(profile: Profile) -> Table:
         Column("layer", right=False),
         Column("dimensions", right=False, priority=3),
         Column("dtype", right=False, priority=4),
-        Column("params", format_quantity),
-        Column("of this rank", format_quantity, priority=4),
-        Column("FLOPs/token", format_quantity),
+        *(quantity(name) for name in ("params", "rank_params", "flops_per_token")),
         Column("tokens", priority=2),
-        Column("matmul GFLOP/s", giga, priority=2),
-        Column("stream GB/s", giga, priority=2),
-        Column("random rows GB/s", giga, priority=2),
+        *(quantity(field.name) for field in fields(Ceilings)),
     ]
     rows = []
     for layer in profile.layers:
-        ceilings = layer.ceilings
-        streams = [rate for name in ("copy", "read") if (rate := ceilings.get(f"{name}_bytes_per_s"))]
         rows.append(
             [
                 ", ".join([layer.arm, *layer.labels]),
@@ -71,9 +69,7 @@ def _layers_table(profile: Profile) -> Table:
                 layer.rank_params,
                 layer.flops_per_token,
                 layer.tokens,
-                ceilings.get("matmul_flops_per_s"),
-                max(streams, default=None),
-                ceilings.get("random_row_bytes_per_s"),
+                *astuple(Ceilings.of(layer.ceilings)),
             ]
         )
     return Table(f"Profile on {device['name']} ({how_many(device['cores'], 'core')})", _share(profile), columns, rows)
@@ -92,17 +88,10 @@ def _share(profile: Profile) -> str:
 def _stages_table(layer: LayerProfile, mode: ModeProfile) -> Table:
     columns = [
         Column("stage", right=False),
-        Column("time ms", short),
-        Column("share", _share_percent, priority=2),
-        Column("FLOPs", format_quantity, priority=4),
-        Column("DRAM bytes", bytes_shown, priority=4),
-        Column("TFLOP/s", lambda v: short(v and v / 1e12), priority=5),
-        Column("GB/s", giga, priority=5),
+        *(quantity(name) for name in ("time_ms", "share", "flops", "bytes_dram_expected")),
+        *(quantity(name) for name in ("stage_flops_per_s", "stage_bytes_per_s")),
         Column("limit", right=False, priority=3),
-        Column("of its ceiling", percent, priority=2),
-        Column("floor ms", short, priority=2),
-        Column("time/floor", ratio),
-        Column("above floor ms", short),
+        *(quantity(name) for name in ("of_ceiling", "floor_ms", "times_floor", "excess_ms")),
     ]
     rows = [
         [
@@ -143,9 +132,9 @@ def _kernels_table(profile: Profile, layer: LayerProfile, mode: ModeProfile) -> 
     cuda = profile.environment["device"]["type"] == "cuda"
     columns = [
         Column("kernel" if cuda else "operator", right=False),
-        Column("calls a step", short, priority=2),
-        Column("time ms", short),
-        Column("share", _share_percent),
+        quantity("calls"),
+        quantity("time_ms"),
+        quantity("share", priority=1),
     ]
     rows = [[row.name, row.calls, row.time_ms, row.share] for row in mode.kernels[:_SHOWN_KERNELS]]
     threads = "all threads" if mode.kernels_see_all_threads else "the main thread (others are not seen)"
@@ -160,10 +149,8 @@ def _against_table(profile: Profile) -> Table:
     columns = [
         Column("mode", right=False),
         Column("layer", right=False),
-        Column("time ms", short),
-        Column("ratio", ratio),
-        Column("floor ms", short, priority=2),
-        Column("above floor ms", short, priority=2),
+        *(quantity(name) for name in ("time_ms", "times_first", "floor_ms")),
+        quantity("excess_ms", priority=2),
         Column("longest stages", right=False, priority=3),
     ]
     rows, told = [], []
@@ -198,7 +185,3 @@ def _difference(first: LayerProfile, mode: ModeProfile, second: LayerProfile, ot
 def _longest(mode: ModeProfile) -> str:
     longest = sorted(mode.stages, key=lambda row: -row.time_ms)[:3]
     return ", ".join(f"{row.label} {short(row.time_ms)}" for row in longest)
-
-
-def _share_percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"

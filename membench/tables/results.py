@@ -1,12 +1,11 @@
 """A result file as tables: what was compared, the answer, then every case."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from membench.errors import one_line
 from membench.json_values import text, value_at
-from membench.layers.spec.quantities import format_quantity
 from membench.results.ranking import (
     arm_name,
     chosen_implementation,
@@ -20,7 +19,8 @@ from membench.results.ranking import (
     yardstick,
 )
 from membench.results.records import Record, ResultFile
-from membench.tables.numbers import budget, giga, percent, ratio, short, signed
+from membench.tables.numbers import budget, signed
+from membench.tables.quantity import quantity
 from membench.tables.table import Column, Table, plain
 from membench.words import how_many
 
@@ -51,7 +51,7 @@ def _answer_table(result: ResultFile, groups: dict[str, list[Record]]) -> Table:
     columns = [
         Column("compared at", right=False),
         Column("fastest step", right=False),
-        Column("step ms", short),
+        quantity("step_ms"),
         Column("the others take", right=False, priority=2),
     ]
     run = result.run
@@ -86,10 +86,7 @@ def arms_table(result: ResultFile) -> Table:
     columns = [
         Column("arm", right=False),
         Column("layer", right=False, priority=4),
-        Column("params", format_quantity),
-        Column("active", format_quantity, priority=3),
-        Column("FLOPs/token", format_quantity),
-        Column("stored GB", giga, priority=2),
+        *(quantity(name) for name in ("params", "active_params", "flops_per_token", "stored_bytes")),
     ]
     for name in budgets:
         shown = budget(name)
@@ -120,57 +117,39 @@ def arms_table(result: ResultFile) -> Table:
 
 def _cases_table(title: str, records: list[Record]) -> Table:
     beside, beside_ms = yardstick(records)
-    columns = [
-        Column("arm", right=False),
-        Column("status", right=False, priority=1 if any(r.status != "ok" for r in records) else 5),
-        Column("latency ms", short, priority=2),
-        Column("iqr ms", short, priority=4),
-        Column("comm ms", short, priority=4),
-        Column("step ms", short),
-        Column(f"vs {beside}", ratio, priority=2),
-        Column("tokens/s", format_quantity, priority=5),
-        Column("MFU", percent, priority=3),
-        Column("MBU", percent, priority=3),
-        Column("GB/s", giga, priority=5),
-        Column("U/L", short, priority=5),
-        Column("load max/mean", short, priority=6),
-        Column("J/token", short, priority=4),
-        Column("peak GB", giga, priority=5),
-        Column("ref error", lambda v: "-" if v is None else f"{v:.1e}", priority=6),
-        Column("ran", right=False, priority=6),
+    failed = any(r.status != "ok" for r in records)
+    told: list[tuple[Column, Callable[[Record], Any]]] = [
+        (Column("arm", right=False), arm_name),
+        (Column("status", right=False, priority=1 if failed else 5), lambda r: r.status),
+        *map(_metric, ("latency_ms_p50", "latency_ms_iqr", "communication_ms_predicted", "step_ms")),
+        (quantity("vs_yardstick", beside=beside), lambda r: _times(step_ms(r), beside_ms)),
+        *map(_metric, ("tokens_per_s", "mfu", "mbu", "dram_bytes_per_s", "unique_per_lookup")),
+        *map(_metric, ("expert_load_max_over_mean", "energy_j_per_token")),
+        (quantity("peak_bytes"), _peak_bytes),
+        _metric("reference_error"),
+        (Column("ran", right=False, priority=6), lambda r: plain(chosen_implementation(r))),
     ]
+    absent = set()
     if beside_ms is None:
-        columns = [c for c in columns if not c.header.startswith("vs ")]
+        absent.add(quantity("vs_yardstick", beside=beside).header)
     if not any(r.metrics.get("energy_j_per_token") for r in records):
-        columns = [c for c in columns if c.header != "J/token"]
-    rows = [_case_cells(columns, record, beside_ms) for record in sorted(records, key=rank_key)]
-    return Table(title, "", columns, rows, _FILE)
+        absent.add(quantity("energy_j_per_token").header)
+    told = [(column, value) for column, value in told if column.header not in absent]
+    rows = [[value(record) for _, value in told] for record in sorted(records, key=rank_key)]
+    return Table(title, "", [column for column, _ in told], rows, _FILE)
 
 
-def _case_cells(columns: list[Column], record: Record, beside_ms: float | None) -> list[Any]:
-    m, step = record.metrics, step_ms(record)
-    times = step / beside_ms if step and beside_ms else None
-    cells = {
-        "arm": arm_name(record),
-        "status": record.status,
-        "latency ms": m.get("latency_ms_p50"),
-        "iqr ms": m.get("latency_ms_iqr"),
-        "comm ms": m.get("communication_ms_predicted"),
-        "step ms": m.get("step_ms"),
-        "vs dense": times,
-        "vs plain": times,
-        "tokens/s": m.get("tokens_per_s"),
-        "MFU": m.get("mfu"),
-        "MBU": m.get("mbu"),
-        "GB/s": m.get("dram_bytes_per_s"),
-        "U/L": m.get("unique_per_lookup"),
-        "load max/mean": m.get("expert_load_max_over_mean"),
-        "J/token": m.get("energy_j_per_token"),
-        "peak GB": m.get("peak_allocated_bytes") or m.get("peak_process_bytes"),
-        "ref error": m.get("reference_error"),
-        "ran": plain(chosen_implementation(record)),
-    }
-    return [cells[column.header] for column in columns]
+def _metric(name: str) -> tuple[Column, Callable[[Record], Any]]:
+    return quantity(name), lambda record: record.metrics.get(name)
+
+
+def _peak_bytes(record: Record) -> float | None:
+    """What the CUDA allocator held at most, else the process."""
+    return record.metrics.get("peak_allocated_bytes") or record.metrics.get("peak_process_bytes")
+
+
+def _times(step: float | None, beside_ms: float | None) -> float | None:
+    return step / beside_ms if step and beside_ms else None
 
 
 def notes_table(result: ResultFile) -> list[Table]:

@@ -8,6 +8,7 @@ from membench.report.evidence import Evidence
 from membench.report.palette import INK, LEADER
 from membench.report.plots.frame import Figure, figure, safe, value_axis
 from membench.report.plots.labels import Named, beside
+from membench.results.columns import QUANTITIES
 
 _HEIGHT_PX = 440
 _MARGIN = {"l": 60, "r": 20, "t": 12, "b": 48}
@@ -18,20 +19,24 @@ _AREA_PX = _HEIGHT_PX - _MARGIN["t"] - _MARGIN["b"]
 class Cost:
     """Something of which less is better."""
 
-    title: str
+    quantity: str
     of: Callable[[Evidence], float | None]
     shown: Callable[[float], str] = "{:g}".format
+
+    @property
+    def title(self) -> str:
+        return QUANTITIES[self.quantity].axis
 
 
 def _gigabytes(value: float | None) -> float | None:
     return None if value is None else value / 1e9
 
 
-STEP = Cost("step, ms", lambda c: c.step_ms)
-JOULES = Cost("joules a token", lambda c: c.joules_per_token)
-STORED = Cost("stored, GB", lambda c: _gigabytes(c.stored_bytes))
-PEAK = Cost("peak memory, GB", lambda c: _gigabytes(c.peak_bytes))
-FLOPS = Cost("FLOPs a token", lambda c: c.flops_per_token, format_quantity)
+STEP = Cost("step_ms", lambda c: c.step_ms)
+JOULES = Cost("energy_j_per_token", lambda c: c.joules_per_token)
+STORED = Cost("stored_bytes", lambda c: _gigabytes(c.stored_bytes))
+PEAK = Cost("peak_bytes", lambda c: _gigabytes(c.peak_bytes))
+FLOPS = Cost("flops_per_token", lambda c: c.flops_per_token, format_quantity)
 
 
 def pareto_figures(cases: Sequence[Evidence]) -> dict[str, Figure]:

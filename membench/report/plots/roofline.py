@@ -8,7 +8,8 @@ from membench.layers.spec.quantities import format_quantity
 from membench.report.palette import INK, MUTED, PAPER, STAGES, Style
 from membench.report.plots.frame import FONT_PX, Figure, figure, log_axis, note, safe
 from membench.report.plots.labels import Named, beside
-from membench.results.roofline import RooflineCeilings, RooflinePoint
+from membench.results.ceilings import Ceilings
+from membench.results.roofline import RooflinePoint
 from membench.tables.numbers import short
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _TITLE_PX = 36
 _TITLE_CHARS = 120
 
 
-def roofline_figure(title: str, points: Sequence[RooflinePoint], ceilings: RooflineCeilings) -> "PlotlyFigure":
+def roofline_figure(title: str, points: Sequence[RooflinePoint], ceilings: Ceilings) -> "PlotlyFigure":
     """The points under the ceilings, log-log, ready to be shown or written by itself.
 
     Points without FLOPs, bytes or time have no place on it and are named below it.
@@ -48,7 +49,7 @@ def roofline_figure(title: str, points: Sequence[RooflinePoint], ceilings: Roofl
     return graph_objects.Figure(found)
 
 
-def roofline(points: Sequence[RooflinePoint], ceilings: RooflineCeilings, styles: Mapping[str, Style]) -> Figure:
+def roofline(points: Sequence[RooflinePoint], ceilings: Ceilings, styles: Mapping[str, Style]) -> Figure:
     """The same as plotly's mapping, each point in the style of its name."""
     placed = [p for p in points if p.flops > 0 and p.seconds > 0 and p.bytes > 0 and math.isfinite(p.flops / p.bytes)]
     missing = [p.name for p in points if p not in placed]
@@ -87,7 +88,7 @@ def roofline(points: Sequence[RooflinePoint], ceilings: RooflineCeilings, styles
     )
 
 
-def _axes(placed: Sequence[RooflinePoint], ceilings: RooflineCeilings) -> tuple[dict[str, Any], dict[str, Any]]:
+def _axes(placed: Sequence[RooflinePoint], ceilings: Ceilings) -> tuple[dict[str, Any], dict[str, Any]]:
     """Ranges that hold every point, and the corner of the roof with a decade of its slope."""
     matmul, stream = ceilings.matmul_flops_per_s, ceilings.stream_bytes_per_s
     xs = [p.intensity or 1.0 for p in placed] + ([matmul / stream] if matmul and stream else [])
@@ -99,7 +100,7 @@ def _axes(placed: Sequence[RooflinePoint], ceilings: RooflineCeilings) -> tuple[
 
 
 def _roofs(
-    ceilings: RooflineCeilings, x_axis: dict[str, Any], y_axis: dict[str, Any]
+    ceilings: Ceilings, x_axis: dict[str, Any], y_axis: dict[str, Any]
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Each ceiling as a line and its name: flat for the matrix product, rising for memory."""
     (left, right), bottom = x_axis["range"], y_axis["range"][0]
@@ -149,7 +150,7 @@ def _roof_name(name: str, log_x: float, log_y: float, **anchor: Any) -> dict[str
     return note(name, log_x, log_y, font={"size": FONT_PX - 1, "color": MUTED[0]}, **anchor)
 
 
-def _told(point: RooflinePoint, ceilings: RooflineCeilings) -> str:
+def _told(point: RooflinePoint, ceilings: Ceilings) -> str:
     """What hovering says: the point's numbers, and its share of the roof above it."""
     intensity, reached = point.intensity or 0.0, point.flops_per_s or 0.0
     lines = [

@@ -20,6 +20,7 @@ from membench.report.plots.frame import (
     value_axis,
 )
 from membench.report.plots.spread import spread
+from membench.results.columns import QUANTITIES
 from membench.results.ranking import arm_name, step_name, swept, tokens_name
 
 _HEIGHT_PX = 420
@@ -57,31 +58,35 @@ KEYS = Along(
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class Plotted:
     """What is plotted against it."""
 
-    title: str
+    quantity: str
     of: Callable[[Evidence], float | None]
     shown: Callable[[float], str]
     spread: Callable[[Evidence], tuple[float, float] | None] = lambda _: None
 
+    @property
+    def title(self) -> str:
+        return QUANTITIES[self.quantity].axis
 
-LATENCY = Measure("step, ms", lambda c: c.step_ms, "{:g}".format, lambda c: c.range_ms)
-THROUGHPUT = Measure("tokens a second", lambda c: c.tokens_per_s, format_quantity)
+
+LATENCY = Plotted("step_ms", lambda c: c.step_ms, "{:g}".format, lambda c: c.range_ms)
+THROUGHPUT = Plotted("tokens_per_s", lambda c: c.tokens_per_s, format_quantity)
 
 
-def trend_figures(cases: Sequence[Evidence], along: Along, measure: Measure) -> dict[str, Figure]:
+def trend_figures(cases: Sequence[Evidence], along: Along, plotted: Plotted) -> dict[str, Figure]:
     """A plot for each set of cases that differ by the swept value alone, where there are two values of it."""
     sets: dict[str, list[Evidence]] = defaultdict(list)
     for case in cases:
-        if case.measured and measure.of(case):
+        if case.measured and plotted.of(case):
             sets[along.held(case)].append(case)
     routings = sorted({case.routing for case in cases if case.routing})
     found = {}
     for title, members in sets.items():
         for routing in routings or [""]:
             alike = [case for case in members if case.routing in ("", routing)]
-            made = _figure(alike, along, measure)
+            made = _figure(alike, along, plotted)
             if made is not None:
                 found[_fixed(title, routing if len(routings) > 1 else "")] = made
     return found
@@ -98,36 +103,36 @@ def _lines(cases: Iterable[Evidence], along: Along) -> dict[str, list[tuple[floa
     return {name: sorted(points, key=lambda point: point[0]) for name, points in lines.items()}
 
 
-def _figure(cases: Sequence[Evidence], along: Along, measure: Measure) -> Figure | None:
+def _figure(cases: Sequence[Evidence], along: Along, plotted: Plotted) -> Figure | None:
     lines = _lines(cases, along)
     if not any(points[0][0] < points[-1][0] for points in lines.values()):
         return None
     at = sorted({x for points in lines.values() for x, _ in points})
     level = [case for case in cases if along.of(case) is None]
     named = [(name, points[-1][1]) for name, points in lines.items()] + [(case.name, case) for case in level]
-    heights = [value for case in cases if (value := measure.of(case))]
-    heights += [bound for case in cases for bound in measure.spread(case) or () if bound > 0]
-    y_axis = value_axis(measure.title, heights, measure.shown)
+    heights = [value for case in cases if (value := plotted.of(case))]
+    heights += [bound for case in cases for bound in plotted.spread(case) or () if bound > 0]
+    y_axis = value_axis(plotted.title, heights, plotted.shown)
     ticks = at if len(at) <= 10 else at[:: -(-len(at) // 8)]
     x_axis = log_axis(along.title, at[0], at[-1]) | {"tickvals": ticks, "ticktext": [along.shown(x) for x in ticks]}
     return figure(
         [
-            *(_line(name, points, along, measure) for name, points in lines.items()),
-            *(_level(case, measure.of(case), at) for case in level),
+            *(_line(name, points, along, plotted) for name, points in lines.items()),
+            *(_level(case, plotted.of(case), at) for case in level),
         ],
         _HEIGHT_PX,
         margin={**_MARGIN, "r": max(len(safe(name)) for name, _ in named) * _CHAR_PX + 20},
         xaxis=x_axis,
         yaxis=y_axis,
-        annotations=_end_names([(name, measure.of(case) or heights[0], case) for name, case in named], y_axis),
+        annotations=_end_names([(name, plotted.of(case) or heights[0], case) for name, case in named], y_axis),
     )
 
 
-def _line(name: str, points: Sequence[tuple[float, Evidence]], along: Along, measure: Measure) -> dict[str, Any]:
+def _line(name: str, points: Sequence[tuple[float, Evidence]], along: Along, plotted: Plotted) -> dict[str, Any]:
     """An arm's medians, joined; upright bars are their ranges."""
     style = points[0][1].style
-    values = [measure.of(case) or 0.0 for _, case in points]
-    ranges = [measure.spread(case) or (value, value) for value, (_, case) in zip(values, points, strict=True)]
+    values = [plotted.of(case) or 0.0 for _, case in points]
+    ranges = [plotted.spread(case) or (value, value) for value, (_, case) in zip(values, points, strict=True)]
     return {
         "type": "scatter",
         "mode": "lines+markers",
@@ -146,7 +151,7 @@ def _line(name: str, points: Sequence[tuple[float, Evidence]], along: Along, mea
             "color": style.colour,
         },
         "text": [safe(name)] * len(points),
-        "hovertemplate": f"%{{text}}<br>%{{x:,}} {along.title}<br>{measure.title}: %{{y:.4g}}<extra></extra>",
+        "hovertemplate": f"%{{text}}<br>%{{x:,}} {along.title}<br>{plotted.title}: %{{y:.4g}}<extra></extra>",
     }
 
 

@@ -1,0 +1,39 @@
+"""Which reference each kind has."""
+
+from membench.layers.checking.external_reference import ExternalReference
+from membench.layers.checking.layer_reference import DenseReference, MemoryReference, MoEReference, PeerReference
+from membench.layers.checking.operator_reference import (
+    ExpertRowsReference,
+    GroupedExpertsReference,
+    KeyScoresReference,
+    ProductKeyTopKReference,
+    WeightedBagReference,
+)
+from membench.layers.checking.sampled_reference import SampledReference
+from membench.layers.layer import Layer
+
+REFERENCES: dict[str, type[SampledReference]] = {
+    "dense": DenseReference,
+    "moe": MoEReference,
+    "memory": MemoryReference,
+    "memory_plus": MemoryReference,
+    "peer": PeerReference,
+    "external": ExternalReference,
+    "weighted_bag": WeightedBagReference,
+    "key_scores": KeyScoresReference,
+    "product_key_top_k": ProductKeyTopKReference,
+    "expert_rows": ExpertRowsReference,
+    "grouped_experts": GroupedExpertsReference,
+}
+
+
+def reference_of(layer: Layer) -> type[SampledReference]:
+    """The reference of a layer's kind.
+
+    Raises:
+        ValueError: it has none.
+    """
+    kind = getattr(layer.spec, "kind", None)
+    if kind not in REFERENCES:
+        raise ValueError(f"no reference for a layer of kind {kind or type(layer.spec).__name__}")
+    return REFERENCES[kind]
