@@ -1,7 +1,8 @@
 """Records as rows of named cells: one a case, or one a round. Names are those of the records; no pandas here.
 
 A row is groups of cells that stay together whatever other rows have. What lies in a group of the record has the
-group before its name (``sampling.steady``), but for the layer's dimensions, the counts and the metrics.
+group before its name (``sampling.steady``), but for the layer's dimensions, the counts and the metrics, which are
+there also where nothing was counted or measured.
 """
 
 import json
