@@ -3,8 +3,9 @@
 ``membench.read_results("results/*.json")`` gives result files as a pandas frame. pandas is imported only then.
 """
 
-from typing import TYPE_CHECKING, Any
-
+# As in typing, which is not imported: of ``python -m membench`` this file is the first, and the working folder, which
+# may hold a user's typing.py, is still searched before everything else.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from membench.results.frame import read_results
 
@@ -12,7 +13,7 @@ __all__ = ["__version__", "read_results"]
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "read_results":
         from membench.results.frame import read_results
 
