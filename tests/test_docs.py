@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,13 @@ def test_a_document_s_links_to_files_lead_somewhere():
     for document in DOCUMENTS:
         for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text()):
             assert (document.parent / link).exists(), (document.name, link)
+
+
+def test_what_the_readme_shows_in_python_runs_as_it_is():
+    section = re.search(r"^From Python:$(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert section is not None
+    shown = textwrap.dedent("".join(re.findall(r"^    .*\n", section[1], re.MULTILINE)))
+    assert "optimizer.step()" in shown
+    names = {}
+    exec(shown.replace('"1M"', '"1K"'), names)  # the same with a table that takes no time
+    assert names["layer"].spec.num_keys == 1024

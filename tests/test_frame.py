@@ -263,6 +263,8 @@ def test_paths_may_be_of_any_kind(tmp_path):
         ("none.json", "none.json: there is no such file"),
         ("no/*.json", "no file matches 'no/*.json'"),
         ([], "no file is named"),
+        ("", "no file is named"),
+        (["0.json", ""], "no file is named"),
         ("bad.json", "bad.json: no strict JSON"),
         ("b*.json", "bad.json: no strict JSON"),
         ("other.json", "other.json: is no result of ours"),

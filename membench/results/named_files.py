@@ -25,7 +25,7 @@ def results_named(paths: Named | Iterable[Named]) -> list[tuple[str, ResultFile]
         UsageError: nothing matches, or a file is no result.
     """
     asked = [fspath(each) for each in ([paths] if isinstance(paths, (str, PathLike)) else paths)]
-    if not asked:
+    if not asked or not all(asked):  # an empty name would be taken for the folder that we are in
         raise UsageError("no file is named; give a path, a pattern as in 'results/*.json', or a list of them")
     found: dict[str, tuple[str, ResultFile]] = {}
     foreign: list[str] = []
