@@ -99,7 +99,7 @@ def test_it_is_listed_and_planned(project):
 
 PROFILED = """
 from membench.profiler.asked import Asked, scenario_of
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 (words,) = (line.split() for line in DOCUMENT.splitlines() if "membench profile" in line)
 asked = Asked(words[words.index("--layer") + 1], overrides=(words[words.index("--set") + 1],), dtype="fp32")
 cases = make_plan(scenario_of(asked, "cpu")).runnable

@@ -24,7 +24,7 @@ from membench.gate.verdicts import Verdict
 from membench.machine import device
 from membench.machine.conditions import announcements, conditions, ran, what_is_slow
 from membench.measuring import diagnosis
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.results.conditions import conditions_differ, other_conditions
 from membench.results.metrics import flags_of
 from membench.results.records import Record, Round, read_result

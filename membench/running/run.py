@@ -18,7 +18,8 @@ from membench.machine.datasheet import Hardware, lookup
 from membench.machine.device import available_memory_bytes
 from membench.machine.identity import Machine
 from membench.machine.provenance import probe_environment, result_stem, utc_now
-from membench.planning.plan import Plan, make_plan
+from membench.planning.plan import Plan
+from membench.planning.planner import make_plan
 from membench.planning.solved_arms import SolvedArm
 from membench.processes.signals import ended_as_interrupted
 from membench.results.conditions import other_conditions
