@@ -93,6 +93,16 @@ class Spec(BaseModel):
         return False
 
     @property
+    def has_companion(self) -> bool:
+        """Whether a dense FFN is computed beside it and added to its output."""
+        return False
+
+    @property
+    def takes_best_path(self) -> bool:
+        """Whether operators with several paths compute it, each on the best that the machine offers."""
+        return False
+
+    @property
     def choice_of_token(self) -> Choice | None:
         """What a stated routing chooses for a token in the layer's place; None where it chooses nothing."""
         return None

@@ -64,7 +64,6 @@ _SLOWING = (
     "PYTORCH_NO_CUDA_MEMORY_CACHING",
     "TRITON_INTERPRET",
 )
-_KINDS_WITH_KERNELS = ("memory", "memory_plus", "peer", "weighted_bag", "expert_rows", "product_key_top_k")
 
 
 def conditions(device: str) -> dict[str, Any]:
@@ -176,16 +175,16 @@ def announcements(ran: Mapping[str, Any], kinds: list[str], cores: int, threads:
 
     Args:
         ran: ``conditions`` of the run's environment.
-        kinds: of the layers and operators that it measures.
+        kinds: of the layers and operators that it measures and that take the best path there is.
         cores: that it may use.
         threads: that were asked for; None: as many as there are.
     """
     found = []
     why, quota = text(ran, "fallback"), positive(ran, "cpu_quota_cores")
-    behind = [kind for kind in dict.fromkeys(kinds) if kind in _KINDS_WITH_KERNELS]
-    if why and behind:
+    if why and kinds:
         missing, remedy = _missing(why)
-        found.append(f"{missing} ({why}): {_listed(behind)} on torch's path, two to three times slower; {remedy}")
+        behind = _listed(list(dict.fromkeys(kinds)))
+        found.append(f"{missing} ({why}): {behind} on torch's path, two to three times slower; {remedy}")
     if quota is not None and quota < min(threads or cores, cores):
         count = min(threads or max(1, int(quota)), cores)
         throttled = ", throttled" if count > quota else ""

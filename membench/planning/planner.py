@@ -217,7 +217,7 @@ class _Planner:
             skipped=skipped,
             labels=list(work.arm.labels),
             notes=list(work.arm.notes),
-            companion=bool(getattr(spec, "companion_hidden", 0)),
+            companion=spec.has_companion,
             asked=work.arm.asked,
             achieved=work.arm.achieved,
             **known,
