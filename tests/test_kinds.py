@@ -47,6 +47,15 @@ def asked_what_it_is(path):
         yield from names & {*dir(specs), *(module.__name__ for module in MODULES.values()), "Operator"}
 
 
+def test_a_file_that_asks_is_found(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text(
+        "isinstance(spec, MemorySpec | PeerSpec)\nissubclass(kind, (RetrievalSpec, int))\n"
+        "match layer:\n    case MoE():\n        pass\n"
+    )
+    assert set(asked_what_it_is(file)) == {"MemorySpec", "PeerSpec", "RetrievalSpec", "MoE"}
+
+
 def test_the_instrument_asks_no_layer_what_it_is():
     assert not {(str(path.relative_to(ROOT)), name) for path in INSTRUMENT for name in asked_what_it_is(path)}
 

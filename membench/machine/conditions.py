@@ -6,7 +6,6 @@ from outside can change any of it. It goes down in each round (``ran``) and once
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from membench.json_values import mapping, positive, text
@@ -82,14 +81,12 @@ def conditions(device: str) -> dict[str, Any]:
 
 
 def _paths(device: str) -> dict[str, Any]:
-    """By which way operators are computed; nothing of a revision whose layers cannot say it."""
+    """By which way operators are computed."""
     import torch
 
-    try:
-        from membench.layers.kernels.cpp_build import kernels
-        from membench.layers.kernels.paths import fallback, path_of
-    except ImportError:
-        return {}
+    from membench.layers.kernels.cpp_build import kernels
+    from membench.layers.kernels.paths import fallback, path_of
+
     native = kernels() if device == "cpu" else None
     return {
         "path": path_of(torch.empty(0, device=device)),
@@ -101,19 +98,16 @@ def _paths(device: str) -> dict[str, Any]:
 
 def ran(device: str) -> dict[str, Any]:
     """``conditions``, and as ``paths`` the way of each operator that ran since ``begin_ran``."""
-    try:
-        from membench.layers.kernels.paths import taken
-    except ImportError:  # as in _paths
-        return conditions(device)
+    from membench.layers.kernels.paths import taken
+
     return {**conditions(device), "paths": taken()}
 
 
 def begin_ran() -> None:
     """Forget which operators ran."""
-    with suppress(ImportError):
-        from membench.layers.kernels.paths import forget_taken
+    from membench.layers.kernels.paths import forget_taken
 
-        forget_taken()
+    forget_taken()
 
 
 def _threads(asked: int) -> int:
