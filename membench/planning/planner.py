@@ -14,7 +14,7 @@ from membench.planning.plan import Plan, PlannedCase
 from membench.planning.solved_arms import SolvedArm, solve_points, solve_shrunk
 from membench.scenario.arms import Level
 from membench.scenario.scenario import Scenario
-from membench.scenario.traces import fits
+from membench.scenario.traces import trace_for
 
 
 def make_plan(
@@ -54,7 +54,7 @@ def make_plan(
         if not works:
             raise UsageError("leaves out every case; exclude less", key="axes.exclude")
         for work in works:
-            fits(work.arm.spec, work.point.workload.routing)
+            trace_for(work.arm.spec, work.point.workload.routing)
         devices = hardware.count if hardware else 1
         fitted = fit(scenario.fit, works, room, shrunk, devices)
     link_gb_s = _link_gb_s(scenario, hardware)
@@ -90,7 +90,7 @@ def solve_budgets(scenario: Scenario) -> list[dict[str, SolvedArm]]:
         solved = _solved(scenario)
         for point, arms in zip(scenario.points, solved, strict=True):
             for arm in arms.values():
-                fits(arm.spec, point.workload.routing)
+                trace_for(arm.spec, point.workload.routing)
     return solved
 
 
@@ -143,7 +143,7 @@ def _routing(work: Work) -> RoutingConfig:
     if not work.arm.spec.ROUTED:
         return RoutingConfig()
     routing = work.point.workload.routing
-    if trace := fits(work.arm.spec, routing):
+    if trace := trace_for(work.arm.spec, routing):
         routing = routing.model_copy(update={"trace_sha256": trace.sha256})
     unused = {name: None for name in ("trace",) if routing.kind != "trace"}
     if routing.kind != "zipf":
