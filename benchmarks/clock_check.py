@@ -26,7 +26,7 @@ from membench.machine.device import cache_bytes, usable_cores
 from membench.machine.provenance import probe_environment, utc_now
 from membench.measuring.inputs import make_inputs, pool_size
 from membench.measuring.step import make_step
-from membench.measuring.time import Clock, Sampling, Step, sample
+from membench.measuring.time import Clock, Sampling, StepCall, sample
 from membench.processes.environment import measuring_environment
 
 _TURNS = 15
@@ -52,7 +52,7 @@ CASES: list[tuple[Any, Mode]] = [
 _TOKENS = 128
 
 
-def step_of(spec: Any, mode: Mode, device: str) -> Step:
+def step_of(spec: Any, mode: Mode, device: str) -> StepCall:
     """The step that membench times."""
     layer = build(spec, device=device)
     optimizer = "adamw" if mode == "train_step" else None
@@ -62,7 +62,7 @@ def step_of(spec: Any, mode: Mode, device: str) -> Step:
     return make_step(mode, layer, layer, inputs, torch.randn_like(inputs[0].x), update)
 
 
-def other_clock_s(step: Step, numbers: Any, device: str) -> float:
+def other_clock_s(step: StepCall, numbers: Any, device: str) -> float:
     """Median seconds a call, by the independent clock."""
     if device == "cuda":
         from triton.testing import do_bench

@@ -37,7 +37,7 @@ from membench.machine.device import cache_bytes, usable_cores
 from membench.machine.provenance import probe_environment, result_stem, utc_now
 from membench.measuring.inputs import make_inputs, pool_size
 from membench.measuring.step import make_step
-from membench.measuring.time import Clock, Step
+from membench.measuring.time import Clock, StepCall
 from membench.processes.environment import measuring_environment
 from membench.running.progress import RunProgress
 from membench.running.worker import prepare_process
@@ -65,7 +65,7 @@ def _unit() -> Callable[[], object]:
     return lambda: torch.mul(a, a, out=a)
 
 
-def build_steps() -> dict[str, Step]:
+def build_steps() -> dict[str, StepCall]:
     """Every case's step, on layers built in this process."""
     past_bytes = cache_bytes("cpu")
     built: dict[Any, Any] = {}
@@ -88,7 +88,7 @@ def serve(pipe: Connection) -> None:
         case, units = asked
         step = steps[case]
 
-        def call(i: int, step: Step = step, units: int = units) -> None:
+        def call(i: int, step: StepCall = step, units: int = units) -> None:
             step(i)
             for _ in range(units):
                 unit()

@@ -45,7 +45,7 @@ def dense_of_equal_flops(moe: MoESpec, tokens: int) -> DenseSpec:
     """The dense layer whose hidden width brings its FLOPs nearest."""
     flops = moe.cost(Step(tokens)).flops
     one = DenseSpec(model_dim=moe.model_dim, ffn_hidden=1, dtype=moe.dtype)
-    return one.with_dimensions(ffn_hidden=round(flops / one.cost(Step(tokens)).flops))
+    return one.model_copy(update={"ffn_hidden": round(flops / one.cost(Step(tokens)).flops)})
 
 
 def forward(layer: Layer | PlainDense, x: torch.Tensor, dy: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ K experts a token uses, E experts, D value dim.
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from membench.layers.kernels.precision import product_dtype
 from membench.layers.routing import StatedRouting
 from membench.layers.spec import Cost, Spec, Step, TokenSpec
-
-if TYPE_CHECKING:
-    from membench.layers.tables.value_table import ValueTable
+from membench.layers.tables.value_table import ValueTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +167,7 @@ class Layer(nn.Module):
         """The path that an operator takes, ``auto`` resolved; None for what has one way only."""
         return None
 
-    def tables(self) -> "tuple[ValueTable, ...]":
+    def tables(self) -> tuple[ValueTable, ...]:
         """The value tables this layer reads, with their row gradients."""
         return ()
 

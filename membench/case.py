@@ -60,11 +60,11 @@ class Case(BaseModel):
     @property
     def id(self) -> str:
         """Hash of the resolved config and the method's version; equal ids are comparable."""
-        config = {**self.plain(), "method_version": METHOD_VERSION}
+        config = {**self.as_json(), "method_version": METHOD_VERSION}
         config["routing"].pop("trace", None)  # a recording is what is in it, not where it lies
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
-    def plain(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """As JSON that an earlier membench reads, too, where it knows all that the case uses.
 
         What was renamed has its first name, and later fields that are at their defaults are left out.

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from membench.case import HASHED_ALWAYS, Case
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.scenario.scenario import load_scenario
 from membench.scenario.shipped import list_scenarios
 

@@ -99,7 +99,7 @@ def test_it_is_listed_and_planned(project):
 
 PROFILED = """
 from membench.profiler.asked import Asked, scenario_of
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 (words,) = (line.split() for line in DOCUMENT.splitlines() if "membench profile" in line)
 asked = Asked(words[words.index("--layer") + 1], overrides=(words[words.index("--set") + 1],), dtype="fp32")
 cases = make_plan(scenario_of(asked, "cpu")).runnable
@@ -146,6 +146,8 @@ def test_it_is_measured(project, tmp_path):
         assert found["reference"]["errors"]["output"] <= 1e-5
         assert found["cost"]["source"] == "exact"
         assert record["metrics"]["latency_ms_p50"] > 0
+    shown = told(project, "report", printed["results"][0]["path"], "--output", str(tmp_path / "page.html"))
+    assert "low_rank" in {each["arm"] for answer in shown["runs"][0]["answers"] for each in answer["standings"]}
 
 
 def test_a_wrong_module_is_not_timed(project, tmp_path):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from membench.errors import UsageError, suggestion
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.scenario.scenario import load_scenario, parse_scenario
 
 BASE = """schema_version: 1

@@ -68,7 +68,7 @@ def test_key_counts_stay_squares():
     spec = solve(PeerSpec, {"model_dim": D, "key_dim": 512}, [Ask("params", 68.7e9)])
     n = math.isqrt(spec.num_keys)
     assert n * n == spec.num_keys
-    sizes = {m: quantity(spec.with_dimensions(num_keys=m * m), "params") for m in (n - 1, n, n + 1)}
+    sizes = {m: quantity(spec.model_copy(update={"num_keys": m * m}), "params") for m in (n - 1, n, n + 1)}
     assert min(sizes, key=lambda m: abs(sizes[m] - 68.7e9)) == n
 
 

@@ -19,7 +19,7 @@ from membench.cli.output_option import checked_folder, page_path
 from membench.cli.report import report
 from membench.errors import UsageError
 from membench.gate.outcome import PASS
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.results.ranking import comparable_groups
 from membench.results.records import write_result
 from membench.scenario.scenario import load_scenario

@@ -24,7 +24,7 @@ from membench.gate.verdicts import Verdict
 from membench.machine import device
 from membench.machine.conditions import announcements, conditions, ran, what_is_slow
 from membench.measuring import diagnosis
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.results.conditions import conditions_differ, other_conditions
 from membench.results.metrics import flags_of
 from membench.results.records import Record, Round, read_result
@@ -223,19 +223,19 @@ def test_threads_are_no_more_than_a_quota_feeds(quota, threads, monkeypatch):
 
 def test_what_will_be_slower_is_said():
     say = f"no working C++ compiler ({MISSING}): memory and peer run on torch's path, two to three times slower; "
-    said = announcements(FALLEN, ["dense", "memory", "peer", "memory"], 2, None)
+    said = announcements(FALLEN, ["memory", "peer", "memory"], 2, None)
     assert len(said) == 1 and said[0].startswith(say)
-    assert announcements(FALLEN, ["dense", "moe"], 2, None) == announcements(NATIVE, ["memory"], 2, None) == []
+    assert announcements(FALLEN, [], 2, None) == announcements(NATIVE, ["memory"], 2, None) == []
     cache = {**FALLEN, "fallback": "the cache /x cannot be written: Read-only file system"}
     assert "MEMBENCH_CACHE" in announcements(cache, ["memory"], 2, None)[0]
     triton = {**FALLEN, "fallback": "the triton package is not installed"}
     assert announcements(triton, ["memory"], 2, None)[0].endswith("install triton")
     quota = {**NATIVE, "cpu_quota_cores": 1.5, "settings": {"torch": "a debug build"}}
-    assert announcements(quota, ["dense"], 4, None) == [
+    assert announcements(quota, [], 4, None) == [
         "a CPU quota of 1.5 of 4 cores: 1 thread",
         "torch runs with torch a debug build",
     ]
-    assert announcements(quota, ["dense"], 4, 2)[0] == "a CPU quota of 1.5 of 4 cores: 2 threads, throttled"
+    assert announcements(quota, [], 4, 2)[0] == "a CPU quota of 1.5 of 4 cores: 2 threads, throttled"
 
 
 def test_a_line_is_said_once(scenario_file, monkeypatch):

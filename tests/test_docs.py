@@ -81,7 +81,8 @@ def test_the_glossary_has_the_words_that_documents_use():
 def test_the_glossary_says_what_the_code_has():
     assert re.findall(r"^\| ([A-Z]+) \|", GLOSSARY, re.MULTILINE) == list(Verdict)
     entries = dict(zip(TERMS, re.split("^### .*", GLOSSARY, flags=re.MULTILINE)[1:], strict=True))
-    for term, names in {"Budget": Budgets.NAMES, "Mode": MODES, "Routing": ROUTINGS, "Kind": sorted(KINDS)}.items():
+    budgets = Budgets.model_fields
+    for term, names in {"Budget": budgets, "Mode": MODES, "Routing": ROUTINGS, "Kind": sorted(KINDS)}.items():
         assert all(f"`{name}`" in entries[term] for name in names if name != "external"), term
 
 

@@ -9,7 +9,7 @@ from membench.errors import UsageError
 from membench.machine.datasheet import parse_hardware
 from membench.planning.check_size import CHECK_WORKSPACE_BYTES, check_bytes, sampled_tokens
 from membench.planning.fit import PROCESS_BYTES, Work, need_bytes
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.scenario.scenario import parse_scenario
 
 # 1024² rows of 1024 float32 are 4.3 GB; the mixture's 128 experts of 12.6 MB each 1.6 GB.

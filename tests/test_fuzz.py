@@ -12,7 +12,7 @@ import pytest
 
 from membench.errors import UsageError
 from membench.machine.datasheet import parse_hardware
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.scenario.scenario import parse_scenario
 from membench.scenario.shipped import shipped_directory
 from membench.tables.plan import plan_tables

@@ -15,7 +15,7 @@ from membench.gate.as_json import comparison_json
 from membench.gate.comparison import compare_files, compare_group
 from membench.gate.junit import to_junit
 from membench.gate.outcome import outcome_of
-from membench.gate.result_set import LoadedResult, group_results, read_results
+from membench.gate.result_set import LoadedResult, group_results, load_results
 from membench.gate.thresholds import Thresholds
 from membench.gate.within import compare_within
 from membench.results.records import read_result, write_result
@@ -64,7 +64,7 @@ def show(found, groups):
 def outcome(path, base):
     """``compared`` or ``refused``; any other exception is the test's failure."""
     try:
-        results = read_results([str(path), str(base)])
+        results = load_results([str(path), str(base)])
         groups = group_results(results, None, every=True)
     except UsageError as error:
         assert "\n" not in str(error)

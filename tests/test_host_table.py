@@ -25,7 +25,7 @@ from membench.machine.datasheet import parse_hardware
 from membench.measuring.measurement import CaseMeasurement
 from membench.measuring.time import Clock, Sampling
 from membench.planning.fit import PROCESS_BYTES
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.scenario.scenario import load_scenario, parse_scenario
 from membench.tables.plan import plan_tables
 

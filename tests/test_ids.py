@@ -11,7 +11,7 @@ from recorded_ids import configs, defaults, hashed_always, ids_of, recorded
 from membench.case import Case, RoutingConfig
 from membench.layers import build
 from membench.layers.spec import AnySpec, ExternalSpec, TokenSpec, spec_from
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.results.records import read_result
 from membench.running.protocol import Build
 from membench.scenario.scenario import parse_scenario

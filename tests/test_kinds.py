@@ -47,11 +47,48 @@ def asked_what_it_is(path):
         yield from names & {*dir(specs), *(module.__name__ for module in MODULES.values()), "Operator"}
 
 
+def test_a_file_that_asks_is_found(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text(
+        "isinstance(spec, MemorySpec | PeerSpec)\nissubclass(kind, (RetrievalSpec, int))\n"
+        "match layer:\n    case MoE():\n        pass\n"
+    )
+    assert set(asked_what_it_is(file)) == {"MemorySpec", "PeerSpec", "RetrievalSpec", "MoE"}
+
+
 def test_the_instrument_asks_no_layer_what_it_is():
-    # a profile's defaults are of layers that look up rows; --against takes their dimensions over
-    allowed = {("membench/profiler/asked.py", "RetrievalSpec")}
-    found = {(str(path.relative_to(ROOT)), name) for path in INSTRUMENT for name in asked_what_it_is(path)}
-    assert found == allowed
+    assert not {(str(path.relative_to(ROOT)), name) for path in INSTRUMENT for name in asked_what_it_is(path)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "dimensions", "takes"),
+    [
+        ("dense", {"ffn_hidden": 64}, False),
+        ("moe", {"num_experts": 8, "expert_hidden": 16, "top_k": 2}, False),
+        ("memory", {"num_keys": 1024, "key_dim": 8}, True),
+        ("memory_plus", {"num_keys": 1024, "key_dim": 8}, True),
+        ("peer", {"num_keys": 1024, "key_dim": 8}, True),
+        ("external", {"factory": "a:b"}, False),
+        ("weighted_bag", {"num_keys": 1024}, True),
+        ("expert_rows", {"num_keys": 1024}, True),
+        ("expert_rows", {"num_keys": 1024, "path": "torch"}, False),
+        ("grouped_experts", {"num_experts": 8, "expert_hidden": 16}, False),
+    ],
+)
+def test_which_take_the_best_path_there_is(kind, dimensions, takes):
+    assert spec_of(kind, **dimensions).takes_best_path is takes
+
+
+def test_operators_on_scores_take_the_best_path_they_have():
+    assert spec_from({"kind": "product_key_top_k", "num_keys": 1024}).takes_best_path
+    assert not spec_from({"kind": "key_scores", "num_keys": 1024, "key_dim": 8}).takes_best_path
+
+
+@pytest.mark.parametrize(("kind", "beside"), [("memory", 0), ("memory", 64), ("peer", 0), ("peer", 64)])
+def test_which_have_a_companion(kind, beside):
+    spec = spec_of(kind, num_keys=1024, key_dim=8, companion_hidden=beside)
+    assert spec.has_companion == bool(beside)
+    assert not spec_of("dense", ffn_hidden=64).has_companion
 
 
 @pytest.fixture

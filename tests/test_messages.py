@@ -11,7 +11,7 @@ from gate_results import a_file, a_record
 from test_bad_input import BASE
 
 from membench.errors import UsageError
-from membench.planning.plan import make_plan, solve_budgets
+from membench.planning.planner import make_plan, solve_budgets
 from membench.results.records import read_result, write_result
 from membench.scenario.scenario import parse_scenario
 from membench.yaml_files.problem import yaml_problem

@@ -26,7 +26,7 @@ from membench.gate.result_set import LoadedResult, group_results
 from membench.gate.thresholds import Thresholds
 from membench.gate.within import compare_within
 from membench.measuring import diagnosis
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.results.records import read_result, write_result
 from membench.running.progress import RunProgress
 from membench.scenario.scenario import load_scenario

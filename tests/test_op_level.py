@@ -11,7 +11,7 @@ from layers.spec import OPERATORS, spec_from
 from membench.case import Case
 from membench.cli import app
 from membench.errors import UsageError
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.report.palette import arm_styles
 from membench.results.ranking import comparable_groups, yardstick
 from membench.results.records import read_result

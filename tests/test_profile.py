@@ -6,7 +6,7 @@ import pytest
 
 from layers.spec import StageCost
 from membench.errors import UsageError
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.profiler.asked import Asked, naming_options, scenario_of
 from membench.report.profile_picture import _spread, check_picture_path, points_of, write_roofline
 from membench.results.ceilings import Ceilings

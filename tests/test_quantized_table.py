@@ -20,7 +20,7 @@ from membench.case import Case
 from membench.measuring import ceilings
 from membench.measuring.memory import peak_bytes, reset_peak
 from membench.measuring.time import Clock
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.scenario.scenario import load_scenario
 
 NAMES = ["int8", "float8_e4m3fn"]

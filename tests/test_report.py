@@ -10,6 +10,7 @@ import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from report_results import a_key_sweep, a_sweep, with_payload
@@ -144,6 +145,15 @@ def test_an_arm_has_one_colour_and_no_two_arms_have_the_same():
     assert arm_styles(a_key_sweep().cases)["memory"] == styles["memory"]
     assert {style.colour for style in styles.values()} <= set(dark_colours())
     assert len(set(dark_colours().values())) == len(dark_colours())
+
+
+def test_kinds_that_no_colour_was_chosen_for_are_shown_too():
+    cases = [
+        SimpleNamespace(arm=kind, layer=SimpleNamespace(kind=kind)) for kind in ("low_rank", "external", "fourier")
+    ]
+    styles = arm_styles(SimpleNamespace(case=case) for case in cases)
+    assert len(set(styles.values())) == 3
+    assert {style.colour for style in styles.values()} <= dark_colours().keys()
 
 
 def test_every_colour_of_every_figure_has_a_dark_counterpart():

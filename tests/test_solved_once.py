@@ -7,7 +7,7 @@ import pytest
 from membench.errors import UsageError
 from membench.files import read_file
 from membench.planning import latency, solved_arms
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.planning.solved_arms import solve_points
 from membench.planning.solver import solve
 from membench.running.run import plan_here

@@ -3,7 +3,7 @@
 import csv
 import io
 
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.scenario.scenario import parse_scenario
 from membench.tables.plan import plan_tables
 from membench.tables.render import Column, Table, print_tables, to_csv, to_markdown

@@ -10,7 +10,7 @@ from test_profile import a_mode, a_profile
 
 from membench.cli.run import Format, run
 from membench.errors import UsageError
-from membench.planning.plan import make_plan
+from membench.planning.planner import make_plan
 from membench.results.frame import results_frame
 from membench.results.ranking import counted
 from membench.results.records import read_result

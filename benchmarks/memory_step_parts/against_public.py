@@ -33,7 +33,7 @@ from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.public.embedding_bag import BagMemory
 from membench.measuring.inputs import Input
 from membench.measuring.step import make_step
-from membench.measuring.time import Clock, Step
+from membench.measuring.time import Clock, StepCall
 
 INPUTS = 8  # batches that take turns: together they read several times the last-level cache
 Pages = Literal["default", "huge"]
@@ -103,7 +103,9 @@ def _compared(
         return take_turns(ways, sizes.rounds, _WARMUP_ROUNDS), on_huge
 
 
-def serve(pipe: Connection, make: Callable[[Sizes, Any], tuple[Step, Tensor]], sizes: Sizes, optimizer: str) -> None:
+def serve(
+    pipe: Connection, make: Callable[[Sizes, Any], tuple[StepCall, Tensor]], sizes: Sizes, optimizer: str
+) -> None:
     """In a process of its own: says whether the table lies on huge pages, then times as many calls as asked for."""
     step, table = make(sizes, optimizer)
     clock, inputs = Clock("cpu"), count()
@@ -112,7 +114,7 @@ def serve(pipe: Connection, make: Callable[[Sizes, Any], tuple[Step, Tensor]], s
         pipe.send(statistics.median(clock.seconds(step, inputs, 1) for _ in range(calls)))
 
 
-def our_step(sizes: Sizes, optimizer: RowOptimizer) -> tuple[Step, Tensor]:
+def our_step(sizes: Sizes, optimizer: RowOptimizer) -> tuple[StepCall, Tensor]:
     """One training step on input number i, gradient of the input included; and the table it reads."""
     spec, (batches, dy) = sizes.spec(), _batches(sizes)
     layer = build(spec)
@@ -121,7 +123,7 @@ def our_step(sizes: Sizes, optimizer: RowOptimizer) -> tuple[Step, Tensor]:
     return step, layer.tables()[0].weight
 
 
-def their_step(sizes: Sizes, optimizer: TheirOptimizer) -> tuple[Step, Tensor]:
+def their_step(sizes: Sizes, optimizer: TheirOptimizer) -> tuple[StepCall, Tensor]:
     """The same of theirs."""
     batches, dy = _batches(sizes)
     layer = BagMemory(sizes.spec(), torch.float32, sparse=optimizer == "row_adagrad")

@@ -20,11 +20,10 @@ from membench.layers.kernels.lookups import Lookups
 from membench.layers.kernels.row_passes import row_backward_update_, weighted_bag
 from membench.layers.kernels.row_update import RowState, RowStep
 from membench.layers.memory import Memory
-from membench.layers.spec import Step as LayerStep
-from membench.layers.spec import accounting
+from membench.layers.spec import Step, accounting
 from membench.machine.device import cache_bytes
 from membench.measuring.ceilings import random_row_ceiling
-from membench.measuring.time import Clock, Sampling, Step, sample
+from membench.measuring.time import Clock, Sampling, StepCall, sample
 
 _BAG_GOAL, _UPDATE_GOAL = 0.9, 2.0
 _SAMPLING = Sampling(min_samples=INPUTS, floor_samples=INPUTS, max_seconds=1.0, warmup_seconds=0.05)
@@ -44,7 +43,7 @@ class _Reads:
 class _Timed:
     """A step with its floor in bytes; by round, the floor's seconds and the step's median and best."""
 
-    step: Step
+    step: StepCall
     floor_bytes: float
     floor_s: list[float] = field(default_factory=list)
     median_s: list[float] = field(default_factory=list)
@@ -95,7 +94,7 @@ def _steps(layer: Memory, sizes: Sizes) -> tuple[dict[str, _Timed], float]:
         """What the bag, and its backward with the rule's update, must move at least."""
         forward, backward = accounting.row_reads(
             "bag",
-            LayerStep(sizes.tokens, mode="train_step", optimizer=rule, cache_bytes=cache_bytes("cpu")),
+            Step(sizes.tokens, mode="train_step", optimizer=rule, cache_bytes=cache_bytes("cpu")),
             lookups=reads[0].rows.numel(),
             unique_rows=unique_rows,
             row_elements=sizes.model_dim,
@@ -105,7 +104,7 @@ def _steps(layer: Memory, sizes: Sizes) -> tuple[dict[str, _Timed], float]:
         )
         return forward.bytes_dram_expected, backward.bytes_dram_expected
 
-    def on_reads(call: Callable[[_Reads], object]) -> Step:
+    def on_reads(call: Callable[[_Reads], object]) -> StepCall:
         return lambda number: call(reads[number % INPUTS])
 
     steps = {

@@ -19,7 +19,7 @@ from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec.quantities import format_num_keys
 from membench.measuring.inputs import Input
 from membench.measuring.step import make_step
-from membench.measuring.time import Step
+from membench.measuring.time import StepCall
 from membench.measuring.traffic import count_traffic
 from membench.profiler.stage_clock import StageClock
 from membench.profiler.stage_times import followed, mean_of_middle, observed
@@ -32,8 +32,8 @@ _GOAL = 2.5
 class _Trained:
     """One size: its step, the same observed, and what was observed so far."""
 
-    step: Step
-    watched: Step
+    step: StepCall
+    watched: StepCall
     clock: StageClock
     unique_rows: float | None
     stages: list[dict[StageKey, float]] = field(default_factory=list)
@@ -75,7 +75,7 @@ def _trained(sizes: Sizes, num_keys: int, batches: list[torch.Tensor]) -> _Train
     layer, inputs, dy = build(spec), [Input(x, None) for x in batches], torch.randn_like(batches[0])
     optimizer = LayerOptimizer(layer, "row_adagrad", 0.0)
 
-    def step_of(call: Any) -> Step:
+    def step_of(call: Any) -> StepCall:
         return make_step("train_step", call, layer, inputs, dy, optimizer)
 
     clock = StageClock("cpu")

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from itertools import repeat
 
-from membench.measuring.time import Clock, Step
+from membench.measuring.time import Clock, StepCall
 
 Timed = Callable[[int], float]  # seconds of something on input number i
 
 
-def timed(step: Step) -> Timed:
+def timed(step: StepCall) -> Timed:
     """The seconds of one call."""
     clock = Clock("cpu")
     return lambda number: clock.seconds(step, repeat(number), 1)

@@ -11,7 +11,6 @@ from membench.layers.spec.expectation import RoutingKind
 from membench.layers.spec.quantities import ITEM_BYTES, DTypeName
 
 WIDTH_MULTIPLE = 64  # solved widths stay multiples of this on every arm
-BudgetName = str
 
 
 class FreeDimension(BaseModel):
@@ -57,7 +56,7 @@ class Spec(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    FREE: ClassVar[dict[BudgetName, tuple[FreeDimension, ...]]] = {}
+    FREE: ClassVar[dict[str, tuple[FreeDimension, ...]]] = {}
     ROUTED: ClassVar[bool] = True
     COUNTED: ClassVar[bool] = True
     YARDSTICK: ClassVar[str] = "dense"
@@ -90,6 +89,16 @@ class Spec(BaseModel):
     @property
     def is_yardstick(self) -> bool:
         """Whether it is what its like is held against."""
+        return False
+
+    @property
+    def has_companion(self) -> bool:
+        """Whether a dense FFN is computed beside it and added to its output."""
+        return False
+
+    @property
+    def takes_best_path(self) -> bool:
+        """Whether operators with several paths compute it, each on the best that the machine offers."""
         return False
 
     @property
@@ -127,10 +136,6 @@ class Spec(BaseModel):
         """Why a routing of this kind cannot be imposed, or None."""
         del routing
         return None
-
-    def with_dimensions(self, **dimensions: int) -> Self:
-        """A validated copy with other dimensions."""
-        return type(self).model_validate({**self.model_dump(), **dimensions})
 
     def under_first_names(self) -> Self:
         """The same, by the first names of what was renamed since: what is told apart by names stays the same."""

@@ -78,6 +78,10 @@ class MemorySpec(RetrievalSpec):
         return self.value_dim if self.value_dim is not None else self.model_dim
 
     @property
+    def has_companion(self) -> bool:
+        return self.companion_hidden > 0
+
+    @property
     def gated(self) -> bool:
         return False
 

@@ -50,6 +50,10 @@ class OperatorSpec(Spec):
         return self.path == "plain"
 
     @property
+    def takes_best_path(self) -> bool:
+        return self.path == "auto" and bool(self.PATHS)
+
+    @property
     def dense_params(self) -> int:
         """Parameters in no table."""
         return 0

@@ -37,6 +37,10 @@ class PeerSpec(RetrievalSpec):
     companion_hidden: NonNegativeInt = Field(default=0, description="hidden width of a dense FFN added beside")
 
     @property
+    def has_companion(self) -> bool:
+        return self.companion_hidden > 0
+
+    @property
     def table_params(self) -> int:
         return TABLES * self.num_keys * self.model_dim
 

@@ -61,6 +61,10 @@ class RetrievalSpec(TokenSpec):
         return self.model_dim * self.heads * self.key_dim + self.heads * self.sub_keys * self.key_dim + norm
 
     @property
+    def takes_best_path(self) -> bool:
+        return True
+
+    @property
     def choice_of_token(self) -> Choice:
         return Choice("rows", (self.heads, self.top_k), self.num_keys)
 

@@ -36,7 +36,8 @@ def ab(
     Each round starts a fresh process for each side and alternates between them, sample by sample, so
     that a machine that becomes slower is slower for both. If the first rounds do not decide, as many
     again are measured. A case that is slow must be slow again in fresh rounds. Both sides are measured
-    by this membench, with this scenario.
+    with this scenario, by this membench; a revision of membench whose layers have another interface is
+    measured by its own.
 
     Exit codes: 0 no regression, 1 confirmed regression, 2 bad input, 3 inconclusive (only with
     --strict), 4 nothing comparable, 5 nothing was measured, 130 interrupted (what was finished is kept).

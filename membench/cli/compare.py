@@ -52,7 +52,7 @@ def compare(
     Exit codes: 0 no regression, 1 regression, 2 bad input, 3 inconclusive (only with --strict),
     4 nothing comparable, 5 nothing was measured, 130 interrupted.
     """
-    from membench.gate.result_set import group_results, read_results
+    from membench.gate.result_set import group_results, load_results
     from membench.gate.thresholds import load_thresholds
 
     known = load_thresholds(thresholds)
@@ -60,12 +60,12 @@ def compare(
         from membench.cli.compare_within import check_alone, show_within
 
         check_alone(baseline=baseline, every=every, strict=strict, advisory=advisory, markdown=markdown, junit=junit)
-        show_within(read_results(files), reference, known, as_json=as_json)
+        show_within(load_results(files), reference, known, as_json=as_json)
         return
     from membench.cli.gate_outputs import Outputs
     from membench.gate.comparison import compare_group
 
     outputs = Outputs(strict, advisory, markdown, junit, as_json).checked()
-    groups = group_results(read_results(files), baseline, every=every)
+    groups = group_results(load_results(files), baseline, every=every)
     comparisons = [each for group in groups for each in compare_group(group, known)]
     raise typer.Exit(outputs.show(comparisons, groups))

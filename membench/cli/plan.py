@@ -31,7 +31,7 @@ def plan(
     from membench.cli.device_option import checked_device
     from membench.machine.datasheet import Hardware, local_gpu, parse_hardware
     from membench.machine.device import available_memory_bytes, last_level_cache_bytes
-    from membench.planning.plan import make_plan
+    from membench.planning.planner import make_plan
     from membench.scenario.scenario import load_scenario
     from membench.tables.plan import plan_tables
     from membench.tables.render import print_tables

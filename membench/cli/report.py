@@ -36,13 +36,13 @@ def report(files: Files, output: Page = Path("report.html"), table: TableFile = 
     from membench.cli.table_option import check_table, write_table
     from membench.errors import UsageError
     from membench.files import write_whole
-    from membench.gate.result_set import read_results
+    from membench.gate.result_set import load_results
     from membench.report.page import page, run_views
     from membench.results.frame import results_frame
     from membench.results.records import strict_json
     from membench.words import how_many
 
-    loaded = read_results(files)
+    loaded = load_results(files)
     if table:
         check_table(table)
     output = page_path(output)

@@ -48,7 +48,7 @@ def run(
     from membench.cli.device_option import checked_device
     from membench.cli.output_option import checked_folder
     from membench.cli.standard_output import StandardOutput
-    from membench.planning.plan import solve_budgets
+    from membench.planning.planner import solve_budgets
     from membench.results.records import strict_json
     from membench.running.run import Finished, run_scenario
     from membench.scenario.scenario import load_scenario

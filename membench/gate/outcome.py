@@ -1,4 +1,4 @@
-"""What a comparison comes to: one exit code of design's list, and why."""
+"""What a comparison comes to: one exit code, and why. ``membench.cli.exit_codes`` has the other codes."""
 
 from dataclasses import dataclass
 

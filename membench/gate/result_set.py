@@ -50,7 +50,7 @@ class Group:
     why: str = ""
 
 
-def read_results(paths: Sequence[str]) -> list[LoadedResult]:
+def load_results(paths: Sequence[str]) -> list[LoadedResult]:
     """Result files, each once, in the order of their runs. JSON of another make among them is passed over, and named.
 
     Raises:

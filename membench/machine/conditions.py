@@ -6,7 +6,6 @@ from outside can change any of it. It goes down in each round (``ran``) and once
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from membench.json_values import mapping, positive, text
@@ -64,7 +63,6 @@ _SLOWING = (
     "PYTORCH_NO_CUDA_MEMORY_CACHING",
     "TRITON_INTERPRET",
 )
-_KINDS_WITH_KERNELS = ("memory", "memory_plus", "peer", "weighted_bag", "expert_rows", "product_key_top_k")
 
 
 def conditions(device: str) -> dict[str, Any]:
@@ -83,14 +81,12 @@ def conditions(device: str) -> dict[str, Any]:
 
 
 def _paths(device: str) -> dict[str, Any]:
-    """By which way operators are computed; nothing of a revision whose layers cannot say it."""
+    """By which way operators are computed."""
     import torch
 
-    try:
-        from membench.layers.kernels.cpp_build import kernels
-        from membench.layers.kernels.paths import fallback, path_of
-    except ImportError:
-        return {}
+    from membench.layers.kernels.cpp_build import kernels
+    from membench.layers.kernels.paths import fallback, path_of
+
     native = kernels() if device == "cpu" else None
     return {
         "path": path_of(torch.empty(0, device=device)),
@@ -102,19 +98,16 @@ def _paths(device: str) -> dict[str, Any]:
 
 def ran(device: str) -> dict[str, Any]:
     """``conditions``, and as ``paths`` the way of each operator that ran since ``begin_ran``."""
-    try:
-        from membench.layers.kernels.paths import taken
-    except ImportError:  # as in _paths
-        return conditions(device)
+    from membench.layers.kernels.paths import taken
+
     return {**conditions(device), "paths": taken()}
 
 
 def begin_ran() -> None:
     """Forget which operators ran."""
-    with suppress(ImportError):
-        from membench.layers.kernels.paths import forget_taken
+    from membench.layers.kernels.paths import forget_taken
 
-        forget_taken()
+    forget_taken()
 
 
 def _threads(asked: int) -> int:
@@ -176,16 +169,16 @@ def announcements(ran: Mapping[str, Any], kinds: list[str], cores: int, threads:
 
     Args:
         ran: ``conditions`` of the run's environment.
-        kinds: of the layers and operators that it measures.
+        kinds: of the layers and operators that it measures and that take the best path there is.
         cores: that it may use.
         threads: that were asked for; None: as many as there are.
     """
     found = []
     why, quota = text(ran, "fallback"), positive(ran, "cpu_quota_cores")
-    behind = [kind for kind in dict.fromkeys(kinds) if kind in _KINDS_WITH_KERNELS]
-    if why and behind:
+    if why and kinds:
         missing, remedy = _missing(why)
-        found.append(f"{missing} ({why}): {_listed(behind)} on torch's path, two to three times slower; {remedy}")
+        behind = _listed(list(dict.fromkeys(kinds)))
+        found.append(f"{missing} ({why}): {behind} on torch's path, two to three times slower; {remedy}")
     if quota is not None and quota < min(threads or cores, cores):
         count = min(threads or max(1, int(quota)), cores)
         throttled = ", throttled" if count > quota else ""

@@ -13,7 +13,7 @@ from membench.case import Case
 from membench.layers.layer import Layer, Routing
 from membench.layers.routing import StatedRouting
 from membench.layers.spec import Spec, Step
-from membench.scenario.traces import fits, read_rows
+from membench.scenario.traces import read_rows, trace_for
 
 _POOL_CACHES = 4  # inputs rotate past this many times the last-level cache
 _MAX_POOL = 256
@@ -75,6 +75,6 @@ def _stated(case: Case, index: int) -> StatedRouting:
     if routing.kind == "trace" and case.layer.choice_of_token is not None:
         if routing.trace is None:
             raise ValueError("routing.kind 'trace' needs routing.trace: an .npy file of recorded indices")
-        fits(case.layer, routing)
+        trace_for(case.layer, routing)
         recorded = torch.from_numpy(read_rows(routing.trace, range(index * group, (index + 1) * group)))
     return StatedRouting(routing.kind, routing.zipf_exponent, recorded)

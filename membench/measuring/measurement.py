@@ -31,7 +31,7 @@ from membench.measuring.memory import (
 from membench.measuring.preparation import Preparation
 from membench.measuring.step import make_step
 from membench.measuring.stop_watch import StopWatch
-from membench.measuring.time import Clock, Sampling, Step, sample
+from membench.measuring.time import Clock, Sampling, StepCall, sample
 from membench.measuring.traffic import Traffic
 
 _TUNING = Sampling(min_samples=5, floor_samples=3, max_seconds=1.0, warmup_seconds=0.2)
@@ -45,7 +45,7 @@ class Prepared:
 
     case: Case
     call: Call
-    step: Step
+    step: StepCall
     inputs: list[Input]
     traffic: Traffic
     optimizer: LayerOptimizer | None
@@ -186,7 +186,9 @@ class CaseMeasurement:
         best = min(usable, key=lambda name: usable[name][1])
         return best, usable[best][0], tried
 
-    def _memory(self, case: Case, step: Step, first: Input, optimizer: LayerOptimizer | None) -> dict[str, int | None]:
+    def _memory(
+        self, case: Case, step: StepCall, first: Input, optimizer: LayerOptimizer | None
+    ) -> dict[str, int | None]:
         device = self.clock.device
         self.layer.zero_gradients()
         saved = 0
@@ -211,7 +213,7 @@ class CaseMeasurement:
         self.layer.zero_gradients()
         return sizes
 
-    def _energy(self, step: Step) -> dict[str, Any]:
+    def _energy(self, step: StepCall) -> dict[str, Any]:
         counter = EnergyCounter(self.clock.device)
         if counter.source is None:
             return {"source": None, "joules_per_call": None}

@@ -8,12 +8,12 @@ from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import Mode, has_backward
 from membench.measuring.implementations import Call
 from membench.measuring.inputs import Input
-from membench.measuring.time import Step
+from membench.measuring.time import StepCall
 
 
 def make_step(
     mode: Mode, call: Call, layer: Layer, inputs: list[Input], upstream: Tensor, optimizer: LayerOptimizer | None
-) -> Step:
+) -> StepCall:
     """One call of a mode on input number i.
 
     forward, prefill, decode: y, without autograd. forward_backward: y and every gradient,

@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-Step = Callable[[int], object]  # one call of what is measured, on input number i
+StepCall = Callable[[int], object]  # makes one step, on input number i
 
 _SAMPLE_SECONDS = 0.5e-3  # on a CPU: thousands of ticks of the clock
 _STEADY_CALLS = 3
@@ -66,7 +66,7 @@ class Clock:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
-    def seconds(self, step: Step, inputs: Iterator[int], calls: int) -> float:
+    def seconds(self, step: StepCall, inputs: Iterator[int], calls: int) -> float:
         """Seconds a call of ``calls`` calls in a row, the device idle before and after."""
         self.synchronize()
         begin = time.perf_counter()
@@ -75,7 +75,7 @@ class Clock:
         self.synchronize()
         return (time.perf_counter() - begin) / calls
 
-    def queued_seconds(self, step: Step, inputs: Iterator[int], samples: int, *, cold: bool) -> list[float]:
+    def queued_seconds(self, step: StepCall, inputs: Iterator[int], samples: int, *, cold: bool) -> list[float]:
         """CUDA: seconds of so many calls, queued together so that the host is waited for only where it is slower.
 
         ``cold`` writes over the L2 cache before each; else the queue is filled by one such write.
@@ -93,7 +93,7 @@ class Clock:
         return [begin.elapsed_time(end) / 1e3 for begin, end in marks]
 
 
-def warm_up(clock: Clock, step: Step, seconds: float) -> tuple[int, bool, float]:
+def warm_up(clock: Clock, step: StepCall, seconds: float) -> tuple[int, bool, float]:
     """Call until the last three calls are no faster than those before by more than 3 %.
 
     Returns:
@@ -110,7 +110,7 @@ def warm_up(clock: Clock, step: Step, seconds: float) -> tuple[int, bool, float]
             return len(times), steady, min(latest)
 
 
-def sample(clock: Clock, step: Step, sampling: Sampling, *, cold: bool = True) -> Samples:
+def sample(clock: Clock, step: StepCall, sampling: Sampling, *, cold: bool = True) -> Samples:
     """Raw samples of a step.
 
     ``min_samples`` samples, unless ``max_seconds`` ends first and there are ``floor_samples``.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from membench.errors import UsageError, shown, suggestion
-from membench.layers.spec import KINDS, RetrievalSpec, Spec, Step
+from membench.layers.spec import KINDS, Spec, Step
 from membench.layers.spec.base import WIDTH_MULTIPLE
 from membench.layers.spec.quantities import format_quantity
 from membench.planning.solved_arms import solve_points
@@ -187,7 +187,7 @@ def _dimensions_against(asked: Asked, scenario: Scenario) -> dict[str, Any]:
     if kind is None or first is None:
         raise UsageError("the FLOPs of a layer from outside are known only when it is built", source=source)
     solved = {dimension.name for dimension in kind.FREE["flops_per_token"]}
-    lookups = issubclass(kind, RetrievalSpec) and issubclass(first, RetrievalSpec)
+    lookups = _has(kind, "num_keys") and _has(first, "num_keys")
     given = {
         name: value
         for name, value in asked.dimensions.items()
@@ -214,7 +214,7 @@ def _defaults(kind: type[Spec] | None, asked: Asked) -> dict[str, Any]:
     """What a layer has where no option says otherwise; heads and top_k are its config's own."""
     if kind is None:
         return {}
-    if issubclass(kind, RetrievalSpec):
+    if _has(kind, "num_keys"):
         return {"num_keys": DEFAULT_KEYS, "key_dim": max(2, asked.model_dim // 4 * 2)}
     if _has(kind, "num_experts"):
         used = asked.dimensions.get("top_k") or kind.model_fields["top_k"].default

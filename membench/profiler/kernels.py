@@ -12,7 +12,7 @@ from torch._C._autograd import DeviceType
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile, record_function, schedule, tensorboard_trace_handler
 
-from membench.measuring.time import Step
+from membench.measuring.time import StepCall
 from membench.profiler.follower import StageFollower
 from membench.results.profile import REST, KernelRow, StageKey
 
@@ -39,7 +39,7 @@ class NamedRanges(StageFollower):
             self._open.__enter__()
 
 
-def kernels_by_time(step: Step, calls: int, device: str) -> tuple[list[KernelRow], bool]:
+def kernels_by_time(step: StepCall, calls: int, device: str) -> tuple[list[KernelRow], bool]:
     """Operators (CPU) or kernels (CUDA) by time of their own, the longest first; whether all threads were seen."""
     config, sees_all = _all_threads()
     with profile(activities=_activities(device), experimental_config=config) as p:
@@ -62,7 +62,7 @@ def kernels_by_time(step: Step, calls: int, device: str) -> tuple[list[KernelRow
     return rows, sees_all
 
 
-def write_trace(step: Step, folder: Path, name: str, device: str, calls: int = 3) -> list[Path]:
+def write_trace(step: StepCall, folder: Path, name: str, device: str, calls: int = 3) -> list[Path]:
     """A run ``name`` that TensorBoard lists under ``folder``, and the same as a Chrome trace beside it.
 
     Args:
@@ -78,7 +78,7 @@ def write_trace(step: Step, folder: Path, name: str, device: str, calls: int = 3
         return []
 
 
-def _write_trace(step: Step, folder: Path, name: str, device: str, calls: int) -> list[Path]:
+def _write_trace(step: StepCall, folder: Path, name: str, device: str, calls: int) -> list[Path]:
     run = folder / name
     run.mkdir(parents=True, exist_ok=True)
     before = set(run.iterdir())
@@ -98,7 +98,7 @@ def _write_trace(step: Step, folder: Path, name: str, device: str, calls: int) -
     return [written, chrome, *_memory_snapshot(step, folder / f"{name}.memory.pickle", device)]
 
 
-def _memory_snapshot(step: Step, path: Path, device: str) -> list[Path]:
+def _memory_snapshot(step: StepCall, path: Path, device: str) -> list[Path]:
     """CUDA: every allocation of two steps, as pytorch.org/memory_viz shows it."""
     if device != "cuda":
         return []

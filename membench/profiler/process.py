@@ -15,7 +15,7 @@ from membench.running.worker import Worker
 
 if TYPE_CHECKING:
     from membench.measuring.measurement import CaseMeasurement
-    from membench.measuring.time import Step
+    from membench.measuring.time import StepCall
     from membench.profiler.follower import StageFollower
 
 _KERNEL_CALLS = 3
@@ -46,7 +46,7 @@ def _profiled(case: Case, measurement: "CaseMeasurement", trace: str | None) -> 
     prepared = measurement.prepare(case, ["eager"])
     upstream = measurement.preparation.upstream(case)
 
-    def told_to(follower: "StageFollower") -> "Step":
+    def told_to(follower: "StageFollower") -> "StepCall":
         call = followed(layer, follower)
         return observed(make_step(case.mode, call, layer, prepared.inputs, upstream, prepared.optimizer), follower)
 

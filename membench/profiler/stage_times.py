@@ -10,7 +10,7 @@ from torch import Tensor
 from membench.layers.kernels.stages import observed_by
 from membench.layers.layer import Layer, Routing
 from membench.measuring.implementations import Call
-from membench.measuring.time import Clock, Step, warm_up
+from membench.measuring.time import Clock, StepCall, warm_up
 from membench.profiler.follower import StageFollower
 from membench.profiler.stage_clock import StageClock
 from membench.results.profile import StageKey
@@ -48,7 +48,7 @@ def followed(layer: Layer, follower: StageFollower) -> Call:
     return call
 
 
-def observed(step: Step, follower: StageFollower) -> Step:
+def observed(step: StepCall, follower: StageFollower) -> StepCall:
     """The step with every stage of it told to ``follower``; the step must use a ``followed`` layer."""
 
     def run(i: int) -> None:
@@ -60,7 +60,7 @@ def observed(step: Step, follower: StageFollower) -> Step:
     return run
 
 
-def time_stages(clock: Clock, alone: Step, watched: Step, stages: StageClock, budget: Budget) -> StageTimes:
+def time_stages(clock: Clock, alone: StepCall, watched: StepCall, stages: StageClock, budget: Budget) -> StageTimes:
     """Times both steps in turns, on inputs that go on rotating.
 
     Args:
@@ -104,7 +104,7 @@ def mean_of_middle(calls: Sequence[dict[StageKey, float]]) -> dict[StageKey, flo
     return {key: sum(call.get(key, 0.0) for call in middle) / len(middle) for key in keys}
 
 
-def _call_seconds(clock: Clock, step: Step, inputs: Iterator[int]) -> float:
+def _call_seconds(clock: Clock, step: StepCall, inputs: Iterator[int]) -> float:
     """One call; on CUDA with the L2 cache flushed before it."""
     if clock.device == "cuda":
         return clock.queued_seconds(step, inputs, 1, cold=True)[0]

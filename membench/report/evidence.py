@@ -8,7 +8,7 @@ from membench.json_values import number, positive
 from membench.report.palette import Style
 from membench.results.ceilings import Ceilings
 from membench.results.metrics import quantile
-from membench.results.ranking import arm_name, counted, routing_name, step_ms
+from membench.results.ranking import arm_name, counted, peak_bytes, routing_name, step_ms
 from membench.results.records import Record, Round
 from membench.results.roofline import RooflinePoint
 
@@ -82,8 +82,7 @@ class Evidence:
 
     @property
     def peak_bytes(self) -> float | None:
-        """What the CUDA allocator held at most, else the process."""
-        return self.metric("peak_allocated_bytes") or self.metric("peak_process_bytes")
+        return peak_bytes(self.record)
 
     @property
     def flops_per_token(self) -> float | None:

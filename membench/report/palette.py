@@ -26,6 +26,7 @@ _HUES = {
     "moe": (("#d55e00", "#f08a3c"), ("#e88b45", "#c76a1e"), ("#963f00", "#fbbd8b"), ("#b58100", "#e3b84a")),
     "external": (("#6b5b95", "#a899d6"), ("#8f80b8", "#8474b3"), ("#473a6b", "#cfc5ec"), ("#a14d4d", "#dc8f8f")),
 }
+_WITHOUT_HUE = "external"  # what a kind of layer looks like that has no hue of its own
 # An operator looks like the layer whose stage it is.
 _LAYER_OF = {
     "weighted_bag": "memory",
@@ -53,7 +54,7 @@ def arm_styles(records: Iterable[Record]) -> dict[str, Style]:
     """Each arm's look: the hue of its kind, the next step of it and the next marker for each further arm."""
     of_kind: dict[str, list[str]] = defaultdict(list)
     for record in records:
-        arms = of_kind[record.case.layer.kind]
+        arms = of_kind[_with_hue(record.case.layer.kind)]
         if record.case.arm not in arms:
             arms.append(record.case.arm)
     styles: dict[str, Style] = {}
@@ -62,6 +63,10 @@ def arm_styles(records: Iterable[Record]) -> dict[str, Style]:
             steps = _HUES[_LAYER_OF.get(kind, kind)]
             styles.setdefault(arm, Style(steps[index % len(steps)][0], _SYMBOLS[index % len(_SYMBOLS)]))
     return styles
+
+
+def _with_hue(kind: str) -> str:
+    return kind if _LAYER_OF.get(kind, kind) in _HUES else _WITHOUT_HUE
 
 
 def dark_colours() -> dict[str, str]:

@@ -16,10 +16,10 @@ Better = Literal["lower", "higher"]
 class Quantity:
     """One quantity.
 
-    Args:
+    Attributes:
         name: in records and in CSV; it ends with the unit where there is one.
         heading: above a column of a table, with the unit that is shown there.
-        written: how its values are.
+        written: how its values are written.
         better: which way is better; None: neither.
         priority: 1 is always shown; in a narrow terminal the highest go first.
         axis: the words on a plot's axis.

@@ -12,7 +12,6 @@ from membench.results.records import ForeignFile, ResultFile, read_result
 from membench.words import how_many
 
 Named = str | PathLike[str]
-_SOURCE = "read_results"
 
 
 def results_named(paths: Named | Iterable[Named]) -> list[tuple[str, ResultFile]]:

@@ -1,4 +1,4 @@
-"""Which records may be ranked against each other, what they are called, and by what they are ranked."""
+"""Which records may be ranked against each other, what they are called, and what is shown of each."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -105,6 +105,11 @@ def counted(record: Record, name: str) -> float | None:
     """A count of the plan, else what a round counted: an outside layer's is known only when built."""
     planned = number(record.planned, name)
     return planned or next((number(r.cost, name) for r in record.rounds if r.cost), None)
+
+
+def peak_bytes(record: Record) -> float | None:
+    """What the CUDA allocator held at most, else the process."""
+    return number(record.metrics, "peak_allocated_bytes") or number(record.metrics, "peak_process_bytes")
 
 
 def chosen_implementation(record: Record) -> Any:

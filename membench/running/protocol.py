@@ -29,7 +29,7 @@ class Build(Message):
 
     @field_serializer("cases")
     def _as_earlier_ones_read_them(self, cases: list[Case]) -> list[dict[str, Any]]:
-        return [case.plain() for case in cases]  # a side of an ab may be of an earlier commit
+        return [case.as_json() for case in cases]  # a side of an ab may be of an earlier commit
 
     @classmethod
     def of(cls, cases: list[Case], device: str, measure: Measure) -> Self:

@@ -18,7 +18,8 @@ from membench.machine.datasheet import Hardware, lookup
 from membench.machine.device import available_memory_bytes
 from membench.machine.identity import Machine
 from membench.machine.provenance import probe_environment, result_stem, utc_now
-from membench.planning.plan import Plan, make_plan
+from membench.planning.plan import Plan
+from membench.planning.planner import make_plan
 from membench.planning.solved_arms import SolvedArm
 from membench.processes.signals import ended_as_interrupted
 from membench.results.conditions import other_conditions
@@ -121,8 +122,8 @@ def plan_here(
 
 def slower_here(plan: Plan, environment: dict[str, Any], scenario: Scenario) -> list[str]:
     """Why what a plan measures will be slower than this machine is, in a line each; a line is told once."""
-    cases = (planned.case for planned in plan.runnable)
-    kinds = [case.layer.kind for case in cases if getattr(case.layer, "path", "auto") == "auto"]
+    layers = (planned.case.layer for planned in plan.runnable)
+    kinds = [layer.kind for layer in layers if layer.takes_best_path]
     cores, threads = environment["host"]["cores"], scenario.measure.threads
     lines = [line for line in announcements(environment["conditions"], kinds, cores, threads) if line not in _told]
     _told.update(lines)

@@ -1,4 +1,4 @@
-"""Cases -> one result file: rounds of fresh processes, time limits, resume.
+"""A plan's cases measured into a journal: rounds of fresh processes, in which nothing is measured twice.
 
 A round measures every build of the plan once, each in its own process and in an order of
 its own, so that a drift of the machine falls on all arms alike. What one process measured

@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
@@ -76,14 +76,6 @@ class Latency(Strict):
 
 class Budgets(Strict):
     """The budgets of an arm; all of them are met, or it is an error that says what would do."""
-
-    NAMES: ClassVar[tuple[BudgetName, ...]] = (
-        "flops_per_token",
-        "params",
-        "stored_bytes",
-        "moved_bytes",
-        "latency_ms",
-    )
 
     flops_per_token: Amount | None = None
     params: Amount | None = None

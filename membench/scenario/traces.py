@@ -49,7 +49,7 @@ def form_problem(path: str | Path) -> str | None:
     return f"is not a readable .npy file; {_WANTED}"
 
 
-def fits(spec: Spec, routing: RoutingConfig) -> Trace | None:
+def trace_for(spec: Spec, routing: RoutingConfig) -> Trace | None:
     """The trace that a layer will be routed by; None where it is not routed by one.
 
     Raises:

@@ -11,6 +11,7 @@ from membench.results.ranking import (
     chosen_implementation,
     comparable_groups,
     counted,
+    peak_bytes,
     rank_key,
     ranked,
     step_ms,
@@ -125,7 +126,7 @@ def _cases_table(title: str, records: list[Record]) -> Table:
         (quantity("vs_yardstick", beside=beside), lambda r: _times(step_ms(r), beside_ms)),
         *map(_metric, ("tokens_per_s", "mfu", "mbu", "dram_bytes_per_s", "unique_per_lookup")),
         *map(_metric, ("expert_load_max_over_mean", "energy_j_per_token")),
-        (quantity("peak_bytes"), _peak_bytes),
+        (quantity("peak_bytes"), peak_bytes),
         _metric("reference_error"),
         (Column("ran", right=False, priority=6), lambda r: plain(chosen_implementation(r))),
     ]
@@ -141,11 +142,6 @@ def _cases_table(title: str, records: list[Record]) -> Table:
 
 def _metric(name: str) -> tuple[Column, Callable[[Record], Any]]:
     return quantity(name), lambda record: record.metrics.get(name)
-
-
-def _peak_bytes(record: Record) -> float | None:
-    """What the CUDA allocator held at most, else the process."""
-    return record.metrics.get("peak_allocated_bytes") or record.metrics.get("peak_process_bytes")
 
 
 def _times(step: float | None, beside_ms: float | None) -> float | None:

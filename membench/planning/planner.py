@@ -1,0 +1,238 @@
+"""Scenario -> Plan: budgets solved, P chosen, every case counted. Nothing is measured."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from membench.case import Case, RoutingConfig
+from membench.errors import UsageError, blaming
+from membench.layers.spec import Cost, Optimizer
+from membench.machine.datasheet import Entry, Hardware
+from membench.machine.device import available_memory_bytes
+from membench.planning.fit import Room, Work, fit, refusal
+from membench.planning.plan import Plan, PlannedCase
+from membench.planning.solved_arms import SolvedArm, solve_points, solve_shrunk
+from membench.scenario.arms import Level
+from membench.scenario.scenario import Scenario
+from membench.scenario.traces import trace_for
+
+
+def make_plan(
+    scenario: Scenario,
+    *,
+    solved: list[dict[str, SolvedArm]] | None = None,
+    hardware: Hardware | None = None,
+    available_bytes: int | None = None,
+    host_bytes: int | None = None,
+    cache_bytes: int = 0,
+) -> Plan:
+    """The plan of a scenario on the named hardware, or on this machine.
+
+    Args:
+        scenario: as loaded.
+        solved: its arms, where ``solve_budgets`` has solved them already.
+        hardware: named devices; several are the ranks of the parallel layer.
+        available_bytes: what the device has; else the named hardware's, else this host's,
+            else (device cuda) unknown. The scenario's ``fit.memory`` caps all but the
+            named hardware's.
+        host_bytes: what the host has beside the device's own memory; else unknown, or the same memory.
+        cache_bytes: last-level cache; else the named hardware's, else taken as none.
+
+    Raises:
+        UsageError: budgets cannot be met, a trace does not fit its layer, or nothing fits in the way the scenario asks.
+    """
+    with blaming(scenario.source):
+        available = _available_bytes(scenario, hardware, available_bytes)
+        apart = hardware is not None or host_bytes is not None or scenario.device == "cuda"
+        room = Room(available, host_bytes, apart)
+        whole = _solved(scenario) if solved is None else solved
+
+        def shrunk(scale: float) -> list[Work]:
+            return list(_works(scenario, solve_shrunk(scenario.points, whole, scale, _pinned_ranks(scenario))))
+
+        works = list(_works(scenario, whole))
+        if not works:
+            raise UsageError("leaves out every case; exclude less", key="axes.exclude")
+        for work in works:
+            trace_for(work.arm.spec, work.point.workload.routing)
+        devices = hardware.count if hardware else 1
+        fitted = fit(scenario.fit, works, room, shrunk, devices)
+    link_gb_s = _link_gb_s(scenario, hardware)
+    planner = _Planner(
+        ranks=fitted.ranks,
+        room=room,
+        entry=hardware.entry if hardware else None,
+        link_gb_s=link_gb_s,
+        cache_bytes=cache_bytes or (hardware.entry.cache_bytes if hardware else None) or 0,
+        threads=scenario.measure.threads,
+        level=scenario.level,
+    )
+    return Plan(
+        scenario=scenario.name,
+        description=scenario.description,
+        hardware=hardware.name if hardware else None,
+        available_bytes=available,
+        ranks=fitted.ranks,
+        ranks_reason=fitted.ranks_reason,
+        scale=fitted.scale,
+        link_gb_s=link_gb_s,
+        cases=planner.plan(fitted.works),
+    )
+
+
+def solve_budgets(scenario: Scenario) -> list[dict[str, SolvedArm]]:
+    """The arms of every point, whatever the device; the traces that they are routed by are looked at too.
+
+    Raises:
+        UsageError: a budget cannot be met, or a trace does not fit.
+    """
+    with blaming(scenario.source):
+        solved = _solved(scenario)
+        for point, arms in zip(scenario.points, solved, strict=True):
+            for arm in arms.values():
+                trace_for(arm.spec, point.workload.routing)
+    return solved
+
+
+def _solved(scenario: Scenario) -> list[dict[str, SolvedArm]]:
+    return solve_points(scenario.points, _pinned_ranks(scenario))
+
+
+def _pinned_ranks(scenario: Scenario) -> int:
+    """The ranks that cases have which a latency budget reads; P is not known yet where it is chosen by what fits."""
+    return scenario.fit.ranks if isinstance(scenario.fit.ranks, int) else 1
+
+
+def _available_bytes(scenario: Scenario, hardware: Hardware | None, available_bytes: int | None) -> float | None:
+    known: float | None = available_bytes
+    if known is None and hardware is not None:
+        return hardware.entry.memory_bytes
+    if known is None and scenario.device != "cuda":
+        known = available_memory_bytes()
+    limits = [limit for limit in (known, scenario.fit.memory_limit_bytes) if limit is not None]
+    return min(limits, default=None)
+
+
+def _link_gb_s(scenario: Scenario, hardware: Hardware | None) -> float | None:
+    """The named group's own link; else the scenario's; else the datasheet's of one device."""
+    published = hardware.entry.link_bytes_per_s / 1e9 if hardware else None
+    if hardware and hardware.count > 1:
+        return published
+    return scenario.fit.link_gb_s if scenario.fit.link_gb_s is not None else published
+
+
+def _works(scenario: Scenario, solved: list[dict[str, SolvedArm]]) -> Iterator[Work]:
+    """Every arm of every point in every mode, less what the scenario excludes."""
+    for point, arms in zip(scenario.points, solved, strict=True):
+        for arm in arms.values():
+            for mode in point.workload.modes:
+                steps: list[Optimizer | None] = [*point.workload.optimizers] if mode == "train_step" else [None]
+                for optimizer in steps:
+                    if not scenario.excludes(point, arm=arm.name, mode=mode, optimizer=optimizer):
+                        yield Work(point, arm, mode, optimizer)
+
+
+def _impossible(work: Work) -> str | None:
+    """Why this layer cannot run in this mode, or the workload's routing cannot be forced upon it; or None."""
+    spec, routing = work.arm.spec, work.point.workload.routing
+    return spec.mode_error(work.mode, work.optimizer) or spec.routing_error(routing.kind)
+
+
+def _routing(work: Work) -> RoutingConfig:
+    """The workload's routing less what has no effect, so that equal measurements get equal ids."""
+    if not work.arm.spec.ROUTED:
+        return RoutingConfig()
+    routing = work.point.workload.routing
+    if trace := trace_for(work.arm.spec, routing):
+        routing = routing.model_copy(update={"trace_sha256": trace.sha256})
+    unused = {name: None for name in ("trace",) if routing.kind != "trace"}
+    if routing.kind != "zipf":
+        return routing.model_copy(update={**unused, "zipf_exponent": RoutingConfig().zipf_exponent})
+    return routing.model_copy(update=unused)
+
+
+def predicted_ms(cost: Cost, dtype: str, entry: Entry | None) -> float | None:
+    """The roofline's time: each stage takes the longer of its FLOPs and its expected DRAM bytes.
+
+    None where the hardware, or its rate for this dtype, is unknown.
+    """
+    if entry is None or (flops_per_s := entry.flops_per_s.get(dtype)) is None:
+        return None
+    seconds = (
+        max(stage.flops / flops_per_s, stage.bytes_dram_expected / entry.memory_bytes_per_s) for stage in cost.stages
+    )
+    return 1e3 * sum(seconds)
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """What is the same for every case of a plan."""
+
+    ranks: int
+    room: Room
+    entry: Entry | None
+    link_gb_s: float | None
+    cache_bytes: int
+    threads: int | None
+    level: Level
+
+    def plan(self, works: list[Work]) -> list[PlannedCase]:
+        """A planned case for each work; one that several points have is planned once, without what tells them apart."""
+        planned: dict[str, PlannedCase] = {}
+        first_arm: dict[tuple[int, str], str] = {}
+        for work in works:
+            twin = first_arm.setdefault((id(work.point), work.arm.spec.model_dump_json()), work.arm.name)
+            case = self.case(work)
+            if earlier := planned.get(case.id):
+                same = {key: value for key, value in earlier.point.items() if work.point.values[key] == value}
+                planned[case.id] = earlier.model_copy(update={"point": same})
+            else:
+                planned[case.id] = self.planned(work, case, twin)
+        return list(planned.values())
+
+    def case(self, work: Work) -> Case:
+        return Case(
+            arm=work.arm.name,
+            level=self.level,
+            mode=work.mode,
+            layer=work.arm.spec,  # type: ignore[arg-type]
+            tokens=work.point.workload.tokens,
+            ranks=self.ranks,
+            optimizer=work.optimizer,
+            routing=_routing(work),
+            seed=work.point.workload.seed,
+            threads=self.threads,
+        )
+
+    def planned(self, work: Work, case: Case, twin: str) -> PlannedCase:
+        """A case with its counts, skipped where it cannot run; ``twin`` is the first arm of the same layer."""
+        spec = work.arm.spec
+        skipped = refusal(work, self.ranks, self.room) or _impossible(work)
+        if twin != work.arm.name:
+            skipped = f"the same layer as arm {twin} here"
+        known = self.counts(work) if spec.COUNTED and not spec.split_error(self.ranks) else {}
+        return PlannedCase(
+            case=case,
+            point=work.point.values,
+            skipped=skipped,
+            labels=list(work.arm.labels),
+            notes=list(work.arm.notes),
+            companion=spec.has_companion,
+            asked=work.arm.asked,
+            achieved=work.arm.achieved,
+            **known,
+        )
+
+    def counts(self, work: Work) -> dict[str, Any]:
+        """The cost of one rank, and what it predicts."""
+        cost = work.cost(self.ranks, self.cache_bytes)
+        same_names = PlannedCase.model_fields.keys() & {field.name for field in fields(Cost)}
+        derived = ("flops", "flops_executed", "bytes_min", "bytes_issued", "bytes_dram_expected")
+        sent = cost.communication_total_bytes
+        communication_ms = 0.0 if sent == 0 else sent / self.link_gb_s / 1e6 if self.link_gb_s else None
+        return {
+            **{name: getattr(cost, name) for name in (*same_names, *derived)},
+            "memory_bytes": asdict(cost.memory),
+            "communication_ms": communication_ms,
+            "predicted_ms": predicted_ms(cost, work.arm.spec.dtype, self.entry),
+        }
