@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from membench.errors import UsageError, one_line
 from membench.files import check_writable, write_whole
 from membench.results.ceilings import Ceilings
+from membench.results.columns import QUANTITIES
 from membench.results.profile import LayerProfile, ModeProfile, Profile
 from membench.results.roofline import RooflinePoint
 from membench.tables.numbers import short
@@ -145,7 +146,8 @@ def _draw_panel(panel: "Axes", title: str, points: Sequence[RooflinePoint], ceil
         for point in points
         if point.intensity and point.flops_per_s
     ]
-    panel.set(xscale="log", yscale="log", xlabel="FLOPs a byte expected from DRAM", ylabel="FLOP/s")
+    x_axis, y_axis = QUANTITIES["flops_per_dram_byte"].axis, QUANTITIES["flops_per_s"].axis
+    panel.set(xscale="log", yscale="log", xlabel=x_axis, ylabel=y_axis)
     panel.set_title(title, loc="left", fontweight="bold")
     panel.grid(visible=True, which="major", color="#e4e4e4", linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)

@@ -6,6 +6,7 @@ from membench.report.evidence import Evidence, by_step
 from membench.report.palette import INK, PARTS
 from membench.report.plots.frame import Figure, safe, value_axis
 from membench.report.plots.rows import rows_figure
+from membench.results.columns import QUANTITIES
 from membench.tables.numbers import three
 
 _MEASURED = (
@@ -56,4 +57,4 @@ def memory_figure(cases: Sequence[Evidence]) -> Figure | None:
     sums = [sum(case.metric(metric) or 0.0 for _, metric in _MEASURED) / 1e9 for case in rows]
     x_axis = value_axis("GB", [0.0, *peaks, *sums])
     values = [three((case.peak_bytes or 0.0) / 1e9) for case in rows]
-    return rows_figure(rows, traces, x_axis, values, "peak GB", barmode="stack", showlegend=True)
+    return rows_figure(rows, traces, x_axis, values, QUANTITIES["peak_bytes"].heading, barmode="stack", showlegend=True)

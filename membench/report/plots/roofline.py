@@ -9,6 +9,7 @@ from membench.report.palette import INK, MUTED, PAPER, STAGES, Style
 from membench.report.plots.frame import FONT_PX, Figure, figure, log_axis, note, safe
 from membench.report.plots.labels import Named, beside
 from membench.results.ceilings import Ceilings
+from membench.results.columns import QUANTITIES
 from membench.results.roofline import RooflinePoint
 from membench.tables.numbers import short
 
@@ -94,8 +95,8 @@ def _axes(placed: Sequence[RooflinePoint], ceilings: Ceilings) -> tuple[dict[str
     xs = [p.intensity or 1.0 for p in placed] + ([matmul / stream] if matmul and stream else [])
     ys = [p.flops_per_s or 1.0 for p in placed] + ([matmul, matmul / 30] if matmul else [])
     xs, ys = xs or [1.0], ys or [1e9]
-    x_axis = log_axis("FLOPs a byte from memory", min(xs) / 6, max(xs) * 20, pad=0)
-    y_axis = log_axis("FLOP/s", min(ys) / 2.5, max(ys) * 2.2, lambda v: _si(v).strip(), pad=0)
+    x_axis = log_axis(QUANTITIES["flops_per_dram_byte"].axis, min(xs) / 6, max(xs) * 20, pad=0)
+    y_axis = log_axis(QUANTITIES["flops_per_s"].axis, min(ys) / 2.5, max(ys) * 2.2, lambda v: _si(v).strip(), pad=0)
     return x_axis, y_axis
 
 

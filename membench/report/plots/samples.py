@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from membench.report.evidence import Evidence, by_step
 from membench.report.plots.frame import Figure, safe, value_axis
 from membench.report.plots.rows import rows_figure
+from membench.results.columns import QUANTITIES
 from membench.tables.numbers import three
 
 _LANES = 0.56  # of a row, shared by its rounds
@@ -35,7 +36,8 @@ def samples_figure(cases: Sequence[Evidence]) -> Figure | None:
     bars["marker"] |= {"size": max(8, 20 // most), "symbol": "line-ns-open", "line": {"width": 2.5}}
     steps["marker"] |= {"size": 9, "symbol": "diamond-open", "line": {"width": 1.75}}
     x_axis = value_axis("milliseconds", [*dots["x"], *steps["x"]])
-    return rows_figure(rows, [dots, bars, steps], x_axis, [three(case.step_ms) for case in rows], "step ms")
+    values, heading = [three(case.step_ms) for case in rows], QUANTITIES["step_ms"].heading
+    return rows_figure(rows, [dots, bars, steps], x_axis, values, heading)
 
 
 def _marks(name: str) -> dict:

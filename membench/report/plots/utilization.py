@@ -6,9 +6,10 @@ from membench.report.evidence import Evidence, by_step
 from membench.report.palette import INK, LEADER, MUTED
 from membench.report.plots.frame import FONT_PX, Figure, note, safe, value_axis
 from membench.report.plots.rows import rows_figure
+from membench.results.columns import QUANTITIES
 from membench.tables.numbers import percent
 
-_UTILIZATIONS = (("mfu", "MFU", ""), ("mbu", "MBU", "-open"))
+_UTILIZATIONS = {"mfu": "", "mbu": "-open"}  # and how its marks are filled
 
 
 def utilization_figure(cases: Sequence[Evidence]) -> Figure | None:
@@ -17,13 +18,14 @@ def utilization_figure(cases: Sequence[Evidence]) -> Figure | None:
     if not rows:
         return None
     traces = [_spans(rows)]
-    for metric, shown, fill in _UTILIZATIONS:
+    for metric, fill in _UTILIZATIONS.items():
+        heading = QUANTITIES[metric].heading
         known = [(i, c, value) for i, c in enumerate(rows) if (value := c.metric(metric)) is not None]
         traces.append(
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": shown,
+                "name": heading,
                 "x": [100 * value for _, _, value in known],
                 "y": [-i for i, _, _ in known],
                 "text": [safe(c.name) for _, c, _ in known],
@@ -34,7 +36,7 @@ def utilization_figure(cases: Sequence[Evidence]) -> Figure | None:
                     "line": {"width": 2, "color": [c.style.colour for _, c, _ in known]},
                     "opacity": 1,
                 },
-                "hovertemplate": f"%{{text}}<br>{shown} %{{x:.3g}} %<extra></extra>",
+                "hovertemplate": f"%{{text}}<br>{heading} %{{x:.3g}} %<extra></extra>",
                 "cliponaxis": False,
             }
         )
