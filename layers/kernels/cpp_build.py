@@ -106,10 +106,8 @@ def _output(command: list[str], seconds: float) -> str:
         OSError: the command cannot be started.
     """
     nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
-    environment = {
-        **os.environ,
-        "PATH": os.environ.get("PATH", os.defpath),
-    }  # a compiler finds its linker by it
+    # without a PATH no compiler finds its linker
+    environment = {**os.environ, "PATH": os.environ.get("PATH", os.defpath)}
     with subprocess.Popen(
         command,
         stdin=nothing,
