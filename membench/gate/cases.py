@@ -2,11 +2,12 @@
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from membench.gate.judge import TOPPED_UP_CONFIDENCE, judge_counted, judge_limit, judge_paired, judge_unpaired
 from membench.gate.machine import machine_slowdown
 from membench.gate.metrics import COUNTED, TIMED, TimedMetric
+from membench.gate.pacing import Pacing, pacing, ratios_by_round, torch_versions
 from membench.gate.rounds import by_round, latency_effects
 from membench.gate.statistics import CONFIDENCE
 from membench.gate.thresholds import MetricThresholds, Thresholds, limits
@@ -39,13 +40,14 @@ class Comparability:
 
     ``pair``: the head's, where the samples of both were taken in turn. ``same_device``: what depends
     on the device may be compared. ``timings``: None, or why timings may not. ``partial``: None, or
-    why a case may be missing from the head by right.
+    why a case may be missing from the head by right. ``torch``: both runs' versions.
     """
 
     pair: Pair | None
     same_device: bool
     timings: str | None
     partial: str | None
+    torch: tuple[str | None, str | None]
 
 
 def comparability(base: ResultFile, head: ResultFile) -> Comparability:
@@ -63,7 +65,7 @@ def comparability(base: ResultFile, head: ResultFile) -> Comparability:
     partial = "only some cases were asked for (--case)" if head.run.only else None
     if head.run.interrupted:
         partial = "the new run was interrupted"
-    return Comparability(now if in_turn else None, difference is None, timings, partial)
+    return Comparability(now if in_turn else None, difference is None, timings, partial, torch_versions(base, head))
 
 
 def compare_cases(base: ResultFile, head: ResultFile, thresholds: Thresholds) -> list[CaseComparison]:
@@ -141,7 +143,8 @@ def _counted_verdicts(base: Record, head: Record, how: Comparability, thresholds
 
 def _timed_verdicts(base: Record, head: Record, how: Comparability, thresholds: Thresholds) -> list[MetricVerdict]:
     found = []
-    other = None if how.pair or how.timings else conditions_differ(base, head)
+    paced = Pacing(paced=False) if how.pair else pacing(base, head, how.torch)
+    other = None if how.pair or how.timings else conditions_differ(base, head) or paced.refused
     refused = how.timings or (f"{OTHER_CONDITIONS}: {other}" if other else None)
     slowdown = 0.0 if how.pair or refused else machine_slowdown(base, head)
     for metric in TIMED:
@@ -154,8 +157,13 @@ def _timed_verdicts(base: Record, head: Record, how: Comparability, thresholds: 
             found.append(MetricVerdict(metric.name, Verdict.INCOMPARABLE, refused, *medians, allowed.margin))
         elif how.pair:
             found.append(_judge_in_turn(metric, base, head, allowed, how.pair))
+        elif metric is _LATENCY and paced.paced:
+            ratios = [*ratios_by_round(base).values()], [*ratios_by_round(head).values()]
+            found.append(judge_unpaired(metric.name, [*before.values()], [*now.values()], allowed, 0.0, ratios))
         else:
-            found.append(judge_unpaired(metric.name, [*before.values()], [*now.values()], allowed, slowdown))
+            judged = judge_unpaired(metric.name, [*before.values()], [*now.values()], allowed, slowdown)
+            reason = "; ".join(filter(None, [judged.reason, paced.milliseconds]))
+            found.append(replace(judged, reason=reason))
     if not found:
         found.append(MetricVerdict(_LATENCY.name, Verdict.INCOMPARABLE, "no round has a timing on both sides"))
     return found

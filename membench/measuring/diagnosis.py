@@ -9,6 +9,7 @@ from typing import Any
 from membench.machine.clocks import read_clocks
 from membench.machine.device import available_memory_bytes, cache_bytes, describe
 from membench.machine.energy import EnergyCounter
+from membench.machine.instructions import InstructionCounter
 from membench.processes.questions import answer_of_devices
 
 _ROW_ELEMENTS = (128, 512, 4096)
@@ -81,6 +82,9 @@ def _unknown(environment: dict[str, Any]) -> dict[str, str]:
         where = "NVML offers no energy counter" if device["type"] == "cuda" else "no readable RAPL counter"
         reasons["energy_j_per_token"] = where
     if device["type"] == "cpu":
+        with InstructionCounter() as counter:
+            if counter.reason:
+                reasons["instructions_per_call"] = counter.reason
         reasons["peak_allocated_bytes"] = "only the CUDA allocator counts; peak_process_bytes is the resident memory"
         reasons["mfu_datasheet, mbu_datasheet"] = "there is no datasheet for this processor; ceilings are measured"
         reasons["latency_ms_hot_p50"] = "cold and hot caches are told apart on CUDA only"

@@ -73,7 +73,7 @@ class Runner:
         answers = case_answers(
             job,
             "membench.running.worker",
-            lambda index: MeasureCase(index=index),
+            lambda index: MeasureCase(index=index, pacer=self.measure.pacer),
             timeout_seconds=self.measure.timeout_seconds,
             report=lambda case, doing: self.report(f"{case.arm} {case.mode}: {doing}"),
         )
