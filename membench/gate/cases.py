@@ -13,7 +13,7 @@ from membench.gate.statistics import CONFIDENCE
 from membench.gate.thresholds import MetricThresholds, Thresholds, limits
 from membench.gate.verdicts import ORDER, MetricVerdict, Verdict, worst
 from membench.machine.identity import Machine
-from membench.results.conditions import conditions_differ
+from membench.results.conditions import conditions_differ, same_software
 from membench.results.ranking import arm_name, routing_name, step_name, swept
 from membench.results.records import Pair, Record, ResultFile
 
@@ -133,9 +133,11 @@ def _limits_broken(head: Record, thresholds: Thresholds) -> list[MetricVerdict]:
 
 
 def _counted_verdicts(base: Record, head: Record, how: Comparability, thresholds: Thresholds) -> list[MetricVerdict]:
-    found = []
+    found, one_build = [], how.torch[0] == how.torch[1] and same_software(base, head)
     for metric in COUNTED:
         before, now = metric.of_record(base), metric.of_record(head)
+        if metric.of_one_build and not one_build:
+            continue
         if before is not None and now is not None and (metric.on_any_device or how.same_device):
             found.append(judge_counted(metric.name, before, now, limits(thresholds, head.case, metric)))
     return found

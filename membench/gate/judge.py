@@ -11,6 +11,7 @@ from membench.gate.verdicts import MetricVerdict, Verdict
 from membench.words import how_many
 
 TOPPED_UP_CONFIDENCE = 0.995  # rounds that were added because the first did not decide are a second look
+OF_RATIOS = ", of the ratios to the pacer"  # how a method ends that compares no milliseconds
 _EXACT = 1e-9  # relative: sums of floats in another order
 
 
@@ -47,7 +48,7 @@ def judge_unpaired(
     wanted = f"{how_many(len(before), 'round')} against {len(now)}; 5 a side are needed (8 make it firm)"
     estimate = unpaired(before, now)
     if ratios:
-        estimate = replace(estimate, method=f"{estimate.method}, of the ratios to the pacer")
+        estimate = replace(estimate, method=f"{estimate.method}{OF_RATIOS}")
     decided = _decide(_open(name, base, head, limits), estimate, limits, machine_slowdown, wanted)
     if decided.verdict in (Verdict.SLOW, Verdict.FAST):
         low, high = bootstrap_interval(before, now)

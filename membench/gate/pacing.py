@@ -79,7 +79,7 @@ def _is_paced(round_: Round) -> bool:
 def _pacer_s(round_: Round) -> list[float]:
     """The pacer's samples; empty where they are none."""
     taken = round_.pacer.get("samples_s")
-    if not isinstance(taken, list) or not all(isinstance(each, int | float) for each in taken):
+    if not isinstance(taken, list) or not all(isinstance(each, float) for each in taken):
         return []
     return taken if are_times(taken) else []
 
