@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from membench.gate.judge import TOPPED_UP_CONFIDENCE, judge_counted, judge_limit, judge_paired, judge_unpaired
 from membench.gate.machine import machine_slowdown
 from membench.gate.metrics import COUNTED, TIMED, TimedMetric
+from membench.gate.pacing import Pacing, pacing, ratios_by_round, torch_versions
 from membench.gate.rounds import by_round, latency_effects
 from membench.gate.statistics import CONFIDENCE
 from membench.gate.thresholds import MetricThresholds, Thresholds, limits
 from membench.gate.verdicts import ORDER, MetricVerdict, Verdict, worst
 from membench.machine.identity import Machine
-from membench.results.conditions import conditions_differ
+from membench.results.conditions import conditions_differ, same_software
 from membench.results.disturbance import disturbed_rounds
 from membench.results.ranking import arm_name, routing_name, step_name, swept
 from membench.results.records import Pair, Record, ResultFile
@@ -41,13 +42,14 @@ class Comparability:
 
     ``pair``: the head's, where the samples of both were taken in turn. ``same_device``: what depends
     on the device may be compared. ``timings``: None, or why timings may not. ``partial``: None, or
-    why a case may be missing from the head by right.
+    why a case may be missing from the head by right. ``torch``: both runs' versions.
     """
 
     pair: Pair | None
     same_device: bool
     timings: str | None
     partial: str | None
+    torch: tuple[str | None, str | None]
 
 
 def comparability(base: ResultFile, head: ResultFile) -> Comparability:
@@ -65,7 +67,7 @@ def comparability(base: ResultFile, head: ResultFile) -> Comparability:
     partial = "only some cases were asked for (--case)" if head.run.only else None
     if head.run.interrupted:
         partial = "the new run was interrupted"
-    return Comparability(now if in_turn else None, difference is None, timings, partial)
+    return Comparability(now if in_turn else None, difference is None, timings, partial, torch_versions(base, head))
 
 
 def compare_cases(base: ResultFile, head: ResultFile, thresholds: Thresholds) -> list[CaseComparison]:
@@ -133,9 +135,11 @@ def _limits_broken(head: Record, thresholds: Thresholds) -> list[MetricVerdict]:
 
 
 def _counted_verdicts(base: Record, head: Record, how: Comparability, thresholds: Thresholds) -> list[MetricVerdict]:
-    found = []
+    found, one_build = [], how.torch[0] == how.torch[1] and same_software(base, head)
     for metric in COUNTED:
         before, now = metric.of_record(base), metric.of_record(head)
+        if metric.of_one_build and not one_build:
+            continue
         if before is not None and now is not None and (metric.on_any_device or how.same_device):
             found.append(judge_counted(metric.name, before, now, limits(thresholds, head.case, metric)))
     return found
@@ -143,7 +147,8 @@ def _counted_verdicts(base: Record, head: Record, how: Comparability, thresholds
 
 def _timed_verdicts(base: Record, head: Record, how: Comparability, thresholds: Thresholds) -> list[MetricVerdict]:
     found = []
-    other = None if how.pair or how.timings else conditions_differ(base, head)
+    paced = Pacing(paced=False) if how.pair else pacing(base, head, how.torch)
+    other = None if how.pair or how.timings else conditions_differ(base, head) or paced.refused
     refused = how.timings or (f"{OTHER_CONDITIONS}: {other}" if other else None)
     slowdown = 0.0 if how.pair or refused else machine_slowdown(base, head)
     for metric in TIMED:
@@ -156,8 +161,13 @@ def _timed_verdicts(base: Record, head: Record, how: Comparability, thresholds: 
             found.append(MetricVerdict(metric.name, Verdict.INCOMPARABLE, refused, *medians, allowed.margin))
         elif how.pair:
             found.append(_judge_in_turn(metric, base, head, allowed, how.pair))
+        elif metric is _LATENCY and paced.paced:
+            ratios = [*ratios_by_round(base).values()], [*ratios_by_round(head).values()]
+            found.append(judge_unpaired(metric.name, [*before.values()], [*now.values()], allowed, 0.0, ratios))
         else:
-            found.append(judge_unpaired(metric.name, [*before.values()], [*now.values()], allowed, slowdown))
+            judged = judge_unpaired(metric.name, [*before.values()], [*now.values()], allowed, slowdown)
+            reason = "; ".join(filter(None, [judged.reason, paced.milliseconds]))
+            found.append(replace(judged, reason=reason))
     if not found:
         found.append(MetricVerdict(_LATENCY.name, Verdict.INCOMPARABLE, "no round has a timing on both sides"))
     disturbed = _disturbed(base, head)

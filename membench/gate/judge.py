@@ -11,6 +11,7 @@ from membench.gate.verdicts import MetricVerdict, Verdict
 from membench.words import how_many
 
 TOPPED_UP_CONFIDENCE = 0.995  # rounds that were added because the first did not decide are a second look
+OF_RATIOS = ", of the ratios to the pacer"  # how a method ends that compares no milliseconds
 _EXACT = 1e-9  # relative: sums of floats in another order
 
 
@@ -29,18 +30,28 @@ def judge_paired(
 
 
 def judge_unpaired(
-    name: str, base: Sequence[float], head: Sequence[float], limits: MetricThresholds, machine_slowdown: float
+    name: str,
+    base: Sequence[float],
+    head: Sequence[float],
+    limits: MetricThresholds,
+    machine_slowdown: float,
+    ratios: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> MetricVerdict:
     """A timing of two separate runs.
 
     Args:
         base, head: a value a round.
-        machine_slowdown: how much slower the machine itself was, ln, >= 0, by its worst yardstick.
+        machine_slowdown: how much slower the machine itself was, ln, >= 0, by its worst ceiling or clock.
+        ratios: of both sides' rounds, to their pacers; these are then judged, and the values only shown.
     """
-    wanted = f"{how_many(len(base), 'round')} against {len(head)}; 5 a side are needed (8 make it firm)"
-    decided = _decide(_open(name, base, head, limits), unpaired(base, head), limits, machine_slowdown, wanted)
+    before, now = ratios or (base, head)
+    wanted = f"{how_many(len(before), 'round')} against {len(now)}; 5 a side are needed (8 make it firm)"
+    estimate = unpaired(before, now)
+    if ratios:
+        estimate = replace(estimate, method=f"{estimate.method}{OF_RATIOS}")
+    decided = _decide(_open(name, base, head, limits), estimate, limits, machine_slowdown, wanted)
     if decided.verdict in (Verdict.SLOW, Verdict.FAST):
-        low, high = bootstrap_interval(base, head)
+        low, high = bootstrap_interval(before, now)
         if not (low > 0 if decided.verdict is Verdict.SLOW else high < 0):
             return replace(decided, verdict=Verdict.INCONCLUSIVE, reason="rank test and bootstrap do not agree")
     return decided
@@ -58,7 +69,8 @@ def _decide(
     assert limits.margin is not None
     assert found.base is not None
     assert found.head is not None
-    gap, found = abs(found.head - found.base), replace(found, estimate=estimate)
+    # of the effect, not of the two medians: where neighbours were divided these also hold what the machine did
+    gap, found = found.base * abs(math.expm1(estimate.effect)), replace(found, estimate=estimate)
     if estimate.low is None or estimate.high is None:
         return replace(found, reason=wanted)
     if limits.too_noisy:

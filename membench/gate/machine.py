@@ -1,4 +1,4 @@
-"""Whether the machine itself was slower: yardsticks that every run measures beside its layers."""
+"""Whether the machine itself was slower: ceilings and clocks that every run measures beside its layers."""
 
 import math
 from collections.abc import Callable
@@ -12,14 +12,14 @@ _CLOCKS = ("core_mhz", "sm_mhz", "memory_mhz")
 
 
 def machine_slowdown(base: Record, head: Record) -> float:
-    """ln of how much slower the machine was in the head's rounds, by its worst yardstick; 0 where none was.
+    """ln of how much slower the machine was in the head's rounds, by its worst ceiling or clock; 0 where none was.
 
     A case that is slower by no more than this may be slowed by the machine alone, so it is no
     regression (in the words of a GPU: it does not hold in clock cycles).
     """
-    yardsticks = [*(_ceiling(name) for name in _CEILINGS), *(_clock(name) for name in _CLOCKS)]
+    speeds = [*(_ceiling(name) for name in _CEILINGS), *(_clock(name) for name in _CLOCKS)]
     slowdowns = [0.0]
-    for speed in yardsticks:
+    for speed in speeds:
         before, now = _known(base, speed), _known(head, speed)
         if before and now:
             slowdowns.append(-unpaired(before, now).effect)

@@ -34,13 +34,14 @@ class CountedMetric:
     """Lower is better; ``tolerance`` is the share by which it may grow.
 
     ``on_any_device``: a matter of arithmetic, the same on all machines; caches, allocators and
-    rounding are not.
+    rounding are not. ``of_one_build``: comparable only where the same software ran.
     """
 
     name: str
     tolerance: float
     of_record: Callable[[Record], float | None]
     on_any_device: bool = False
+    of_one_build: bool = False
 
 
 def _latency_ms(round_: Round, tokens: int) -> float | None:
@@ -87,6 +88,17 @@ def _worst_over_rounds(name: str) -> Callable[[Record], float | None]:
     return value
 
 
+def _instructions(record: Record) -> float | None:
+    """Of one thread: several that wait for each other execute as many as the wait is long."""
+    known = [positive(r.counters, "instructions_per_call") for r in record.rounds if r.status == "ok"]
+    counted = [v for v in known if v is not None]
+    return statistics.median(counted) if counted and _threads(record) == {1} else None
+
+
+def _threads(record: Record) -> set[int | None]:
+    return {r.threads for r in record.rounds if r.status == "ok"}
+
+
 def _reference_error(record: Record) -> float | None:
     return number(record.metrics, "reference_error")
 
@@ -119,5 +131,7 @@ COUNTED = (
     # Rounding changes with the order of a sum; an error that grows by more than half is another computation.
     CountedMetric("reference_error", 0.5, _reference_error),
     CountedMetric("dropped_tokens", 0.0, _dropped_tokens),
+    # The interpreter and the allocator do not do exactly the same in every process.
+    CountedMetric("instructions_per_call", 0.02, _instructions, of_one_build=True),
 )
 METRIC_NAMES = tuple(metric.name for metric in (*TIMED, *COUNTED))

@@ -12,6 +12,7 @@ from membench.machine.clocks import read_clocks
 from membench.machine.device import available_memory_bytes, cache_bytes, describe
 from membench.machine.disturbance import LIMIT, Watch
 from membench.machine.energy import EnergyCounter
+from membench.machine.instructions import InstructionCounter
 from membench.measuring.fitness import fitness
 from membench.processes.questions import answer_of_devices
 
@@ -96,8 +97,8 @@ def _look(device: str, watch: Watch) -> tuple[dict[str, float], dict[str, Any]]:
     begin = time.perf_counter()
     while time.perf_counter() - begin < _LOOK_SECONDS:
         windows.append(Window(window(), watch.seen()))
-    taken = [each for found in windows for each in found.seconds]
-    disturbed = sum(len(found.seconds) for found in windows if found.seen.worst > LIMIT)
+    taken = [each for found in windows for each in found.samples]
+    disturbed = sum(len(found.samples) for found in windows if found.seen.worst > LIMIT)
     share = {"seconds": _LOOK_SECONDS, "samples": len(taken), "disturbed_share": disturbed / len(taken)}
     return _spread(taken), {**share, **summary(windows, watch)}
 
@@ -121,6 +122,9 @@ def _unknown(environment: dict[str, Any]) -> dict[str, str]:
         where = "NVML offers no energy counter" if device["type"] == "cuda" else "no readable RAPL counter"
         reasons["energy_j_per_token"] = where
     if device["type"] == "cpu":
+        with InstructionCounter() as counter:
+            if counter.reason:
+                reasons["instructions_per_call"] = counter.reason
         reasons["peak_allocated_bytes"] = "only the CUDA allocator counts; peak_process_bytes is the resident memory"
         reasons["mfu_datasheet, mbu_datasheet"] = "there is no datasheet for this processor; ceilings are measured"
         reasons["disturbance: memory"] = "what others read and write is not counted, on cores left free least of all"

@@ -17,7 +17,8 @@ from membench.machine.clocks import read_clocks
 from membench.machine.conditions import begin_ran, ran
 from membench.machine.disturbance import Watch
 from membench.machine.energy import EnergyCounter
-from membench.measuring.as_record import cost_json, reference_json, sampling_json
+from membench.machine.instructions import per_call
+from membench.measuring.as_record import cost_json, pacer_json, reference_json, sampling_json
 from membench.measuring.implementations import Call, implementation
 from membench.measuring.inputs import Input
 from membench.measuring.memory import (
@@ -29,6 +30,7 @@ from membench.measuring.memory import (
     tensor_bytes,
     weights_bytes,
 )
+from membench.measuring.pacer import Pacer, amounts
 from membench.measuring.preparation import Preparation
 from membench.measuring.step import make_step
 from membench.measuring.stop_watch import StopWatch
@@ -36,6 +38,7 @@ from membench.measuring.time import Clock, Sampling, StepCall, sample
 from membench.measuring.traffic import Traffic
 
 _TUNING = Sampling(min_samples=5, floor_samples=3, max_seconds=1.0, warmup_seconds=0.2)
+_COUNTED_CALLS = 3
 _ENERGY_SECONDS = 1.0  # the counters tick in tens of milliseconds
 Progress = Callable[[str], None]
 
@@ -99,20 +102,25 @@ class CaseMeasurement:
             watch,
         )
 
-    def run(self, case: Case, sampling: Sampling, implementations: list[str]) -> dict[str, Any]:
-        """The round's results of one case, JSON-able; raises what ``prepare`` raises."""
+    def run(self, case: Case, sampling: Sampling, implementations: list[str], *, paced: bool = False) -> dict[str, Any]:
+        """The round's results of one case, ``paced``: with a pacer's, JSON-able; raises what ``prepare`` raises."""
         prepared, device = self.prepare(case, implementations), self.clock.device
         watch, step = prepared.watch, prepared.step
         self.progress("sampling")
         clocks = [read_clocks(device)]
+        with watch.on("pacer"):
+            pacer = self._pacer(case) if paced else None
         with watch.on("sample"):
             others = Watch(device)
-            samples = sample(self.clock, step, sampling, watch=others)
+            samples = sample(self.clock, step, sampling, watch=others, pacer=pacer)
             self.progress("sampling")
             hot = sample(self.clock, step, sampling, cold=False, watch=others) if device == "cuda" else None
         clocks.append(read_clocks(device))
+        beside = pacer_json(pacer, samples)
+        del pacer  # its tensors are none of the case's memory
         return {
             **self.facts(prepared),
+            "pacer": beside,
             "samples_s": samples.seconds,
             "sampling": sampling_json(samples),
             "hot_samples_s": hot.seconds if hot else None,
@@ -122,7 +130,7 @@ class CaseMeasurement:
         }
 
     def facts(self, prepared: Prepared) -> dict[str, Any]:
-        """What a round says of a case beside its samples; measures memory and energy.
+        """What a round says of a case beside its samples; measures memory and energy, counts instructions.
 
         Raises:
             WrongAnswer: what was timed has come to give another answer.
@@ -132,6 +140,8 @@ class CaseMeasurement:
             memory = self._memory(case, step, prepared.inputs[0], prepared.optimizer)
         with watch.on("energy"):
             energy = self._energy(step)
+        with watch.on("counters"):
+            instructions = per_call(step, _COUNTED_CALLS) if self.clock.device == "cpu" else None
         with watch.on("check"):
             self.preparation.check_again(case, prepared.implementation["chosen"], prepared.call)
         cost, source = self.preparation.cost(case, prepared.traffic)
@@ -144,11 +154,17 @@ class CaseMeasurement:
             "cost": {"source": source, **cost_json(cost)},
             "memory": memory,
             "energy": energy,
+            "counters": {"instructions_per_call": instructions},
             "inputs": len(prepared.inputs),
             "notes": list(self.layer.notes),
             "ran": what_ran,
             "seconds": watch.seconds,
         }
+
+    def _pacer(self, case: Case) -> Pacer | None:
+        """The case's pacer; None where nothing is counted of it."""
+        does = amounts(self.preparation.planned_cost(case), case.layer.dtype, case.tokens)
+        return does and Pacer(does, self.clock.device)
 
     def _choose(
         self,

@@ -139,6 +139,10 @@ class Preparation:
             raise WrongAnswer(f"wrong answer ({name}): after a step with {case.optimizer} {fault}; not timed")
         self.layer.zero_gradients()
 
+    def planned_cost(self, case: Case) -> Cost:
+        """The cost by formulas alone: the same whatever the inputs and caches turn out to be."""
+        return self.layer.cost(Step(case.tokens, mode=case.mode, optimizer=case.optimizer, ranks=case.ranks))[0]
+
     def cost(self, case: Case, traffic: Traffic) -> tuple[Cost, str]:
         """The cost of what these inputs really touch, and its source."""
         step = Step(

@@ -7,7 +7,7 @@ is spent counts as taken, but is used only where there would be fewer than ``flo
 import math
 import statistics
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from membench.machine.disturbance import LIMIT, SPAN_S, Seen, Signal, Watch
 
@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 WINDOW_S = 0.02
 
 
-class Window(NamedTuple):
+Sample = TypeVar("Sample")  # whatever a sample is to the one who takes it
+
+
+class Window(NamedTuple, Generic[Sample]):
     """Samples taken between two readings, and what was seen meanwhile."""
 
-    seconds: list[float]  # of each sample, a call
+    samples: list[Sample]
     seen: Seen
 
 
-class Retaking:
+class Retaking(Generic[Sample]):
     """The samples of one sampling. ``stopped_by`` says what ended it, once ``wanted`` is 0.
 
     A budget of no seconds takes nothing again, but keeps disturbed samples apart all the same.
@@ -34,15 +37,15 @@ class Retaking:
     def __init__(self, sampling: "Sampling", watch: Watch | None) -> None:
         self._sampling, self._watch = sampling, watch
         self._budget_s = sampling.retake_seconds
-        self._clean: list[Window] = []
-        self._disturbed: list[Window] = []
+        self._clean: list[Window[Sample]] = []
+        self._disturbed: list[Window[Sample]] = []
         self._stay = 0  # disturbed samples that are not taken again
         self._spent_s = 0.0
         self.stopped_by: Literal["samples", "time"] = "samples"
 
     def wanted(self, elapsed_s: float) -> int:
         """How many samples are to be taken next, ``elapsed_s`` seconds after the first was begun; 0: no more."""
-        taken = sum(len(window.seconds) for window in self._clean) + self._stay
+        taken = sum(len(window.samples) for window in self._clean) + self._stay
         if taken >= self._sampling.min_samples:
             return 0
         if elapsed_s - self._spent_s >= self._sampling.max_seconds and taken >= self._sampling.floor_samples:
@@ -50,7 +53,7 @@ class Retaking:
             return 0
         return self._sampling.min_samples - taken
 
-    def add(self, seconds: list[float], lasted_s: float) -> float:
+    def add(self, samples: list[Sample], lasted_s: float) -> float:
         """Judge the samples of a window that lasted so long.
 
         Returns:
@@ -58,15 +61,15 @@ class Retaking:
             disturbed this one, nor the half second that ticks are looked at over, reaches into it.
         """
         if self._watch is None:
-            self._clean.append(Window(seconds, Seen({}, None)))
+            self._clean.append(Window(samples, Seen({}, None)))
             return 0.0
-        window = Window(seconds, self._watch.seen())
+        window = Window(samples, self._watch.seen())
         if window.seen.worst <= LIMIT:
             self._clean.append(window)
             return 0.0
         self._disturbed.append(window)
         if self._spent_s >= self._budget_s:
-            self._stay += len(seconds)
+            self._stay += len(samples)
             return 0.0
         self._spent_s += lasted_s
         return max(0.0, min(SPAN_S - lasted_s, self._budget_s - self._spent_s))
@@ -77,12 +80,12 @@ class Retaking:
         if self._watch is not None:
             self._watch.mark()
 
-    def samples(self) -> tuple[list[float], list[float], dict[str, Any]]:
-        """(seconds a call of the samples that count, of the disturbed ones kept apart, what a record says of it)."""
-        clean = [each for window in self._clean for each in window.seconds]
+    def samples(self) -> tuple[list[Sample], list[Sample], dict[str, Any]]:
+        """(the samples that count, the disturbed ones kept apart, what a record says of it)."""
+        clean = [each for window in self._clean for each in window.samples]
         # the least disturbed first, and not the fastest: which those are must not depend on the times
         ordered = sorted(self._disturbed, key=lambda window: window.seen.worst)
-        disturbed = [(each, window.seen) for window in ordered for each in window.seconds]
+        disturbed = [(each, window.seen) for window in ordered for each in window.samples]
         short = max(0, self._sampling.floor_samples - len(clean))
         kept, apart = disturbed[:short], [each for each, _ in disturbed[short:]]
         return [*clean, *(each for each, _ in kept)], apart, self._record([seen for _, seen in kept])
@@ -91,7 +94,7 @@ class Retaking:
         if self._watch is None:
             return {}
         windows = [*self._clean, *self._disturbed]
-        disturbed = sum(len(window.seconds) for window in self._disturbed)
+        disturbed = sum(len(window.samples) for window in self._disturbed)
         return {
             **summary(windows, self._watch),
             "disturbed_samples": disturbed,
@@ -103,9 +106,9 @@ class Retaking:
         }
 
 
-def summary(windows: list[Window], watch: Watch) -> dict[str, Any]:
+def summary(windows: list[Window[Any]], watch: Watch) -> dict[str, Any]:
     """What was seen over all windows, as a record keeps it."""
-    counted = [(window.seen.involuntary_switches, len(window.seconds)) for window in windows]
+    counted = [(window.seen.involuntary_switches, len(window.samples)) for window in windows]
     known = [(switches, samples) for switches, samples in counted if switches is not None]
     samples = sum(samples for _, samples in known)
     return {
@@ -115,9 +118,9 @@ def summary(windows: list[Window], watch: Watch) -> dict[str, Any]:
     }
 
 
-def _over(windows: list[Window], name: Signal) -> dict[str, float] | None:
+def _over(windows: list[Window[Any]], name: Signal) -> dict[str, float] | None:
     """The largest share, and the mean over samples; None where it was never told."""
-    known = [(share, len(w.seconds)) for w in windows if (share := w.seen.shares[name]) is not None]
+    known = [(share, len(w.samples)) for w in windows if (share := w.seen.shares[name]) is not None]
     if not known:
         return None
     mean = math.fsum(share * samples for share, samples in known) / sum(samples for _, samples in known)

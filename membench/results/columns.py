@@ -111,6 +111,7 @@ SHOWN = _by_name(
     Quantity("times_floor", "time/floor", "multiple", "lower"),
     Quantity("excess_ms", "above floor ms", "number", "lower"),
     Quantity("calls", "calls a step", "number", None, 2),
+    Quantity("instructions_per_call", "instructions", "quantity", "lower"),
     Quantity("times_first", "ratio", "multiple"),
     Quantity("reference_ms", "reference ms", "number", None, 3),
     Quantity("step_ms_interval", "95 %", "interval", "lower", 2),

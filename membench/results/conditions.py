@@ -34,6 +34,15 @@ def conditions_differ(base: Record, head: Record) -> str | None:
     return slowed and f"{slowed} in the {place}, and the other does not say"
 
 
+def same_software(base: Record, head: Record) -> bool:
+    """Whether two cases are known to have run by one compiler and the same instruction sets, under the same conditions.
+
+    Another build of torch, or another compiler, needs other instructions for the same work.
+    """
+    before, now = ([r.ran.get("compiler") for r in each.rounds if r.status == "ok"] for each in (base, head))
+    return bool(before and now) and len({*map(str, before), *map(str, now)}) == 1 and not conditions_differ(base, head)
+
+
 def other_conditions(base: Any, head: dict[str, Any]) -> str | None:
     """The same of two runs' environments, whatever operators they measure."""
     known = (each if isinstance(each, dict) else {} for each in (base, head))

@@ -43,6 +43,10 @@ class Round(_Strict):
     )
     disturbance: dict[str, Any] = Field(default_factory=dict, description="what others did while it was sampled")
     sampling: dict[str, Any] = Field(default_factory=dict, description="calls a sample, what stopped it, warm-up")
+    pacer: dict[str, Any] = Field(
+        default_factory=dict, description="version, amounts, calls a sample, samples_s: the i-th after the i-th sample"
+    )
+    counters: dict[str, float | None] = Field(default_factory=dict, description="instructions_per_call")
     ceilings: dict[str, Any] = Field(default_factory=dict, description="measured in the same process")
     clocks: list[dict[str, Any]] = Field(default_factory=list, description="before and after")
     implementation: dict[str, Any] = Field(default_factory=dict)

@@ -60,9 +60,10 @@ class Built(Message):
 
 
 class MeasureCase(Message):
-    """Check and time a case; ``Found`` has what a round says of it."""
+    """Check and time a case, ``pacer``: with its pacer; ``Found`` has what a round says of it."""
 
     index: int
+    pacer: bool = False
 
 
 class Found(Message):

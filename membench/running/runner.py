@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import ClassVar
 
 from membench.case import Case
 from membench.planning.plan import Plan
@@ -41,8 +42,11 @@ def builds(cases: Iterable[Case]) -> list[BuildGroup]:
 class Runner:
     """Measures a plan's cases into a journal.
 
-    ``report`` gets a line of what is being done; ``finished`` is called after each case.
+    ``report`` gets a line of what is being done; ``finished`` is called after each case. ``worker``: the module of
+    its processes.
     """
+
+    worker: ClassVar[str] = "membench.running.worker"
 
     def __init__(
         self,
@@ -72,8 +76,8 @@ class Runner:
         job = Build.of(list(build.cases), self.device, self.measure, retaking=True)
         answers = case_answers(
             job,
-            "membench.running.worker",
-            lambda index: MeasureCase(index=index),
+            self.worker,
+            lambda index: MeasureCase(index=index, pacer=self.measure.pacer),
             timeout_seconds=self.measure.timeout_seconds,
             report=lambda case, doing: self.report(f"{case.arm} {case.mode}: {doing}"),
         )

@@ -69,7 +69,8 @@ class Worker:
         sampling = Sampling(
             job.min_samples, job.floor_samples, job.max_seconds, job.warmup_seconds, job.retaking_seconds
         )
-        return Found(found=self.measurement.run(job.cases[asked.index], sampling, job.implementations))
+        case = job.cases[asked.index]
+        return Found(found=self.measurement.run(case, sampling, job.implementations, paced=asked.pacer))
 
     def forget(self) -> None:
         """Drop what a case that failed has left."""

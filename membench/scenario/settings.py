@@ -98,6 +98,9 @@ class Measure(Strict):
     warmup_seconds: NonNegativeFloat = Field(default=0.5, le=3600)
     timeout_seconds: PositiveFloat = Field(default=300, le=86_400, description="a process is ended after")
     implementations: list[Implementation] = Field(default=["eager"], min_length=1, description="the fastest counts")
+    pacer: bool = Field(
+        default=False, description="time a fixed mix of the case's own needs in turn with its samples, for compare"
+    )
     threads: PositiveInt | None = Field(default=None, le=4096, description="CPU threads; all cores if left out")
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import replace
 from membench.errors import one_line
 from membench.gate.cases import CaseComparison
 from membench.gate.comparison import FileComparison
+from membench.gate.judge import OF_RATIOS
 from membench.gate.reproduce import reproduce_command
 from membench.gate.result_set import Group, LoadedResult
 from membench.gate.verdicts import ORDER, MetricVerdict, Verdict
@@ -82,7 +83,7 @@ def _caption(comparison: FileComparison) -> str:
     if estimates:
         first = estimates[0]
         parts.append(f"Change and its {100 * first.confidence:.4g}% interval: {first.method}; a replicate is a round.")
-        if comparison.suite is not None or first.method.startswith("paired"):
+        if comparison.suite is not None or first.method.startswith("paired") or first.method.endswith(OF_RATIOS):
             parts.append("Neighbouring samples are compared, so the change need not be the ratio of the two medians.")
     if comparison.advisory:
         parts.append(f"Timings are advice only: {comparison.advisory}.")

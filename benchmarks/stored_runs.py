@@ -1,0 +1,201 @@
+"""Can two stored runs decide? Runs of ``gate`` as it is and slowed by real work, all pairs judged as compare does.
+
+    python -m benchmarks.stored_runs record FOLDER --variants base slow10 --runs 4
+    python -m benchmarks.stored_runs judge FOLDER [--json FILE]
+
+``record`` makes what is missing of ``base_1.json``, ``slow10_1.json``, ``base_2.json`` …: a run at a time, the
+variants by turns, so it can be stopped and called again. A run is ``membench run gate``; in a slowed one each process
+does more work in every call, sized in that process to 5, 10 or 20 % of the call. Runs of base have the same worker
+without work.
+
+``judge`` holds every pair of runs of base against each other, in the order in which they were made, and every run of
+base against every slowed one. Each pair is judged twice from the same files: by the ratios to the pacer, and in
+milliseconds, as if no pacer had been timed.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+from benchmarks.slowed_worker import SHARE
+from membench.gate.cases import CaseComparison
+from membench.gate.comparison import compare_files
+from membench.gate.metrics import TIMED
+from membench.gate.pacing import ratios_by_round
+from membench.gate.result_set import LoadedResult
+from membench.gate.rounds import by_round
+from membench.gate.thresholds import Thresholds
+from membench.gate.verdicts import MetricVerdict, Verdict
+from membench.planning.planner import solve_budgets
+from membench.results.records import Record, read_result
+from membench.running.run import run_scenario
+from membench.running.runner import Runner
+from membench.scenario.scenario import load_scenario
+
+SLOWDOWNS = {"base": 0.0, "slow5": 0.05, "slow10": 0.10, "slow20": 0.20}
+_LATENCY = TIMED[0]
+_BY = ("ratio", "milliseconds")
+Pair = tuple[LoadedResult, LoadedResult]
+
+
+def record(folder: Path, variants: list[str], runs: int, overrides: list[str]) -> None:
+    """Make what is missing of so many runs of each variant."""
+    Runner.worker = "benchmarks.slowed_worker"
+    scenario = load_scenario("gate", overrides)
+    for number, variant in product(range(1, runs + 1), variants):
+        path = folder / f"{variant}_{number}.json"
+        if path.exists():
+            continue
+        os.environ[SHARE] = str(SLOWDOWNS[variant])
+        print(path, file=sys.stderr)
+        done = run_scenario(scenario, solve_budgets(scenario), "cpu", folder / "made", resume=False)
+        if done.interrupted or done.path is None:
+            sys.exit(f"{path} was not made")
+        done.path.rename(path)
+
+
+def load(folder: Path) -> dict[str, list[LoadedResult]]:
+    """The runs of each variant, in the order in which they were made."""
+    found = {name: [LoadedResult(p, read_result(p)) for p in folder.glob(f"{name}_*.json")] for name in SLOWDOWNS}
+    return {name: sorted(runs, key=lambda each: each.result.run.started) for name, runs in found.items() if runs}
+
+
+def in_milliseconds(run: LoadedResult) -> LoadedResult:
+    """The run as if no pacer had been timed."""
+
+    def without(case: Record) -> Record:
+        return case.model_copy(update={"rounds": [r.model_copy(update={"pacer": {}}) for r in case.rounds]})
+
+    return LoadedResult(run.path, run.result.model_copy(update={"cases": [*map(without, run.result.cases)]}))
+
+
+def pairs(runs: dict[str, list[LoadedResult]], variant: str) -> list[Pair]:
+    """Every pair of base's runs, the earlier one first, or every run of base with every slowed one."""
+    return [*combinations(runs["base"], 2)] if variant == "base" else [*product(runs["base"], runs[variant])]
+
+
+def verdicts(of: list[Pair], by: str) -> Iterator[tuple[CaseComparison, MetricVerdict]]:
+    """What compare says of every case's latency in every pair."""
+    for pair in of:
+        base, head = map(in_milliseconds, pair) if by == "milliseconds" else pair
+        for case in compare_files(base, head, Thresholds()).cases:
+            yield from ((case, metric) for metric in case.metrics if metric.metric == _LATENCY.name)
+
+
+def shares(of: list[Pair], by: str) -> dict[str, Any]:
+    """Shares of all (pair, case), and of each case's pairs, that were called slow, fast, the same or neither."""
+    found = [(case.label, metric) for case, metric in verdicts(of, by)]
+    labels = sorted({label for label, _ in found})
+    intervals = [metric.estimate for _, metric in found if metric.estimate and metric.estimate.low is not None]
+    widths = [e.high - e.low for e in intervals if e.high is not None and e.low is not None]
+    return {
+        "comparisons": len(found),
+        **{v.value.lower(): _share([m for _, m in found], v) for v in _CALLED},
+        "effect_median": statistics.median(e.effect for e in intervals) if intervals else None,
+        "interval_half_width_median": statistics.median(widths) / 2 if widths else None,
+        "slow_by_case": {each: _share([m for label, m in found if label == each], Verdict.SLOW) for each in labels},
+    }
+
+
+_CALLED = (Verdict.SLOW, Verdict.FAST, Verdict.SAME, Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE)
+
+
+def _share(found: list[MetricVerdict], verdict: Verdict) -> float:
+    return sum(metric.verdict is verdict for metric in found) / len(found)
+
+
+def spread(runs: list[LoadedResult], by: str) -> dict[str, float | None]:
+    """Medians over cases of standard deviations, ln: of rounds within a run, and of the medians of runs."""
+    within, between = [], []
+    for of_case in zip(*(run.result.cases for run in runs), strict=True):
+        logs = [[*map(math.log, _values(case, by))] for case in of_case]
+        within.append(statistics.fmean(statistics.stdev(each) for each in logs))
+        between += [statistics.stdev(map(statistics.median, logs))] if len(logs) > 1 else []
+    return {
+        "of_rounds_within_a_run": statistics.median(within),
+        "of_medians_between_runs": statistics.median(between) if between else None,
+    }
+
+
+def _values(case: Record, by: str) -> list[float]:
+    return [*(ratios_by_round(case) if by == "ratio" else by_round(case, _LATENCY)).values()]
+
+
+def judge(folder: Path) -> dict[str, Any]:
+    """Everything."""
+    runs = load(folder)
+    if len(runs.get("base", [])) < 2:
+        sys.exit(f"{folder} holds fewer than two runs base_1.json, base_2.json …: record them first")
+    first = runs["base"][0].result
+    return {
+        "benchmark": "stored_runs",
+        "started": min(run.result.run.started for of in runs.values() for run in of),
+        "finished": max(run.result.run.finished or "" for of in runs.values() for run in of),
+        "git_sha": first.run.git_sha,
+        "environment": first.environment,
+        "rounds": first.run.rounds,
+        "scenario_text": first.run.scenario_text,
+        "overrides": first.run.overrides,
+        "runs": {name: len(of) for name, of in runs.items()},
+        "run_seconds_median": statistics.median(map(_seconds, (run for of in runs.values() for run in of))),
+        "slowdowns_asked": {name: SLOWDOWNS[name] for name in runs},
+        "spread": {by: spread(runs["base"], by) for by in _BY},
+        "verdicts": {name: {by: shares(pairs(runs, name), by) for by in _BY} for name in runs},
+    }
+
+
+def _seconds(run: LoadedResult) -> float:
+    begin, end = (datetime.fromisoformat(at) for at in (run.result.run.started, run.result.run.finished or ""))
+    return (end - begin).total_seconds()
+
+
+def show(found: dict[str, Any]) -> None:
+    """The shares as a table, the spread in a line each."""
+    print(f"{found['runs']} runs of {found['rounds']} rounds, {found['run_seconds_median']:.0f} s each")
+    print(f"{'':8} {'judged by':13} {'n':>4} {'slow':>6} {'fast':>6} {'same':>6} {'open':>6} {'effect':>8} {'+-':>6}")
+    for name, by_kind in found["verdicts"].items():
+        for by, each in by_kind.items():
+            called = " ".join(f"{100 * each[v]:5.1f}%" for v in ("slow", "fast", "same", "inconclusive"))
+            effect, half = (_percent(each[key]) for key in ("effect_median", "interval_half_width_median"))
+            print(f"{name:8} {by:13} {each['comparisons']:4} {called} {effect:>8} {half:>6}")
+    for by, each in found["spread"].items():
+        within, between = map(_percent, each.values())
+        print(f"spread by {by}: of rounds within a run {within}, of medians between runs {between}")
+    for name, by_kind in found["verdicts"].items():
+        for case, share in by_kind["ratio"]["slow_by_case"].items():
+            print(f"  {name:8} {case:45} slow {share:6.1%}, in ms {by_kind['milliseconds']['slow_by_case'][case]:6.1%}")
+
+
+def _percent(log: float | None) -> str:
+    return "-" if log is None else f"{100 * math.expm1(log):.1f}%"
+
+
+def main() -> None:
+    """``record`` or ``judge``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["record", "judge"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--variants", nargs="+", choices=SLOWDOWNS, default=["base", "slow10"])
+    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--set", action="append", default=[], help="of the scenario: measure.rounds=6")
+    parser.add_argument("--json", type=Path, help="write what judge finds here")
+    asked = parser.parse_args()
+    if asked.action == "record":
+        record(asked.folder, asked.variants, asked.runs, asked.set)
+        return
+    found = judge(asked.folder)
+    show(found)
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What two runs whose samples were timed in turn with a pacer allow: the ratio to it is compared, not milliseconds.
+
+A machine that is slower in one of the runs is slower for sample and pacer alike. Each run is divided by its own
+pacer, so the pacers must be the same work: the same version and amounts, computed by the same torch.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from membench.gate.metrics import are_times
+from membench.json_values import text
+from membench.results.records import Record, ResultFile, Round
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """How the latencies of one case of two runs are compared.
+
+    ``refused``: why not at all; else ``milliseconds``: why as milliseconds though there is a pacer. Where both are
+    None and ``paced``, as ratios.
+    """
+
+    paced: bool
+    refused: str | None = None
+    milliseconds: str | None = None
+
+
+def torch_versions(base: ResultFile, head: ResultFile) -> tuple[str | None, str | None]:
+    """Of both runs."""
+    before, now = (text(each.environment, "packages", "torch") for each in (base, head))
+    return before, now
+
+
+def pacing(base: Record, head: Record, torch: tuple[str | None, str | None]) -> Pacing:
+    """How two cases of separate runs stand to each other."""
+    before, now = (_works(record) for record in (base, head))
+    if not before and not now:
+        return Pacing(paced=False)
+    if not before or not now:
+        side = "new file" if now else "baseline"
+        why = (
+            f"only the {side} was timed in turn with a pacer, which takes longer than alone: measure both the same way"
+        )
+        return Pacing(paced=False, refused=why)
+    if len(before) > 1 or len(now) > 1 or before != now:
+        return Pacing(paced=False, milliseconds="milliseconds: the two runs' pacers are not the same work")
+    if torch[0] != torch[1]:
+        which = " and ".join(version or "an unknown version" for version in torch)
+        return Pacing(paced=False, milliseconds=f"milliseconds: the pacers ran on torch {which}")
+    return Pacing(paced=True)
+
+
+def ratios_by_round(record: Record) -> dict[int, float]:
+    """Sample over pacer of each round that has both: the median over neighbours, the effect of an in-turn pair."""
+    return {r.number: ratio for r in record.rounds if (ratio := _ratio(r)) is not None}
+
+
+def _works(record: Record) -> list[Any]:
+    """The pacers that a case's rounds had, each once: more than one where rounds disagree."""
+    found: list[Any] = []
+    for round_ in record.rounds:
+        work = _work(round_.pacer) if _is_paced(round_) else None
+        if round_.status == "ok" and work not in found:
+            found.append(work)
+    return [] if found == [None] else found
+
+
+def _work(pacer: Mapping[str, Any]) -> tuple[Any, Any]:
+    return pacer.get("version"), pacer.get("amounts")
+
+
+def _is_paced(round_: Round) -> bool:
+    return round_.status == "ok" and bool(_pacer_s(round_)) and are_times(round_.samples_s)
+
+
+def _pacer_s(round_: Round) -> list[float]:
+    """The pacer's samples; empty where they are none."""
+    taken = round_.pacer.get("samples_s")
+    if not isinstance(taken, list) or not all(isinstance(each, float) for each in taken):
+        return []
+    return taken if are_times(taken) else []
+
+
+def _ratio(round_: Round) -> float | None:
+    """Each sample but the first lies between two of the pacer's: it is divided by their geometric mean."""
+    if not _is_paced(round_):
+        return None
+    paced = [math.log(each) for each in _pacer_s(round_)]
+    taken = [math.log(each) for each in round_.samples_s]
+    between = [
+        sample - (before + after) / 2 for sample, before, after in zip(taken[1:], paced[:-1], paced[1:], strict=False)
+    ]
+    if not between:
+        between = [taken[0] - paced[0]]
+    return math.exp(statistics.median(between))

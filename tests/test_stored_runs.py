@@ -1,0 +1,94 @@
+"""The benchmark of stored runs: slowed calls do so much more work, and pairs are judged as compare does."""
+
+import json
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from test_gate_paced import drifts, paced_run
+
+from benchmarks import stored_runs
+from benchmarks.slowed_worker import SHARE, Slowed, slowed, units_for
+from layers import build, spec_from
+from membench.case import Case
+from membench.measuring.time import Clock
+from membench.results.records import write_result
+
+
+def test_units_make_up_the_share():
+    assert units_for(0.1, [0.01] * 3, [1e-5] * 3) == 100
+    assert units_for(0.0, [0.01] * 3, [1e-5] * 3) == 0
+    assert units_for(0.1, [0.01, 0.01, 0.09], [1e-5, 1e-5, 9e-5]) == 100  # a burst over neighbours
+
+
+def test_a_slowed_step_does_the_step_and_the_units_behind_it():
+    did = []
+    call = slowed(did.append, lambda: did.append("unit"), 3)
+    call(7)
+    assert did == [7, "unit", "unit", "unit"]
+
+
+@pytest.mark.parametrize("share", ["0.0", "5.0"])
+def test_a_prepared_case_is_slowed_by_the_share_asked(share, monkeypatch):
+    monkeypatch.setenv(SHARE, share)
+    spec = spec_from({"kind": "dense", "model_dim": 32, "ffn_hidden": 64, "dtype": "float32"})
+    case = Case(arm="dense", mode="forward", layer=spec, tokens=4)
+    units = []
+    monkeypatch.setattr("benchmarks.slowed_worker.slowed", lambda step, work, count: units.append(count) or step)
+    prepared = Slowed(build(spec, device="cpu"), Clock("cpu"), 2**16, lambda _: None).prepare(case, ["eager"])
+    prepared.step(0)
+    [count] = units
+    assert (count > 0) == (share != "0.0")
+
+
+@pytest.fixture
+def folder(tmp_path, seed):
+    """Runs of one commit and runs slowed by a tenth, on a machine that drifts."""
+    rng = np.random.default_rng(seed)
+    for name, ratio in (("base", 1.0), ("slow10", 1.1)):
+        for number in (1, 2, 3):
+            run = paced_run(rng, 0.004 * ratio, drifts(rng))
+            minute = f"2026-01-01T00:{timedelta(minutes=number).seconds // 60:02}"
+            times = {"started": f"{minute}:00Z", "finished": f"{minute}:50Z"}
+            run = run.model_copy(update={"run": run.run.model_copy(update=times)})
+            write_result(run, tmp_path / f"{name}_{number}.json")
+    return tmp_path
+
+
+def test_pairs_are_all_of_base_and_base_with_every_slowed_one(folder):
+    runs = stored_runs.load(folder)
+    assert [(a.name, b.name) for a, b in stored_runs.pairs(runs, "base")] == [
+        ("base_1.json", "base_2.json"),
+        ("base_1.json", "base_3.json"),
+        ("base_2.json", "base_3.json"),
+    ]
+    assert len(stored_runs.pairs(runs, "slow10")) == 9
+
+
+def test_the_ratio_finds_what_milliseconds_do_not(folder):
+    found = stored_runs.judge(folder)
+    by = {name: each["ratio"] for name, each in found["verdicts"].items()}
+    assert by["base"]["slow"] == 0
+    assert by["slow10"]["slow"] == 1
+    assert list(by["slow10"]["slow_by_case"].values()) == [1]
+    in_ms = found["verdicts"]["slow10"]["milliseconds"]
+    assert in_ms["comparisons"] == by["slow10"]["comparisons"] == 9
+    assert in_ms["slow"] < 1
+    assert by["base"]["interval_half_width_median"] < in_ms["interval_half_width_median"]
+    spread = found["spread"]
+    assert spread["ratio"]["of_rounds_within_a_run"] < spread["milliseconds"]["of_rounds_within_a_run"]
+    assert found["run_seconds_median"] == 50
+
+
+def test_what_is_judged_is_shown_and_strict_json(folder, capsys):
+    found = stored_runs.judge(folder)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    stored_runs.show(found)
+    out = capsys.readouterr().out
+    assert "slow10" in out
+    assert "100.0%" in out
+
+
+def test_one_run_is_no_pair(tmp_path):
+    with pytest.raises(SystemExit, match="fewer than two runs"):
+        stored_runs.judge(tmp_path)
