@@ -270,7 +270,7 @@ def test_processes_of_an_earlier_commit_are_told_what_they_know():
     public = ExternalSpec(model_dim=64, factory="layers.public.embedding_bag:build", options=OPTIONS)
     host = memory.model_copy(update={"table_on": "host"})
     cases = [a_case(spec, routing=RoutingConfig(kind="zipf", trace="x.npy")) for spec in (memory, public, host)]
-    told = Build.of(cases, "cpu", Measure()).model_dump(mode="json")
+    told = Build.of(cases, "cpu", Measure()).model_dump(mode="json", exclude_defaults=True)
     plain, renamed, used = (case["layer"] for case in told["cases"])
     assert not {"table_on", "row_format"} & plain.keys()
     assert {"num_keys", "heads", "query_norm"} <= plain.keys()
