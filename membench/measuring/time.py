@@ -7,8 +7,8 @@ call between two events; the L2 cache is flushed before each (cold) or left as i
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import count, cycle, repeat
+from dataclasses import dataclass
+from itertools import count, repeat
 from typing import Literal
 
 import torch
@@ -41,19 +41,10 @@ class Samples:
     warmup_calls: int
     steady: bool
     cache: Literal["rotating", "cold", "hot"]
-    pacer: "Paced | None" = None
 
     @property
     def median_s(self) -> float:
         return statistics.median(self.seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class Paced:
-    """Raw seconds a call of the pacer; the i-th was taken right after the i-th sample."""
-
-    calls_per_sample: int
-    seconds: list[float] = field(default_factory=list)
 
 
 class Clock:
@@ -119,55 +110,31 @@ def warm_up(clock: Clock, step: StepCall, seconds: float) -> tuple[int, bool, fl
             return len(times), steady, min(latest)
 
 
-def sample(
-    clock: Clock, step: StepCall, sampling: Sampling, *, cold: bool = True, pacer: StepCall | None = None
-) -> Samples:
+def bundled(call_s: float) -> int:
+    """How many calls of so many seconds make a sample on a CPU."""
+    return max(1, round(_SAMPLE_SECONDS / max(call_s, 1e-9)))
+
+
+def sample(clock: Clock, step: StepCall, sampling: Sampling, *, cold: bool = True) -> Samples:
     """Raw samples of a step.
 
     ``min_samples`` samples, unless ``max_seconds`` ends first and there are ``floor_samples``.
     ``cold`` is for CUDA: flush the L2 cache before each sample, or (hot) leave it and repeat one
-    input. On a CPU the rotating inputs do what can be done. ``pacer`` is timed in turn with the
-    samples, and its time counts towards ``max_seconds``.
+    input. On a CPU the rotating inputs do what can be done.
     """
     warmup_calls, steady, fastest_s = warm_up(clock, step, sampling.warmup_seconds)
     if clock.device == "cuda":
         wanted = min(sampling.min_samples, int(sampling.max_seconds / fastest_s))
         samples = max(sampling.floor_samples, wanted)
         inputs = count(warmup_calls) if cold else repeat(0)
-        seconds, paced = _queued(clock, step, inputs, samples, cold=cold, pacer=pacer)
+        seconds = clock.queued_seconds(step, inputs, samples, cold=cold)
         stopped_by = "samples" if samples >= sampling.min_samples else "time"
-        return Samples(seconds, 1, stopped_by, warmup_calls, steady, "cold" if cold else "hot", paced)
-    calls = _calls(fastest_s)
+        return Samples(seconds, 1, stopped_by, warmup_calls, steady, "cold" if cold else "hot")
+    calls = bundled(fastest_s)
     inputs, seconds = count(warmup_calls), []
-    paced, turns = _warm_pacer(clock, pacer), count()
     begin = time.perf_counter()
     while len(seconds) < sampling.min_samples:
         if time.perf_counter() - begin >= sampling.max_seconds and len(seconds) >= sampling.floor_samples:
-            return Samples(seconds, calls, "time", warmup_calls, steady, "rotating", paced)
+            return Samples(seconds, calls, "time", warmup_calls, steady, "rotating")
         seconds.append(clock.seconds(step, inputs, calls))
-        if pacer is not None and paced is not None:
-            paced.seconds.append(clock.seconds(pacer, turns, paced.calls_per_sample))
-    return Samples(seconds, calls, "samples", warmup_calls, steady, "rotating", paced)
-
-
-def _calls(call_s: float) -> int:
-    """Calls that make a sample on a CPU."""
-    return max(1, round(_SAMPLE_SECONDS / max(call_s, 1e-9)))
-
-
-def _warm_pacer(clock: Clock, pacer: StepCall | None) -> Paced | None:
-    """No sample yet of the pacer, which has been called a few times."""
-    return None if pacer is None else Paced(_calls(warm_up(clock, pacer, 0.0)[2]))
-
-
-def _queued(
-    clock: Clock, step: StepCall, inputs: Iterator[int], samples: int, *, cold: bool, pacer: StepCall | None
-) -> tuple[list[float], Paced | None]:
-    """CUDA: the samples and, each behind one of them in the queue, the pacer's."""
-    if pacer is None:
-        return clock.queued_seconds(step, inputs, samples, cold=cold), None
-    pacer(0)
-    turns = cycle((step, pacer))
-    both = (i for i in inputs for _ in range(2))
-    seconds = clock.queued_seconds(lambda i: next(turns)(i), both, 2 * samples, cold=cold)
-    return seconds[::2], Paced(1, seconds[1::2])
+    return Samples(seconds, calls, "samples", warmup_calls, steady, "rotating")
