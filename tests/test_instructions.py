@@ -5,11 +5,13 @@ import os
 import struct
 import sys
 import threading
+from functools import partial
 
 import pytest
 
 from membench.machine import instructions
 from membench.machine.instructions import INSTRUCTIONS, Event, InstructionCounter, per_call, perf_event_open
+from membench.measuring import diagnosis
 
 # Software events exist where a processor's counters do not, as in most virtual machines.
 TASK_CLOCK, PAGE_FAULTS = Event(1, 1), Event(1, 2)
@@ -123,6 +125,20 @@ def test_what_the_kernel_is_asked_for(tmp_path, monkeypatch):
     assert (thread, cpu, group) == (7, -1, -1)
     assert flags & 0b1100010 == 0b1100010  # inherit, exclude_kernel, exclude_hv
     assert not flags & 0b10001  # neither disabled nor exclude_user
+
+
+def test_doctor_says_why_nothing_is_counted(monkeypatch):
+    monkeypatch.setattr(diagnosis, "InstructionCounter", partial(InstructionCounter, open_event=refuse))
+    environment = {
+        "device": {"type": "cpu", "cache_bytes": 1},
+        "conditions": {"fallback": None},
+        "host": {"huge_pages": "always"},
+    }
+    assert "perf_event_paranoid" in diagnosis._unknown(environment)["instructions_per_call"]
+
+
+def refuse(*asked):
+    raise OSError(errno.EACCES, "refused")
 
 
 def test_elsewhere_it_is_unknown(monkeypatch):
