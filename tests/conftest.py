@@ -49,7 +49,13 @@ def path(request):
 def virtual_time(monkeypatch):
     """What the instrument reads its times from, instead of the machine's clock."""
     clock = VirtualTime()
-    for module in ("measuring.time", "profiler.stage_clock", "profiler.stage_times"):
+    for module in (
+        "measuring.time",
+        "measuring.retaking",
+        "measuring.paced",
+        "profiler.stage_clock",
+        "profiler.stage_times",
+    ):
         monkeypatch.setattr(f"membench.{module}.time", clock)
     return clock
 

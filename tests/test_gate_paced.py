@@ -134,6 +134,15 @@ def test_a_round_is_the_median_over_neighbours(seed):
     assert ratios_by_round(record.model_copy(update={"rounds": [hit]}))[0] == pytest.approx(2)
 
 
+def test_time_that_others_had_the_core_is_not_compared(seed):
+    """Half of the samples were put off the core, and none of the pacer's beside them."""
+    record = paced_run(np.random.default_rng(seed), 0.006, 0.0, rounds=1).cases[0]
+    put_off = {"samples_s": [0.006, 0.014, 0.015, 0.006, 0.015]}
+    on_core = {"case_on_core_s": [0.006] * 5, "on_core_s": [PACER_S] * 5}
+    hit = record.rounds[0].model_copy(update={**put_off, "pacer": {**record.rounds[0].pacer, **on_core}})
+    assert ratios_by_round(record.model_copy(update={"rounds": [hit]}))[0] == pytest.approx(2)
+
+
 @pytest.mark.parametrize("samples_s", [[], [0.0], "0.003", [None], [True], [1e300]])
 def test_what_is_no_time_of_a_pacer_is_none(samples_s, seed):
     """A damaged file is compared as if that round had no pacer, and raises nothing."""

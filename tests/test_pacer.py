@@ -1,4 +1,4 @@
-"""The pacer: its amounts follow the cost of the case alone, and it is timed beside every sample."""
+"""The pacer: its amounts follow the cost of the case alone, and a round says what it did."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from layers.spec import Cost, MemoryNeed, StageCost, Step
 from membench.case import Case
 from membench.measuring.measurement import CaseMeasurement
 from membench.measuring.pacer import VERSION, Pacer, amounts
-from membench.measuring.time import Clock, Sampling, sample
+from membench.measuring.time import Clock, Sampling
 
 TOKENS = 64
 
@@ -108,50 +108,10 @@ def test_it_calls_nothing_of_ours(monkeypatch):
 def test_it_is_the_same_in_every_process(dtype):
     does = amounts(memory(mode="train_step", optimizer="adamw"), dtype, TOKENS)
     one, other = Pacer(does, "cpu"), Pacer(does, "cpu")
-    assert torch.equal(one._table, other._table)
     assert torch.equal(one._indices, other._indices)
+    assert one._indices.max() < len(one._table)
+    assert one.nbytes == other.nbytes >= does.table_rows * does.row_elements * one._table.element_size()
     one(17)
-
-
-def test_each_sample_has_the_pacers_beside_it(virtual_time):
-    order = []
-
-    def call(name, seconds):
-        def step(i):
-            del i
-            order.append(name)
-            virtual_time.sleep(seconds)
-
-        return step
-
-    found = sample(Clock("cpu"), call("step", 0.004), Sampling(6, 5, 5, 0.0), pacer=call("pacer", 0.002))
-    assert found.seconds == pytest.approx([0.004] * 6)
-    assert found.pacer.seconds == pytest.approx([0.002] * 6)
-    assert found.pacer.calls_per_sample == 1
-    assert order[-12:] == ["step", "pacer"] * 6
-    assert sample(Clock("cpu"), call("step", 0.004), Sampling(6, 5, 5, 0.0)).pacer is None
-
-
-def test_short_calls_of_the_pacer_are_bundled(virtual_time):
-    found = sample(
-        Clock("cpu"),
-        lambda _: virtual_time.sleep(0.01),
-        Sampling(5, 5, 5, 0.0),
-        pacer=lambda _: virtual_time.sleep(1e-5),
-    )
-    assert found.pacer.calls_per_sample == 50
-    assert found.pacer.seconds == pytest.approx([1e-5] * 5)
-
-
-def test_the_pacers_time_counts_towards_the_limit(virtual_time):
-    found = sample(
-        Clock("cpu"),
-        lambda _: virtual_time.sleep(0.01),
-        Sampling(1000, 4, 0.2, 0.0),
-        pacer=lambda _: virtual_time.sleep(0.01),
-    )
-    assert found.stopped_by == "time"
-    assert len(found.seconds) == len(found.pacer.seconds) == 10
 
 
 @pytest.mark.parametrize("paced", [True, False])
@@ -160,35 +120,11 @@ def test_a_round_says_what_its_pacer_did(paced):
     case = Case(arm="dense", mode="forward", layer=spec, tokens=4)
     measurement = CaseMeasurement(build(spec, device="cpu"), Clock("cpu"), 2**16, lambda _: None)
     found = measurement.run(case, Sampling(5, 5, 1, 0.0), ["eager"], paced=paced)
-    assert "pacer" not in found["sampling"]
+    assert list(found["counters"]) == ["instructions_per_call"]
     if not paced:
         assert found["pacer"] == {}
         return
     assert found["pacer"]["amounts"] == amounts(spec.cost(Step(4)), "float32", 4).as_json()
     assert len(found["pacer"]["samples_s"]) == len(found["samples_s"]) == 5
-
-
-def test_cuda_samples_and_the_pacers_stand_in_one_queue():
-    """On a clock that queues: the i-th of the pacer is behind the i-th sample, and inputs are still visited in turn."""
-
-    class Queue:
-        device = "cuda"
-
-        def seconds(self, step, inputs, calls):
-            step(next(inputs))
-            return 0.01
-
-        def queued_seconds(self, step, inputs, samples, *, cold):
-            assert cold
-            return [step(next(inputs)) for _ in range(samples)]
-
-    seen = []
-
-    def step(i):
-        seen.append(i)
-        return float(i)
-
-    found = sample(Queue(), step, Sampling(4, 4, 1, 0.0), pacer=lambda i: -1.0)
-    first = int(found.seconds[0])
-    assert found.seconds == [first, first + 1, first + 2, first + 3]
-    assert found.pacer.seconds == [-1.0] * 4
+    for name in ("on_core_s", "case_on_core_s"):
+        assert len(found["pacer"][name]) in (0, 5)

@@ -9,13 +9,21 @@ class VirtualTime:
     """Stands in for the module ``time``: nothing takes time but ``sleep``, so times are exact on a busy machine too."""
 
     def __init__(self) -> None:
-        self._now_s = 0.0
+        self._now_s = self._off_core_s = 0.0
 
     def perf_counter(self) -> float:
         return self._now_s
 
+    def thread_time(self) -> float:
+        return self._now_s - self._off_core_s
+
     def sleep(self, seconds: float) -> None:
         self._now_s += seconds
+
+    def off_core(self, seconds: float) -> None:
+        """Others have the core."""
+        self._now_s += seconds
+        self._off_core_s += seconds
 
 
 def once_in(tries: int, check: Callable[[], None]) -> None:

@@ -73,23 +73,28 @@ def _work(pacer: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _is_paced(round_: Round) -> bool:
-    return round_.status == "ok" and bool(_pacer_s(round_)) and are_times(round_.samples_s)
+    return round_.status == "ok" and bool(_times(round_, "samples_s")) and are_times(round_.samples_s)
 
 
-def _pacer_s(round_: Round) -> list[float]:
-    """The pacer's samples; empty where they are none."""
-    taken = round_.pacer.get("samples_s")
+def _times(round_: Round, name: str) -> list[float]:
+    """Samples that the round's pacer has under this name; empty where they are none."""
+    taken = round_.pacer.get(name)
     if not isinstance(taken, list) or not all(isinstance(each, float) for each in taken):
         return []
     return taken if are_times(taken) else []
 
 
 def _ratio(round_: Round) -> float | None:
-    """Each sample but the first lies between two of the pacer's: it is divided by their geometric mean."""
+    """Each sample but the first lies between two of the pacer's: it is divided by their geometric mean.
+
+    Times are those on the core, where they are known: being put off it by others is nothing that a commit can cause.
+    """
     if not _is_paced(round_):
         return None
-    paced = [math.log(each) for each in _pacer_s(round_)]
-    taken = [math.log(each) for each in round_.samples_s]
+    of_case, of_pacer = _times(round_, "case_on_core_s"), _times(round_, "on_core_s")
+    if not (of_case and of_pacer):
+        of_case, of_pacer = round_.samples_s, _times(round_, "samples_s")
+    paced, taken = [math.log(each) for each in of_pacer], [math.log(each) for each in of_case]
     between = [
         sample - (before + after) / 2 for sample, before, after in zip(taken[1:], paced[:-1], paced[1:], strict=False)
     ]

@@ -5,7 +5,6 @@ from typing import Any
 
 from membench.layers.checking.verification import Verification
 from membench.layers.spec import Cost
-from membench.measuring.pacer import Pacer
 from membench.measuring.time import Samples
 
 
@@ -45,15 +44,7 @@ def reference_json(found: Verification | None) -> dict[str, Any] | None:
 
 
 def sampling_json(samples: Samples) -> dict[str, Any]:
-    """How samples were taken, without the samples, what disturbed them and the pacer's."""
+    """How samples were taken, without the samples and what disturbed them."""
     facts = asdict(samples)
-    apart = ("seconds", "disturbed", "disturbance", "pacer")
+    apart = ("seconds", "disturbed", "disturbance")
     return {name: value for name, value in facts.items() if name not in apart}
-
-
-def pacer_json(pacer: Pacer | None, samples: Samples) -> dict[str, Any]:
-    """What the pacer did and its samples, the i-th taken right after the i-th sample; empty where there was none."""
-    if pacer is None or samples.pacer is None:
-        return {}
-    taken = samples.pacer
-    return {**pacer.as_json(), "calls_per_sample": taken.calls_per_sample, "samples_s": taken.seconds}

@@ -18,7 +18,7 @@ from membench.machine.conditions import begin_ran, ran
 from membench.machine.disturbance import Watch
 from membench.machine.energy import EnergyCounter
 from membench.machine.instructions import per_call
-from membench.measuring.as_record import cost_json, pacer_json, reference_json, sampling_json
+from membench.measuring.as_record import cost_json, reference_json, sampling_json
 from membench.measuring.implementations import Call, implementation
 from membench.measuring.inputs import Input
 from membench.measuring.memory import (
@@ -30,11 +30,12 @@ from membench.measuring.memory import (
     tensor_bytes,
     weights_bytes,
 )
+from membench.measuring.paced import sample_in_turn
 from membench.measuring.pacer import Pacer, amounts
 from membench.measuring.preparation import Preparation
 from membench.measuring.step import make_step
 from membench.measuring.stop_watch import StopWatch
-from membench.measuring.time import Clock, Sampling, StepCall, sample
+from membench.measuring.time import Clock, Samples, Sampling, StepCall, sample
 from membench.measuring.traffic import Traffic
 
 _TUNING = Sampling(min_samples=5, floor_samples=3, max_seconds=1.0, warmup_seconds=0.2)
@@ -112,11 +113,10 @@ class CaseMeasurement:
             pacer = self._pacer(case) if paced else None
         with watch.on("sample"):
             others = Watch(device)
-            samples = sample(self.clock, step, sampling, watch=others, pacer=pacer)
+            samples, beside = self._sample(step, sampling, pacer, others)
             self.progress("sampling")
             hot = sample(self.clock, step, sampling, cold=False, watch=others) if device == "cuda" else None
         clocks.append(read_clocks(device))
-        beside = pacer_json(pacer, samples)
         del pacer  # its tensors are none of the case's memory
         return {
             **self.facts(prepared),
@@ -160,6 +160,16 @@ class CaseMeasurement:
             "ran": what_ran,
             "seconds": watch.seconds,
         }
+
+    def _sample(
+        self, step: StepCall, sampling: Sampling, pacer: Pacer | None, watch: Watch
+    ) -> tuple[Samples, dict[str, Any]]:
+        """The samples, and what a round says of the pacer beside them: nothing where there is none."""
+        if pacer is None:
+            return sample(self.clock, step, sampling, watch=watch), {}
+        samples, own, paced = sample_in_turn(self.clock, step, pacer, sampling, watch=watch)
+        taken = {"calls_per_sample": paced.calls, "samples_s": paced.seconds, "on_core_s": paced.on_core_s}
+        return samples, {**pacer.as_json(), **taken, "case_on_core_s": own.on_core_s}
 
     def _pacer(self, case: Case) -> Pacer | None:
         """The case's pacer; None where nothing is counted of it."""

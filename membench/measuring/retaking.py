@@ -6,7 +6,9 @@ is spent counts as taken, but is used only where there would be fewer than ``flo
 
 import math
 import statistics
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from membench.machine.disturbance import LIMIT, SPAN_S, Seen, Signal, Watch
@@ -29,7 +31,8 @@ class Window(NamedTuple, Generic[Sample]):
 
 
 class Retaking(Generic[Sample]):
-    """The samples of one sampling. ``stopped_by`` says what ended it, once ``wanted`` is 0.
+    """The samples of one sampling. ``stopped_by`` says what ended it, once ``wanted`` is 0: enough samples, enough
+    with those that stay disturbed, or the time.
 
     A budget of no seconds takes nothing again, but keeps disturbed samples apart all the same.
     """
@@ -41,12 +44,33 @@ class Retaking(Generic[Sample]):
         self._disturbed: list[Window[Sample]] = []
         self._stay = 0  # disturbed samples that are not taken again
         self._spent_s = 0.0
-        self.stopped_by: Literal["samples", "time"] = "samples"
+        self.stopped_by: Literal["samples", "disturbance", "time"] = "samples"
+
+    def take(self, take: Callable[[], Sample], call: Callable[[], object]) -> None:
+        """All samples, one at a time in windows; ``call`` makes an untimed call, which passes the time between two."""
+        begin = time.perf_counter()
+        while wanted := self.wanted(time.perf_counter() - begin):
+            window_begin, window = time.perf_counter(), [take()]
+            while self._watch and len(window) < wanted and time.perf_counter() - window_begin < WINDOW_S:
+                window.append(take())
+            judged = time.perf_counter()
+            if pass_s := self.add(window, judged - window_begin):
+                while time.perf_counter() - judged < pass_s:
+                    call()
+                self.passed(time.perf_counter() - judged)
+
+    def take_batches(self, take: Callable[[], list[Sample]]) -> None:
+        """All samples, a batch a window; one that is disturbed is taken again as a whole."""
+        begin = time.perf_counter()
+        while self.wanted(time.perf_counter() - begin):
+            batch_begin = time.perf_counter()
+            self.add(take(), time.perf_counter() - batch_begin)
 
     def wanted(self, elapsed_s: float) -> int:
         """How many samples are to be taken next, ``elapsed_s`` seconds after the first was begun; 0: no more."""
         taken = sum(len(window.samples) for window in self._clean) + self._stay
         if taken >= self._sampling.min_samples:
+            self.stopped_by = "disturbance" if self._stay else "samples"
             return 0
         if elapsed_s - self._spent_s >= self._sampling.max_seconds and taken >= self._sampling.floor_samples:
             self.stopped_by = "time"

@@ -10,13 +10,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import count, cycle, repeat
-from typing import Any, Literal, NamedTuple
+from itertools import count, repeat
+from typing import Any, Literal
 
 import torch
 
 from membench.machine.disturbance import Watch
-from membench.measuring.retaking import WINDOW_S, Retaking
+from membench.measuring.retaking import Retaking
 
 StepCall = Callable[[int], object]  # makes one step, on input number i
 
@@ -46,25 +46,16 @@ class Samples:
 
     seconds: list[float]
     calls_per_sample: int
-    stopped_by: Literal["samples", "time"]
+    stopped_by: Literal["samples", "disturbance", "time"]
     warmup_calls: int
     steady: bool
     cache: Literal["rotating", "cold", "hot"]
     disturbed: list[float] = field(default_factory=list)
     disturbance: dict[str, Any] = field(default_factory=dict)
-    pacer: "Paced | None" = None
 
     @property
     def median_s(self) -> float:
         return statistics.median(self.seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class Paced:
-    """Raw seconds a call of the pacer; the i-th was taken right after the i-th sample."""
-
-    calls_per_sample: int
-    seconds: list[float] = field(default_factory=list)
 
 
 class Clock:
@@ -130,113 +121,54 @@ def warm_up(clock: Clock, step: StepCall, seconds: float) -> tuple[int, bool, fl
             return len(times), steady, min(latest)
 
 
-class Taken(NamedTuple):
-    """One sample: seconds a call, and of the pacer's sample right after it; None where there is no pacer."""
+def bundled(call_s: float) -> int:
+    """How many calls of so many seconds make a sample on a CPU."""
+    return max(1, round(_SAMPLE_SECONDS / max(call_s, 1e-9)))
 
-    step_s: float
-    pacer_s: float | None = None
+
+def affordable(sampling: Sampling, sample_s: float) -> int:
+    """How many samples of one queue the time allows: at least ``floor_samples``, at most ``min_samples``."""
+    return max(sampling.floor_samples, min(sampling.min_samples, int(sampling.max_seconds / sample_s)))
 
 
 def sample(
-    clock: Clock,
-    step: StepCall,
-    sampling: Sampling,
-    *,
-    cold: bool = True,
-    watch: Watch | None = None,
-    pacer: StepCall | None = None,
+    clock: Clock, step: StepCall, sampling: Sampling, *, cold: bool = True, watch: Watch | None = None
 ) -> Samples:
     """Raw samples of a step.
 
     ``min_samples`` samples, unless ``max_seconds`` ends first and there are ``floor_samples``.
     ``cold`` is for CUDA: flush the L2 cache before each sample, or (hot) leave it and repeat one
     input. On a CPU the rotating inputs do what can be done. What ``watch`` finds disturbed is taken
-    again, for ``retake_seconds`` at most. ``pacer`` is timed in turn with the samples, and its time
-    counts towards ``max_seconds``.
+    again, for ``retake_seconds`` at most.
     """
     if watch:
         watch.begin()
     warmup_calls, steady, fastest_s = warm_up(clock, step, sampling.warmup_seconds)
+    if watch:
+        watch.mark()
     if clock.device == "cuda":
-        return _queued(clock, step, sampling, (warmup_calls, steady, fastest_s), cold, watch, pacer)
-    calls, turns = _calls(fastest_s), count()
-    pacer_calls = _calls(warm_up(clock, pacer, 0.0)[2]) if pacer else 0
-    if watch:
-        watch.mark()
-    inputs, taking = count(warmup_calls), Retaking[Taken](sampling, watch)
-
-    def take() -> Taken:
-        step_s = clock.seconds(step, inputs, calls)
-        return Taken(step_s, clock.seconds(pacer, turns, pacer_calls) if pacer else None)
-
-    begin = time.perf_counter()
-    while wanted := taking.wanted(time.perf_counter() - begin):
-        window_begin, window = time.perf_counter(), [take()]
-        while watch and len(window) < wanted and time.perf_counter() - window_begin < WINDOW_S:
-            window.append(take())
-        judged = time.perf_counter()
-        if pass_s := taking.add(window, judged - window_begin):
-            while time.perf_counter() - judged < pass_s:
-                clock.seconds(step, inputs, calls)
-            taking.passed(time.perf_counter() - judged)
-    made = Samples([], calls, taking.stopped_by, warmup_calls, steady, "rotating")
-    return _with_taken(made, taking, pacer_calls)
-
-
-def _queued(
-    clock: Clock,
-    step: StepCall,
-    sampling: Sampling,
-    warm: tuple[int, bool, float],
-    cold: bool,
-    watch: Watch | None,
-    pacer: StepCall | None,
-) -> Samples:
-    """CUDA's samples, all in one queue; a batch that is disturbed is taken again as a whole."""
-    warmup_calls, steady, fastest_s = warm
-    affordable = min(sampling.min_samples, int(sampling.max_seconds / fastest_s))
-    samples = max(sampling.floor_samples, affordable)
-    inputs = count(warmup_calls) if cold else repeat(0)
-    if pacer:
-        pacer(0)
-    if watch:
-        watch.mark()
-    taking = Retaking[Taken](replace(sampling, min_samples=samples), watch)
-    begin = time.perf_counter()
-    while taking.wanted(time.perf_counter() - begin):
-        batch_begin = time.perf_counter()
-        batch = _batch(clock, step, inputs, samples, cold=cold, pacer=pacer)
-        taking.add(batch, time.perf_counter() - batch_begin)
-    stopped_by = "samples" if samples >= sampling.min_samples else "time"
-    made = Samples([], 1, stopped_by, warmup_calls, steady, "cold" if cold else "hot")
-    return _with_taken(made, taking, 1 if pacer else 0)
-
-
-def _batch(
-    clock: Clock, step: StepCall, inputs: Iterator[int], samples: int, *, cold: bool, pacer: StepCall | None
-) -> list[Taken]:
-    """So many samples of one queue and, each behind one of them, the pacer's."""
-    if pacer is None:
-        return [Taken(seconds) for seconds in clock.queued_seconds(step, inputs, samples, cold=cold)]
-    turns = cycle((step, pacer))
-    both = (i for i in inputs for _ in range(2))
-    seconds = clock.queued_seconds(lambda i: next(turns)(i), both, 2 * samples, cold=cold)
-    return [Taken(*pair) for pair in zip(seconds[::2], seconds[1::2], strict=True)]
-
-
-def _with_taken(made: Samples, taking: Retaking[Taken], pacer_calls: int) -> Samples:
-    """With the samples that were taken."""
+        samples, calls = affordable(sampling, fastest_s), 1
+        inputs = count(warmup_calls) if cold else repeat(0)
+        taking = Retaking[float](replace(sampling, min_samples=samples), watch)
+        taking.take_batches(lambda: clock.queued_seconds(step, inputs, samples, cold=cold))
+    else:
+        samples, calls = sampling.min_samples, bundled(fastest_s)
+        inputs = count(warmup_calls)
+        taking = Retaking[float](sampling, watch)
+        taking.take(lambda: clock.seconds(step, inputs, calls), lambda: clock.seconds(step, inputs, calls))
     kept, apart, disturbance = taking.samples()
-    beside = [each.pacer_s for each in kept if each.pacer_s is not None]
-    return replace(
-        made,
-        seconds=[each.step_s for each in kept],
-        disturbed=[each.step_s for each in apart],
+    return Samples(
+        seconds=kept,
+        calls_per_sample=calls,
+        stopped_by=taking.stopped_by if samples >= sampling.min_samples else "time",
+        warmup_calls=warmup_calls,
+        steady=steady,
+        cache=cache_of(clock, cold=cold),
+        disturbed=apart,
         disturbance=disturbance,
-        pacer=Paced(pacer_calls, beside) if pacer_calls else None,
     )
 
 
-def _calls(call_s: float) -> int:
-    """Calls that make a sample on a CPU."""
-    return max(1, round(_SAMPLE_SECONDS / max(call_s, 1e-9)))
+def cache_of(clock: Clock, *, cold: bool) -> Literal["rotating", "cold", "hot"]:
+    """What the caches hold before each sample."""
+    return "rotating" if clock.device != "cuda" else "cold" if cold else "hot"

@@ -1,0 +1,118 @@
+"""Samples of a step timed in turn with a pacer: one of each, again and again.
+
+Beside every time stands how long the thread was on its core. It lacks what other processes took by putting this one
+off the core, which no code of a layer can cause, and nothing else: where the thread gave the core away itself, all of
+the time counts.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count, cycle
+from typing import NamedTuple, Self
+
+from membench.machine.disturbance import Watch
+from membench.measuring.retaking import Retaking
+from membench.measuring.time import Clock, Samples, Sampling, StepCall, affordable, bundled, cache_of, warm_up
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+_OF_THREAD = getattr(resource, "RUSAGE_THREAD", None)  # Linux alone
+
+
+class Turn(NamedTuple):
+    """Seconds a call of one sample; ``on_core_s`` is None where the system does not tell."""
+
+    seconds: float
+    on_core_s: float | None = None
+
+
+class Pair(NamedTuple):
+    """A sample of the step, and the pacer's right after it."""
+
+    own: Turn
+    paced: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Raw seconds a call of one side; ``on_core_s`` is empty where the system does not tell."""
+
+    calls: int
+    seconds: list[float]
+    on_core_s: list[float]
+
+    @classmethod
+    def of(cls, calls: int, turns: list[Turn]) -> Self:
+        """The samples of one side, each of so many calls."""
+        return cls(calls, [t.seconds for t in turns], [t.on_core_s for t in turns if t.on_core_s is not None])
+
+
+def take_turn(clock: Clock, step: StepCall, inputs: Iterator[int], calls: int) -> Turn:
+    """One sample of so many calls."""
+    gave_away, on_core = gave_core_away(), time.thread_time()
+    seconds = clock.seconds(step, inputs, calls)
+    on_core = (time.thread_time() - on_core) / calls
+    if gave_away is None:
+        return Turn(seconds)
+    return Turn(seconds, min(seconds, on_core) if gave_core_away() == gave_away else seconds)
+
+
+def gave_core_away() -> int | None:
+    """How often this thread waited by itself; None where that is not known."""
+    return None if resource is None or _OF_THREAD is None else resource.getrusage(_OF_THREAD).ru_nvcsw
+
+
+def sample_in_turn(
+    clock: Clock, step: StepCall, pacer: StepCall, sampling: Sampling, *, watch: Watch | None = None
+) -> tuple[Samples, Turns, Turns]:
+    """Samples of the step, its turns and the pacer's, the i-th of which is taken right after the i-th of the step.
+
+    ``min_samples`` of each, unless ``max_seconds`` ends first and there are ``floor_samples``. On CUDA all are in one
+    queue, the L2 cache flushed before each. What ``watch`` finds disturbed is taken again, both of a pair.
+    """
+    if watch:
+        watch.begin()
+    warmup_calls, steady, fastest_s = warm_up(clock, step, sampling.warmup_seconds)
+    _, _, pacer_s = warm_up(clock, pacer, 0.0)
+    if watch:
+        watch.mark()
+    inputs, rows = count(warmup_calls), count()
+    if clock.device == "cuda":
+        samples, calls, pacer_calls = affordable(sampling, fastest_s + pacer_s), 1, 1
+        taking = Retaking[Pair](replace(sampling, min_samples=samples), watch)
+        sides, numbers = cycle((step, pacer)), _each_twice(inputs)
+
+        def batch() -> list[Pair]:
+            seconds = clock.queued_seconds(lambda i: next(sides)(i), numbers, 2 * samples, cold=True)
+            return [Pair(Turn(own), Turn(paced)) for own, paced in zip(seconds[::2], seconds[1::2], strict=True)]
+
+        taking.take_batches(batch)
+    else:
+        samples, calls, pacer_calls = sampling.min_samples, bundled(fastest_s), bundled(pacer_s)
+        taking = Retaking[Pair](sampling, watch)
+        taking.take(
+            lambda: Pair(take_turn(clock, step, inputs, calls), take_turn(clock, pacer, rows, pacer_calls)),
+            lambda: clock.seconds(step, inputs, calls),
+        )
+    kept, apart, disturbance = taking.samples()
+    own, paced = Turns.of(calls, [p.own for p in kept]), Turns.of(pacer_calls, [p.paced for p in kept])
+    found = Samples(
+        seconds=own.seconds,
+        calls_per_sample=calls,
+        stopped_by=taking.stopped_by if samples >= sampling.min_samples else "time",
+        warmup_calls=warmup_calls,
+        steady=steady,
+        cache=cache_of(clock, cold=True),
+        disturbed=[p.own.seconds for p in apart],
+        disturbance=disturbance,
+    )
+    return found, own, paced
+
+
+def _each_twice(numbers: Iterator[int]) -> Iterator[int]:
+    """For the step, and for the pacer behind it."""
+    return (number for number in numbers for _ in range(2))
