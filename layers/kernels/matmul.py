@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from membench.layers.kernels.native import grouped_matmul as native
 from membench.layers.kernels.precision import computed_as_given, operands
 
 
@@ -32,7 +33,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """
     if len(x) and _by_onednn(x):
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return F.linear(x, weight)
+    return _native_linear(x, weight) if _by_native(weight) else F.linear(x, weight)
 
 
 def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
@@ -50,9 +51,31 @@ def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
 def linear_gradients(y_gradient: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
     """(d_out, d_in), the gradient of a weight: y_gradient (R, d_out) transposed times x (R, d_in).
 
-    Always by ``mm``: oneDNN first reorders two transposed operands, and is then not faster.
+    In fp32 always by ``mm``: oneDNN first reorders two transposed operands, and is then not faster.
     """
+    if out is None and _by_native(x):
+        return _native_linear_gradients(y_gradient, x)
     return torch.mm(y_gradient.t(), x, out=out)
+
+
+@torch.library.custom_op("membench::linear", mutates_args=())
+def _native_linear(x: Tensor, weight: Tensor) -> Tensor:
+    return native.linear(x, weight)
+
+
+@_native_linear.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(len(x), len(weight))
+
+
+@torch.library.custom_op("membench::linear_gradients", mutates_args=())
+def _native_linear_gradients(y_gradient: Tensor, x: Tensor) -> Tensor:
+    return native.linear_gradients(y_gradient, x)
+
+
+@_native_linear_gradients.register_fake
+def _(y_gradient: Tensor, x: Tensor) -> Tensor:
+    return x.new_empty(y_gradient.shape[1], x.shape[1])
 
 
 class _Projection(torch.autograd.Function):
@@ -75,6 +98,11 @@ def _by_onednn(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and _onednn_is_faster()
 
 
+def _by_native(tensor: Tensor) -> bool:
+    """Whether the C++ kernels multiply by this matrix; a compiler cannot fuse anything with them, so not for one."""
+    return not torch.compiler.is_compiling() and native.is_best_for(tensor)
+
+
 @cache
 def _onednn_is_faster() -> bool:
     """Whether oneDNN is faster than MKL in fp32: it is on every x86 processor that is not Intel's.
@@ -91,6 +119,18 @@ def _onednn_is_faster() -> bool:
 def _flops(x: Any, weight: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:
     del arguments, out_shape, others
     return 2 * x[0] * x[1] * weight[0]
+
+
+@register_flop_formula(torch.ops.membench.linear)
+def _native_flops(x: Any, weight: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:
+    del arguments, out_shape, others
+    return 2 * x[0] * x[1] * weight[0]
+
+
+@register_flop_formula(torch.ops.membench.linear_gradients)
+def _native_gradient_flops(y_gradient: Any, x: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:
+    del arguments, out_shape, others
+    return 2 * x[0] * x[1] * y_gradient[1]
 
 
 # torch counts its other products, but not this one; and a torch without oneDNN does not have it
