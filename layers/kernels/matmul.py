@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from membench.layers.kernels.native import grouped_matmul as native
-from membench.layers.kernels.precision import computed_as_given, operands
+from membench.layers.kernels.precision import at_least_fp32, computed_as_given, operands
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -26,6 +26,13 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
     return _Projection.apply(x, weight)
 
 
+def project_wide(x: Tensor, weight: Tensor) -> Tensor:
+    """``project``, multiplied and returned in at least fp32, whatever the dtypes; autocast does not change it."""
+    if x.dtype == weight.dtype and len(x) and _by_native(weight):
+        return _WideProjection.apply(x, weight)
+    return at_least_fp32(x) @ at_least_fp32(weight).t()
+
+
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """(R, d_out) of x (R, d_in) and weight (d_out, d_in), which may be a transposed view.
 
@@ -33,7 +40,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """
     if len(x) and _by_onednn(x):
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return _native_linear(x, weight) if _by_native(weight) else F.linear(x, weight)
+    return _native_linear(x, weight, False) if _by_native(weight) else F.linear(x, weight)
 
 
 def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
@@ -59,13 +66,14 @@ def linear_gradients(y_gradient: Tensor, x: Tensor, out: Tensor | None = None) -
 
 
 @torch.library.custom_op("membench::linear", mutates_args=())
-def _native_linear(x: Tensor, weight: Tensor) -> Tensor:
-    return native.linear(x, weight)
+def _native_linear(x: Tensor, weight: Tensor, wide: bool) -> Tensor:
+    """The product in fp32 if it is to be ``wide``, else in the weight's dtype."""
+    return native.linear(x, weight, torch.float32 if wide else weight.dtype)
 
 
 @_native_linear.register_fake
-def _(x: Tensor, weight: Tensor) -> Tensor:
-    return x.new_empty(len(x), len(weight))
+def _(x: Tensor, weight: Tensor, wide: bool) -> Tensor:
+    return x.new_empty(len(x), len(weight), dtype=torch.float32 if wide else weight.dtype)
 
 
 @torch.library.custom_op("membench::linear_gradients", mutates_args=())
@@ -75,7 +83,7 @@ def _native_linear_gradients(y_gradient: Tensor, x: Tensor) -> Tensor:
 
 @_native_linear_gradients.register_fake
 def _(y_gradient: Tensor, x: Tensor) -> Tensor:
-    return x.new_empty(y_gradient.shape[1], x.shape[1])
+    return x.new_empty(y_gradient.shape[1], x.shape[1], dtype=torch.bfloat16)
 
 
 class _Projection(torch.autograd.Function):
@@ -90,6 +98,21 @@ class _Projection(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (dy,), (x, weight), (of_x, of_weight) = upstream, ctx.saved_tensors, ctx.needs_input_grad
         return linear(dy, weight.t()) if of_x else None, linear_gradients(dy, x) if of_weight else None
+
+
+class _WideProjection(torch.autograd.Function):
+    """Operands of bf16, widened as the C++ kernels read them; the result and its gradient are fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _native_linear(x, weight, True)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (dy,), (x, weight), (of_x, of_weight) = upstream, ctx.saved_tensors, ctx.needs_input_grad
+        dx = _native_linear(dy, weight.t(), False) if of_x else None
+        return dx, _native_linear_gradients(dy, x) if of_weight else None
 
 
 def _by_onednn(x: Tensor) -> bool:

@@ -89,9 +89,9 @@ def grouped_linear_gradients(
     return gradient
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """(R, n) of x (R, m) and one matrix (n, m), which may be a transposed view."""
-    return grouped_linear(x, weight[None], _one_group(x))
+    return grouped_linear(x, weight[None], _one_group(x), dtype=dtype)
 
 
 def linear_gradients(y_gradient: Tensor, x: Tensor) -> Tensor:
