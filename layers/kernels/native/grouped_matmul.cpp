@@ -24,6 +24,7 @@ constexpr int SUM_ROWS = REGISTERS == 32 ? 12 : 5;
 constexpr int64_t DOT_COLUMNS = 1024;    // so many columns of DOT_ROWS rows stay in the first-level cache
 constexpr int64_t MATRIX_ROWS = 64;      // of a matrix that stay in the second-level cache until all rows have used them
 constexpr int64_t SUM_COLUMNS = 2048;    // of a task of `scaled_sums`: a stretch of memory that prefetching likes
+constexpr int64_t FEW_ROWS = 8;
 constexpr int64_t CACHED_FLOATS = 1 << 16;
 
 int64_t whole_blocks(int64_t columns) { return (columns + BLOCK - 1) / BLOCK; }
@@ -92,6 +93,18 @@ struct Source {
     }
 };
 
+// What a kernel prefetches of each of its matrix rows, or of the next matrix rows: so many blocks or rows from `first` on.
+// Fetching them takes as long as some tiles' arithmetic, so each tile asks for a part.
+struct Ahead {
+    const BFloat16* first;
+    int64_t count;
+
+    static Ahead part(const BFloat16* first, int64_t pitch, int64_t count, int64_t number, int64_t parts) {
+        const int64_t begin = count * number / parts;
+        return {first + begin * pitch, count * (number + 1) / parts - begin};
+    }
+};
+
 // Tiles one after the other: of each its blocks, of each block its rows.
 Buffer packed_by_block(const Source& source, const Tiling& tiling, int64_t rows, int threads) {
     const int64_t blocks = whole_blocks(source.columns);
@@ -123,11 +136,14 @@ Buffer packed_by_column(const Source& source, const Tiling& tiling, int64_t rows
 
 // ---------------------------------------------------------------------------------------------- rows times matrix^T
 
-// out[row][neuron] += x[row] · weight[neuron], over whole blocks; the next neurons of the matrix are asked for meanwhile.
+// out[row][neuron] += x[row] · weight[neuron], over whole blocks. Asks for what will be needed of the matrix next.
 template <int ROWS, int NEURONS>
-void dots(const float* x, const BFloat16* weight, int64_t pitch, int64_t blocks, float* out, int64_t out_pitch) {
-    Floats sums[ROWS][NEURONS] = {};
+void dots(const float* x, const BFloat16* weight, int64_t pitch, int64_t blocks, Ahead ahead, float* out, int64_t out_pitch) {
+    Floats sums[NEURONS][ROWS] = {};
     for (int64_t block = 0; block < blocks; ++block, x += ROWS * BLOCK, weight += BLOCK) {
+        if (block < ahead.count)
+#pragma GCC unroll 8
+            for (int j = 0; j < NEURONS; ++j) prefetch_line(ahead.first + j * pitch + block * BLOCK);
 #pragma GCC unroll 2
         for (int half = 0; half < 2; ++half) {
             Floats w[NEURONS];
@@ -135,23 +151,20 @@ void dots(const float* x, const BFloat16* weight, int64_t pitch, int64_t blocks,
             for (int j = 0; j < NEURONS; ++j) {
                 const Words pairs = load_words(weight + j * pitch);
                 w[j] = half ? odds_of(pairs) : evens_of(pairs);
-                if (half) prefetch_line(weight + (j + NEURONS) * pitch);
             }
 #pragma GCC unroll 16
             for (int i = 0; i < ROWS; ++i) {
-                const Floats here = load_floats(x + i * BLOCK + half * LANES);
+                const Floats here = loaded_once(x + i * BLOCK + half * LANES);
 #pragma GCC unroll 8
-                for (int j = 0; j < NEURONS; ++j) sums[i][j] += here * w[j];
+                for (int j = 0; j < NEURONS; ++j) sums[j][i] += here * w[j];
             }
         }
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 8
-        for (int j = 0; j < NEURONS; ++j) out[i * out_pitch + j] += sum_of(sums[i][j]);
+    for (int j = 0; j < NEURONS; ++j) add_sums<ROWS>(sums[j], out + j, out_pitch);
 }
 
-using Dots = void (*)(const float*, const BFloat16*, int64_t, int64_t, float*, int64_t);
+using Dots = void (*)(const float*, const BFloat16*, int64_t, int64_t, Ahead, float*, int64_t);
 
 template <int NEURONS, int... ROWS> Dots dots_of(int64_t rows, std::integer_sequence<int, ROWS...>) {
     static constexpr Dots ways[] = {dots<ROWS + 1, NEURONS>...};
@@ -179,6 +192,7 @@ void grouped_linear(const Source& source, const Groups& groups, const BFloat16* 
             const int64_t first = task % chunks * MATRIX_ROWS, neurons = std::min(MATRIX_ROWS, n - first);
             if (!rows) continue;
             const BFloat16* matrix = weight + (group * n + first) * m;
+            const int64_t tiles = tiling.starts[group + 1] - tiling.starts[group];
             sums.assign(rows * MATRIX_ROWS, 0.0f);
             // the columns of one tile need not be read again, so they are taken all at once
             const int64_t step = rows <= DOT_ROWS ? std::max<int64_t>(full, 1) : DOT_COLUMNS / BLOCK;
@@ -192,12 +206,17 @@ void grouped_linear(const Source& source, const Groups& groups, const BFloat16* 
                         const int64_t count = std::min<int64_t>(DOT_NEURONS, neurons - neuron);
                         const Dots way = dots_of(tile.count, count);
                         float* sum = sums.data() + (tile.first - first_row) * MATRIX_ROWS + neuron;
-                        way(here, matrix + neuron * m + block * BLOCK, m, whole, sum, MATRIX_ROWS);
+                        const BFloat16* there = matrix + neuron * m + block * BLOCK;
+                        const int64_t number = at - tiling.starts[group];
+                        const Ahead ahead = block + step < full
+                                                ? Ahead::part(there + step * BLOCK, BLOCK, std::min(step, full - block - step), number, tiles)
+                                                : Ahead{there + DOT_NEURONS * m, number ? 0 : whole};
+                        way(here, there, m, whole, ahead, sum, MATRIX_ROWS);
                         if (!ends) continue;
                         std::memset(last, 0, sizeof last);
                         for (int64_t j = 0; j < count; ++j)
                             std::copy_n(matrix + (neuron + j) * m + full * BLOCK, m - full * BLOCK, last + j * BLOCK);
-                        way(here + whole * tile.count * BLOCK, last, BLOCK, 1, sum, MATRIX_ROWS);
+                        way(here + whole * tile.count * BLOCK, last, BLOCK, 1, {}, sum, MATRIX_ROWS);
                     }
                 }
             }
@@ -217,7 +236,8 @@ void grouped_linear(const Source& source, const Groups& groups, const BFloat16* 
 
 // sums[row], a block in packed order, += the sum over k of x[k][row] · weight[k].
 template <int ROWS>
-void scaled_sums(const float* x, const BFloat16* weight, int64_t pitch, int64_t count, float* out, int64_t out_pitch) {
+void scaled_sums(const float* x, const BFloat16* weight, int64_t pitch, int64_t count, Ahead ahead, float* out,
+                 int64_t out_pitch) {
     Floats evens[ROWS], odds[ROWS];
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; ++i) {
@@ -227,7 +247,7 @@ void scaled_sums(const float* x, const BFloat16* weight, int64_t pitch, int64_t 
     for (int64_t k = 0; k < count; ++k, x += ROWS, weight += pitch) {
         const Words pairs = load_words(weight);
         const Floats even = evens_of(pairs), odd = odds_of(pairs);
-        prefetch_line(weight + MATRIX_ROWS * pitch);
+        if (k < ahead.count) prefetch_line(ahead.first + k * pitch);
 #pragma GCC unroll 16
         for (int i = 0; i < ROWS; ++i) {
             evens[i] += x[i] * even;
@@ -241,7 +261,7 @@ void scaled_sums(const float* x, const BFloat16* weight, int64_t pitch, int64_t 
     }
 }
 
-using ScaledSums = void (*)(const float*, const BFloat16*, int64_t, int64_t, float*, int64_t);
+using ScaledSums = void (*)(const float*, const BFloat16*, int64_t, int64_t, Ahead, float*, int64_t);
 
 template <int... ROWS> ScaledSums scaled_sums_of(int64_t rows, std::integer_sequence<int, ROWS...>) {
     static constexpr ScaledSums ways[] = {scaled_sums<ROWS + 1>...};
@@ -272,10 +292,12 @@ void grouped_product(const Source& source, const Groups& groups, const BFloat16*
             const int64_t first = task % chunks * SUM_COLUMNS, columns = std::min(SUM_COLUMNS, m - first);
             if (!rows) continue;
             const BFloat16* matrix = weight + group * n * m + first;
-            const int64_t pitch = whole_blocks(columns) * BLOCK;
+            const int64_t pitch = whole_blocks(columns) * BLOCK, tiles = tiling.starts[group + 1] - tiling.starts[group];
             sums.assign(rows * pitch, 0.0f);
-            for (int64_t k = 0; k < n; k += MATRIX_ROWS) {
-                const int64_t count = std::min(MATRIX_ROWS, n - k);
+            // few rows wait for memory, which likes long stretches; many should not load and store their sums too often
+            const int64_t step = rows <= FEW_ROWS ? MATRIX_ROWS / 8 : MATRIX_ROWS;
+            for (int64_t k = 0; k < n; k += step) {
+                const int64_t count = std::min(step, n - k);
                 if (columns % BLOCK) {
                     std::memset(last, 0, sizeof last);
                     for (int64_t j = 0; j < count; ++j)
@@ -287,8 +309,14 @@ void grouped_product(const Source& source, const Groups& groups, const BFloat16*
                     const float* here = x.get() + tile.first * n + k * tile.count;
                     float* sum = sums.data() + (tile.first - first_row) * pitch;
                     for (int64_t column = 0; column < columns; column += BLOCK) {
-                        const bool whole = column + BLOCK <= columns;
-                        way(here, whole ? matrix + k * m + column : last, whole ? m : BLOCK, count, sum + column, pitch);
+                        if (column + BLOCK > columns) {
+                            way(here, last, BLOCK, count, {}, sum + column, pitch);
+                            continue;
+                        }
+                        const BFloat16* there = matrix + k * m + column;
+                        const Ahead ahead = Ahead::part(there + step * m, m, std::clamp<int64_t>(n - k - step, 0, step),
+                                                        at - tiling.starts[group], tiles);
+                        way(here, there, m, count, ahead, sum + column, pitch);
                     }
                 }
             }
