@@ -5,8 +5,8 @@ weight is y' · (W_down h) = (W_down^T y') · h, that is f products of what the 
 (R, d) are not kept, only x and the pre-activation (R, 2f).
 
 On CUDA each product is one launch for all experts' matrices: torch's ``grouped_mm`` in bf16 on Hopper, Triton on other
-devices and in other dtypes. A CPU that cannot multiply bf16 numbers has such products in C++. Elsewhere a loop goes over
-the experts.
+devices and in other dtypes. On a CPU that cannot multiply bf16 numbers it is one call of C++. Elsewhere a loop goes
+over the experts.
 
 Letters: B tokens, E experts, R rows, d model dim, f hidden width of an expert.
 """
