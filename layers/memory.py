@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
+from membench.layers.kernels.matmul import project
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Routing, torch_dtype
 from membench.layers.product_keys import RetrievalLayer
@@ -75,10 +76,10 @@ class Memory(RetrievalLayer):
             y = self.join_columns(self.table.bag(lookups, weights))
         if self.spec.gated:
             with stage("gate"):
-                y = y * functional.silu(functional.linear(x, self.gate))
+                y = y * functional.silu(project(x, self.gate))
         if self.spec.projected:
             with stage("output"):
-                y = functional.linear(y, self.output)
+                y = project(y, self.output)
         return y + self.companion(x) if self.spec.companion_hidden else y
 
     def tables(self) -> tuple[ValueTable, ...]:

@@ -14,7 +14,8 @@ from membench.layers.initialize import fill_normal_
 from membench.layers.kept_dtype import Move, moved_alone
 from membench.layers.kernels import dispatch as dispatching
 from membench.layers.kernels.grouped_matmul import experts
-from membench.layers.kernels.precision import as_given, at_least_fp32
+from membench.layers.kernels.matmul import project_wide
+from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import (
     Layer,
@@ -96,7 +97,7 @@ class MoE(Layer):
 
     def _select(self, x: Tensor) -> Selection:
         spec = self.spec
-        logits = at_least_fp32(x) @ at_least_fp32(self.router).t()
+        logits = project_wide(x, self.router)
         scores = torch.sigmoid(logits) if spec.router == "sigmoid" else torch.softmax(logits, dim=-1)
         if spec.choice == "expert":
             by_expert = scores.t()

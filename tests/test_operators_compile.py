@@ -96,7 +96,8 @@ def operator_samples():
 
 
 SAMPLES = list(operator_samples())
-CHECKED_ELSEWHERE = {"experts", "experts_backward", "quantized_bag"}  # test_grouped_matmul.py, test_quantized_table.py
+# in test_grouped_matmul.py, test_quantized_table.py and test_native_grouped_matmul.py
+CHECKED_ELSEWHERE = {"experts", "experts_backward", "quantized_bag", "linear", "linear_gradients"}
 
 
 def test_no_operator_goes_unchecked():

@@ -5,7 +5,8 @@ weight is y' · (W_down h) = (W_down^T y') · h, that is f products of what the 
 (R, d) are not kept, only x and the pre-activation (R, 2f).
 
 On CUDA each product is one launch for all experts' matrices: torch's ``grouped_mm`` in bf16 on Hopper, Triton on other
-devices and in other dtypes. Elsewhere a loop goes over the experts.
+devices and in other dtypes. On a CPU that cannot multiply bf16 numbers it is one call of C++. Elsewhere a loop goes
+over the experts.
 
 Letters: B tokens, E experts, R rows, d model dim, f hidden width of an expert.
 """
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from membench.layers.kernels.dispatch import Dispatch, combine
 from membench.layers.kernels.expert_operands import Gradients, Operands
+from membench.layers.kernels.native import grouped_matmul as native_products
 from membench.layers.kernels.paths import implementation, path_of, took
 from membench.layers.kernels.precision import computed_as_given, operands
 from membench.layers.kernels.stages import stage
@@ -125,6 +127,8 @@ def _grouped_products(of: Operands) -> ModuleType | None:
         took("grouped_matmul", "torch")
         return torch_products
     if path_of(of.x) == "triton":
+        return implementation("grouped_matmul", of.x)
+    if native_products.is_best_for(of.gate_up) and native_products.is_best_for(of.down):
         return implementation("grouped_matmul", of.x)
     took("grouped_matmul", "loop")
     return None

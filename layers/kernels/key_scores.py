@@ -1,8 +1,8 @@
 """Scores of queries against product keys, in fp32 whatever the keys' dtype.
 
 Many scores would be equal if they were rounded to 16 bits. Products of 16-bit numbers are exact in fp32, so converting
-the keys to fp32 gives the same result as a 16-bit matrix product that accumulates in fp32. A CPU converts the halves of
-a few heads at a time, so that they stay in its caches.
+the keys to fp32 gives the same result as a 16-bit matrix product that accumulates in fp32. A CPU without a kernel that
+widens bf16 keys in registers converts the halves of a few heads at a time, so that they stay in its caches.
 
 A normalized score is s = r·(q·k) with r = 1/rms(k). r multiplies the scores and not the keys, so normalized keys are
 never formed. Its gradient by k is r·q - k·(r²/c)·s; summed over tokens the second part needs only the
@@ -19,6 +19,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from membench.layers.kernels.checks import check_at_most_fp32, check_fp32
 from membench.layers.kernels.matmul import linear_into
+from membench.layers.kernels.native import grouped_matmul as native
 from membench.layers.kernels.precision import computed_as_given
 
 _CACHED_ELEMENTS = 2**19
@@ -48,12 +49,19 @@ def scores_with_scales(queries: Tensor, keys: Tensor, *, normalized: bool, eps: 
 def _key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> tuple[Tensor, Tensor]:
     (heads, _, count, columns), tokens = keys.shape, queries.shape[0]
     fp32: dict[str, Any] = {"dtype": torch.float32, "device": keys.device}
-    scores = torch.empty(heads, 2, tokens, count, **fp32)
     inverse_rms = torch.empty((heads, 2, 1, count) if normalized else 0, **fp32)
     of_half = queries.reshape(tokens, 2 * heads, columns).transpose(0, 1)
-    for part in _parts(keys):
-        widened = keys.view(2 * heads, count, columns)[part].float()
-        _multiply_into(scores.view(2 * heads, tokens, count)[part], of_half[part], widened)
+    halves = keys.view(2 * heads, count, columns)
+    by_native = native.is_best_for(halves)
+    if by_native:
+        ends = torch.arange(1, 2 * heads + 1, dtype=torch.int32) * tokens
+        scores = native.grouped_linear(of_half.reshape(-1, columns), halves, ends).view(heads, 2, tokens, count)
+    else:
+        scores = torch.empty(heads, 2, tokens, count, **fp32)
+    for part in _parts(keys) if normalized or not by_native else ():
+        widened = halves[part].float()
+        if not by_native:
+            _multiply_into(scores.view(2 * heads, tokens, count)[part], of_half[part], widened)
         if normalized:
             mean_square = torch.linalg.vector_norm(widened, dim=-1).square() / columns
             inverse_rms.view(2 * heads, count)[part] = torch.rsqrt(mean_square + eps)

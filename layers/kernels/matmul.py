@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-from membench.layers.kernels.precision import computed_as_given, operands
+from membench.layers.kernels.native import grouped_matmul as native
+from membench.layers.kernels.precision import at_least_fp32, computed_as_given, operands
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -25,6 +26,13 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
     return _Projection.apply(x, weight)
 
 
+def project_wide(x: Tensor, weight: Tensor) -> Tensor:
+    """``project``, multiplied and returned in at least fp32, whatever the dtypes; autocast does not change it."""
+    if x.dtype == weight.dtype and len(x) and _by_native(weight):
+        return _WideProjection.apply(x, weight)
+    return at_least_fp32(x) @ at_least_fp32(weight).t()
+
+
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """(R, d_out) of x (R, d_in) and weight (d_out, d_in), which may be a transposed view.
 
@@ -32,7 +40,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """
     if len(x) and _by_onednn(x):
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return F.linear(x, weight)
+    return _native_linear(x, weight, False) if _by_native(weight) else F.linear(x, weight)
 
 
 def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
@@ -50,9 +58,32 @@ def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
 def linear_gradients(y_gradient: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
     """(d_out, d_in), the gradient of a weight: y_gradient (R, d_out) transposed times x (R, d_in).
 
-    Always by ``mm``: oneDNN first reorders two transposed operands, and is then not faster.
+    In fp32 always by ``mm``: oneDNN first reorders two transposed operands, and is then not faster.
     """
+    if out is None and _by_native(x):
+        return _native_linear_gradients(y_gradient, x)
     return torch.mm(y_gradient.t(), x, out=out)
+
+
+@torch.library.custom_op("membench::linear", mutates_args=())
+def _native_linear(x: Tensor, weight: Tensor, wide: bool) -> Tensor:
+    """The product in fp32 if it is to be ``wide``, else in the weight's dtype."""
+    return native.linear(x, weight, torch.float32 if wide else weight.dtype)
+
+
+@_native_linear.register_fake
+def _(x: Tensor, weight: Tensor, wide: bool) -> Tensor:
+    return x.new_empty(len(x), len(weight), dtype=torch.float32 if wide else weight.dtype)
+
+
+@torch.library.custom_op("membench::linear_gradients", mutates_args=())
+def _native_linear_gradients(y_gradient: Tensor, x: Tensor) -> Tensor:
+    return native.linear_gradients(y_gradient, x)
+
+
+@_native_linear_gradients.register_fake
+def _(y_gradient: Tensor, x: Tensor) -> Tensor:
+    return x.new_empty(y_gradient.shape[1], x.shape[1], dtype=torch.bfloat16)
 
 
 class _Projection(torch.autograd.Function):
@@ -69,10 +100,30 @@ class _Projection(torch.autograd.Function):
         return linear(dy, weight.t()) if of_x else None, linear_gradients(dy, x) if of_weight else None
 
 
+class _WideProjection(torch.autograd.Function):
+    """Operands of bf16, widened as the C++ kernels read them; the result and its gradient are fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _native_linear(x, weight, True)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (dy,), (x, weight), (of_x, of_weight) = upstream, ctx.saved_tensors, ctx.needs_input_grad
+        dx = _native_linear(dy, weight.t(), False) if of_x else None
+        return dx, _native_linear_gradients(dy, x) if of_weight else None
+
+
 def _by_onednn(x: Tensor) -> bool:
     if torch.compiler.is_compiling():  # inductor chooses its own product, and cannot compile this operator
         return False
     return x.device.type == "cpu" and x.dtype == torch.float32 and _onednn_is_faster()
+
+
+def _by_native(tensor: Tensor) -> bool:
+    """Whether the C++ kernels multiply by this matrix; a compiler cannot fuse anything with them, so not for one."""
+    return not torch.compiler.is_compiling() and native.is_best_for(tensor)
 
 
 @cache
@@ -91,6 +142,18 @@ def _onednn_is_faster() -> bool:
 def _flops(x: Any, weight: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:
     del arguments, out_shape, others
     return 2 * x[0] * x[1] * weight[0]
+
+
+@register_flop_formula(torch.ops.membench.linear)
+def _native_flops(x: Any, weight: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:
+    del arguments, out_shape, others
+    return 2 * x[0] * x[1] * weight[0]
+
+
+@register_flop_formula(torch.ops.membench.linear_gradients)
+def _native_gradient_flops(y_gradient: Any, x: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:
+    del arguments, out_shape, others
+    return 2 * x[0] * x[1] * y_gradient[1]
 
 
 # torch counts its other products, but not this one; and a torch without oneDNN does not have it

@@ -1,0 +1,115 @@
+"""Products of rows sorted by expert with their experts' bfloat16 matrices, in C++, for processors without bf16 units.
+
+There torch's libraries widen whole matrices first, or reorder them for a single product, which takes longer than
+reading them. These kernels read each matrix once and widen it in registers; sums are of fp32. On a processor that
+multiplies bf16 numbers itself, torch's libraries do more in a cycle than these kernels could.
+
+Shapes and meaning: ``layers.kernels.torch.grouped_matmul``. One matrix is a group of its own.
+
+Letters: E experts, R rows, B tokens, n and m the widths of a matrix.
+"""
+
+import ctypes
+import platform
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from membench.layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
+from membench.layers.kernels.pages import asked_for_huge_pages
+from membench.layers.kernels.paths import path_of
+
+_UNITS = {"avx512_bf16", "amx_bf16"}  # instructions that multiply bf16 numbers, as Linux names them
+
+
+def is_best_for(weight: Tensor) -> bool:
+    """Whether these kernels multiply by matrices (…, n, m), or transposed views of such, faster than torch does."""
+    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not _lacks_bf16_units():
+        return False
+    return weight.numel() > 0 and (weight.is_contiguous() or weight.mT.is_contiguous()) and path_of(weight) == "native"
+
+
+@cache
+def _lacks_bf16_units() -> bool:
+    """Whether this is an x86 processor that cannot multiply bf16 numbers. Others have not been measured."""
+    if platform.machine() not in ("x86_64", "AMD64") or sys.byteorder != "little":
+        return False
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    return bool(flags) and not flags & _UNITS
+
+
+def grouped_linear(
+    x: Tensor, weight: Tensor, ends: Tensor, token: Tensor | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """(R, n) of x (R, m), or with ``token`` (R,) of x (B, m), and weight (E, n, m), which may be a transposed view.
+
+    x is fp32 or bf16. So is the result, by default like x; by a transposed view always bf16.
+    """
+    experts, n, m = weight.shape
+    transposed = not weight.is_contiguous()
+    dtype = torch.bfloat16 if transposed else dtype or x.dtype
+    x, token, ends = x.contiguous(), _checked(token, len(x)), ends.contiguous()
+    result = torch.empty(len(x if token is None else token), n, dtype=dtype)
+    operands = (_element(x), *map(pointer, (x, token, weight, ends)), ctypes.c_int64(experts))
+    if transposed:
+        call("grouped_product", *operands, *map(ctypes.c_int64, (m, n)), pointer(result), threads())
+    else:
+        call("grouped_linear", *operands, *map(ctypes.c_int64, (n, m)), _element(result), pointer(result), threads())
+    return result
+
+
+def grouped_linear_gradients(
+    y_gradient: Tensor,
+    x: Tensor,
+    ends: Tensor,
+    y_token: Tensor | None = None,
+    x_token: Tensor | None = None,
+) -> Tensor:
+    """(E, n, m), bf16: each element is summed over its expert's rows and written once."""
+    y_token, x_token = _checked(y_token, len(y_gradient)), _checked(x_token, len(x))
+    y_gradient, x, ends = y_gradient.contiguous(), x.contiguous(), ends.contiguous()
+    sizes = len(ends), y_gradient.shape[1], x.shape[1]
+    gradient = asked_for_huge_pages(torch.empty(sizes, dtype=torch.bfloat16))
+    call(
+        "grouped_gradients",
+        *(_element(y_gradient), *map(pointer, (y_gradient, y_token))),
+        *(_element(x), *map(pointer, (x, x_token))),
+        pointer(ends),
+        *map(ctypes.c_int64, sizes),
+        pointer(gradient),
+        threads(),
+    )
+    return gradient
+
+
+def linear(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """(R, n) of x (R, m) and one matrix (n, m), which may be a transposed view."""
+    return grouped_linear(x, weight[None], _one_group(x), dtype=dtype)
+
+
+def linear_gradients(y_gradient: Tensor, x: Tensor) -> Tensor:
+    """(n, m) of y_gradient (R, n) and x (R, m), the gradient of one matrix."""
+    return grouped_linear_gradients(y_gradient, x, _one_group(x))[0]
+
+
+def _one_group(x: Tensor) -> Tensor:
+    return torch.tensor([len(x)], dtype=torch.int32)
+
+
+def _element(tensor: Tensor) -> ctypes.c_int:
+    return ctypes.c_int(ELEMENTS[tensor.dtype])
+
+
+def _checked(token: Tensor | None, count: int) -> Tensor | None:
+    """Raises IndexError if there is no such row: with pointers it would be other memory."""
+    if token is None:
+        return None
+    check_rows(token, count)
+    return token.contiguous()

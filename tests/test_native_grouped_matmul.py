@@ -1,0 +1,170 @@
+"""Products with bf16 matrices in C++: every tile's width, awkward sizes, and where they are used."""
+
+import pytest
+import torch
+from against_reference import counted_flops, poisoned_memory
+
+from layers import build, spec_from
+from layers.checking.verification import relative_rms
+from layers.kernels import matmul, paths
+from layers.kernels.key_scores import key_scores
+from layers.kernels.native import grouped_matmul as native
+from layers.spec import Step
+
+pytestmark = pytest.mark.skipif(not paths.has_native(), reason="no C++ compiler")
+
+HALF_A_BIT = torch.finfo(torch.bfloat16).eps / 2  # what rounding a result to bf16 may cost; the sums cost far less
+ROWS = {
+    "one": [1],
+    "every width of a tile": [*range(1, 14)],
+    "empty first, middle and last": [0, 3, 0, 0, 17, 0],
+    "none": [0, 0],
+    "more than a tile": [32, 50, 100],
+}
+SIZES = [(1, 1), (5, 31), (64, 32), (67, 33), (130, 1100), (3, 2100), (100, 64)]
+
+
+@pytest.fixture
+def restored_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=[True, False], ids=["without bf16 units", "with"])
+def without_units(request, monkeypatch):
+    """A processor of either kind, whatever this one is."""
+    monkeypatch.setattr(native, "_lacks_bf16_units", lambda: request.param)
+    return request.param
+
+
+def rounded(*shape):
+    return torch.randn(*shape).bfloat16()
+
+
+def groups(counts):
+    """(E,) where each group ends, and each row's group."""
+    counts = torch.tensor(counts)
+    return counts.cumsum(0).to(torch.int32), torch.repeat_interleave(torch.arange(len(counts)), counts)
+
+
+@pytest.mark.parametrize("n, m", SIZES)
+@pytest.mark.parametrize("counts", ROWS.values(), ids=ROWS)
+def test_products(counts, n, m, seed):
+    torch.manual_seed(seed)
+    ends, group = groups(counts)
+    rows, tokens = len(group), 7
+    token = torch.randint(tokens, (rows,))
+    x, y, weight = rounded(tokens, m), rounded(rows, n), rounded(len(counts), n, m)
+    of_row = weight.double()[group]
+    expected = torch.einsum("rm,rnm->rn", x.double()[token], of_row)
+    with poisoned_memory():
+        narrow = native.grouped_linear(x, weight, ends, token)
+        wide = native.grouped_linear(x.float()[token], weight, ends)
+        back = native.grouped_linear(y, weight.mT, ends)
+        gradient = native.grouped_linear_gradients(y, x, ends, x_token=token)
+    assert (narrow.dtype, wide.dtype, back.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
+    if rows:
+        assert relative_rms(narrow, expected) < HALF_A_BIT
+        assert relative_rms(wide, expected) < 1e-6
+        assert relative_rms(back, torch.einsum("rn,rnm->rm", y.double(), of_row)) < HALF_A_BIT
+    of_group = torch.zeros(len(counts), n, m, dtype=torch.float64)
+    of_group.index_add_(0, group, y.double()[:, :, None] * x.double()[token][:, None])
+    assert not gradient[[count == 0 for count in counts]].any()
+    assert not rows or relative_rms(gradient, of_group) < HALF_A_BIT
+
+
+def test_the_same_bits_by_any_number_of_threads(restored_threads, seed):
+    torch.manual_seed(seed)
+    ends, group = groups([40, 0, 3, 1])
+    x, y, weight = rounded(len(group), 1100), rounded(len(group), 150), rounded(4, 150, 1100)
+    found = []
+    for threads in (1, 3, 16):
+        torch.set_num_threads(threads)
+        linear, back = native.grouped_linear(x, weight, ends), native.grouped_linear(y, weight.mT, ends)
+        found.append((linear, back, native.grouped_linear_gradients(y, x, ends)))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_numbers_that_are_none_stay_where_they_are(seed):
+    """Not a number, and no other row's or column's: what lies behind a row's end is never multiplied."""
+    torch.manual_seed(seed)
+    x, weight = rounded(3, 37), rounded(1, 70, 37)
+    x[1, 36], weight[0, 69, 36], ends = torch.nan, torch.inf, torch.tensor([3], dtype=torch.int32)
+    y = native.grouped_linear(x, weight, ends)
+    assert y[1].isnan().all() and y[:, 69].isinf().sum() == 2 and y[[0, 2], :69].isfinite().all()
+    back = native.grouped_linear(rounded(3, 70), weight.mT, ends)
+    assert back[:, 36].isinf().all() and back[:, :36].isfinite().all()
+    gradient = native.grouped_linear_gradients(rounded(3, 70), x, ends)[0]
+    assert gradient[:, 36].isnan().all() and gradient[:, :36].isfinite().all()
+
+
+def test_a_row_that_does_not_exist_is_refused():
+    weight, ends = rounded(1, 4, 8), torch.tensor([2], dtype=torch.int32)
+    with pytest.raises(IndexError, match="row 5 of a table of 5 rows"):
+        native.grouped_linear(rounded(5, 8), weight, ends, torch.tensor([0, 5]))
+
+
+def test_which_matrices_they_multiply(without_units):
+    assert native.is_best_for(rounded(2, 3, 4)) == native.is_best_for(rounded(2, 3, 4).mT) == without_units
+    assert not native.is_best_for(rounded(2, 3, 4)[:, :, 1:])
+    assert not native.is_best_for(torch.randn(3, 4)) and not native.is_best_for(rounded(0, 4))
+    with paths.forced("torch"):
+        assert not native.is_best_for(rounded(3, 4))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"kind": "dense", "ffn_hidden": 72},
+        {"kind": "moe", "num_experts": 6, "expert_hidden": 40, "top_k": 2, "shared_hidden": 24},
+        {"kind": "memory_plus", "num_keys": 400, "heads": 2, "top_k": 4, "key_dim": 16},
+    ],
+    ids=lambda layer: layer["kind"],
+)
+def test_layers_count_the_same_flops_either_way(layer, without_units, seed):
+    torch.manual_seed(seed)
+    spec = spec_from({"model_dim": 48, "dtype": "bfloat16", **layer})
+    built, x = build(spec), rounded(9, 48).requires_grad_()
+    paths.forget_taken()
+    counted = counted_flops(lambda: built(x))
+    if layer["kind"] == "moe":
+        assert paths.taken()["grouped_matmul"] == ("native" if without_units else "loop")
+    if layer["kind"] != "memory_plus":
+        assert counted == tuple(spec.cost(Step(9, mode=mode)).flops for mode in ("forward", "forward_backward"))
+
+
+def test_as_operators(seed):
+    torch.manual_seed(seed)
+    x, weight, y = rounded(5, 12), rounded(7, 12), rounded(5, 7)
+    for wide in (True, False):
+        torch.library.opcheck(torch.ops.membench.linear, (x, weight, wide))
+    torch.library.opcheck(torch.ops.membench.linear, (y, weight.t(), False))
+    torch.library.opcheck(torch.ops.membench.linear_gradients, (y, x))
+
+
+@pytest.mark.parametrize("project", [matmul.project, matmul.project_wide])
+def test_projections(project, without_units, seed):
+    torch.manual_seed(seed)
+    x, weight = rounded(6, 40).requires_grad_(), rounded(33, 40).requires_grad_()
+    x64, weight64 = (tensor.detach().double().requires_grad_() for tensor in (x, weight))
+    y, expected = project(x, weight), x64 @ weight64.t()
+    dy = torch.randn_like(y)
+    y.backward(dy)
+    expected.backward(dy.double())
+    assert y.dtype == (torch.float32 if project is matmul.project_wide else torch.bfloat16)
+    assert relative_rms(y, expected) < (1e-6 if project is matmul.project_wide else HALF_A_BIT)
+    for leaf, leaf64 in ((x, x64), (weight, weight64)):
+        assert leaf.grad is not None and leaf64.grad is not None
+        assert relative_rms(leaf.grad, leaf64.grad) < HALF_A_BIT
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_scores(normalized, without_units, seed):
+    torch.manual_seed(seed)
+    queries, keys = torch.randn(5, 3, 2, 12), rounded(3, 2, 70, 12)
+    expected = torch.einsum("bhsc,hsnc->hsbn", queries.double(), keys.double())
+    if normalized:
+        expected /= (keys.double().square().mean(dim=-1) + 1e-6).sqrt()[:, :, None]
+    assert relative_rms(key_scores(queries, keys, normalized=normalized, eps=1e-6), expected) < 1e-6
