@@ -26,7 +26,8 @@ class Window(NamedTuple):
 
 
 class Retaking:
-    """The samples of one sampling. ``stopped_by`` says what ended it, once ``wanted`` is 0.
+    """The samples of one sampling. ``stopped_by`` says what ended it, once ``wanted`` is 0: enough samples, enough
+    with those that stay disturbed, or the time.
 
     A budget of no seconds takes nothing again, but keeps disturbed samples apart all the same.
     """
@@ -38,12 +39,13 @@ class Retaking:
         self._disturbed: list[Window] = []
         self._stay = 0  # disturbed samples that are not taken again
         self._spent_s = 0.0
-        self.stopped_by: Literal["samples", "time"] = "samples"
+        self.stopped_by: Literal["samples", "disturbance", "time"] = "samples"
 
     def wanted(self, elapsed_s: float) -> int:
         """How many samples are to be taken next, ``elapsed_s`` seconds after the first was begun; 0: no more."""
         taken = sum(len(window.seconds) for window in self._clean) + self._stay
         if taken >= self._sampling.min_samples:
+            self.stopped_by = "disturbance" if self._stay else "samples"
             return 0
         if elapsed_s - self._spent_s >= self._sampling.max_seconds and taken >= self._sampling.floor_samples:
             self.stopped_by = "time"

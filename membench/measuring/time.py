@@ -46,7 +46,7 @@ class Samples:
 
     seconds: list[float]
     calls_per_sample: int
-    stopped_by: Literal["samples", "time"]
+    stopped_by: Literal["samples", "disturbance", "time"]
     warmup_calls: int
     steady: bool
     cache: Literal["rotating", "cold", "hot"]
@@ -174,5 +174,5 @@ def _queued(
         seconds = clock.queued_seconds(step, inputs, samples, cold=cold)
         taken.add(seconds, time.perf_counter() - batch_begin)
     kept, apart, disturbance = taken.samples()
-    stopped_by = "samples" if samples >= sampling.min_samples else "time"
+    stopped_by = taken.stopped_by if samples >= sampling.min_samples else "time"
     return Samples(kept, 1, stopped_by, warmup_calls, steady, "cold" if cold else "hot", apart, disturbance)
