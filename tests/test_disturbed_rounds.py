@@ -44,6 +44,11 @@ def test_the_rounds_of_a_case_are_one_flag():
     assert disturbance_flags(*rounds) == [f"disturbed in rounds 1, 3: {words} ({causes})"]
 
 
+def test_clean_samples_that_are_fewer_are_counted():
+    few = a_disturbed_round(1, CALM, sampling={"stopped_by": "disturbance"}, samples=[0.1] * 5)
+    assert flags_of(record_of(a_round(), few))[0] == "stopped by disturbance: 3, 5 samples"
+
+
 def test_a_round_that_was_left_alone_has_no_flag():
     taken_again = {**CALM, "disturbed_samples": 9, "retaken_samples": 9}
     for says in (CALM, taken_again, {}):

@@ -108,6 +108,7 @@ def test_without_a_budget_nothing_is_taken_again(virtual_time):
     found = sampled(virtual_time, [(0, 1e9)], retake_seconds=0.0)
     assert (found.disturbance["retaken_samples"], found.disturbance["retake_seconds"]) == (0, 0.0)
     assert (len(found.seconds), len(found.disturbed)) == (3, 7)
+    assert found.stopped_by == "disturbance"
 
 
 def test_the_clean_ones_do_where_they_reach_the_floor(virtual_time):

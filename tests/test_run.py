@@ -12,6 +12,7 @@ from timing import once_in, processes_take_less_than
 from typer.testing import CliRunner
 
 from membench.cli import app
+from membench.machine.disturbance import CPU_SIGNALS
 from membench.results.ranking import comparable_groups
 from membench.results.records import read_result
 
@@ -63,7 +64,10 @@ def test_every_kind_in_every_mode(scenario_file, tmp_path):
     assert {r.status for r in result.cases} == {"ok"}, [(r.case.arm, r.reason) for r in result.cases]
     for record in result.cases:
         (found,) = record.rounds
-        assert len(found.samples_s) == 5 or found.sampling["stopped_by"] == "time"
+        assert len(found.samples_s) == 5 or found.sampling["stopped_by"] in ("time", "disturbance")
+        assert set(found.disturbance["shares"]) == set(CPU_SIGNALS)
+        flagged = any(flag.startswith("disturbed in round 1") for flag in record.flags)
+        assert flagged == (found.disturbance["kept_samples"] > 0)
         assert min(found.samples_s) > 0
         assert found.reference["errors"]["output"] <= 1e-5
         assert ("x" in found.reference["errors"]) == (record.case.mode in ("forward_backward", "train_step"))

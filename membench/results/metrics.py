@@ -167,9 +167,10 @@ def flags_of(record: Record) -> list[str]:
     done = [r for r in record.rounds if r.status == "ok"]
     if any(not r.sampling.get("steady", True) for r in done):
         flags.append("not steady after warm-up")
-    if any(r.sampling.get("stopped_by") == "time" for r in done):
-        *before, last = (len(r.samples_s) for r in done)
-        flags.append("stopped by time: " + ", ".join([*map(str, before), how_many(last, "sample")]))
+    for cause in ("time", "disturbance"):
+        if any(r.sampling.get("stopped_by") == cause for r in done):
+            *before, last = (len(r.samples_s) for r in done)
+            flags.append(f"stopped by {cause}: " + ", ".join([*map(str, before), how_many(last, "sample")]))
     if found := disturbed_rounds(record):
         flags.append(found.flag)
     flags += dict.fromkeys(line for r in done for line in what_is_slow(r.ran, r.threads))
