@@ -12,8 +12,8 @@ from membench.layers.face import FACE
 
 # What the instrument imports of layers, by the number. A new name: raise FACE and give the new number its names.
 ASKED = {
-    3: """
-        checking.answer:find_fault checking.answer:parameter_faults checking.update_verification:update_errors
+    4: """
+        checking.answer:find_fault checking.answer:parameter_faults checking.digest:Digest checking.update_verification:update_errors
         checking.verification:Verification checking.verification:verify factory:build initialize:fill_normal_
         kernels.cpp_build:kernels kernels.matmul:linear kernels.pages:on_huge_pages kernels.paths:fallback
         kernels.paths:forget_taken kernels.paths:implementation kernels.paths:path_of kernels.paths:taken

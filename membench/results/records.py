@@ -39,13 +39,22 @@ class Round(_Strict):
     samples_s: list[float] = Field(default_factory=list, description="raw seconds a call, in order")
     hot_samples_s: list[float] | None = Field(default=None, description="CUDA: the same with a warm L2")
     sampling: dict[str, Any] = Field(default_factory=dict, description="calls a sample, what stopped it, warm-up")
-    ceilings: dict[str, Any] = Field(default_factory=dict, description="measured in the same process")
+    ceilings: dict[str, Any] = Field(
+        default_factory=dict, description="random rows measured in the same process, the others as ceilings_from says"
+    )
+    ceilings_from: str | None = Field(
+        default=None, description="the arm in whose process of this round the others were measured; null: in this one"
+    )
     clocks: list[dict[str, Any]] = Field(default_factory=list, description="before and after")
     implementation: dict[str, Any] = Field(default_factory=dict)
-    reference: dict[str, Any] | None = Field(default=None, description="errors against float64; null: unchecked")
+    reference: dict[str, Any] | None = Field(
+        default=None,
+        description="errors against float64; null: unchecked. bit_equal_to_round: found there, of the same answer",
+    )
+    answer: str | None = Field(default=None, description="digest of the answer to the first input, with its gradients")
     traffic: dict[str, Any] = Field(default_factory=dict)
     cost: dict[str, Any] = Field(default_factory=dict)
-    memory: dict[str, int | None] = Field(default_factory=dict)
+    memory: dict[str, int | None] = Field(default_factory=dict, description="measured in the first round alone")
     energy: dict[str, Any] = Field(default_factory=dict)
     threads: int | None = None
     ran: dict[str, Any] = Field(

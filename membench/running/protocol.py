@@ -26,6 +26,8 @@ class Build(Message):
     max_seconds: float
     warmup_seconds: float
     implementations: list[str]
+    ceilings: dict[str, Any] = {}  # of the machine, from another process of the same round; empty: measure them
+    inputs_folder: str | None = None  # for drawn inputs, which other processes of the run share
 
     @field_serializer("cases")
     def _as_earlier_ones_read_them(self, cases: list[Case]) -> list[dict[str, Any]]:
@@ -52,10 +54,21 @@ class Built(Message):
         return self.model_dump(exclude={"origin"})
 
 
+class Checked(Message):
+    """What an earlier round found of a case: a bit-equal answer need not be compared with the reference again."""
+
+    round: int
+    implementation: str
+    answer: str
+    reference: dict[str, Any] | None = None
+
+
 class MeasureCase(Message):
-    """Check and time a case; ``Found`` has what a round says of it."""
+    """Check and time a case; ``Found`` has what a round says of it. ``memory``: measure that too."""
 
     index: int
+    checked: Checked | None = None
+    memory: bool = True
 
 
 class Found(Message):
