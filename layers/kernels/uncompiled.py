@@ -1,17 +1,19 @@
-"""Functions that a compiler leaves to Python. Its import takes as long as torch's own, so it is put off."""
+"""The compiler is imported by whoever compiles: that takes as long as importing torch, and most processes never do."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch.library import CustomOpDef
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
 def uncompiled(reason: str) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
-    """As ``torch.compiler.disable``, which imports the compiler at once; here whoever compiles does."""
+    """A function that a compiler leaves to Python: ``torch.compiler.disable``, which imports the compiler, put off."""
 
     def decorated(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
         apart: list[Callable[_Arguments, _Result]] = []
@@ -27,3 +29,29 @@ def uncompiled(reason: str) -> Callable[[Callable[_Arguments, _Result]], Callabl
         return call
 
     return decorated
+
+
+def custom_op(name: str, *, mutates_args: Sequence[str] = ()) -> Callable[[Callable[..., Any]], CustomOpDef]:
+    """``torch.library.custom_op`` whose kernel does not import the compiler in its first call.
+
+    Torch keeps the compiler out of a kernel by a guard that imports it. Before anybody else has imported it, there is
+    nothing to keep out. Where another torch keeps its kernels elsewhere, they are as torch made them.
+    """
+
+    def defined(function: Callable[..., Any]) -> CustomOpDef:
+        operator = torch.library.custom_op(name, function, mutates_args=mutates_args)
+        kernels: dict[Any, Callable[..., Any]] = getattr(operator, "_backend_fns", {})
+        for device, guarded in kernels.items():
+            if plain := getattr(guarded, "__wrapped__", None):
+                kernels[device] = _guarded_where_needed(guarded, plain)
+        return operator
+
+    return defined
+
+
+def _guarded_where_needed(guarded: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(plain)
+    def kernel(*arguments: Any, **named: Any) -> Any:
+        return (guarded if "torch._dynamo" in sys.modules else plain)(*arguments, **named)
+
+    return kernel
