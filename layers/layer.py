@@ -141,6 +141,16 @@ class Layer(nn.Module):
         del stated
         return self.draw_tokens(tokens, generator), None
 
+    def drawn_by(self) -> tuple[dict[str, Any], list[Tensor]]:
+        """All that ``draw_input`` depends on besides its arguments: settings as JSON, and tensors.
+
+        Layers that agree in both draw the same inputs, and those touch the same. A kind may leave out what the
+        routing of tokens does not depend on.
+        """
+        of_tables = {id(part) for table in self.tables() for part in table.parameters()}
+        own = [p.detach() for p in self.parameters() if id(p) not in of_tables]
+        return self.spec.model_dump(mode="json"), [*own, *self.buffers()]
+
     def draw_tokens(self, tokens: int, generator: torch.Generator) -> Tensor:
         """(B, d) random tokens of unit variance, of the layer's dtype."""
         assert isinstance(self.spec, TokenSpec)

@@ -157,7 +157,7 @@ class MoE(Layer):
             return x, None if experts is None else Routing(selected=experts)
         if experts is None:
             everyone = torch.cat([x, self.draw_tokens(group - tokens, generator)])
-            chosen = select_in_parts(self, everyone, scores=spec.num_experts)
+            chosen = select_in_parts(self.select, everyone, scores=spec.num_experts)
             experts = torch.cat([c.indices for c in chosen])
         return x, Routing(remote=RemoteAssignments(busiest_rank(experts, spec.num_experts, self.ranks)))
 

@@ -6,6 +6,8 @@ Letters: B tokens, d model dim, H heads, dk key dim, c = dk/2, n sub-keys a half
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch.nn import functional
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.key_scores import key_scores
 from membench.layers.kernels.lookups import Lookups, index_dtype
-from membench.layers.kernels.matmul import project
+from membench.layers.kernels.matmul import linear, project
 from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.retrieval import retrieve
 from membench.layers.kernels.stages import stage
@@ -59,8 +61,11 @@ class RetrievalLayer(Layer):
 
     def _query_halves(self, x: Tensor) -> Tensor:
         """(B, H, 2, c) fp32, normalised where the spec says so."""
-        spec = self.spec
-        queries = project(x, self.query).float().view(-1, spec.heads, spec.key_dim)
+        return self._halves_of(project(x, self.query), x)
+
+    def _halves_of(self, projected: Tensor, x: Tensor) -> Tensor:
+        """(B, H, 2, c) fp32 of the projected (B, H·dk) tokens x."""
+        queries = projected.float().view(-1, self.spec.heads, self.spec.key_dim)
         with as_given(x):
             return self._normalized(queries)
 
@@ -79,9 +84,13 @@ class RetrievalLayer(Layer):
 
     def select(self, x: Tensor) -> Selection:
         """The best k rows of every head, best first, with the softmax of their scores."""
-        spec = self.spec
         with stage("query"):
             queries = self._query_halves(x)
+        return self._selected(queries)
+
+    def _selected(self, queries: Tensor) -> Selection:
+        """The choice by query halves (B, H, 2, c)."""
+        spec = self.spec
         halves, weights = retrieve(
             queries,
             self.keys,
@@ -122,10 +131,29 @@ class RetrievalLayer(Layer):
         if not others:
             return x, None if selected is None else Routing(selected=selected)
         x_others = self.draw_tokens(others, generator)
-        chosen = select_in_parts(self, x_others, scores=2 * spec.heads * spec.sub_keys)
+        chosen = select_in_parts(self._selection_of_many(), x_others, scores=2 * spec.heads * spec.sub_keys)
         indices = torch.cat([c.indices for c in chosen]) if imposed is None else imposed[tokens:]
         weights = torch.cat([c.weights for c in chosen])
         return x, Routing(selected, self.remote_lookups(indices, weights, x_others, generator))
+
+    def _selection_of_many(self) -> Callable[[Tensor], Selection]:
+        """``select`` for many tokens at once, outside of what is timed.
+
+        A CPU projects them in fp32, and rounds as the layer does: without units for 16-bit products that is far
+        faster, and so many tokens pay for the conversion of the weights.
+        """
+        if self.query.device.type != "cpu":
+            return self.select
+        wide = self.query.detach().float()
+        return lambda x: self._selected(self._halves_of(linear(x.float(), wide).to(x.dtype), x))
+
+    def drawn_by(self) -> tuple[dict[str, Any], list[Tensor]]:
+        """What chooses rows: no companion, and nothing that comes after the table."""
+        spec = self.spec
+        after = {"companion_hidden", "row_format", "table_on", "value_dim"}
+        norms = ("query_norm_weight", "query_norm_bias", "query_scale", "key_scale")
+        scales = [getattr(self, name).detach() for name in norms if hasattr(self, name)]
+        return spec.model_dump(mode="json", exclude=after), [self.query.detach(), self.keys.detach(), *scales]
 
     def remote_lookups(
         self, indices: Tensor, weights: Tensor, x_others: Tensor, generator: torch.Generator

@@ -3,6 +3,8 @@
 Letters: B tokens, H heads, k rows a head reads, K experts a token uses.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,16 +13,17 @@ from membench.layers.layer import Layer, RemoteAssignments, RemoteLookups, Routi
 _SELECTED_ELEMENTS = 2**26  # fp32 scores that are held at a time while rows or experts are chosen
 
 
-def select_in_parts(layer: Layer, x: Tensor, scores: int) -> list[Selection]:
-    """The layer's choice for tokens of several ranks, as many at a time as their scores leave room for.
+def select_in_parts(select: Callable[[Tensor], Selection], x: Tensor, scores: int) -> list[Selection]:
+    """A layer's choice for tokens of several ranks, as many at a time as their scores leave room for.
 
     Rank by rank, each would read all keys and projections for its few tokens.
 
     Args:
+        select: the layer's ``select``, or what does the same.
         scores: that a token is given, fp32.
     """
     together = max(1, _SELECTED_ELEMENTS // scores)
-    return [found for part in x.split(together) if (found := layer.select(part)) is not None]
+    return [select(part) for part in x.split(together)]
 
 
 def touched_rows(layer: Layer, x: Tensor, routing: Routing | None) -> Touched:

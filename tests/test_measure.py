@@ -227,3 +227,9 @@ def test_a_compiled_layer_is_checked_and_the_fastest_is_taken():
     assert "needs a CUDA device" in found["tried"]["cuda_graph"]["error"]
     times = {name: tried["latency_ms"] for name, tried in found["tried"].items() if tried["latency_ms"]}
     assert found["chosen"] == min(times, key=times.get)
+
+
+def test_of_long_calls_two_are_warm_enough(virtual_time):
+    assert warm_up(Clock("cpu"), lambda _: virtual_time.sleep(1.5), 0.3)[:2] == (2, True)
+    calls = iter([2.0, 1.0, 1.0])
+    assert warm_up(Clock("cpu"), lambda _: virtual_time.sleep(next(calls)), 0.6)[:2] == (3, True)

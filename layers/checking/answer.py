@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from membench.layers.checking.digest import Digest
 from membench.layers.layer import Layer, Routing
 
 Call = Callable[[Tensor, Routing | None], Tensor]
@@ -22,7 +23,14 @@ _COMPARED_ELEMENTS = 2**16  # of a parameter, evenly spread: a table's every row
 
 
 def find_fault(
-    layer: Layer, x: Tensor, routing: Routing | None = None, *, call: Call, upstream: Tensor | None, other: Given | None
+    layer: Layer,
+    x: Tensor,
+    routing: Routing | None = None,
+    *,
+    call: Call,
+    upstream: Tensor | None,
+    other: Given | None,
+    digest: Digest | None = None,
 ) -> str | None:
     """What is wrong with one call of a layer or an operator, in a line; None where nothing is.
 
@@ -35,15 +43,18 @@ def find_fault(
         call: the layer itself, or another way to run it (compiled, say).
         upstream: of y's shape, sent back through the call; None: there is no backward pass.
         other: another input, to see that its answer does not overwrite the first; None: that is not asked.
+        digest: gets the answer, and with ``upstream`` every gradient.
     """
     layer.zero_gradients()
     try:
-        return next(_faults(layer, (x, routing), call, upstream, other), None)
+        return next(_faults(layer, (x, routing), call, upstream, other, digest), None)
     finally:
         layer.zero_gradients()
 
 
-def _faults(layer: Layer, given: Given, call: Call, upstream: Tensor | None, other: Given | None) -> Iterator[str]:
+def _faults(
+    layer: Layer, given: Given, call: Call, upstream: Tensor | None, other: Given | None, digest: Digest | None
+) -> Iterator[str]:
     """Every fault, the first that can be seen first; asked for one, it does no more than that takes."""
     backward = upstream is not None
     before, like = _Before(layer, given), layer.output_like(given[0])
@@ -56,6 +67,8 @@ def _faults(layer: Layer, given: Given, call: Call, upstream: Tensor | None, oth
         y = call(x, routing)
     yield from output_faults(y, like, x, backward=backward)
     yield from before.changes(x, routing)
+    if digest:
+        digest.add_answer(layer, y)
     loss = layer.auxiliary_loss
     if other is not None:
         kept = y.detach().clone()
@@ -76,6 +89,8 @@ def _faults(layer: Layer, given: Given, call: Call, upstream: Tensor | None, oth
     if upstream is not None and not _same(sent, upstream):
         yield "the backward pass changes the gradient that it is given"
     yield from before.changes(x, routing)
+    if digest:
+        digest.add_gradients(layer, x, routing)
 
 
 def output_faults(y: Any, like: Tensor, x: Tensor, *, backward: bool) -> Iterator[str]:

@@ -27,6 +27,7 @@ from membench.layers.kernels.stages import stage
 from membench.layers.kernels.swiglu import activate, activate_backward
 from membench.layers.kernels.torch import expert_loop
 from membench.layers.kernels.torch import grouped_matmul as torch_products
+from membench.layers.kernels.uncompiled import custom_op
 
 
 def experts(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, dispatch: Dispatch) -> Tensor:
@@ -51,7 +52,7 @@ def _tensors(dispatch: Dispatch) -> tuple[Tensor, ...]:
     return dispatch.token, dispatch.ends, dispatch.slot, dispatch.returned, dispatch.starts
 
 
-@torch.library.custom_op("membench::experts", mutates_args=())
+@custom_op("membench::experts")
 @computed_as_given
 def _experts(
     x: Tensor,
@@ -84,7 +85,7 @@ def _(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, token: Tensor, *
     return x.new_empty(x.shape), x.new_empty(token.shape[0] if keep else 0, gate_up.shape[1])
 
 
-@torch.library.custom_op("membench::experts_backward", mutates_args=())
+@custom_op("membench::experts_backward")
 @computed_as_given
 def _experts_backward(
     x: Tensor,

@@ -21,6 +21,7 @@ from membench.layers.kernels.checks import check_at_most_fp32, check_fp32
 from membench.layers.kernels.matmul import linear_into
 from membench.layers.kernels.native import grouped_matmul as native
 from membench.layers.kernels.precision import computed_as_given
+from membench.layers.kernels.uncompiled import custom_op
 
 _CACHED_ELEMENTS = 2**19
 
@@ -44,7 +45,7 @@ def scores_with_scales(queries: Tensor, keys: Tensor, *, normalized: bool, eps: 
     return _key_scores(queries, keys, normalized, eps)
 
 
-@torch.library.custom_op("membench::key_scores", mutates_args=())
+@custom_op("membench::key_scores")
 @computed_as_given
 def _key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> tuple[Tensor, Tensor]:
     (heads, _, count, columns), tokens = keys.shape, queries.shape[0]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from membench.layers.kernels.checks import check_integers, check_shape
 from membench.layers.kernels.paths import implementation
+from membench.layers.kernels.uncompiled import custom_op
 
 MAX_INT32 = 2**31 - 1
 
@@ -84,7 +85,7 @@ def find_runs(rows: Tensor, num_rows: int) -> Runs:
     return Runs(*_find_runs(rows, num_rows))
 
 
-@torch.library.custom_op("membench::find_runs", mutates_args=())
+@custom_op("membench::find_runs")
 def _find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     return implementation("lookups", rows).find_runs(rows, num_rows)
 

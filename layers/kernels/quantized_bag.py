@@ -17,6 +17,7 @@ from membench.layers.kernels.checks import check_floats, check_integers, check_s
 from membench.layers.kernels.paths import implementation
 from membench.layers.kernels.precision import computed_as_given
 from membench.layers.kernels.quantization import LARGEST
+from membench.layers.kernels.uncompiled import custom_op
 
 
 def quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
@@ -45,7 +46,7 @@ def quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, 
     return _quantized_bag(table, scales, rows, weights, dtype)
 
 
-@torch.library.custom_op("membench::quantized_bag", mutates_args=())
+@custom_op("membench::quantized_bag")
 @computed_as_given
 def _quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
     return implementation("quantized_bag", table).quantized_bag(table, scales, rows, weights, dtype)

@@ -21,6 +21,7 @@ from membench.layers.kernels.lookups import Runs, find_runs
 from membench.layers.kernels.paths import implementation
 from membench.layers.kernels.precision import computed_as_given
 from membench.layers.kernels.row_update import RowOptimizer, RowState, RowStep
+from membench.layers.kernels.uncompiled import custom_op
 
 _NAME = "row_passes"
 
@@ -118,7 +119,7 @@ def _check_tokens(tokens: Tensor, count: int, table: Tensor, name: str = "tokens
     check_floats(name, tokens)
 
 
-@torch.library.custom_op("membench::weighted_bag", mutates_args=())
+@custom_op("membench::weighted_bag")
 @computed_as_given
 def _weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return implementation(_NAME, table).weighted_bag(table, rows, weights)
@@ -130,7 +131,7 @@ def _(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return table.new_empty(rows.shape[0], table.shape[1])
 
 
-@torch.library.custom_op("membench::row_dots", mutates_args=())
+@custom_op("membench::row_dots")
 @computed_as_given
 def _row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     return implementation(_NAME, table).row_dots(table, rows, tokens)
@@ -142,7 +143,7 @@ def _(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     return table.new_empty(rows.shape, dtype=torch.float32)
 
 
-@torch.library.custom_op("membench::row_backward", mutates_args=())
+@custom_op("membench::row_backward")
 @computed_as_given
 def _row_backward(
     table: Tensor,
@@ -177,7 +178,7 @@ def _(
     return summed, found
 
 
-@torch.library.custom_op("membench::row_backward_update_", mutates_args=("table", "sums", "first", "second", "stamps"))
+@custom_op("membench::row_backward_update_", mutates_args=("table", "sums", "first", "second", "stamps"))
 @computed_as_given
 def _row_backward_update_(
     table: Tensor,
@@ -208,7 +209,7 @@ def _(table: Tensor, *arguments: Any) -> Tensor:
     return table.new_empty(weights.shape, dtype=torch.float32) if dots else table.new_empty(0)
 
 
-@torch.library.custom_op("membench::update_rows_", mutates_args=("table", "sums", "first", "second", "stamps"))
+@custom_op("membench::update_rows_", mutates_args=("table", "sums", "first", "second", "stamps"))
 @computed_as_given
 def _update_rows_(
     table: Tensor,

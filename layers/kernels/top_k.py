@@ -14,6 +14,7 @@ from torch import Tensor
 from membench.layers.kernels.checks import check_fp32, check_shape
 from membench.layers.kernels.paths import implementation
 from membench.layers.kernels.precision import computed_as_given
+from membench.layers.kernels.uncompiled import custom_op
 
 
 def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -39,7 +40,7 @@ def sums_gradient(weights: Tensor, gradient: Tensor) -> Tensor:
     return torch.addcmul(weighted, weights, weighted.sum(dim=-1, keepdim=True), value=-1)
 
 
-@torch.library.custom_op("membench::product_key_top_k", mutates_args=())
+@custom_op("membench::product_key_top_k")
 @computed_as_given
 def _product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return implementation("top_k", scores).product_key_top_k(scores, top_k)
@@ -52,7 +53,7 @@ def _(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return halves, scores.new_empty(tokens, heads, top_k)
 
 
-@torch.library.custom_op("membench::scores_gradient", mutates_args=())
+@custom_op("membench::scores_gradient")
 @computed_as_given
 def _scores_gradient(halves: Tensor, of_sums: Tensor, sub_keys: int) -> Tensor:
     """(H, 2, B, n): gradients of the chosen sums (B, H, k) added up where they were chosen, (2, B, H, k); else 0."""

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from membench.layers.kept_dtype import dtype_after
 from membench.layers.kernels.lookups import Lookups, Runs
 from membench.layers.kernels.row_passes import row_backward, row_dots, weighted_bag
+from membench.layers.kernels.uncompiled import uncompiled
 from membench.layers.tables.pinned import RowCopier, device_view_of, on_host, pin
 from membench.layers.tables.value_table import RowGradient, Use, ValueTable
 
@@ -74,14 +75,14 @@ class HostTable(ValueTable):
         return {**super().__getstate__(), "_access": None}
 
     # A compiler cannot follow what waits for a device, or leaves a gradient in the table.
-    @torch.compiler.disable(reason="the host brings rows within reach, and keeps their gradient")
+    @uncompiled("the host brings rows within reach, and keeps their gradient")
     def bag(self, lookups: Lookups, weights: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return _Bag.apply(self, lookups, weights, self._anchor).to(self.dtype)
         near, at = self.reach(lookups)
         return weighted_bag(near, at.rows, weights).to(self.dtype)
 
-    @torch.compiler.disable(reason="the host brings rows within reach, and keeps their gradient")
+    @uncompiled("the host brings rows within reach, and keeps their gradient")
     def dots(self, lookups: Lookups, tokens: Tensor) -> Tensor:
         tokens = tokens.to(self.weight.dtype)
         if torch.is_grad_enabled():

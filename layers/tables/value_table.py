@@ -16,6 +16,7 @@ from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.lookups import Lookups, Runs, find_runs
 from membench.layers.kernels.pages import allocate, on_huge_pages
 from membench.layers.kernels.row_passes import row_backward, row_dots, weighted_bag
+from membench.layers.kernels.uncompiled import uncompiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +175,12 @@ class ValueTable(nn.Module):
 
 # A backward pass stores the rows' gradient in the table and does not return it to autograd, which expects a dense one.
 # A compiler cannot follow that. It compiles what comes before and after, and Python runs this part.
-@torch.compiler.disable(reason="a table keeps the gradient of its rows itself")
+@uncompiled("a table keeps the gradient of its rows itself")
 def _bag(table: ValueTable, lookups: Lookups, weights: Tensor) -> Tensor:
     return _Bag.apply(table, lookups, weights, table._anchor)
 
 
-@torch.compiler.disable(reason="a table keeps the gradient of its rows itself")
+@uncompiled("a table keeps the gradient of its rows itself")
 def _dots(table: ValueTable, lookups: Lookups, tokens: Tensor) -> Tensor:
     return _Dots.apply(table, lookups, tokens, table._anchor)
 

@@ -31,16 +31,28 @@ def cost_json(cost: Cost) -> dict[str, Any]:
     }
 
 
-def reference_json(found: Verification | None) -> dict[str, Any] | None:
-    """A check as a record keeps it; None where the layer has no reference."""
+def reference_json(found: Verification | None, bit_equal_to_round: int | None = None) -> dict[str, Any] | None:
+    """A check as a record keeps it; None where the layer has no reference.
+
+    ``bit_equal_to_round``: the check was made in that round, and the answer is bit-equal.
+    """
     if found is None:
         return None
+    by = {} if bit_equal_to_round is None else {"bit_equal_to_round": bit_equal_to_round}
     return {
+        **by,
         "tokens": found.tokens,
         "errors": found.errors,
         "selection_shortfall": found.selection_shortfall,
         "tolerance": found.tolerance,
     }
+
+
+def verification_of(recorded: dict[str, Any] | None) -> Verification | None:
+    """The check that ``reference_json`` made a record of."""
+    if recorded is None:
+        return None
+    return Verification(**{name: value for name, value in recorded.items() if name != "bit_equal_to_round"})
 
 
 def sampling_json(samples: Samples) -> dict[str, Any]:

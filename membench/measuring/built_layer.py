@@ -1,15 +1,16 @@
 """A case's layer built on the device, and the device's ceilings beside it, measured in the same process."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from membench.case import Case
 from membench.layers.factory import build
 from membench.layers.kernels.pages import on_huge_pages
-from membench.layers.layer import Layer, torch_dtype
+from membench.layers.layer import Layer
 from membench.machine.device import cache_bytes
-from membench.measuring.ceilings import MeasuredCeilings, matmul_ceiling, random_row_ceiling, stream_ceilings
+from membench.measuring.ceilings import MeasuredCeilings
+from membench.measuring.stop_watch import StopWatch
 from membench.measuring.time import Clock
 
 
@@ -25,30 +26,26 @@ class Built:
     seconds: dict[str, float]
 
 
-def build_with_ceilings(case: Case, device: str, progress: Callable[[str], None]) -> Built:
+def build_with_ceilings(
+    case: Case, device: str, progress: Callable[[str], None], known: Mapping[str, Any] | None = None
+) -> Built:
     """Build the layer of a case; the row ceiling is measured on the very table that it reads.
+
+    Args:
+        known: the machine's ceilings, as another process of the same round measured them; None: measured here.
 
     Raises:
         ValueError: the layer cannot be built, or split over the case's ranks.
     """
-    clock, past_bytes = Clock(device), cache_bytes(device)
-    begin = time.perf_counter()
+    clock, past_bytes, watch = Clock(device), cache_bytes(device), StopWatch()
     progress("ceilings")
-    copied, read = stream_ceilings(clock, past_bytes)
-    flops = matmul_ceiling(clock, torch_dtype(case.layer.dtype))
-    after_ceilings = time.perf_counter()
+    with watch.on("ceilings"):
+        ceilings = MeasuredCeilings.of_machine(clock, past_bytes, case.layer.dtype, known or {})
     progress("building")
-    layer = build(case.layer, ranks=case.ranks, device=device, seed=case.seed)
-    built = time.perf_counter()
+    with watch.on("build"):
+        layer = build(case.layer, ranks=case.ranks, device=device, seed=case.seed)
     table = layer.random_rows
-    ceilings = MeasuredCeilings(
-        copy_bytes_per_s=copied,
-        read_bytes_per_s=read,
-        random_row_bytes_per_s=None if table is None else random_row_ceiling(clock, table),
-        random_row_bytes=None if table is None else table.shape[1] * table.element_size(),
-        matmul_flops_per_s=flops,
-        matmul_dtype=case.layer.dtype,
-    )
-    seconds = {"ceilings": after_ceilings - begin + time.perf_counter() - built, "build": built - after_ceilings}
+    with watch.on("ceilings"):
+        ceilings = ceilings.with_rows_of(clock, table)
     huge_pages = None if table is None else table.device.type == "cpu" and on_huge_pages(table)
-    return Built(layer, clock, past_bytes, ceilings, huge_pages, seconds)
+    return Built(layer, clock, past_bytes, ceilings, huge_pages, watch.seconds)

@@ -4,8 +4,10 @@ Utilizations are shares of these rates, because no program reaches the figures o
 measured for each rate and the fastest counts: a slow one would make a layer look better than it is.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +16,14 @@ from torch import Tensor
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.matmul import linear
 from membench.layers.kernels.paths import implementation, path_of
+from membench.layers.layer import torch_dtype
 from membench.measuring.time import Clock, Sampling, sample
 
 _QUICK = Sampling(min_samples=7, floor_samples=3, max_seconds=0.3, warmup_seconds=0.05)
+_FAR = 1.5
 _BUFFER_BYTES = {"cpu": 2**28, "cuda": 2**32}
 _MATMUL_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
-_ROW_READ_BYTES = 64 * 2**20
+_ROW_READ_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,34 @@ class MeasuredCeilings:
     matmul_flops_per_s: float | None = None
     matmul_dtype: str | None = None
 
+    @classmethod
+    def of_machine(cls, clock: Clock, cache_bytes: int, dtype: str, known: Mapping[str, Any]) -> "MeasuredCeilings":
+        """Those that no layer has a part in; what another process has measured just now is taken from ``known``."""
+        copied, read = known.get("copy_bytes_per_s"), known.get("read_bytes_per_s")
+        if copied is None or read is None:
+            copied, read = stream_ceilings(clock, cache_bytes)
+        flops = known.get("matmul_flops_per_s") if known.get("matmul_dtype") == dtype else None
+        if flops is None:
+            flops = matmul_ceiling(clock, torch_dtype(dtype))
+        return cls(copied, read, matmul_flops_per_s=flops, matmul_dtype=dtype)
+
+    def with_rows_of(self, clock: Clock, table: Tensor | None) -> "MeasuredCeilings":
+        """And that of random rows, on the very table that a layer reads; None: it reads none."""
+        if table is None:
+            return self
+        row_bytes = table.shape[1] * table.element_size()
+        return replace(self, random_row_bytes_per_s=random_row_ceiling(clock, table), random_row_bytes=row_bytes)
+
     def as_json(self) -> dict[str, float | int | str | None]:
         return asdict(self)
 
 
 def _best_seconds(clock: Clock, ways: Sequence[Callable[[int], object]]) -> float:
-    return min(min(sample(clock, way, _QUICK).seconds) for way in ways)
+    """Of the fastest way; one that is far slower in a first try is not sampled."""
+    inputs = count()
+    tried = [min(clock.seconds(way, inputs, 1) for _ in range(2)) for way in ways]
+    near = [way for way, seconds in zip(ways, tried, strict=True) if seconds <= _FAR * min(tried)]
+    return min(*tried, *(min(sample(clock, way, _QUICK).seconds) for way in near))
 
 
 def stream_ceilings(clock: Clock, cache_bytes: int) -> tuple[float, float]:
@@ -72,12 +98,12 @@ def random_row_ceiling(clock: Clock, table: Tensor) -> float:
     if table.element_size() == 1 and row_bytes % torch.float32.itemsize == 0:
         table = table.view(torch.float32)
     rows = len(table)
-    count = max(1024, _ROW_READ_BYTES // row_bytes) // 128 * 128
+    reads = max(1024, _ROW_READ_BYTES // row_bytes) // 128 * 128
     # 32 sets of rows, so that the rows of a set are no longer cached when it is used again
-    indices = torch.randint(rows, (32, count), device=table.device)
+    indices = torch.randint(rows, (32, reads), device=table.device)
 
     def bag(length: int) -> Callable[[int], object]:
-        offsets = torch.arange(0, count, length, device=table.device)
+        offsets = torch.arange(0, reads, length, device=table.device)
         return lambda i: F.embedding_bag(indices[i % 32], table, offsets, mode="sum")
 
     def gather(i: int) -> object:
@@ -87,4 +113,4 @@ def random_row_ceiling(clock: Clock, table: Tensor) -> float:
     if path_of(table) != "torch" and table.is_contiguous():
         read_rows = implementation("read_rows", table).read_rows
         ways.append(lambda i: read_rows(table, indices[i % 32]))
-    return count * row_bytes / _best_seconds(clock, ways)
+    return reads * row_bytes / _best_seconds(clock, ways)

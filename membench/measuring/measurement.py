@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from membench.case import Case
 from membench.errors import Unavailable
-from membench.layers.checking.verification import Verification
 from membench.layers.layer import Layer
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import has_backward
@@ -19,6 +18,7 @@ from membench.machine.disturbance import Watch
 from membench.machine.energy import EnergyCounter
 from membench.machine.instructions import per_call
 from membench.measuring.as_record import cost_json, reference_json, sampling_json
+from membench.measuring.checked_answer import CheckedAnswer
 from membench.measuring.implementations import Call, implementation
 from membench.measuring.inputs import Input
 from membench.measuring.memory import (
@@ -32,9 +32,10 @@ from membench.measuring.memory import (
 )
 from membench.measuring.paced import sample_in_turn
 from membench.measuring.pacer import Pacer, amounts
-from membench.measuring.preparation import Preparation
+from membench.measuring.preparation import Checked, Preparation
 from membench.measuring.step import make_step
 from membench.measuring.stop_watch import StopWatch
+from membench.measuring.stored_inputs import InputStore
 from membench.measuring.time import Clock, Samples, Sampling, StepCall, sample
 from membench.measuring.traffic import Traffic
 
@@ -54,7 +55,7 @@ class Prepared:
     inputs: list[Input]
     traffic: Traffic
     optimizer: LayerOptimizer | None
-    verification: Verification | None
+    checked: Checked
     implementation: dict[str, Any]
     watch: StopWatch
 
@@ -62,12 +63,17 @@ class Prepared:
 class CaseMeasurement:
     """Measures cases of one built layer, one after the other."""
 
-    def __init__(self, layer: Layer, clock: Clock, cache_bytes: int, progress: Progress) -> None:
+    def __init__(
+        self, layer: Layer, clock: Clock, cache_bytes: int, progress: Progress, store: InputStore | None = None
+    ) -> None:
         self.layer, self.clock, self.progress = layer, clock, progress
-        self.preparation = Preparation(layer, clock.device, cache_bytes)
+        self.preparation = Preparation(layer, clock.device, cache_bytes, store)
 
-    def prepare(self, case: Case, implementations: list[str]) -> Prepared:
+    def prepare(self, case: Case, implementations: list[str], known: CheckedAnswer | None = None) -> Prepared:
         """Everything before the first sample: inputs, optimizer, the fastest implementation that is right.
+
+        Args:
+            known: what an earlier round found of the case.
 
         Raises:
             Unavailable: this device cannot compute it in the way it asks for.
@@ -83,12 +89,14 @@ class CaseMeasurement:
         with watch.on("inputs"):
             inputs, traffic = self.preparation.inputs(case)
         optimizer, upstream = self.preparation.optimizer(case), self.preparation.upstream(case)
-        name, call, tried = self._choose(case, inputs, upstream, optimizer, implementations, watch)
+        name, call, tried = self._choose(case, inputs, upstream, optimizer, implementations, known, watch)
         step = make_step(case.mode, call, self.layer, inputs, upstream, optimizer)
-        found = self.preparation.check(case, name, call)
-        if optimizer is not None and found is not None:
+        checked = self.preparation.check(case, name, call)
+        if optimizer is not None and checked.verification is not None:
             backward = make_step("forward_backward", call, self.layer, inputs, upstream, None)
-            found = self.preparation.check_update(found, name, optimizer, lambda: backward(0))
+            with watch.on("check"):
+                found = self.preparation.check_update(checked.verification, name, optimizer, lambda: backward(0))
+            checked = replace(checked, verification=found)
         if optimizer is not None:
             self.preparation.check_step(case, name, lambda: step(0))
         return Prepared(
@@ -98,14 +106,29 @@ class CaseMeasurement:
             inputs,
             traffic,
             optimizer,
-            found,
+            checked,
             {"chosen": name, "tried": tried, **_path_taken(self.layer)},
             watch,
         )
 
-    def run(self, case: Case, sampling: Sampling, implementations: list[str], *, paced: bool = False) -> dict[str, Any]:
-        """The round's results of one case, ``paced``: with a pacer's, JSON-able; raises what ``prepare`` raises."""
-        prepared, device = self.prepare(case, implementations), self.clock.device
+    def run(
+        self,
+        case: Case,
+        sampling: Sampling,
+        implementations: list[str],
+        known: CheckedAnswer | None = None,
+        *,
+        memory: bool = True,
+        paced: bool = False,
+    ) -> dict[str, Any]:
+        """The round's results of one case, JSON-able; raises what ``prepare`` raises.
+
+        Args:
+            known: what an earlier round found of the case.
+            memory: measure memory too, which is the same in every round.
+            paced: in turn with a pacer.
+        """
+        prepared, device = self.prepare(case, implementations, known), self.clock.device
         watch, step = prepared.watch, prepared.step
         self.progress("sampling")
         clocks = [read_clocks(device)]
@@ -119,7 +142,7 @@ class CaseMeasurement:
         clocks.append(read_clocks(device))
         del pacer  # its tensors are none of the case's memory
         return {
-            **self.facts(prepared),
+            **self.facts(prepared, memory=memory),
             "pacer": beside,
             "samples_s": samples.seconds,
             "sampling": sampling_json(samples),
@@ -129,15 +152,17 @@ class CaseMeasurement:
             "clocks": clocks,
         }
 
-    def facts(self, prepared: Prepared) -> dict[str, Any]:
-        """What a round says of a case beside its samples; measures memory and energy, counts instructions.
+    def facts(self, prepared: Prepared, *, memory: bool = True) -> dict[str, Any]:
+        """What a round says of a case beside its samples; measures energy, counts instructions, and memory where asked.
 
         Raises:
             WrongAnswer: what was timed has come to give another answer.
         """
-        case, step, watch = prepared.case, prepared.step, prepared.watch
-        with watch.on("memory"):
-            memory = self._memory(case, step, prepared.inputs[0], prepared.optimizer)
+        case, step, watch, checked = prepared.case, prepared.step, prepared.watch, prepared.checked
+        sizes: dict[str, int | None] = {}
+        if memory:
+            with watch.on("memory"):
+                sizes = self._memory(case, step, prepared.inputs[0], prepared.optimizer)
         with watch.on("energy"):
             energy = self._energy(step)
         with watch.on("counters"):
@@ -149,10 +174,11 @@ class CaseMeasurement:
             what_ran = ran(self.clock.device)
         return {
             "implementation": prepared.implementation,
-            "reference": reference_json(prepared.verification),
+            "reference": reference_json(checked.verification, checked.bit_equal_to_round),
+            "answer": checked.answer,
             "traffic": prepared.traffic.as_json(),
             "cost": {"source": source, **cost_json(cost)},
-            "memory": memory,
+            "memory": sizes,
             "energy": energy,
             "counters": {"instructions_per_call": instructions},
             "inputs": len(prepared.inputs),
@@ -183,6 +209,7 @@ class CaseMeasurement:
         upstream: Tensor,
         optimizer: LayerOptimizer | None,
         names: list[str],
+        known: CheckedAnswer | None,
         watch: StopWatch,
     ) -> tuple[str, Call, dict[str, Any]]:
         """The fastest implementation that is right; one that fails is recorded, not fatal, if another works."""
@@ -194,7 +221,7 @@ class CaseMeasurement:
                 with watch.on("check"):
                     self.progress("checking")
                     call = implementation(name, self.layer, inputs[0].x, inputs[0].routing)
-                    self.preparation.check(case, name, call)
+                    self.preparation.check(case, name, call, known)
                 if len(names) > 1:
                     with watch.on("tune"):
                         self.progress(f"trying {name}")

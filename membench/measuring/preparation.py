@@ -1,21 +1,25 @@
 """A case made ready on a built layer: its inputs, the check against the reference, its exact cost. Nothing is timed."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from membench.case import Case
 from membench.layers.checking.answer import find_fault, parameter_faults
+from membench.layers.checking.digest import Digest
 from membench.layers.checking.update_verification import update_errors
 from membench.layers.checking.verification import Verification, verify
 from membench.layers.layer import Layer
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import Cost, Step, has_backward
+from membench.measuring.as_record import verification_of
+from membench.measuring.checked_answer import CheckedAnswer
 from membench.measuring.implementations import Call
 from membench.measuring.inputs import Input, make_inputs, pool_size
-from membench.measuring.traffic import Traffic, count_traffic
+from membench.measuring.stored_inputs import InputStore, Pool
+from membench.measuring.traffic import Traffic, mean_traffic, traffic_of
 from membench.planning.check_size import sampled_tokens
 
 
@@ -23,13 +27,25 @@ class WrongAnswer(RuntimeError):
     """The layer disagrees with its float64 reference, or its answer is none; nothing may be timed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An answer that is right. ``verification`` is None for a layer from outside that brings no reference.
+
+    ``answer`` is the digest of it; ``bit_equal_to_round`` the earlier round whose verification this is.
+    """
+
+    verification: Verification | None
+    answer: str
+    bit_equal_to_round: int | None = None
+
+
 class Preparation:
     """Prepares the cases of one built layer; what several modes share is made once."""
 
-    def __init__(self, layer: Layer, device: str, cache_bytes: int) -> None:
-        self.layer, self.device, self.cache_bytes = layer, device, cache_bytes
+    def __init__(self, layer: Layer, device: str, cache_bytes: int, store: InputStore | None = None) -> None:
+        self.layer, self.device, self.cache_bytes, self.store = layer, device, cache_bytes, store
         self._inputs: dict[str, tuple[list[Input], Traffic]] = {}
-        self._verified: dict[tuple[str, str, bool], Verification | None] = {}
+        self._checked: dict[tuple[str, str, bool], Checked] = {}
 
     def inputs(self, case: Case) -> tuple[list[Input], Traffic]:
         """The case's inputs, past the caches, and what they touch.
@@ -40,11 +56,24 @@ class Preparation:
         key = _pool_key(case)
         if key not in self._inputs:
             self._inputs.clear()  # one pool at a time: tables leave little room
-            with torch.no_grad():
-                count = pool_size(case, self.cache_bytes, self.layer.counted_as)
-                inputs = make_inputs(self.layer, case, count, self.device)
-                self._inputs[key] = inputs, count_traffic(self.layer, inputs)
+            pool = self._pool(case, pool_size(case, self.cache_bytes, self.layer.counted_as))
+            self._inputs[key] = [each for each, _ in pool], mean_traffic([traffic for _, traffic in pool])
         return self._inputs[key]
+
+    @torch.no_grad()
+    def _pool(self, case: Case, count: int) -> Pool:
+        """So many inputs with what each touches: those that another process of the run has kept, or new ones."""
+        name = None if self.store is None else self.store.name(self.layer, case)
+        if self.store is None or name is None:
+            return self._drawn(case, count)
+        found = self.store.load(name, count, self.device)
+        if found is None:
+            self.store.save(name, found := self._drawn(case, count))
+        return found
+
+    def _drawn(self, case: Case, count: int) -> Pool:
+        inputs = make_inputs(self.layer, case, count, self.device)
+        return [(each, traffic_of(self.layer, each)) for each in inputs]
 
     def input_bytes(self) -> int:
         """Device memory of the inputs at hand, but for the one in use."""
@@ -61,21 +90,26 @@ class Preparation:
         """The case's optimizer, at a learning rate of 0: what is timed stays the layer that was checked."""
         return LayerOptimizer(self.layer, case.optimizer, learning_rate=0.0) if case.optimizer else None
 
-    def check(self, case: Case, name: str, call: Call) -> Verification | None:
-        """The errors against the reference; None for a layer from outside that brings none. Each is found once.
+    def check(self, case: Case, name: str, call: Call, known: CheckedAnswer | None = None) -> Checked:
+        """A call's answer, found right. Each is checked once.
 
-        What must hold of every answer is checked first, whether there is a reference or not.
+        What must hold of every answer is checked first, whether there is a reference or not. The comparison with the
+        reference, which takes far longer, is left out where an earlier round made it for a bit-equal answer.
 
         Args:
             name: the implementation that ``call`` is.
+            known: what an earlier round found of the case.
 
         Raises:
             WrongAnswer: it does not hold, or the errors are too large.
         """
         key = _pool_key(case), name, has_backward(case.mode)
-        if key not in self._verified:
-            self._verified[key] = self._checked(case, name, call)
-        return self._verified[key]
+        if key not in self._checked:
+            found = None
+            if known is not None and known.implementation == name and not self.layer.FROM_OUTSIDE:
+                found = self._bit_equal(case, name, call, known)
+            self._checked[key] = found or self._compared(case, name, call)
+        return self._checked[key]
 
     def check_again(self, case: Case, name: str, call: Call) -> None:
         """The same of a layer from outside after it was timed: what it keeps between calls may have changed its answer.
@@ -84,35 +118,48 @@ class Preparation:
             WrongAnswer: it does not hold any more.
         """
         if self.layer.FROM_OUTSIDE:
-            self._checked(case, name, call, when="after it was timed")
+            self._compared(case, name, call, when="after it was timed")
 
-    def _checked(self, case: Case, name: str, call: Call, when: str = "not timed") -> Verification | None:
-        inputs, gradients = self.inputs(case)[0], has_backward(case.mode)
-        first, second = inputs[0], inputs[1]
-        # a graph writes where it did before: that is what it is; and compiling once more, without gradients, is dear
-        again = name != "cuda_graph" and (name == "eager" or not gradients)
+    def _bit_equal(self, case: Case, name: str, call: Call, known: CheckedAnswer) -> Checked | None:
+        """The findings of an earlier round, if the answer is the one that they are of."""
+        answer = self._answer(case, name, call, other=None, when="not timed")
+        if answer != known.answer:
+            return None
+        return Checked(verification_of(known.reference), answer, bit_equal_to_round=known.round)
+
+    def _answer(self, case: Case, name: str, call: Call, other: Input | None, when: str) -> str:
+        """The digest of a call's answer, of which all holds that must hold of any."""
+        first, digest = self.inputs(case)[0][0], Digest()
         fault = find_fault(
             self.layer,
             first.x,
             first.routing,
             call=call,
-            upstream=self.upstream(case) if gradients else None,
-            other=(second.x.clone(), second.routing) if again else None,
+            upstream=self.upstream(case) if has_backward(case.mode) else None,
+            other=None if other is None else (other.x.clone(), other.routing),
+            digest=digest,
         )
         if fault:
             raise WrongAnswer(f"wrong answer ({name}): {fault}; {when}")
+        return digest.hexdigest()
+
+    def _compared(self, case: Case, name: str, call: Call, when: str = "not timed") -> Checked:
+        inputs, gradients = self.inputs(case)[0], has_backward(case.mode)
+        # a graph writes where it did before: that is what it is; and compiling once more, without gradients, is dear
+        again = name != "cuda_graph" and (name == "eager" or not gradients)
+        answer = self._answer(case, name, call, inputs[1] if again else None, when)
         if not self.layer.has_reference:
-            return None
+            return Checked(None, answer)
         found = verify(
             self.layer,
-            first.x,
-            first.routing,
+            inputs[0].x,
+            inputs[0].routing,
             gradients=gradients,
             sampled_tokens=sampled_tokens(self.layer.counted_as),
             seed=case.seed,
             call=call,
         )
-        return _right(found, name, when)
+        return Checked(_right(found, name, when), answer)
 
     def check_update(
         self, found: Verification, name: str, optimizer: LayerOptimizer, backward: Callable[[], object]

@@ -22,6 +22,7 @@ StepCall = Callable[[int], object]  # makes one step, on input number i
 
 _SAMPLE_SECONDS = 0.5e-3  # on a CPU: thousands of ticks of the clock
 _STEADY_CALLS = 3
+_LONG_SECONDS = 0.1  # of such a call one late one tells as much: it goes through more than any cache holds
 _STEADY_WITHIN = 0.03
 _WARMUP_LIMIT = 6  # times the asked warm-up, after which an unsteady case is sampled all the same
 
@@ -107,6 +108,8 @@ class Clock:
 def warm_up(clock: Clock, step: StepCall, seconds: float) -> tuple[int, bool, float]:
     """Call until the last three calls are no faster than those before by more than 3 %.
 
+    Of calls that take more than a tenth of a second the last one alone, so that two calls may do.
+
     Returns:
         Calls made, whether it became steady, and the seconds of the fastest late call.
     """
@@ -115,9 +118,10 @@ def warm_up(clock: Clock, step: StepCall, seconds: float) -> tuple[int, bool, fl
     while True:
         times.append(clock.seconds(step, inputs, 1))
         spent = time.perf_counter() - begin
-        earlier, latest = times[:-_STEADY_CALLS], times[-_STEADY_CALLS:]
+        late = _STEADY_CALLS if min(times) < _LONG_SECONDS else 1
+        earlier, latest = times[:-late], times[-late:]
         steady = bool(earlier) and min(latest) >= (1 - _STEADY_WITHIN) * min(earlier)
-        if (spent >= seconds and steady) or (len(times) > _STEADY_CALLS and spent >= _WARMUP_LIMIT * seconds):
+        if (spent >= seconds and steady) or (len(times) > late and spent >= _WARMUP_LIMIT * seconds):
             return len(times), steady, min(latest)
 
 

@@ -1,6 +1,7 @@
 """What the inputs really touch: unique rows, active experts, loads, dropped tokens. Counted, untimed."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from membench.measuring.inputs import Input
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Means over the inputs. ``expert_load`` is over this rank's experts; None where nothing is routed."""
+    """Of one input, or means over several. Loads are over this rank's experts; None where nothing is routed."""
 
     lookups: int | None = None
     unique_rows: float | None = None
@@ -34,22 +35,37 @@ class Traffic:
 
 
 @torch.no_grad()
-def count_traffic(layer: Layer, inputs: list[Input]) -> Traffic:
-    """Exact counts of what these inputs read and compute on this rank; none where a layer does not tell its choice."""
-    touched = [layer.touched(item.x, item.routing) for item in inputs]
-    rows = [each.rows for each in touched if each.rows is not None]
-    loads = [each.expert_load for each in touched if each.expert_load is not None]
-    shares = [load[load > 0] / load.sum() for load in loads]
-    return Traffic(
-        lookups=rows[0].numel() if rows else None,
-        unique_rows=_mean([len(each.unique()) for each in rows]),
-        active_experts=_mean([int((load > 0).sum()) for load in loads]),
-        assignments=_mean([int(load.sum()) for load in loads]),
-        expert_load_max_over_mean=_mean([float(load.max() / load.double().mean()) for load in loads]),
-        expert_load_entropy_bits=_mean([float(-(s * s.log2()).sum()) for s in shares]),
-        dropped_tokens=_mean([each.dropped_tokens for each in touched if each.expert_load is not None]),
+def traffic_of(layer: Layer, given: Input) -> Traffic:
+    """Exact counts of what one input reads and computes on this rank; none where a layer does not tell its choice."""
+    touched = layer.touched(given.x, given.routing)
+    rows, load = touched.rows, touched.expert_load
+    found = Traffic()
+    if rows is not None:
+        found = replace(found, lookups=rows.numel(), unique_rows=len(rows.unique()))
+    if load is None:
+        return found
+    share = load[load > 0] / load.sum()
+    return replace(
+        found,
+        active_experts=int((load > 0).sum()),
+        assignments=int(load.sum()),
+        expert_load_max_over_mean=float(load.max() / load.double().mean()),
+        expert_load_entropy_bits=float(-(share * share.log2()).sum()),
+        dropped_tokens=touched.dropped_tokens,
     )
 
 
-def _mean(values: list[float] | list[int]) -> float | None:
+def mean_traffic(counts: Sequence[Traffic]) -> Traffic:
+    """The means over several inputs, which have as many lookups each."""
+    names = [each.name for each in fields(Traffic) if each.name != "lookups"]
+    means = {name: _mean([value for each in counts if (value := getattr(each, name)) is not None]) for name in names}
+    return Traffic(lookups=counts[0].lookups, **means)
+
+
+def count_traffic(layer: Layer, inputs: Sequence[Input]) -> Traffic:
+    """Exact counts of what these inputs touch, as means."""
+    return mean_traffic([traffic_of(layer, each) for each in inputs])
+
+
+def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None

@@ -72,7 +72,7 @@ def _profiled(case: Case, measurement: "CaseMeasurement", trace: str | None) -> 
         "kernels": [row.model_dump() for row in kernels],
         "kernels_see_all_threads": sees_all,
         "traffic": prepared.traffic.as_json(),
-        "reference": reference_json(prepared.verification),
+        "reference": reference_json(prepared.checked.verification),
         "ran": ran(clock.device),
         "traces": [str(path) for path in traces],
     }

@@ -92,7 +92,7 @@ def _profile_layer(planned: list[PlannedCase], device: str, trace: Path | None, 
     answers = case_answers(
         job,
         "membench.profiler.process",
-        lambda index: ProfileCase(index=index, trace=None if trace is None else str(trace)),
+        lambda _, index: ProfileCase(index=index, trace=None if trace is None else str(trace)),
         timeout_seconds=_SILENCE_SECONDS,
         report=lambda case, doing: progress.doing(f"{case.arm} {case.mode}: {doing}"),
     )

@@ -110,7 +110,8 @@ def metrics_of(
     latency_s = statistics.median(medians)
     joules = _median_of_rounds(done, lambda r: r.energy.get("joules_per_call"))
     hot = [statistics.median(r.hot_samples_s) for r in done if r.hot_samples_s]
-    cost, traffic, memory = done[-1].cost, done[-1].traffic, done[-1].memory
+    cost, traffic = done[-1].cost, done[-1].traffic
+    memory = next((r.memory for r in reversed(done) if r.memory), {})
     latency_ms = 1e3 * latency_s
     return {
         "latency_ms_p50": latency_ms,

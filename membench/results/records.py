@@ -47,13 +47,22 @@ class Round(_Strict):
         default_factory=dict, description="version, amounts, calls a sample, samples_s: the i-th after the i-th sample"
     )
     counters: dict[str, float | None] = Field(default_factory=dict, description="instructions_per_call")
-    ceilings: dict[str, Any] = Field(default_factory=dict, description="measured in the same process")
+    ceilings: dict[str, Any] = Field(
+        default_factory=dict, description="random rows measured in the same process, the others as ceilings_from says"
+    )
+    ceilings_from: str | None = Field(
+        default=None, description="the arm in whose process of this round the others were measured; null: in this one"
+    )
     clocks: list[dict[str, Any]] = Field(default_factory=list, description="before and after")
     implementation: dict[str, Any] = Field(default_factory=dict)
-    reference: dict[str, Any] | None = Field(default=None, description="errors against float64; null: unchecked")
+    reference: dict[str, Any] | None = Field(
+        default=None,
+        description="errors against float64; null: unchecked. bit_equal_to_round: found there, of the same answer",
+    )
+    answer: str | None = Field(default=None, description="digest of the answer to the first input, with its gradients")
     traffic: dict[str, Any] = Field(default_factory=dict)
     cost: dict[str, Any] = Field(default_factory=dict)
-    memory: dict[str, int | None] = Field(default_factory=dict)
+    memory: dict[str, int | None] = Field(default_factory=dict, description="measured in the first round alone")
     energy: dict[str, Any] = Field(default_factory=dict)
     threads: int | None = None
     ran: dict[str, Any] = Field(

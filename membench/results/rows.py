@@ -89,7 +89,7 @@ def round_row(of: FiledRecord, found: Round) -> tuple[Cells, ...]:
         {"samples": len(found.samples_s), "disturbed_samples": len(found.disturbed_samples_s)},
         {"latency_ms_p50": _median_ms(found.samples_s), "latency_ms_hot_p50": _median_ms(found.hot_samples_s)},
         {"reference_error": _cell(worst_error(found))},
-        {name: known[name] for name in ("threads", "huge_pages", "inputs")},
+        {name: known[name] for name in ("threads", "huge_pages", "inputs", "ceilings_from", "answer")},
         *(dict(_flat(known[group], group)) for group in groups),
         dict(_flat(dict(zip(("before", "after"), found.clocks, strict=False)), "clocks")),
         dict(_flat(checked, "reference")),

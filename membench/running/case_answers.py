@@ -25,7 +25,7 @@ class CaseAnswer:
 def case_answers(
     job: Build,
     module: str,
-    question: Callable[[int], Message],
+    question: Callable[[Case, int], Message],
     *,
     timeout_seconds: float,
     report: Callable[[Case, str], None],
@@ -34,7 +34,7 @@ def case_answers(
 
     Args:
         module: of the process.
-        question: what it is asked of the case at this place of the job; it answers with ``Found``.
+        question: what it is asked of a case, which is at this place of its job; it answers with ``Found``.
         timeout_seconds: of silence, after which a process is ended.
         report: is told which case is under way and what is being done.
     """
@@ -50,7 +50,7 @@ def case_answers(
                 return
             for index, case in enumerate(left):
                 process.report = partial(report, case)
-                yield CaseAnswer(case, started, built, process.ask(question(index), Found), first=index == 0)
+                yield CaseAnswer(case, started, built, process.ask(question(case, index), Found), first=index == 0)
                 if process.dead:
                     break
             left = left[index + 1 :]

@@ -27,6 +27,8 @@ class Build(Message):
     warmup_seconds: float
     implementations: list[str]
     retaking_seconds: float = 0.0
+    ceilings: dict[str, Any] = {}  # of the machine, from another process of the same round; empty: measure them
+    inputs_folder: str | None = None  # for drawn inputs, which other processes of the run share
 
     @field_serializer("cases")
     def _as_earlier_ones_read_them(self, cases: list[Case]) -> list[dict[str, Any]]:
@@ -54,10 +56,24 @@ class Built(Message):
         return self.model_dump(exclude={"origin"})
 
 
+class Checked(Message):
+    """What an earlier round found of a case: a bit-equal answer need not be compared with the reference again."""
+
+    round: int
+    implementation: str
+    answer: str
+    reference: dict[str, Any] | None = None
+
+
 class MeasureCase(Message):
-    """Check and time a case, ``pacer``: with its pacer; ``Found`` has what a round says of it."""
+    """Check and time a case; ``Found`` has what a round says of it.
+
+    ``checked``: by an earlier round; ``memory``: measure that too; ``pacer``: in turn with its pacer.
+    """
 
     index: int
+    checked: Checked | None = None
+    memory: bool = True
     pacer: bool = False
 
 

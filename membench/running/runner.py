@@ -6,10 +6,11 @@ is on disk before the next one starts.
 """
 
 import random
-from collections.abc import Callable, Iterable
-from contextlib import closing
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from membench.case import Case
 from membench.planning.plan import Plan
@@ -17,10 +18,11 @@ from membench.processes.channel import Failed
 from membench.results.records import Round
 from membench.running.case_answers import CaseAnswer, case_answers
 from membench.running.journal import Journal
-from membench.running.protocol import Build, MeasureCase
+from membench.running.protocol import Build, Checked, MeasureCase
 from membench.scenario.settings import Measure
 
 Report = Callable[[str], None]
+_OF_MACHINE = ("copy_bytes_per_s", "read_bytes_per_s", "matmul_flops_per_s", "matmul_dtype")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,18 @@ class Runner:
     ) -> None:
         self.plan, self.measure, self.device = plan, measure, device
         self.journal, self.report, self.finished = journal, report, finished
+        self._inputs_folder: str | None = None
+        self._ceilings = RoundCeilings()
 
     def run(self) -> None:
         """All rounds; what the journal holds already is passed over."""
+        with inputs_folder() as self._inputs_folder:
+            self._run()
+
+    def _run(self) -> None:
         runnable = [planned.case for planned in self.plan.cases if not planned.skipped]
         for number in range(self.measure.rounds):
+            self._ceilings = RoundCeilings()
             missing = [case for case in runnable if not self.journal.has(case.id, number)]
             order = builds(missing)
             if number:  # the first round follows the file, so that its progress is easy to read
@@ -73,20 +82,36 @@ class Runner:
 
     def _run_build(self, build: BuildGroup, number: int) -> None:
         """One build: what each case's process says of it, kept at once."""
-        job = Build.of(list(build.cases), self.device, self.measure, retaking=True)
+        dtype = build.cases[0].layer.dtype
+        measured_by = self._ceilings.arm(dtype)
+        shared = {"ceilings": self._ceilings.known(dtype), "inputs_folder": self._inputs_folder}
+        job = Build.of(list(build.cases), self.device, self.measure, retaking=True).model_copy(update=shared)
         answers = case_answers(
             job,
             self.worker,
-            lambda index: MeasureCase(index=index, pacer=self.measure.pacer),
+            lambda case, index: self._question(case, index, number),
             timeout_seconds=self.measure.timeout_seconds,
             report=lambda case, doing: self.report(f"{case.arm} {case.mode}: {doing}"),
         )
         with closing(answers):
             for each in answers:
-                self._keep(each, number)
+                self._keep(each, number, measured_by)
 
-    def _keep(self, each: CaseAnswer, number: int) -> None:
+    def _question(self, case: Case, index: int, number: int) -> MeasureCase:
+        """A case, with what earlier rounds of the run know of it."""
+        before = [found for found in self.journal.latest(case.id) if found.number < number and found.status == "ok"]
+        return MeasureCase(
+            index=index,
+            checked=next((checked for found in before if (checked := _checked(found))), None),
+            memory=not any(found.memory for found in before),
+            pacer=self.measure.pacer,
+        )
+
+    def _keep(self, each: CaseAnswer, number: int, measured_by: str | None) -> None:
         facts = each.built.facts() if each.built else {}
+        if each.built:
+            facts["ceilings_from"] = measured_by
+            self._ceilings.keep(each.case.arm, each.built.ceilings)
         if not each.first:
             facts["seconds"] = {}  # building is counted once
         if isinstance(each.answer, Failed):
@@ -98,3 +123,46 @@ class Runner:
         round_ = Round(number=number, started=each.started, status=status, reason=reason, **facts)
         self.journal.add(each.case.id, round_)
         self.finished(each.case, round_)
+
+
+class RoundCeilings:
+    """What the first process of a round has measured of the machine, for each dtype, and the arm that it was of.
+
+    A round's own: what the machine could do an hour ago is not what this round could reach.
+    """
+
+    def __init__(self) -> None:
+        self._by_dtype: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def known(self, dtype: str) -> dict[str, Any]:
+        """What a process that computes in a dtype need not measure; empty where it is the first."""
+        return self._by_dtype[dtype][1] if dtype in self._by_dtype else {}
+
+    def arm(self, dtype: str) -> str | None:
+        """The arm in whose process they were measured."""
+        return self._by_dtype[dtype][0] if dtype in self._by_dtype else None
+
+    def keep(self, arm: str, ceilings: dict[str, Any]) -> None:
+        """What a process has measured, or was told: then it changes nothing."""
+        machine = {name: ceilings[name] for name in _OF_MACHINE if name in ceilings}
+        if dtype := machine.get("matmul_dtype"):
+            self._by_dtype.setdefault(dtype, (arm, machine))
+
+
+def _checked(found: Round) -> Checked | None:
+    """What a round found of an answer; None where it did not find it out itself, or is of an earlier membench."""
+    name, reference = found.implementation.get("chosen"), found.reference
+    if found.answer is None or name is None or (reference or {}).get("bit_equal_to_round") is not None:
+        return None
+    return Checked(round=found.number, implementation=name, answer=found.answer, reference=reference)
+
+
+@contextmanager
+def inputs_folder() -> Iterator[str | None]:
+    """A folder for drawn inputs, while a run lasts; None where none can be made: then every process draws its own."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="membench-", ignore_cleanup_errors=True))
+        except OSError:
+            folder = None
+        yield folder

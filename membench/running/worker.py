@@ -5,6 +5,7 @@ The parent may kill it at any time; nothing is lost but the case under way.
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from membench.machine.device import default_threads, usable_cores
@@ -48,11 +49,13 @@ class Worker:
         threads = prepare_process(job.threads)
         from membench.measuring.built_layer import build_with_ceilings
         from membench.measuring.measurement import CaseMeasurement
+        from membench.measuring.stored_inputs import InputStore
 
         self.job = job
-        built = build_with_ceilings(job.cases[0], job.device, self.server.progress)
+        built = build_with_ceilings(job.cases[0], job.device, self.server.progress, job.ceilings)
         self.clock = built.clock
-        self.measurement = CaseMeasurement(built.layer, built.clock, built.cache_bytes, self.server.progress)
+        store = None if job.inputs_folder is None else InputStore(Path(job.inputs_folder))
+        self.measurement = CaseMeasurement(built.layer, built.clock, built.cache_bytes, self.server.progress, store)
         return Built(
             origin=origin(job),
             threads=threads,
@@ -63,14 +66,17 @@ class Worker:
 
     def measure(self, asked: MeasureCase) -> Found:
         """A case checked, then timed."""
+        from membench.measuring.checked_answer import CheckedAnswer
         from membench.measuring.time import Sampling
 
-        job = self.job
+        job, known = self.job, asked.checked
         sampling = Sampling(
             job.min_samples, job.floor_samples, job.max_seconds, job.warmup_seconds, job.retaking_seconds
         )
-        case = job.cases[asked.index]
-        return Found(found=self.measurement.run(case, sampling, job.implementations, paced=asked.pacer))
+        checked = None if known is None else CheckedAnswer(**known.model_dump())
+        case, ways = job.cases[asked.index], job.implementations
+        found = self.measurement.run(case, sampling, ways, checked, memory=asked.memory, paced=asked.pacer)
+        return Found(found=found)
 
     def forget(self) -> None:
         """Drop what a case that failed has left."""

@@ -1,0 +1,68 @@
+"""Who compiles nothing does not import the compiler, and who does finds it kept out of what it cannot follow."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from layers import build, spec_from
+from layers.kernels.uncompiled import uncompiled
+
+CODE = """
+import sys, torch
+from layers import build, spec_from
+for kind, sizes in {
+    "memory": {"num_keys": 1024, "heads": 2, "top_k": 4, "key_dim": 8},
+    "peer": {"num_keys": 1024, "heads": 2, "top_k": 4, "key_dim": 8},
+    "moe": {"num_experts": 8, "expert_hidden": 16, "top_k": 2},
+}.items():
+    layer = build(spec_from({"kind": kind, "model_dim": 32, "dtype": "float32", **sizes}))
+    layer(torch.randn(5, 32, requires_grad=True)).sum().backward()
+print("torch._dynamo" in sys.modules)
+"""
+
+
+@pytest.mark.xdist_group("processes")
+def test_a_forward_and_a_backward_pass_do_not_import_the_compiler():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_a_compiler_leaves_it_to_python():
+    seen = []
+
+    @uncompiled(reason="it has a side effect")
+    def aside(x):
+        seen.append(torch.compiler.is_compiling())
+        return x + 1
+
+    compiled = torch.compile(lambda x: aside(2 * x) * 3, backend="eager")
+    for _ in range(3):
+        assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 9.0))
+    assert seen == [False] * 3
+    assert torch.equal(aside(torch.ones(2)), torch.full((2,), 2.0))
+
+
+def test_a_compiled_layer_keeps_its_row_gradient():
+    layer = build(
+        spec_from(
+            {
+                "kind": "memory",
+                "model_dim": 32,
+                "dtype": "float32",
+                "num_keys": 1024,
+                "heads": 2,
+                "top_k": 4,
+                "key_dim": 8,
+            }
+        )
+    )
+    x = torch.randn(5, 32)
+    layer(x).sum().backward()
+    (table,) = layer.tables()
+    wanted = table.gradient
+    layer.zero_gradients()
+    torch.compile(layer, backend="eager")(x).sum().backward()
+    assert torch.equal(table.gradient.rows, wanted.rows)
+    torch.testing.assert_close(table.gradient.values, wanted.values)
