@@ -14,6 +14,7 @@ import torch
 
 from membench.case import Case
 from membench.measuring.measurement import CaseMeasurement, Prepared
+from membench.measuring.paced import Turns
 from membench.measuring.time import StepCall, warm_up
 from membench.processes.serving import Server
 from membench.running.protocol import Build, Built
@@ -41,13 +42,13 @@ class Slowed(CaseMeasurement):
 
     def prepare(self, case: Case, implementations: list[str]) -> Prepared:
         prepared, work = super().prepare(case, implementations), unit()
-        step, inputs, clock = prepared.step, count(), self.clock
-        warm_up(clock, step, _WARMUP_SECONDS)
-        call_s, unit_s = [], []
+        step, inputs, calls, units = prepared.step, count(), Turns(1), Turns(_UNITS)
+        warm_up(self.clock, step, _WARMUP_SECONDS)
         for _ in range(_TURNS):
-            call_s.append(clock.seconds(step, inputs, 1))
-            unit_s.append(clock.seconds(lambda _: work(), inputs, _UNITS))
-        return replace(prepared, step=slowed(step, work, units_for(float(os.environ[SHARE]), call_s, unit_s)))
+            calls.take(self.clock, step, inputs)
+            units.take(self.clock, lambda _: work(), inputs)
+        added = units_for(float(os.environ[SHARE]), calls.own_s, units.own_s)
+        return replace(prepared, step=slowed(step, work, added))
 
 
 def slowed(step: StepCall, work: Callable[[], object], units: int) -> StepCall:

@@ -28,6 +28,11 @@ class Turns:
     seconds: list[float] = field(default_factory=list)
     on_core_s: list[float] = field(default_factory=list)
 
+    @property
+    def own_s(self) -> list[float]:
+        """Without what others took, as far as that is known."""
+        return self.on_core_s or self.seconds
+
     def take(self, clock: Clock, step: StepCall, inputs: Iterator[int]) -> None:
         """One more sample."""
         gave_away, on_core = gave_core_away(), time.thread_time()
