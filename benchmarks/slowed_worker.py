@@ -13,7 +13,9 @@ from itertools import count
 import torch
 
 from membench.case import Case
+from membench.measuring.checked_answer import CheckedAnswer
 from membench.measuring.measurement import CaseMeasurement, Prepared
+from membench.measuring.paced import take_turn
 from membench.measuring.time import StepCall, warm_up
 from membench.processes.serving import Server
 from membench.running.protocol import Build, Built
@@ -39,15 +41,16 @@ def units_for(share: float, call_s: list[float], unit_s: list[float]) -> int:
 class Slowed(CaseMeasurement):
     """Measures steps with units of work added, sized in this process from the step without them."""
 
-    def prepare(self, case: Case, implementations: list[str]) -> Prepared:
-        prepared, work = super().prepare(case, implementations), unit()
-        step, inputs, clock = prepared.step, count(), self.clock
-        warm_up(clock, step, _WARMUP_SECONDS)
+    def prepare(self, case: Case, implementations: list[str], known: CheckedAnswer | None = None) -> Prepared:
+        prepared, work = super().prepare(case, implementations, known), unit()
+        step, inputs = prepared.step, count()
+        warm_up(self.clock, step, _WARMUP_SECONDS)
         call_s, unit_s = [], []
         for _ in range(_TURNS):
-            call_s.append(clock.seconds(step, inputs, 1))
-            unit_s.append(clock.seconds(lambda _: work(), inputs, _UNITS))
-        return replace(prepared, step=slowed(step, work, units_for(float(os.environ[SHARE]), call_s, unit_s)))
+            call_s.append(take_turn(self.clock, step, inputs, 1).own_s)
+            unit_s.append(take_turn(self.clock, lambda _: work(), inputs, _UNITS).own_s)
+        added = units_for(float(os.environ[SHARE]), call_s, unit_s)
+        return replace(prepared, step=slowed(step, work, added))
 
 
 def slowed(step: StepCall, work: Callable[[], object], units: int) -> StepCall:
@@ -66,7 +69,8 @@ class SlowedWorker(Worker):
 
     def build(self, job: Build) -> Built:
         built, plain = super().build(job), self.measurement
-        self.measurement = Slowed(plain.layer, plain.clock, plain.preparation.cache_bytes, plain.progress)
+        before = plain.preparation
+        self.measurement = Slowed(plain.layer, plain.clock, before.cache_bytes, plain.progress, before.store)
         return built
 
 

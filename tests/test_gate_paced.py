@@ -134,6 +134,17 @@ def test_a_round_is_the_median_over_neighbours(seed):
     assert ratios_by_round(record.model_copy(update={"rounds": [hit]}))[0] == pytest.approx(2)
 
 
+def test_times_on_the_core_and_times_that_hold_more_do_not_mix(seed):
+    rng = np.random.default_rng(seed)
+    base, head = paced_run(rng, 0.004, 0.0), paced_run(rng, 0.004, 0.0)
+    on_core = {"on_core_s": [PACER_S] * 5, "case_on_core_s": [0.004] * 5}
+    rounds = [r.model_copy(update={"pacer": {**r.pacer, **on_core}}) for r in head.cases[0].rounds]
+    head = head.model_copy(update={"cases": [head.cases[0].model_copy(update={"rounds": rounds})]})
+    assert "timed alike" in only(compared(base, head)).reason
+    assert only(compared(head, head)).verdict is Verdict.SAME
+    assert "ratios" in only(compared(head, head)).estimate.method
+
+
 def test_time_that_others_had_the_core_is_not_compared(seed):
     """Half of the samples were put off the core, and none of the pacer's beside them."""
     record = paced_run(np.random.default_rng(seed), 0.006, 0.0, rounds=1).cases[0]

@@ -55,7 +55,7 @@ def run(*words):
 def test_every_kind_in_every_mode(scenario_file, tmp_path):
     path = scenario_file(SMALL % (KINDS, "forward, forward_backward, train_step, prefill, decode", 1))
     out = tmp_path / "out"
-    done = run("run", path, "--output", str(out), "--device", "cpu", "--json")
+    done = run("run", path, "--output", str(out), "--device", "cpu", "--json", "--set", "measure.pacer=true")
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)["results"][0]["result"]
     result = one_result(out)
@@ -69,6 +69,8 @@ def test_every_kind_in_every_mode(scenario_file, tmp_path):
         flagged = any(flag.startswith("disturbed in round 1") for flag in record.flags)
         assert flagged == (found.disturbance["kept_samples"] > 0)
         assert min(found.samples_s) > 0
+        assert len(found.pacer["samples_s"]) == len(found.samples_s)
+        assert found.pacer["amounts"]["products"] > 0
         assert found.reference["errors"]["output"] <= 1e-5
         assert ("x" in found.reference["errors"]) == (record.case.mode in ("forward_backward", "train_step"))
         assert record.metrics["latency_ms_p50"] > 0

@@ -166,8 +166,8 @@ def _timed_verdicts(base: Record, head: Record, how: Comparability, thresholds: 
             found.append(judge_unpaired(metric.name, [*before.values()], [*now.values()], allowed, 0.0, ratios))
         else:
             judged = judge_unpaired(metric.name, [*before.values()], [*now.values()], allowed, slowdown)
-            reason = "; ".join(filter(None, [judged.reason, paced.milliseconds]))
-            found.append(replace(judged, reason=reason))
+            why = paced.milliseconds if metric is _LATENCY else None
+            found.append(replace(judged, reason="; ".join(filter(None, [judged.reason, why]))))
     if not found:
         found.append(MetricVerdict(_LATENCY.name, Verdict.INCOMPARABLE, "no round has a timing on both sides"))
     disturbed = _disturbed(base, head)

@@ -6,7 +6,6 @@ pacer, so the pacers must be the same work: the same version and amounts, comput
 
 import math
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +45,7 @@ def pacing(base: Record, head: Record, torch: tuple[str | None, str | None]) -> 
         )
         return Pacing(paced=False, refused=why)
     if len(before) > 1 or len(now) > 1 or before != now:
-        return Pacing(paced=False, milliseconds="milliseconds: the two runs' pacers are not the same work")
+        return Pacing(paced=False, milliseconds="milliseconds: the two runs' pacers are not the same work, timed alike")
     if torch[0] != torch[1]:
         which = " and ".join(version or "an unknown version" for version in torch)
         return Pacing(paced=False, milliseconds=f"milliseconds: the pacers ran on torch {which}")
@@ -62,18 +61,25 @@ def _works(record: Record) -> list[Any]:
     """The pacers that a case's rounds had, each once: more than one where rounds disagree."""
     found: list[Any] = []
     for round_ in record.rounds:
-        work = _work(round_.pacer) if _is_paced(round_) else None
+        work = _work(round_) if _is_paced(round_) else None
         if round_.status == "ok" and work not in found:
             found.append(work)
     return [] if found == [None] else found
 
 
-def _work(pacer: Mapping[str, Any]) -> tuple[Any, Any]:
-    return pacer.get("version"), pacer.get("amounts")
+def _work(round_: Round) -> tuple[Any, Any, bool]:
+    """Version, amounts, and whether the times on the core are known."""
+    return round_.pacer.get("version"), round_.pacer.get("amounts"), bool(_on_core(round_))
 
 
 def _is_paced(round_: Round) -> bool:
     return round_.status == "ok" and bool(_times(round_, "samples_s")) and are_times(round_.samples_s)
+
+
+def _on_core(round_: Round) -> tuple[list[float], list[float]] | None:
+    """The case's and the pacer's times on the core, where both are known."""
+    of_case, of_pacer = _times(round_, "case_on_core_s"), _times(round_, "on_core_s")
+    return (of_case, of_pacer) if of_case and of_pacer else None
 
 
 def _times(round_: Round, name: str) -> list[float]:
@@ -91,9 +97,7 @@ def _ratio(round_: Round) -> float | None:
     """
     if not _is_paced(round_):
         return None
-    of_case, of_pacer = _times(round_, "case_on_core_s"), _times(round_, "on_core_s")
-    if not (of_case and of_pacer):
-        of_case, of_pacer = round_.samples_s, _times(round_, "samples_s")
+    of_case, of_pacer = _on_core(round_) or (round_.samples_s, _times(round_, "samples_s"))
     paced, taken = [math.log(each) for each in of_pacer], [math.log(each) for each in of_case]
     between = [
         sample - (before + after) / 2 for sample, before, after in zip(taken[1:], paced[:-1], paced[1:], strict=False)

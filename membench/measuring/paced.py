@@ -29,6 +29,11 @@ class Turn(NamedTuple):
     seconds: float
     on_core_s: float | None = None
 
+    @property
+    def own_s(self) -> float:
+        """Without what others took, as far as that is known."""
+        return self.seconds if self.on_core_s is None else self.on_core_s
+
 
 class Pair(NamedTuple):
     """A sample of the step, and the pacer's right after it."""

@@ -113,12 +113,6 @@ class Pacer:
         drawn = torch.randint(max(1, does.table_rows), (_INDEX_SETS, does.rows), generator=generator)
         self._indices, self._offsets = drawn.to(device), torch.arange(0, does.rows, _BAG, device=device)
 
-    @property
-    def nbytes(self) -> int:
-        """Device memory that it holds."""
-        held = [self._x, self._weights, self._square, *self._buffers, self._table, self._indices, self._offsets]
-        return sum(tensor.nbytes for tensor in held)
-
     @torch.no_grad()
     def __call__(self, i: int) -> None:
         """One call, on set number ``i`` of rows."""
