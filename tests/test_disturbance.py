@@ -152,6 +152,18 @@ def test_a_long_window_is_judged_alone(machine):
     assert watch.seen().shares["other_processes"] == 0.0
 
 
+def test_threads_that_start_later_bring_their_cores(machine, monkeypatch):
+    """OpenMP binds the first thread to one core, and the others when they start: in the warm-up at the latest."""
+    monkeypatch.setattr(disturbance, "cores_of_threads", lambda: frozenset({0}))
+    watch = Watch("cpu", machine.root)
+    watch.begin()
+    machine.spend(1.0)
+    monkeypatch.setattr(disturbance, "cores_of_threads", lambda: frozenset({0, 1}))
+    watch.mark()
+    machine.spend(1.0, own=1.0)
+    assert watch.seen().shares["other_processes"] == pytest.approx(0.5 - 0.01)
+
+
 def test_a_throttled_thread_waits_for_nobody_else(machine):
     machine.throttle(4.0)
     watch = watching(machine)

@@ -78,12 +78,17 @@ class Watch:
         self._readings: list[Reading] = []
 
     def begin(self) -> None:
-        """Forget what was; the threads that compute should be there, for it is their cores that are watched."""
-        self._cores = cores_of_threads()
-        self._readings = [self._read()]
+        """Forget what was."""
+        self._cores, self._readings = frozenset(), []
+        self.mark()
 
     def mark(self) -> None:
         """A window begins now."""
+        if (cores := cores_of_threads()) != self._cores:  # threads that compute have been started since
+            self._cores, self._readings = cores, []
+        self._take()
+
+    def _take(self) -> None:
         now = self._read()
         # the last of those that are old enough is what a span may begin with
         old = [each for each in self._readings if now.at_s - each.at_s >= SPAN_S]
@@ -92,7 +97,7 @@ class Watch:
     def seen(self) -> Seen:
         """What others did since the last mark; the next window begins."""
         window = self._readings[-1]
-        self.mark()
+        self._take()
         now = self._readings[-1]
         span = next((each for each in reversed(self._readings) if now.at_s - each.at_s >= SPAN_S), self._readings[0])
         before, after = window.involuntary_switches, now.involuntary_switches

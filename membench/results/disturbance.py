@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from membench.json_values import mapping, number, value_at
 from membench.results.records import Record, Round
+from membench.words import how_many
 
 _WORDS = {
     "waiting": "other processes",
@@ -34,7 +35,7 @@ class Disturbed:
         low, high = f"{100 * min(self.shares):.0f}", f"{100 * max(self.shares):.0f}"
         used = f"{low} %" if low == high else f"{low} to {high} %"
         causes = f" ({', '.join(self.causes)})" if self.causes else ""
-        return f"{self.kept} of {self.samples} samples while others used {used} of the processors{causes}"
+        return f"{self.kept} of {how_many(self.samples, 'sample')} while others used {used} of the processors{causes}"
 
     @property
     def flag(self) -> str:
