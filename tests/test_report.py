@@ -18,8 +18,6 @@ from test_fuzz import mutate
 
 from membench.cli.report import report
 from membench.errors import UsageError
-from membench.report.answers import answer
-from membench.report.evidence import Evidence
 from membench.report.page import embedded, page, run_views
 from membench.report.palette import arm_styles, dark_colours
 from membench.report.plots.frame import log_axis
@@ -29,6 +27,7 @@ from membench.report.plots.roofline import roofline_figure
 from membench.report.plots.spread import spread
 from membench.results.ceilings import Ceilings
 from membench.results.frame import results_frame
+from membench.results.metrics import metrics_of
 from membench.results.records import read_result, strict_json, write_result
 from membench.results.roofline import RooflinePoint
 from membench.tables.cases import raw_table
@@ -59,11 +58,6 @@ class Tags(HTMLParser):
             self.words.append(data)
 
 
-def cases_of(result):
-    styles = arm_styles(result.cases)
-    return [Evidence.of(record, styles) for record in result.cases]
-
-
 def html_of(*results):
     return page(run_views([(f"{i}.json", result) for i, result in enumerate(results)]))
 
@@ -76,41 +70,60 @@ def figures_of(*results):
 
 
 def test_the_answer_is_the_fastest_step_and_what_dense_takes():
-    result = a_sweep(tokens=(8,), modes=("forward",))
-    for record, ms in zip(result.cases, (4.0, 2.0, 3.0, None), strict=True):
-        record.metrics |= {"step_ms": ms} if ms else {}
-    found = answer("here", cases_of(result))
-    assert [(s.arm, s.step_ms) for s in found.standings] == [("memory", 2.0), ("memory_big", 3.0), ("dense", 4.0)]
-    assert found.fastest.arm == "memory"
-    assert found.dense.over_fastest == 2.0
-    assert found.failed == ["moe"]
-    assert found.at_dense_flops is None  # nobody else has dense's FLOPs
+    result = a_sweep(tokens=(8,), modes=("forward",), rounds=3)
+    steps = {"dense": 40.0, "memory": 20.0, "memory_big": 30.0}
+    for record in result.cases[:3]:
+        for number, found in enumerate(record.rounds):
+            found.samples_s = [1e-3 * steps[record.case.arm] * (1 + number / 100)]
+    for record in result.cases[:3]:
+        record.metrics = metrics_of(record.case, record.rounds, communication_ms=0.0)
+    words = " ".join("".join(Tags(html_of(result)).words).split())
+    assert "memory 20.2 ms" in words
+    assert "Surely slower: memory_big 1.50x (place 2), … dense 2.00x (place 3)." in words
+    assert "Dense takes 2.00x the lowest median (40.4 ms, place 3)." in words
+    assert "Not measured: moe." in words
+    assert "Median of 3 rounds, 95 % interval over rounds" in words
+    assert "At dense’s FLOPs" not in words  # nobody else has them
 
 
-def test_arms_of_denses_flops_are_ranked_apart():
-    result = a_sweep(tokens=(8,), modes=("forward",))
-    for record, ms in zip(result.cases, (4.0, 2.0, 3.0), strict=False):
-        record.metrics["step_ms"] = ms
-    result.cases[2].achieved["flops_per_token"] = 1.005 * result.cases[0].achieved["flops_per_token"]
-    assert answer("here", cases_of(result)).at_dense_flops.arm == "memory_big"
+def test_arms_that_are_not_told_apart_are_no_winners():
+    result = a_sweep(tokens=(8,), modes=("forward",), rounds=3)
+    for record, samples in zip(result.cases, ((20, 22, 21), (22, 20, 21.1), (40, 42, 41)), strict=False):
+        for found, ms in zip(record.rounds, samples, strict=True):
+            found.samples_s = [1e-3 * ms]
+        record.metrics = metrics_of(record.case, record.rounds, communication_ms=0.0)
+    words = " ".join("".join(Tags(html_of(result)).words).split())
+    assert "Not told apart: one of 2 may be the fastest." in words
+    assert "Surely slower: memory_big 1.95x (place 3)." in words
 
 
-def test_overlapping_samples_are_no_win():
-    result = a_sweep(tokens=(8,), modes=("forward",), rounds=1)
-    for record, start in zip(result.cases, (1.0, 1.05, 2.0), strict=False):
-        record.rounds[0].samples_s = [1e-3 * (start + i / 100) for i in range(20)]
-        record.metrics["step_ms"] = start + 0.1
-    assert answer("here", cases_of(result)).tied == ["memory"]
+@pytest.mark.parametrize(("rounds", "why"), [(1, "one round"), (2, "two rounds")])
+def test_fewer_than_three_rounds_have_no_order_on_the_page(rounds, why):
+    words = " ".join("".join(Tags(html_of(a_sweep(rounds=rounds))).words).split())
+    assert f"no order: {why}" in words
+    assert "Fewer than three rounds cannot tell" in words
+    assert "Surely slower" not in words
+    assert "Fewer than three rounds cannot tell" not in "".join(Tags(html_of(a_sweep(rounds=3))).words)
 
 
-def test_rounds_that_overlap_are_no_win_however_narrow_each_is():
-    result = a_sweep(tokens=(8,), modes=("forward",), rounds=2)
-    for record, starts in zip(result.cases, ((1.0, 3.0), (2.0, 2.0), (4.0, 4.0)), strict=False):
-        for done, start in zip(record.rounds, starts, strict=True):
-            done.samples_s = [1e-3 * (start + i / 1000) for i in range(20)]
-        record.metrics["step_ms"] = sum(starts) / 2
-    assert set(answer("here", cases_of(result)).tied) <= {"dense", "memory"}
-    assert len(answer("here", cases_of(result)).tied) == 1
+def test_a_plot_holds_each_arm_s_step_against_its_floor():
+    result = a_sweep(tokens=(8,), modes=("forward",), rounds=3)
+    for record, floor_ms in zip(result.cases, (4.0, 9.0, 2.0), strict=False):
+        record.metrics |= {"floor_ms": floor_ms, "over_floor": 2.5, "communication_ms_predicted": 0.5}
+    found = {name: figure for name, figure in figures_of(result) if name.startswith("floors")}
+    today, by_floor = found["floors by today's step"], found["floors by the floor"]
+    steps = sorted(record.metrics["step_ms"] for record in result.cases[:3])
+    assert today["data"][1]["x"] == steps
+    assert by_floor["data"][2]["x"] == [2.5, 4.5, 9.5]
+    assert by_floor["data"][2]["text"] == ["memory_big", "dense", "memory"]
+    assert [note["text"] for note in today["layout"]["annotations"]].count("2.50x") == 3
+
+
+def test_the_numbers_beside_the_utilizations_are_there():
+    figure = next(figure for name, figure in figures_of(a_sweep(tokens=(8,))) if name.startswith("utilization"))
+    said = [note["text"] for note in figure["layout"]["annotations"] if " / " in note["text"]]
+    assert [text for text in said if text != "MFU / MBU"]
+    assert "- / -" not in said
 
 
 def test_every_plot_is_there_and_of_plotlys_own_making():
@@ -118,7 +131,7 @@ def test_every_plot_is_there_and_of_plotlys_own_making():
 
     found = dict(figures_of(a_sweep()))
     slots = {name.split(" ")[0] for name in found}
-    assert slots == {"pareto", "samples", "tokens", "utilization", "roofline", "memory"}
+    assert slots == {"pareto", "samples", "floors", "tokens", "utilization", "roofline", "memory"}
     assert {name.split(" ")[0] for name in dict(figures_of(a_key_sweep()))} == slots - {"tokens"} | {"keys"}
     assert any("joules" in name for name in found)
     for figure in found.values():
@@ -305,14 +318,16 @@ def test_a_file_in_which_nothing_was_measured_is_still_a_page():
 
 
 def test_the_command_writes_the_page_and_prints_the_answers(tmp_path, capsys):
-    write_result(a_sweep(), tmp_path / "r.json")
+    write_result(a_sweep(rounds=3), tmp_path / "r.json")
     out = tmp_path / "report.html"
     report([str(tmp_path / "r.json")], output=out, as_json=True)
     printed = json.loads(capsys.readouterr().out)
     assert printed["report"] == str(out)
     first = printed["runs"][0]["answers"][0]
     assert first["compared_at"] == "forward, 8 tokens a rank, routing routed"
-    assert first["standings"][0]["over_fastest"] == 1.0
+    assert first["standings"][0]["times_lowest"] == 1.0
+    assert first["standings"][0]["place_low"] == 1
+    assert first["fastest"]
     assert out.read_text().startswith("<!DOCTYPE html>")
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["r.json", "report.html"]
 

@@ -89,7 +89,16 @@ def cells(chrome, column):
 def test_every_plot_is_drawn_without_complaint_or_request(opened):
     chrome = opened("both", a_sweep(), a_key_sweep())
     drawn = chrome.execute_script(DRAWN)
-    assert {name for name, *_ in drawn} == {"pareto", "samples", "tokens", "keys", "utilization", "roofline", "memory"}
+    assert {name for name, *_ in drawn} == {
+        "pareto",
+        "samples",
+        "floors",
+        "tokens",
+        "keys",
+        "utilization",
+        "roofline",
+        "memory",
+    }
     assert all(traces and marks for _, traces, marks in drawn), drawn
     assert complaints(chrome) == []
     assert {url.split(":")[0] for url in requested(chrome)} <= {"file", "data", "blob"}

@@ -59,7 +59,11 @@ def report(files: Files, output: Page = Path("report.html"), table: TableFile = 
         write_table(results_frame((str(each.path), each.result) for each in loaded), table)
     if as_json:
         runs = [
-            {"file": view.file, "scenario": view.result.run.scenario, "answers": [a.as_json() for a in view.answers]}
+            {
+                "file": view.file,
+                "scenario": view.result.run.scenario,
+                "answers": [each.model_dump() for each in view.answers],
+            }
             for view in views
         ]
         print(strict_json({"report": str(output), "table": table and str(table), "runs": runs}))

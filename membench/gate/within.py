@@ -1,7 +1,7 @@
 """The layers of one run held against a reference layer, group by group."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from membench.errors import UsageError, suggestion
 from membench.gate.judge import judge_paired
@@ -10,6 +10,7 @@ from membench.gate.rounds import by_round
 from membench.gate.thresholds import Thresholds, limits
 from membench.gate.verdicts import MetricVerdict, Verdict
 from membench.json_values import positive
+from membench.results.intervals import FEWEST_ROUNDS
 from membench.results.ranking import arm_name, comparable_groups
 from membench.results.records import Record, ResultFile
 
@@ -56,7 +57,10 @@ def _judge(base: Record, head: Record, thresholds: Thresholds) -> MetricVerdict:
         return MetricVerdict("step_ms", Verdict.INCOMPARABLE, "no round was measured on both sides")
     effects = [math.log(now[n] / before[n]) for n in numbers]
     allowed = limits(thresholds, head.case, _LATENCY)
-    return judge_paired("step_ms", [before[n] for n in numbers], [now[n] for n in numbers], effects, allowed)
+    found = judge_paired("step_ms", [before[n] for n in numbers], [now[n] for n in numbers], effects, allowed)
+    if found.estimate is None or found.estimate.low is not None or len(numbers) < FEWEST_ROUNDS:
+        return found
+    return replace(found, reason=f"{found.reason}; membench report says which arms these tell apart")
 
 
 def _step_ms(record: Record) -> dict[int, float]:

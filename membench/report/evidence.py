@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from membench.json_values import number, positive
 from membench.report.palette import Style
 from membench.results.ceilings import Ceilings
-from membench.results.metrics import quantile
 from membench.results.ranking import arm_name, counted, peak_bytes, routing_name, step_ms
 from membench.results.records import Record, Round
 from membench.results.roofline import RooflinePoint
@@ -53,15 +52,16 @@ class Evidence:
         return [kept for r in self._done if (kept := [1e3 * s for s in r.samples_s if 0 < s < _LONGEST_S])]
 
     @property
-    def range_ms(self) -> tuple[float, float] | None:
-        """Where a step's time lies: the middle half of all samples, and every round's median."""
-        rounds = self.rounds_ms
-        pooled = [ms for samples in rounds for ms in samples]
-        if not self.measured or len(pooled) < 4:
-            return None
-        medians = [statistics.median(samples) for samples in rounds]
-        low, high = min(quantile(pooled, 0.25), *medians), max(quantile(pooled, 0.75), *medians)
-        return low + self.communication_ms, high + self.communication_ms
+    def interval_ms(self) -> tuple[float, float] | None:
+        """Where a step's time lies by its rounds, at 95 %; None with fewer than three."""
+        low, high = positive(self.record.metrics, "step_ms_low"), positive(self.record.metrics, "step_ms_high")
+        return None if low is None or high is None else (low, high)
+
+    @property
+    def floor_step_ms(self) -> float | None:
+        """The least step that the measured ceilings allow: the floor of its compute, and its communication."""
+        floor_ms = positive(self.record.metrics, "floor_ms")
+        return None if floor_ms is None else floor_ms + self.communication_ms
 
     @property
     def tokens(self) -> float | None:
@@ -119,12 +119,6 @@ def ceilings_of(cases: Iterable[Evidence]) -> Ceilings:
 def by_step(cases: Iterable[Evidence]) -> list[Evidence]:
     """Those that were measured, the fastest step first: the order of rows in every plot."""
     return sorted((case for case in cases if case.measured), key=lambda case: case.step_ms or 0.0)
-
-
-def overlap(one: Evidence, other: Evidence) -> bool:
-    """Whether the ranges of two cases overlap: they are not told apart."""
-    a, b = one.range_ms, other.range_ms
-    return a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]
 
 
 def _median(values: list[float | None]) -> float | None:

@@ -12,16 +12,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from membench import __version__
-from membench.report.answers import Answer, answer
 from membench.report.evidence import Evidence
 from membench.report.palette import Style, arm_styles, dark_colours
 from membench.report.slots import Slot, slots
 from membench.report.tables import decision_table, environment_table, traffic_table
+from membench.results.answers import answers_of
+from membench.results.derived import with_derived
 from membench.results.frame import results_frame
 from membench.results.ranking import comparable_groups
-from membench.results.records import ResultFile
+from membench.results.records import Answer, ResultFile
 from membench.tables.cases import raw_table
-from membench.tables.numbers import ratio, three
+from membench.tables.numbers import interval, places, ratio, three
 from membench.tables.results import arms_table, device_name, how_measured, notes_table
 from membench.tables.table import Table
 from membench.words import how_many
@@ -49,19 +50,21 @@ class RunView:
 
 def run_view(file: str, result: ResultFile, styles: dict[str, Style]) -> RunView:
     """Everything the page says of one result file."""
+    result = with_derived(result)
     groups = {
         title: [Evidence.of(record, styles) for record in records]
         for title, records in comparable_groups(result.cases).items()
     }
     cases = [Evidence.of(record, styles) for record in result.cases]
+    answers = answers_of(result)
     return RunView(
         file=file,
         result=result,
         device=device_name(result),
         how=how_measured(result),
         statuses=_statuses(result),
-        answers=[answer(title, members) for title, members in groups.items()],
-        decisions=[decision_table(members) for members in groups.values()],
+        answers=list(answers.values()),
+        decisions=[decision_table(members, answers[title]) for title, members in groups.items()],
         traffic=[traffic_table(members) for members in groups.values()],
         slots=slots(cases, groups),
         arms=arms_table(result),
@@ -110,6 +113,8 @@ def page(views: Sequence[RunView]) -> str:
         three=three,
         how_many=how_many,
         ratio=ratio,
+        interval=interval,
+        places=places,
     )
 
 

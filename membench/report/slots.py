@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from membench.report.evidence import Evidence, ceilings_of
+from membench.report.plots.floors import floor_figures
 from membench.report.plots.frame import Figure
 from membench.report.plots.memory import memory_figure
 from membench.report.plots.pareto import pareto_figures
@@ -47,8 +48,18 @@ def slots(cases: Sequence[Evidence], groups: Mapping[str, Sequence[Evidence]]) -
             "samples",
             "Every sample",
             "A dot is one sample, a lane one round (a fresh process), a bar the round's median, a diamond the step "
-            "with its predicted communication. The number is the step.",
+            "with its predicted communication. The number is the step. Which arms are told apart is decided by the "
+            "medians of rounds, not by these dots.",
             _one(groups, samples_figure),
+        ),
+        Slot(
+            "floors",
+            "Today and the floor",
+            "A full mark is the step as measured today, an open one its floor: what the same work would take at the "
+            "measured ceilings, with the same predicted communication. The order of the full marks is made by "
+            "today's kernels, the order of the open ones by the hardware. An arm that is slow but has a low floor "
+            "waits for better kernels.",
+            [floor_figures(members) for members in groups.values()],
         ),
         _trend(cases, "tokens", "Over tokens", TOKENS),
         _trend(cases, "keys", "Over keys", KEYS),
@@ -90,7 +101,7 @@ def _trend(cases: Sequence[Evidence], name: str, title: str, along: Along) -> Sl
         for where, made in trend_figures(cases, along, measure).items()
     }
     caption = (
-        "A mark is a median, its upright bar the middle half of the samples and every round's median; "
+        "A mark is a median over rounds, its upright bar the 95 % interval over rounds (none with fewer than three); "
         "dashed is an arm without this dimension."
     )
     return Slot(name, title, caption, always=choices)

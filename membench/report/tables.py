@@ -5,14 +5,17 @@ from typing import Any
 
 from membench.json_values import mapping, number, text
 from membench.report.evidence import Evidence, ceilings_of
+from membench.results.answers import how_compared
 from membench.results.ranking import counted, rank_key, yardstick
-from membench.results.records import ResultFile, Round
+from membench.results.records import Answer, ResultFile, Round
 from membench.tables.quantity import quantity
 from membench.tables.table import Column, Table, plain
 
 _TOLD_BY_THEMSELVES = ("device", "packages", "fingerprint")
 _DEEPEST = 4
 _DECIDED_BY = (
+    "over_floor",
+    "floor_ms",
     "latency_ms_iqr",
     "flops_per_token",
     "stored_bytes",
@@ -37,28 +40,33 @@ _TOUCHED = (
 )
 
 
-def decision_table(cases: Sequence[Evidence]) -> Table:
-    """What one decides by: a row an arm, the fastest step first; columns that nobody has are left out."""
-    fastest = min((c.step_ms for c in cases if c.step_ms), default=None)
+def decision_table(cases: Sequence[Evidence], found: Answer) -> Table:
+    """What one decides by: a row an arm, the lowest median first; columns that nobody has are left out."""
     beside, beside_ms = yardstick(case.record for case in cases)
     columns = [
         Column("arm", right=False),
-        *(quantity(name, aligned=True) for name in ("step_ms", "vs_fastest")),
+        quantity("place"),
+        *(quantity(name, aligned=True) for name in ("step_ms", "step_ms_interval", "vs_lowest")),
         quantity("vs_yardstick", beside=beside),
         *(quantity(name, aligned=True) for name in _DECIDED_BY),
     ]
-    rows = [_decision_cells(case, fastest, beside_ms) for case in sorted(cases, key=lambda c: rank_key(c.record))]
-    return _without_empty(Table("", "", columns, rows))
+    rows = [_decision_cells(case, found, beside_ms) for case in sorted(cases, key=lambda c: rank_key(c.record))]
+    caption = how_compared([case.record for case in cases], found)
+    return _without_empty(Table("", caption, columns, rows))
 
 
-def _decision_cells(case: Evidence, fastest: float | None, beside: float | None) -> list[Any]:
-    step = case.step_ms
+def _decision_cells(case: Evidence, found: Answer, beside: float | None) -> list[Any]:
+    step, standing = case.step_ms, found.standing(case.record.id)
     name = case.name if case.measured else f"{case.name} ({case.record.status})"
     return [
         name,
+        standing and standing.places,
         step,
-        step / fastest if step and fastest else None,
+        standing and standing.interval_ms,
+        standing and standing.times_lowest,
         step / beside if step and beside else None,
+        case.metric("over_floor"),
+        case.metric("floor_ms"),
         case.metric("latency_ms_iqr"),
         case.flops_per_token,
         case.stored_bytes,

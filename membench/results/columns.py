@@ -7,8 +7,10 @@ the column only where there is room (``priority``), a plot writes its ``axis`` o
 from dataclasses import dataclass
 from typing import Literal
 
-# How a number is written: to three digits, with a suffix (K M B T), in billions, in percent, as a multiple …
-Written = Literal["number", "quantity", "billions", "bytes", "percent", "multiple", "error", "share"]
+# How a number is written: to three digits, with a suffix (K M B T), in billions, in percent, as from … to, …
+Written = Literal[
+    "number", "quantity", "billions", "bytes", "percent", "multiple", "error", "share", "interval", "places"
+]
 Better = Literal["lower", "higher"]
 
 
@@ -50,18 +52,22 @@ COUNTS = _by_name(
     Quantity("bytes_dram_expected", "DRAM bytes", "bytes", "lower", 4),
 )
 METRICS = _by_name(
-    Quantity("latency_ms_p50", "latency ms", "number", "lower", 2),
+    Quantity("latency_ms_p50", "latency ms", "number", "lower", 3),
     Quantity("latency_ms_p90", "p90 ms", "number", "lower", 4),
     Quantity("latency_ms_p99", "p99 ms", "number", "lower", 5),
     Quantity("latency_ms_iqr", "IQR ms", "number", "lower", 4),
     Quantity("latency_ms_hot_p50", "hot ms", "number", "lower", 5),
     Quantity("communication_ms_predicted", "comm ms", "number", "lower", 4),
     Quantity("step_ms", "step ms", "number", "lower", 1, "step, ms"),
+    Quantity("step_ms_low", "step ms from", "number", "lower", 6),
+    Quantity("step_ms_high", "step ms to", "number", "lower", 6),
     Quantity("tokens_per_s", "tokens/s", "quantity", "higher", 5, "tokens a second"),
     Quantity("flops_per_s", "FLOP/s", "quantity", "higher", 5, "FLOP/s"),
     Quantity("dram_bytes_per_s", "GB/s", "billions", "higher", 5),
     Quantity("mfu", "MFU", "percent", "higher", 3),
     Quantity("mbu", "MBU", "percent", "higher", 3),
+    Quantity("floor_ms", "floor ms", "number", None, 3),
+    Quantity("over_floor", "over floor", "multiple", "lower", 2, "time over floor"),
     Quantity("mfu_datasheet", "MFU of datasheet", "percent", "higher", 6),
     Quantity("mbu_datasheet", "MBU of datasheet", "percent", "higher", 6),
     Quantity("unique_per_lookup", "U/L", "number", None, 5),
@@ -88,7 +94,7 @@ SHOWN = _by_name(
     Quantity("predicted_step_ms", "sum ms", "number", "lower"),
     Quantity("peak_bytes", "peak GB", "billions", "lower", 5, "peak memory, GB"),
     Quantity("vs_yardstick", "vs", "multiple", "lower", 2),
-    Quantity("vs_fastest", "vs fastest", "multiple", "lower"),
+    Quantity("vs_lowest", "vs lowest", "multiple", "lower"),
     Quantity("flops_per_dram_byte", "FLOPs/byte", "number", None, 5, "FLOPs a byte expected from DRAM"),
     Quantity("lookups", "lookups", "quantity"),
     Quantity("unique_rows", "unique rows", "quantity"),
@@ -102,12 +108,13 @@ SHOWN = _by_name(
     Quantity("stage_bytes_per_s", "GB/s", "billions", "higher", 5),
     Quantity("stage_flops_per_s", "GFLOP/s", "billions", "higher", 5),
     Quantity("of_ceiling", "of its ceiling", "percent", "higher", 2),
-    Quantity("floor_ms", "floor ms", "number", None, 2),
     Quantity("times_floor", "time/floor", "multiple", "lower"),
     Quantity("excess_ms", "above floor ms", "number", "lower"),
     Quantity("calls", "calls a step", "number", None, 2),
     Quantity("times_first", "ratio", "multiple"),
     Quantity("reference_ms", "reference ms", "number", None, 3),
+    Quantity("step_ms_interval", "95 %", "interval", "lower", 2),
+    Quantity("place", "place", "places", "lower"),
     Quantity("times_reference", "takes", "multiple", "lower"),
 )
 QUANTITIES = {**COUNTS, **METRICS, **SHOWN}

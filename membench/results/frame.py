@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from membench.errors import UsageError, shown, suggestion
 from membench.json_values import text
+from membench.results.answers import places_of
 from membench.results.column_types import column_type
+from membench.results.derived import with_derived
 from membench.results.named_files import Named, results_named
 from membench.results.records import ResultFile, Round
 from membench.results.rows import Cells, FiledRecord, case_row, nothing, round_row, sample_row
@@ -43,9 +45,12 @@ def read_results(paths: Named | Iterable[Named], per: Per = "case") -> "DataFram
 
 def results_frame(results: Iterable[tuple[str | None, ResultFile]], per: Per = "case") -> "DataFrame":
     """The same of results that were read before, each with the name of its file."""
-    cases = [FiledRecord(file, result, record) for file, result in results for record in result.cases]
+    results = [(file, with_derived(result)) for file, result in results]
     if per == "case":
-        return _frame([case_row(case) for case in cases], case_row(nothing()))
+        placed = [(file, result, places_of(result)) for file, result in results]
+        rows = [case_row(FiledRecord(f, r, each, where.get(each.id))) for f, r, where in placed for each in r.cases]
+        return _frame(rows, case_row(nothing()))
+    cases = [FiledRecord(file, result, record) for file, result in results for record in result.cases]
     rounds = [(case, found) for case in cases for found in case.record.rounds]
     if per == "sample":
         return _samples(rounds)

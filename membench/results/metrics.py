@@ -9,8 +9,10 @@ import statistics
 from typing import Any
 
 from membench.case import Case
+from membench.json_values import number
 from membench.machine.conditions import what_is_slow
 from membench.results.ceilings import Ceilings
+from membench.results.intervals import latency_interval_ms
 from membench.results.records import Record, Round
 from membench.words import how_many
 
@@ -49,11 +51,46 @@ def _share(least_s: float | None, r: Round) -> float | None:
     return None if least_s is None else least_s / statistics.median(r.samples_s)
 
 
+def floors_of(done: list[Round]) -> dict[str, float | None]:
+    """The floor of a step in milliseconds, and how many times that it took: medians over rounds, by their ceilings."""
+    return {
+        "floor_ms": _median_of_rounds(done, _floor_ms),
+        "over_floor": _median_of_rounds(done, _over_floor),
+    }
+
+
+def _floor_ms(r: Round) -> float | None:
+    needed = [number(r.cost, name) for name in ("flops", "bytes_dram_expected", "row_bytes_dram_expected")]
+    flops, dram_bytes, row_bytes = needed
+    if flops is None or dram_bytes is None or row_bytes is None:
+        return None
+    floor_s, _ = Ceilings.of(r.ceilings).floor(flops, dram_bytes, row_bytes)
+    return None if floor_s is None else 1e3 * floor_s
+
+
+def _over_floor(r: Round) -> float | None:
+    floor_ms = _floor_ms(r)
+    return 1e3 * statistics.median(r.samples_s) / floor_ms if floor_ms else None
+
+
+def step_interval(
+    done: list[Round], communication_ms: float | None, run_spread: float | None
+) -> dict[str, float | None]:
+    """The 95 % interval of a step over its rounds; None with fewer than three, or where no link speed is known."""
+    latency_ms = None if communication_ms is None else latency_interval_ms(done, run_spread)
+    low, high = (None, None) if latency_ms is None else latency_ms
+    return {
+        "step_ms_low": None if low is None else low + (communication_ms or 0.0),
+        "step_ms_high": None if high is None else high + (communication_ms or 0.0),
+    }
+
+
 def metrics_of(
     case: Case,
     rounds: list[Round],
     *,
     communication_ms: float | None,
+    run_spread: float | None = None,
     peak_flops_per_s: float | None = None,
     peak_bytes_per_s: float | None = None,
 ) -> dict[str, float | None]:
@@ -61,6 +98,7 @@ def metrics_of(
 
     Args:
         communication_ms: predicted for the step; 0 on one rank, None where no link speed is known.
+        run_spread: of rounds, pooled over the cases of the run, where it has several.
         peak_flops_per_s, peak_bytes_per_s: the datasheet's, where the device has one.
     """
     done = [r for r in rounds if r.status == "ok" and r.samples_s]
@@ -81,11 +119,13 @@ def metrics_of(
         "latency_ms_hot_p50": 1e3 * statistics.median(hot) if hot else None,
         "communication_ms_predicted": communication_ms,
         "step_ms": latency_ms + communication_ms if communication_ms is not None else None,
+        **step_interval(done, communication_ms, run_spread),
         "tokens_per_s": case.tokens / (latency_s + (communication_ms or 0.0) / 1e3),
         "flops_per_s": cost["flops"] / latency_s,
         "dram_bytes_per_s": cost["bytes_dram_expected"] / latency_s,
         "mfu": _median_of_rounds(done, _mfu),
         "mbu": _median_of_rounds(done, _mbu),
+        **floors_of(done),
         "mfu_datasheet": cost["flops"] / latency_s / peak_flops_per_s if peak_flops_per_s else None,
         "mbu_datasheet": cost["bytes_dram_expected"] / latency_s / peak_bytes_per_s if peak_bytes_per_s else None,
         "unique_per_lookup": traffic.get("unique_per_lookup"),

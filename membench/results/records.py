@@ -73,6 +73,47 @@ class Record(_Strict):
     flags: list[str] = Field(default_factory=list, description="what a reader should distrust")
 
 
+class Standing(_Strict):
+    """An arm among those that it is compared with."""
+
+    arm: str
+    id: str = Field(description="of its case")
+    step_ms: float = Field(description="median over rounds")
+    step_ms_low: float | None = Field(default=None, description="95 % interval over rounds; null: fewer than three")
+    step_ms_high: float | None = None
+    place_low: int | None = Field(default=None, description="1 + how many are surely faster; null: no order is known")
+    place_high: int | None = Field(default=None, description="how many there are, less those that are surely slower")
+    times_lowest: float = Field(description="the step over the lowest median")
+
+    @property
+    def interval_ms(self) -> tuple[float, float] | None:
+        """From where to where the step lies; None where the rounds do not say."""
+        return None if self.step_ms_low is None or self.step_ms_high is None else (self.step_ms_low, self.step_ms_high)
+
+    @property
+    def places(self) -> tuple[int, int] | None:
+        """The first and the last place; None where no order is known."""
+        return None if self.place_low is None or self.place_high is None else (self.place_low, self.place_high)
+
+
+class Answer(_Strict):
+    """What is known of the order of arms that may be compared."""
+
+    compared_at: str
+    no_order: str | None = Field(default=None, description="why no order is known, as in: one round")
+    standings: list[Standing] = Field(description="the measured arms by their medians; places say what is known")
+    fastest: list[str] = Field(description="arms than which none is surely faster; empty: no order is known")
+    dense: str | None = Field(default=None, description="the dense arm")
+    at_dense_flops: list[str] = Field(
+        default_factory=list, description="the fastest of the arms with the dense arm's FLOPs a token"
+    )
+    failed: list[str] = Field(default_factory=list, description="arms that were not measured")
+
+    def standing(self, id_: str) -> Standing | None:
+        """That of a case; None where it was not measured."""
+        return next((each for each in self.standings if each.id == id_), None)
+
+
 class Pair(_Strict):
     """One side of an ab. Equal ``id`` and ``phase``: the samples of both were taken in turn, round by round."""
 
@@ -116,6 +157,7 @@ class ResultFile(_Strict):
     run: Run
     environment: dict[str, Any]
     cases: list[Record]
+    answers: list[Answer] = Field(default_factory=list, description="at each comparable point")
 
 
 def strict_json(value: Any) -> str:

@@ -25,11 +25,15 @@ _DEEPEST = 4  # groups in groups that any record has
 
 
 class FiledRecord(NamedTuple):
-    """A record, the result that it is in, and the file that this was read from; None where it is in none."""
+    """A record, the result that it is in, and the file that this was read from; None where it is in none.
+
+    ``place`` is the first and the last that it may have, None where no order is known.
+    """
 
     file: str | None
     result: ResultFile
     record: Record
+    place: tuple[int, int] | None = None
 
 
 def nothing() -> FiledRecord:
@@ -54,6 +58,7 @@ def case_row(of: FiledRecord) -> tuple[Cells, ...]:
         {f"{name}_asked": asked for name, asked in record.asked.items()},
         {f"{name}_achieved": record.achieved.get(name) for name in record.asked},
         {name: _cell(value) for name, value in {**dict.fromkeys(METRICS), **record.metrics}.items()},
+        dict(zip(("place_low", "place_high"), of.place or (None, None), strict=True)),
         {"labels": _joined(record.labels), "flags": _joined(record.flags)},
         _run(of),
     )

@@ -8,19 +8,23 @@ from membench.errors import UsageError
 from membench.files import rescue
 from membench.machine.datasheet import lookup
 from membench.planning.plan import Plan, PlannedCase
+from membench.results.answers import answers_of
+from membench.results.intervals import pooled_spread
 from membench.results.metrics import flags_of, metrics_of
-from membench.results.records import Record, ResultFile, Run, read_result, strict_json, write_result
+from membench.results.records import Record, ResultFile, Round, Run, read_result, strict_json, write_result
 from membench.running.journal import SUFFIX, Journal
 
 
 def assemble(plan: Plan, run: Run, environment: dict[str, Any], journal: Journal) -> ResultFile:
     """The result file of what the journal holds; cases never reached are skipped, and say so."""
-    records = [_record(planned, journal, environment) for planned in plan.cases]
-    return ResultFile(run=run, environment=environment, cases=records)
+    rounds = {planned.case.id: journal.latest(planned.case.id) for planned in plan.cases}
+    run_spread = pooled_spread(rounds.values())
+    records = [_record(planned, rounds[planned.case.id], run_spread, environment) for planned in plan.cases]
+    result = ResultFile(run=run, environment=environment, cases=records)
+    return result.model_copy(update={"answers": list(answers_of(result).values())})
 
 
-def _record(planned: PlannedCase, journal: Journal, environment: dict[str, Any]) -> Record:
-    rounds = journal.latest(planned.case.id)
+def _record(planned: PlannedCase, rounds: list[Round], run_spread: float | None, environment: dict[str, Any]) -> Record:
     failed = next((r for r in rounds if r.status != "ok"), None)
     if planned.skipped:
         status, reason = "skipped", planned.skipped
@@ -45,6 +49,7 @@ def _record(planned: PlannedCase, journal: Journal, environment: dict[str, Any])
             planned.case,
             rounds,
             communication_ms=planned.communication_ms if planned.case.ranks > 1 else 0.0,
+            run_spread=run_spread,
             peak_flops_per_s=sheet.flops_per_s.get(planned.case.layer.dtype) if sheet else None,
             peak_bytes_per_s=sheet.memory_bytes_per_s if sheet else None,
         ),

@@ -63,3 +63,15 @@ def share(value: float | None) -> str:
 def error(value: float | None) -> str:
     """A relative error."""
     return "-" if value is None else f"{value:.1e}"
+
+
+def interval(value: tuple[float | None, float | None] | None) -> str:
+    """From where to where a number lies."""
+    low, high = value or (None, None)
+    return "-" if low is None or high is None else f"{three(low)} – {three(high)}"
+
+
+def places(value: tuple[int | None, int | None] | None) -> str:
+    """The place of an arm, or the first and the last that it may have."""
+    low, high = value or (None, None)
+    return "-" if low is None or high is None else f"{low}" if low == high else f"{low}–{high}"

@@ -91,7 +91,9 @@ def _stages_table(layer: LayerProfile, mode: ModeProfile) -> Table:
         *(quantity(name) for name in ("time_ms", "share", "flops", "bytes_dram_expected")),
         *(quantity(name) for name in ("stage_flops_per_s", "stage_bytes_per_s")),
         Column("limit", right=False, priority=3),
-        *(quantity(name) for name in ("of_ceiling", "floor_ms", "times_floor", "excess_ms")),
+        quantity("of_ceiling"),
+        quantity("floor_ms", priority=2),
+        *(quantity(name) for name in ("times_floor", "excess_ms")),
     ]
     rows = [
         [
@@ -149,8 +151,8 @@ def _against_table(profile: Profile) -> Table:
     columns = [
         Column("mode", right=False),
         Column("layer", right=False),
-        *(quantity(name) for name in ("time_ms", "times_first", "floor_ms")),
-        quantity("excess_ms", priority=2),
+        *(quantity(name) for name in ("time_ms", "times_first")),
+        *(quantity(name, priority=2) for name in ("floor_ms", "excess_ms")),
         Column("longest stages", right=False, priority=3),
     ]
     rows, told = [], []

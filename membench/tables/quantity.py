@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from membench.layers.spec.quantities import format_quantity
 from membench.results.columns import QUANTITIES, Written
-from membench.tables.numbers import bytes_shown, error, giga, percent, ratio, share, short, three
+from membench.tables.numbers import bytes_shown, error, giga, interval, percent, places, ratio, share, short, three
 from membench.tables.table import Column
 
-_WRITTEN: dict[Written, Callable[[float | None], str]] = {
+_WRITTEN: dict[Written, Callable[[Any], str]] = {
     "number": short,
     "quantity": format_quantity,
     "billions": giga,
@@ -17,6 +18,8 @@ _WRITTEN: dict[Written, Callable[[float | None], str]] = {
     "multiple": ratio,
     "error": error,
     "share": share,
+    "interval": interval,
+    "places": places,
 }
 _ALIGNED: dict[Written, Callable[[float | None], str]] = {
     "number": three,

@@ -6,6 +6,8 @@ from typing import Any
 
 from membench.errors import one_line
 from membench.json_values import text, value_at
+from membench.results.answers import answers_of, how_compared
+from membench.results.derived import with_derived
 from membench.results.ranking import (
     arm_name,
     chosen_implementation,
@@ -13,14 +15,13 @@ from membench.results.ranking import (
     counted,
     peak_bytes,
     rank_key,
-    ranked,
     step_ms,
     step_name,
     swept,
     yardstick,
 )
-from membench.results.records import Record, ResultFile
-from membench.tables.numbers import budget, signed
+from membench.results.records import Answer, Record, ResultFile
+from membench.tables.numbers import budget, ratio, signed
 from membench.tables.quantity import quantity
 from membench.tables.table import Column, Table, plain
 from membench.words import how_many
@@ -30,35 +31,43 @@ _FILE = "in the result file"
 
 def result_tables(result: ResultFile) -> list[Table]:
     """What was compared and the answer first; then the arms with their budgets; then the measurements."""
-    groups = comparable_groups(result.cases)
+    result = with_derived(result)
+    groups, answers = comparable_groups(result.cases), answers_of(result)
     return [
-        _answer_table(result, groups),
+        _answer_table(result, list(answers.values())),
         arms_table(result),
-        *(_cases_table(title, records) for title, records in groups.items() if ranked(records)),
+        *(_cases_table(title, records, answers[title]) for title, records in groups.items() if _measured(records)),
         *notes_table(result),
     ]
 
 
-def _answer_table(result: ResultFile, groups: dict[str, list[Record]]) -> Table:
-    rows = []
-    for title, records in groups.items():
-        order = ranked(records)
-        if not order:
-            rows.append([title, "nothing was measured", None, None])
-            continue
-        best = order[0]
-        others = ", ".join(f"{arm_name(r)} {rank_key(r) / rank_key(best):.2f}x" for r in order[1:])
-        rows.append([title, arm_name(best), step_ms(best), others])
+def _measured(records: Sequence[Record]) -> bool:
+    return any(step_ms(record) for record in records)
+
+
+def _answer_table(result: ResultFile, answers: Sequence[Answer]) -> Table:
+    """Only what holds: the arms that may be fastest, and those that surely are not, by the lowest median."""
     columns = [
         Column("compared at", right=False),
         Column("fastest step", right=False),
         quantity("step_ms"),
-        Column("the others take", right=False, priority=2),
+        quantity("step_ms_interval"),
+        Column("surely slower", right=False, priority=2),
     ]
     run = result.run
     compared = f"{run.scenario}: {run.description}" if run.description else run.scenario
     title = f"{one_line(compared)}\non {one_line(device_name(result))}"
-    return Table(title, how_measured(result), columns, rows, _FILE)
+    return Table(title, how_measured(result), columns, [_answer_cells(each) for each in answers], _FILE)
+
+
+def _answer_cells(found: Answer) -> list[Any]:
+    if not found.standings:
+        return [found.compared_at, "nothing was measured", None, None, None]
+    first, others = found.standings[0], found.standings[1:]
+    if others and not found.fastest:
+        return [found.compared_at, f"{found.no_order}: no order", None, None, None]
+    slower = ", ".join(f"{each.arm} {ratio(each.times_lowest)}" for each in others if each.place_low != 1)
+    return [found.compared_at, ", ".join(found.fastest) or first.arm, first.step_ms, first.interval_ms, slower or None]
 
 
 def device_name(result: ResultFile) -> str:
@@ -116,28 +125,37 @@ def arms_table(result: ResultFile) -> Table:
     return Table("Arms: budgets asked and achieved", "", columns, list(rows.values()), _FILE)
 
 
-def _cases_table(title: str, records: list[Record]) -> Table:
+def _cases_table(title: str, records: list[Record], found: Answer) -> Table:
     beside, beside_ms = yardstick(records)
     failed = any(r.status != "ok" for r in records)
     told: list[tuple[Column, Callable[[Record], Any]]] = [
         (Column("arm", right=False), arm_name),
         (Column("status", right=False, priority=1 if failed else 5), lambda r: r.status),
+        (quantity("place"), lambda r: (at := found.standing(r.id)) and at.places),
         *map(_metric, ("latency_ms_p50", "latency_ms_iqr", "communication_ms_predicted", "step_ms")),
+        (quantity("step_ms_interval"), lambda r: (at := found.standing(r.id)) and at.interval_ms),
         (quantity("vs_yardstick", beside=beside), lambda r: _times(step_ms(r), beside_ms)),
-        *map(_metric, ("tokens_per_s", "mfu", "mbu", "dram_bytes_per_s", "unique_per_lookup")),
+        *map(
+            _metric, ("tokens_per_s", "mfu", "mbu", "floor_ms", "over_floor", "dram_bytes_per_s", "unique_per_lookup")
+        ),
         *map(_metric, ("expert_load_max_over_mean", "energy_j_per_token")),
         (quantity("peak_bytes"), peak_bytes),
         _metric("reference_error"),
         (Column("ran", right=False, priority=6), lambda r: plain(chosen_implementation(r))),
     ]
     absent = set()
+    if not any(each.places for each in found.standings):
+        absent.add(quantity("place").header)
+    if not any(each.interval_ms for each in found.standings):
+        absent.add(quantity("step_ms_interval").header)
     if beside_ms is None:
         absent.add(quantity("vs_yardstick", beside=beside).header)
     if not any(r.metrics.get("energy_j_per_token") for r in records):
         absent.add(quantity("energy_j_per_token").header)
     told = [(column, value) for column, value in told if column.header not in absent]
     rows = [[value(record) for _, value in told] for record in sorted(records, key=rank_key)]
-    return Table(title, "", [column for column, _ in told], rows, _FILE)
+    titled = title if found.no_order is None or len(found.standings) < 2 else f"{title} ({found.no_order}: no order)"
+    return Table(titled, how_compared(records, found), [column for column, _ in told], rows, _FILE)
 
 
 def _metric(name: str) -> tuple[Column, Callable[[Record], Any]]:

@@ -71,7 +71,7 @@ class Plotted:
         return QUANTITIES[self.quantity].axis
 
 
-LATENCY = Plotted("step_ms", lambda c: c.step_ms, "{:g}".format, lambda c: c.range_ms)
+LATENCY = Plotted("step_ms", lambda c: c.step_ms, "{:g}".format, lambda c: c.interval_ms)
 THROUGHPUT = Plotted("tokens_per_s", lambda c: c.tokens_per_s, format_quantity)
 
 
@@ -129,7 +129,7 @@ def _figure(cases: Sequence[Evidence], along: Along, plotted: Plotted) -> Figure
 
 
 def _line(name: str, points: Sequence[tuple[float, Evidence]], along: Along, plotted: Plotted) -> dict[str, Any]:
-    """An arm's medians, joined; upright bars are their ranges."""
+    """An arm's medians, joined; upright bars are their intervals."""
     style = points[0][1].style
     values = [plotted.of(case) or 0.0 for _, case in points]
     ranges = [plotted.spread(case) or (value, value) for value, (_, case) in zip(values, points, strict=True)]

@@ -40,8 +40,8 @@ def utilization_figure(cases: Sequence[Evidence]) -> Figure | None:
                 "cliponaxis": False,
             }
         )
-    highest = max([100.0, *(100 * (c.metric(metric) or 0.0) for c in rows for metric, _, _ in _UTILIZATIONS)])
-    values = [" / ".join(percent(c.metric(metric)) for metric, _, _ in _UTILIZATIONS) for c in rows]
+    highest = max([100.0, *(100 * (c.metric(metric) or 0.0) for c in rows for metric in _UTILIZATIONS)])
+    values = [" / ".join(percent(c.metric(metric)) for metric in _UTILIZATIONS) for c in rows]
     key = note("● MFU   ○ MBU", 0, 0.9, xanchor="left", font={"size": FONT_PX, "color": MUTED[0]})
     return rows_figure(
         rows,
@@ -59,7 +59,7 @@ def _spans(rows: Sequence[Evidence]) -> dict:
     xs: list[float | None] = []
     ys: list[float | None] = []
     for i, case in enumerate(rows):
-        both = [case.metric(metric) for metric, _, _ in _UTILIZATIONS]
+        both = [case.metric(metric) for metric in _UTILIZATIONS]
         if None not in both:
             xs += [*(100 * (value or 0.0) for value in both), None]
             ys += [-i, -i, None]
