@@ -25,6 +25,7 @@ from membench.gate.comparison import compare_group
 from membench.gate.result_set import LoadedResult, group_results
 from membench.gate.thresholds import Thresholds
 from membench.gate.within import compare_within
+from membench.machine.disturbance import CPU_SIGNALS
 from membench.measuring import diagnosis
 from membench.planning.planner import make_plan
 from membench.results.records import read_result, write_result
@@ -131,8 +132,11 @@ def test_a_wide_output_has_every_column(monkeypatch):
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_what_prints_tables_by_itself_fits_too(width, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(diagnosis, "_noise", lambda _: dict.fromkeys(
-        ("iqr_over_median", "max_over_median", "second_half_over_first"), 1.05))  # fmt: skip
+    noise = dict.fromkeys(("iqr_over_median", "max_over_median", "second_half_over_first"), 1.05)
+    shares = dict.fromkeys(CPU_SIGNALS, {"mean": 0.25, "largest": 0.5})
+    seen = {"seconds": 4.0, "limit": 0.05, "disturbed_share": 0.75, "shares": shares}
+    seen["involuntary_switches_per_sample"] = 1.5
+    monkeypatch.setattr(diagnosis, "_look", lambda *_: (noise, seen))
     rates = {"copy_bytes_per_s": 21e9, "read_bytes_per_s": 18e9, "matmul_flops_per_s": {"float32": 81e9}}
     rows = [{"row_bytes": 8192, "bytes_per_s": 9e9, "huge_pages": True}]
     monkeypatch.setattr(diagnosis, "_ceilings", lambda _: {**rates, "random_rows": rows})

@@ -1,4 +1,4 @@
-"""``membench doctor``: what this machine is, what it can do, and what cannot be measured on it."""
+"""``membench doctor``: what this machine is fit for now, what it is and can do, and what cannot be measured on it."""
 
 from typing import Any
 
@@ -6,9 +6,11 @@ from membench.cli.options import AsJson, Device
 
 
 def doctor(device: Device = "auto", as_json: AsJson = False) -> None:
-    """Show the device, its measured ceilings and its noise, and which results will be null here and why.
+    """Show whether this machine is fit for measuring now, and why; its ceilings, its noise, what others do to it, and
+    which results will be null here.
 
-    This takes about half a minute.
+    This takes about half a minute. Fit: its times can be kept and compared. Fit for ab only: compare commits with
+    membench ab, which times both in turn.
     """
     import sys
 
@@ -65,11 +67,55 @@ def _tables(found: dict[str, Any]) -> list[Any]:
     ]
     left, right = Column("", right=False), Column("")
     return [
+        _verdict(found["verdict"]),
         Table("This machine", "", [left, Column("", right=False)], facts),
         Table("Ceilings, measured now", "", [left, Column("measured"), Column("datasheet", priority=2)], rates),
         Table("Noise of one unchanged product", "", [left, right], spread),
+        _disturbance(found["disturbance"]),
         Table("Null here, and why", "", [left, Column("", right=False)], [list(row) for row in found["null"].items()]),
     ]
+
+
+_MEANS = {
+    "fit": "times measured now can be kept and compared",
+    "fit for ab only": "membench ab times both sides in turn; times of separate runs do not compare",
+    "unfit": "what is measured now says little; doctor tells when it is better",
+}
+_SIGNALS = {
+    "waiting": "its slowest thread waited for a processor",
+    "other_processes": "other processes on its cores",
+    "hypervisor": "stolen by the hypervisor",
+    "throttled": "throttled by a CPU quota",
+    "gpu_throttled": "the GPU's clocks were throttled",
+    "gpu_others": "other processes on the GPU",
+}
+
+
+def _verdict(verdict: dict[str, Any]) -> Any:
+    from membench.tables.render import Column, Table
+
+    fit = verdict["fit"]
+    rows = [["means", _MEANS[fit]], *(["why", why] for why in verdict["why"])]
+    rows += [["limit", limit] for limit in verdict["limits"]]
+    return Table(f"Verdict: {fit}", "", [Column("", right=False), Column("", right=False)], rows)
+
+
+def _disturbance(found: dict[str, Any]) -> Any:
+    """What others did while the product was timed; what is not told is among what is null."""
+    from membench.tables.render import Column, Table
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f} %"
+
+    rows: list[list[Any]] = [
+        [_SIGNALS[name], percent(share and share["mean"]), percent(share and share["largest"])]
+        for name, share in found["shares"].items()
+    ]
+    rows.append([f"samples disturbed (over {100 * found['limit']:g} %)", percent(found["disturbed_share"]), None])
+    switches = found["involuntary_switches_per_sample"]
+    rows.append(["involuntary context switches a sample", None if switches is None else f"{switches:.2f}", None])
+    title = f"What others did in {found['seconds']:g} seconds"
+    return Table(title, "", [Column("", right=False), Column("mean"), Column("largest")], rows)
 
 
 def _conditions(ran: dict[str, Any]) -> list[list[Any]]:

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from membench.gate.judge import TOPPED_UP_CONFIDENCE, judge_counted, judge_limit, judge_paired, judge_unpaired
 from membench.gate.machine import machine_slowdown
@@ -13,8 +13,10 @@ from membench.gate.thresholds import MetricThresholds, Thresholds, limits
 from membench.gate.verdicts import ORDER, MetricVerdict, Verdict, worst
 from membench.machine.identity import Machine
 from membench.results.conditions import conditions_differ
+from membench.results.disturbance import disturbed_rounds
 from membench.results.ranking import arm_name, routing_name, step_name, swept
 from membench.results.records import Pair, Record, ResultFile
+from membench.words import how_many
 
 _LATENCY = TIMED[0]
 OTHER_CONDITIONS = "measured under other conditions"
@@ -158,7 +160,15 @@ def _timed_verdicts(base: Record, head: Record, how: Comparability, thresholds: 
             found.append(judge_unpaired(metric.name, [*before.values()], [*now.values()], allowed, slowdown))
     if not found:
         found.append(MetricVerdict(_LATENCY.name, Verdict.INCOMPARABLE, "no round has a timing on both sides"))
-    return found
+    disturbed = _disturbed(base, head)
+    return [replace(each, reason="; ".join(filter(None, [each.reason, disturbed]))) for each in found]
+
+
+def _disturbed(base: Record, head: Record) -> str:
+    """Which side's rounds stayed disturbed, to be said of each of their times; '' where none did."""
+    sides = (("in the baseline", disturbed_rounds(base)), ("now", disturbed_rounds(head)))
+    told = [f"{how_many(len(found.rounds), 'round')} {where}" for where, found in sides if found]
+    return f"disturbed by others: {', '.join(told)}" if told else ""
 
 
 def _judge_in_turn(

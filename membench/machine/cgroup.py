@@ -1,4 +1,4 @@
-"""What the control groups of this process allow it: memory, and processor time. Linux; elsewhere nothing is limited.
+"""What the control groups of this process allow it: memory, processor time. Linux; elsewhere nothing is limited.
 
 ``/proc/self/cgroup`` names this process's group in each hierarchy, ``/proc/self/mountinfo`` where hierarchies are
 mounted: version 1 a hierarchy a controller, version 2 one for all, both at once on a hybrid system. A limit of any
@@ -15,6 +15,7 @@ from membench.files import read_text
 
 ROOT = Path("/")
 _NO_LIMIT = 2**62  # version 1 says 2^63 less a page where there is none
+_THROTTLED = re.compile(r"^throttled_(usec|time) (\d+)$", re.MULTILINE)  # version 2, version 1
 _CACHED = re.compile(r"^(?:total_)?inactive_file (\d+)$", re.MULTILINE)
 
 
@@ -51,6 +52,18 @@ def cpu_quota(root: Path = ROOT) -> float | None:
     A group that has used up its quota sleeps to the end of its period, some tens of milliseconds.
     """
     return min(filter(None, (_quota(group) for group in _groups("cpu", root))), default=None)
+
+
+def throttle_counters(root: Path = ROOT) -> list[Path]:
+    """The files that count how long the groups of this process were throttled; see ``throttled_seconds``."""
+    files = (group / "cpu.stat" for group in _groups("cpu", root))
+    return [file for file in files if throttled_seconds(file) is not None]
+
+
+def throttled_seconds(counter: Path) -> float | None:
+    """How long a group's quota has kept it from running, summed over processors; None where it is not counted."""
+    found = _THROTTLED.search(read_text(counter) or "")
+    return None if found is None else int(found[2]) / (1e6 if found[1] == "usec" else 1e9)
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:

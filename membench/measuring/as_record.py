@@ -44,7 +44,6 @@ def reference_json(found: Verification | None) -> dict[str, Any] | None:
 
 
 def sampling_json(samples: Samples) -> dict[str, Any]:
-    """How samples were taken, without the samples."""
+    """How samples were taken, without the samples and what disturbed them."""
     facts = asdict(samples)
-    del facts["seconds"]
-    return facts
+    return {name: value for name, value in facts.items() if name not in ("seconds", "disturbed", "disturbance")}

@@ -15,6 +15,7 @@ from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import has_backward
 from membench.machine.clocks import read_clocks
 from membench.machine.conditions import begin_ran, ran
+from membench.machine.disturbance import Watch
 from membench.machine.energy import EnergyCounter
 from membench.measuring.as_record import cost_json, reference_json, sampling_json
 from membench.measuring.implementations import Call, implementation
@@ -105,15 +106,18 @@ class CaseMeasurement:
         self.progress("sampling")
         clocks = [read_clocks(device)]
         with watch.on("sample"):
-            samples = sample(self.clock, step, sampling)
+            others = Watch(device)
+            samples = sample(self.clock, step, sampling, watch=others)
             self.progress("sampling")
-            hot = sample(self.clock, step, sampling, cold=False) if device == "cuda" else None
+            hot = sample(self.clock, step, sampling, cold=False, watch=others) if device == "cuda" else None
         clocks.append(read_clocks(device))
         return {
             **self.facts(prepared),
             "samples_s": samples.seconds,
             "sampling": sampling_json(samples),
             "hot_samples_s": hot.seconds if hot else None,
+            "disturbed_samples_s": samples.disturbed,
+            "disturbance": {**samples.disturbance, **({"hot": hot.disturbance} if hot else {})},
             "clocks": clocks,
         }
 

@@ -2,16 +2,21 @@
 
 On a CPU a sample is one or more calls in a row, long enough for the clock. On CUDA it is one
 call between two events; the L2 cache is flushed before each (cold) or left as it is (hot).
+
+With a watch, samples that others disturbed are taken again: see ``membench.measuring.retaking``.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import count, repeat
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+
+from membench.machine.disturbance import Watch
+from membench.measuring.retaking import WINDOW_S, Retaking
 
 StepCall = Callable[[int], object]  # makes one step, on input number i
 
@@ -23,17 +28,21 @@ _WARMUP_LIMIT = 6  # times the asked warm-up, after which an unsteady case is sa
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How long to measure."""
+    """How long to measure. ``retake_seconds`` come on top, where samples are disturbed."""
 
     min_samples: int
     floor_samples: int
     max_seconds: float
     warmup_seconds: float
+    retake_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Raw seconds a call, and how they came about."""
+    """Raw seconds a call, and how they came about.
+
+    ``disturbed`` are those kept apart, and ``disturbance`` says what the watch saw; empty without a watch.
+    """
 
     seconds: list[float]
     calls_per_sample: int
@@ -41,6 +50,8 @@ class Samples:
     warmup_calls: int
     steady: bool
     cache: Literal["rotating", "cold", "hot"]
+    disturbed: list[float] = field(default_factory=list)
+    disturbance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def median_s(self) -> float:
@@ -110,26 +121,58 @@ def warm_up(clock: Clock, step: StepCall, seconds: float) -> tuple[int, bool, fl
             return len(times), steady, min(latest)
 
 
-def sample(clock: Clock, step: StepCall, sampling: Sampling, *, cold: bool = True) -> Samples:
+def sample(
+    clock: Clock, step: StepCall, sampling: Sampling, *, cold: bool = True, watch: Watch | None = None
+) -> Samples:
     """Raw samples of a step.
 
     ``min_samples`` samples, unless ``max_seconds`` ends first and there are ``floor_samples``.
     ``cold`` is for CUDA: flush the L2 cache before each sample, or (hot) leave it and repeat one
-    input. On a CPU the rotating inputs do what can be done.
+    input. On a CPU the rotating inputs do what can be done. What ``watch`` finds disturbed is taken
+    again, for ``retake_seconds`` at most.
     """
+    if watch:
+        watch.begin()
     warmup_calls, steady, fastest_s = warm_up(clock, step, sampling.warmup_seconds)
+    if watch:
+        watch.mark()
     if clock.device == "cuda":
-        wanted = min(sampling.min_samples, int(sampling.max_seconds / fastest_s))
-        samples = max(sampling.floor_samples, wanted)
-        inputs = count(warmup_calls) if cold else repeat(0)
-        seconds = clock.queued_seconds(step, inputs, samples, cold=cold)
-        stopped_by = "samples" if samples >= sampling.min_samples else "time"
-        return Samples(seconds, 1, stopped_by, warmup_calls, steady, "cold" if cold else "hot")
+        return _queued(clock, step, sampling, (warmup_calls, steady, fastest_s), cold, watch)
     calls = max(1, round(_SAMPLE_SECONDS / max(fastest_s, 1e-9)))
-    inputs, seconds = count(warmup_calls), []
+    inputs, taken = count(warmup_calls), Retaking(sampling, watch)
     begin = time.perf_counter()
-    while len(seconds) < sampling.min_samples:
-        if time.perf_counter() - begin >= sampling.max_seconds and len(seconds) >= sampling.floor_samples:
-            return Samples(seconds, calls, "time", warmup_calls, steady, "rotating")
-        seconds.append(clock.seconds(step, inputs, calls))
-    return Samples(seconds, calls, "samples", warmup_calls, steady, "rotating")
+    while wanted := taken.wanted(time.perf_counter() - begin):
+        window_begin, seconds = time.perf_counter(), [clock.seconds(step, inputs, calls)]
+        while watch and len(seconds) < wanted and time.perf_counter() - window_begin < WINDOW_S:
+            seconds.append(clock.seconds(step, inputs, calls))
+        judged = time.perf_counter()
+        if pass_s := taken.add(seconds, judged - window_begin):
+            while time.perf_counter() - judged < pass_s:
+                clock.seconds(step, inputs, calls)
+            taken.passed(time.perf_counter() - judged)
+    kept, apart, disturbance = taken.samples()
+    return Samples(kept, calls, taken.stopped_by, warmup_calls, steady, "rotating", apart, disturbance)
+
+
+def _queued(
+    clock: Clock,
+    step: StepCall,
+    sampling: Sampling,
+    warm: tuple[int, bool, float],
+    cold: bool,
+    watch: Watch | None,
+) -> Samples:
+    """CUDA's samples, all in one queue; a batch that is disturbed is taken again as a whole."""
+    warmup_calls, steady, fastest_s = warm
+    affordable = min(sampling.min_samples, int(sampling.max_seconds / fastest_s))
+    samples = max(sampling.floor_samples, affordable)
+    inputs = count(warmup_calls) if cold else repeat(0)
+    taken = Retaking(replace(sampling, min_samples=samples), watch)
+    begin = time.perf_counter()
+    while taken.wanted(time.perf_counter() - begin):
+        batch_begin = time.perf_counter()
+        seconds = clock.queued_seconds(step, inputs, samples, cold=cold)
+        taken.add(seconds, time.perf_counter() - batch_begin)
+    kept, apart, disturbance = taken.samples()
+    stopped_by = "samples" if samples >= sampling.min_samples else "time"
+    return Samples(kept, 1, stopped_by, warmup_calls, steady, "cold" if cold else "hot", apart, disturbance)

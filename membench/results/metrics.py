@@ -12,6 +12,7 @@ from membench.case import Case
 from membench.json_values import number
 from membench.machine.conditions import what_is_slow
 from membench.results.ceilings import Ceilings
+from membench.results.disturbance import disturbed_rounds
 from membench.results.intervals import latency_interval_ms
 from membench.results.records import Record, Round
 from membench.words import how_many
@@ -169,6 +170,8 @@ def flags_of(record: Record) -> list[str]:
     if any(r.sampling.get("stopped_by") == "time" for r in done):
         *before, last = (len(r.samples_s) for r in done)
         flags.append("stopped by time: " + ", ".join([*map(str, before), how_many(last, "sample")]))
+    if found := disturbed_rounds(record):
+        flags.append(found.flag)
     flags += dict.fromkeys(line for r in done for line in what_is_slow(r.ran, r.threads))
     if len({json.dumps(r.ran.get("paths"), sort_keys=True) for r in done if r.ran}) > 1:
         flags.append("not every round took the same path")

@@ -38,6 +38,10 @@ class Round(_Strict):
     reason: str | None = None
     samples_s: list[float] = Field(default_factory=list, description="raw seconds a call, in order")
     hot_samples_s: list[float] | None = Field(default=None, description="CUDA: the same with a warm L2")
+    disturbed_samples_s: list[float] = Field(
+        default_factory=list, description="the same, kept apart: others used the processors while they were taken"
+    )
+    disturbance: dict[str, Any] = Field(default_factory=dict, description="what others did while it was sampled")
     sampling: dict[str, Any] = Field(default_factory=dict, description="calls a sample, what stopped it, warm-up")
     ceilings: dict[str, Any] = Field(default_factory=dict, description="measured in the same process")
     clocks: list[dict[str, Any]] = Field(default_factory=list, description="before and after")

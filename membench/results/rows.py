@@ -70,12 +70,23 @@ def round_row(of: FiledRecord, found: Round) -> tuple[Cells, ...]:
     Errors against the reference have a name a tensor; their worst, as the metric is, says how far off the round was.
     """
     known = found.model_dump(mode="json")
-    groups = ("sampling", "ceilings", "traffic", "cost", "memory", "energy", "implementation", "ran", "seconds")
+    groups = (
+        "sampling",
+        "disturbance",
+        "ceilings",
+        "traffic",
+        "cost",
+        "memory",
+        "energy",
+        "implementation",
+        "ran",
+        "seconds",
+    )
     checked = {name: value for name, value in (found.reference or {}).items() if name != "errors"}
     return (
         _config(of.record),
         {"round": found.number, "round_started": found.started, "status": found.status, "reason": found.reason},
-        {"samples": len(found.samples_s)},
+        {"samples": len(found.samples_s), "disturbed_samples": len(found.disturbed_samples_s)},
         {"latency_ms_p50": _median_ms(found.samples_s), "latency_ms_hot_p50": _median_ms(found.hot_samples_s)},
         {"reference_error": _cell(worst_error(found))},
         {name: known[name] for name in ("threads", "huge_pages", "inputs")},

@@ -6,13 +6,14 @@ message changes so that an earlier membench would not understand it.
 
 from typing import Any, Self
 
-from pydantic import field_serializer
+from pydantic import SerializerFunctionWrapHandler, field_serializer, model_serializer
 
 from membench.case import Case
 from membench.processes.channel import Message
 from membench.scenario.settings import Measure
 
 PROTOCOL = 1
+_LATER = {"retaking_seconds": 0.0}  # fields of ``Build`` that are said only where they are not this
 
 
 class Build(Message):
@@ -26,16 +27,22 @@ class Build(Message):
     max_seconds: float
     warmup_seconds: float
     implementations: list[str]
+    retaking_seconds: float = 0.0
+
+    @model_serializer(mode="wrap")
+    def _without_what_earlier_ones_do_not_know(self, said: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in said(self).items() if value != _LATER.get(name, ...)}
 
     @field_serializer("cases")
     def _as_earlier_ones_read_them(self, cases: list[Case]) -> list[dict[str, Any]]:
         return [case.as_json() for case in cases]  # a side of an ab may be of an earlier commit
 
     @classmethod
-    def of(cls, cases: list[Case], device: str, measure: Measure) -> Self:
-        """The cases measured as a scenario says."""
+    def of(cls, cases: list[Case], device: str, measure: Measure, *, retaking: bool = False) -> Self:
+        """The cases measured as a scenario says; disturbed samples are taken again only with ``retaking``."""
         same = cls.model_fields.keys() & Measure.model_fields.keys()
-        return cls(device=device, cases=cases, **measure.model_dump(include=same))
+        seconds = measure.retaking_seconds if retaking else 0.0
+        return cls(device=device, cases=cases, retaking_seconds=seconds, **measure.model_dump(include=same))
 
 
 class Built(Message):

@@ -23,6 +23,7 @@ from membench.planning.planner import make_plan
 from membench.planning.solved_arms import SolvedArm
 from membench.processes.signals import ended_as_interrupted
 from membench.results.conditions import other_conditions
+from membench.results.disturbance import disturbed
 from membench.results.records import ResultFile, Round, Run
 from membench.running.journal import SUFFIX, Journal, check_folder, newest_journal
 from membench.running.progress import RunProgress
@@ -209,5 +210,6 @@ def _line(case: Case, found: Round, rounds: int) -> str:
     number = f" round {found.number + 1}/{rounds}" if rounds > 1 else ""
     if found.status != "ok":
         return f"{case.name}{number}: {found.status}: {found.reason}"
-    samples = how_many(len(found.samples_s), "sample")
+    told = disturbed(found)
+    samples = f"disturbed: {told.words}" if told else how_many(len(found.samples_s), "sample")
     return f"{case.name}{number}: {1e3 * statistics.median(found.samples_s):.3g} ms ({samples})"

@@ -69,7 +69,7 @@ class Runner:
 
     def _run_build(self, build: BuildGroup, number: int) -> None:
         """One build: what each case's process says of it, kept at once."""
-        job = Build.of(list(build.cases), self.device, self.measure)
+        job = Build.of(list(build.cases), self.device, self.measure, retaking=True)
         answers = case_answers(
             job,
             "membench.running.worker",

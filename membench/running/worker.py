@@ -66,7 +66,9 @@ class Worker:
         from membench.measuring.time import Sampling
 
         job = self.job
-        sampling = Sampling(job.min_samples, job.floor_samples, job.max_seconds, job.warmup_seconds)
+        sampling = Sampling(
+            job.min_samples, job.floor_samples, job.max_seconds, job.warmup_seconds, job.retaking_seconds
+        )
         return Found(found=self.measurement.run(job.cases[asked.index], sampling, job.implementations))
 
     def forget(self) -> None:

@@ -92,19 +92,28 @@ class Measure(Strict):
     min_samples: PositiveInt = Field(default=30, le=100_000, description="samples a round stops at")
     floor_samples: PositiveInt = Field(default=5, le=100_000, description="samples taken even past max_seconds")
     max_seconds: PositiveFloat = Field(default=10, le=86_400, description="of sampling, a case and round")
+    retake_seconds: NonNegativeFloat | None = Field(
+        default=None, le=86_400, description="more, to take disturbed samples again; half of max_seconds if left out"
+    )
     warmup_seconds: NonNegativeFloat = Field(default=0.5, le=3600)
     timeout_seconds: PositiveFloat = Field(default=300, le=86_400, description="a process is ended after")
     implementations: list[Implementation] = Field(default=["eager"], min_length=1, description="the fastest counts")
     threads: PositiveInt | None = Field(default=None, le=4096, description="CPU threads; all cores if left out")
 
+    @property
+    def retaking_seconds(self) -> float:
+        """``retake_seconds``, or what they are where the scenario leaves them out."""
+        return self.max_seconds / 2 if self.retake_seconds is None else self.retake_seconds
+
     @model_validator(mode="after")
     def _check_samples(self) -> Self:
         if self.floor_samples > self.min_samples:
             raise ValueError(f"floor_samples {self.floor_samples} should be at most min_samples {self.min_samples}")
-        if self.timeout_seconds <= self.max_seconds + self.warmup_seconds:
+        longest = self.max_seconds + self.warmup_seconds + self.retaking_seconds
+        if self.timeout_seconds <= longest:
             raise ValueError(
-                f"timeout_seconds {self.timeout_seconds:g} should be above max_seconds and warmup_seconds, "
-                f"{self.max_seconds + self.warmup_seconds:g} together: nothing is heard of a case while it is sampled"
+                f"timeout_seconds {self.timeout_seconds:g} should be above max_seconds, warmup_seconds and "
+                f"retake_seconds, {longest:g} together: nothing is heard of a case while it is sampled"
             )
         return self
 

@@ -1,0 +1,72 @@
+"""What a round says of its disturbance, in words: which of its samples others disturbed, who, and by how much."""
+
+from dataclasses import dataclass
+
+from membench.json_values import mapping, number, value_at
+from membench.results.records import Record, Round
+
+_WORDS = {
+    "waiting": "other processes",
+    "other_processes": "other processes",
+    "hypervisor": "the hypervisor",
+    "throttled": "throttled by a CPU quota",
+    "gpu_throttled": "the GPU's clocks were throttled",
+    "gpu_others": "other processes on the GPU",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbed:
+    """Samples that count although they are disturbed, of one round or of several.
+
+    ``kept`` of ``samples``; ``shares`` is what others used of the processors, a mean a round.
+    """
+
+    rounds: tuple[int, ...]
+    kept: int
+    samples: int
+    shares: tuple[float, ...]
+    causes: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """As in ``5 of 30 samples while others used 41 % of the processors (other processes)``."""
+        low, high = f"{100 * min(self.shares):.0f}", f"{100 * max(self.shares):.0f}"
+        used = f"{low} %" if low == high else f"{low} to {high} %"
+        causes = f" ({', '.join(self.causes)})" if self.causes else ""
+        return f"{self.kept} of {self.samples} samples while others used {used} of the processors{causes}"
+
+    @property
+    def flag(self) -> str:
+        """With the rounds, counted from 1."""
+        numbers = [str(number + 1) for number in self.rounds]
+        return f"disturbed in {'round' if len(numbers) == 1 else 'rounds'} {', '.join(numbers)}: {self.words}"
+
+
+def disturbed(round_: Round) -> Disturbed | None:
+    """What stayed disturbed in a round that was measured; None where nothing did, or a file does not tell."""
+    sampled = (
+        (round_.disturbance, round_.samples_s),
+        (mapping(round_.disturbance, "hot"), round_.hot_samples_s or []),
+    )
+    for says, samples in sampled:
+        kept, share = number(says, "kept_samples"), number(says, "kept_share")
+        if round_.status == "ok" and kept and kept > 0 and share is not None:
+            names = value_at(says, "kept_by")
+            causes = [_WORDS[name] for name in names if name in _WORDS] if isinstance(names, list) else []
+            return Disturbed((round_.number,), int(kept), len(samples), (share,), tuple(dict.fromkeys(causes)))
+    return None
+
+
+def disturbed_rounds(record: Record) -> Disturbed | None:
+    """The same of all rounds of a case together."""
+    found = [each for round_ in record.rounds if (each := disturbed(round_))]
+    if not found:
+        return None
+    return Disturbed(
+        tuple(number for each in found for number in each.rounds),
+        sum(each.kept for each in found),
+        sum(each.samples for each in found),
+        tuple(share for each in found for share in each.shares),
+        tuple(dict.fromkeys(cause for each in found for cause in each.causes)),
+    )
