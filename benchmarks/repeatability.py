@@ -57,7 +57,7 @@ def print_summary(found: dict[str, Any]) -> None:
     print(f"arms told apart: {order['told_apart']}, reversed in another run {order['reversed']}", end="")
     print(f" (as surely {order['reversed_and_told_apart']}), excused {order['excused']}")
     print(f"rounds that stay disturbed: {noise['rounds_disturbed']} of {noise['rounds']}", end="")
-    print(f"; samples taken again: {noise['samples_disturbed']} beside {noise['samples']}")
+    print(f"; samples taken again: {noise['samples_taken_again']} beside {noise['samples']}")
 
 
 def _times(ratio: float | None) -> str:

@@ -1,18 +1,14 @@
-"""The arms of a run at each comparable point, the fastest first, with intervals and the places that they may have.
+"""The arms of a run at each comparable point as documents and benchmarks read them: with their records and floors."""
 
-The one place where benchmarks and documents learn what a run holds: ``points_of``.
-"""
-
-import statistics
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from membench.json_values import number, positive
-from membench.results.ceilings import Ceilings
-from membench.results.ranking import arm_name, comparable_groups, ranked, step_ms
-from membench.results.records import Record, ResultFile, Round
+from membench.results.answers import answers_of
+from membench.results.derived import with_derived
+from membench.results.intervals import FEWEST_ROUNDS
+from membench.results.records import Record, ResultFile
 
-MIN_ROUNDS = 3  # with fewer there is no interval, and no order
+MIN_ROUNDS = FEWEST_ROUNDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +18,6 @@ class Standing:
     Attributes:
         step_ms: the median over rounds, with the predicted communication; between ``low_ms`` and ``high_ms``.
         place_low, place_high: the first and the last place that it may have; arms that share one are not told apart.
-        floor_ms: the least time that the counted work needs at the measured ceilings; without communication.
-        over_floor: the measured time without communication, over the floor.
     """
 
     arm: str
@@ -33,15 +27,22 @@ class Standing:
     high_ms: float | None
     place_low: int | None
     place_high: int | None
-    floor_ms: float | None
-    over_floor: float | None
 
     @property
     def communication_ms(self) -> float:
         return positive(self.record.metrics, "communication_ms_predicted") or 0.0
 
+    @property
+    def floor_ms(self) -> float | None:
+        """The least time that the counted work needs at the measured ceilings; without communication."""
+        return number(self.record.metrics, "floor_ms")
+
+    @property
+    def over_floor(self) -> float | None:
+        return number(self.record.metrics, "over_floor")
+
     def before(self, other: "Standing") -> bool:
-        """Whether it is told apart from the other, and the faster of the two."""
+        """Whether a reader is told that it is the faster of the two: they share no place."""
         return self.place_high is not None and other.place_low is not None and self.place_high < other.place_low
 
 
@@ -61,53 +62,22 @@ class Point:
 
 def points_of(result: ResultFile) -> list[Point]:
     """Every point of a run at which anything was measured."""
+    result = with_derived(result)
+    records = {record.id: record for record in result.cases}
     found = []
-    for title, records in comparable_groups(result.cases).items():
-        order = ranked(records)
-        if order:
-            failed = [arm_name(record) for record in records if step_ms(record) is None]
-            found.append(Point(title, _standings(order), failed))
+    for title, answer in answers_of(result).items():
+        standings = [
+            Standing(
+                each.arm,
+                records[each.id],
+                each.step_ms,
+                each.step_ms_low,
+                each.step_ms_high,
+                each.place_low,
+                each.place_high,
+            )
+            for each in answer.standings
+        ]
+        if standings:
+            found.append(Point(title, standings, answer.failed))
     return found
-
-
-def done_rounds(record: Record) -> list[Round]:
-    """The rounds that went well."""
-    return [each for each in record.rounds if each.status == "ok" and each.samples_s]
-
-
-def _standings(order: Iterable[Record]) -> list[Standing]:
-    timed = [(record, step_ms(record) or 0.0, *_interval(record)) for record in order]
-    found = []
-    for record, step, low, high in timed:
-        places: tuple[int | None, int | None] = (None, None)
-        if low is not None and high is not None and all(each[2] is not None for each in timed):
-            before = sum(1 for *_, other in timed if other is not None and other < low)
-            after = sum(1 for *_, other, _ in timed if other is not None and other > high)
-            places = before + 1, len(timed) - after
-        floor_ms = number(record.metrics, "floor_ms") or _floor_ms(record)
-        latency_ms = positive(record.metrics, "latency_ms_p50")
-        over = latency_ms / floor_ms if latency_ms and floor_ms else None
-        found.append(Standing(arm_name(record), record, step, low, high, *places, floor_ms, over))
-    return found
-
-
-def _interval(record: Record) -> tuple[float | None, float | None]:
-    """Where the step's time lies: as the record says, else the range of at least three rounds' medians."""
-    low, high = positive(record.metrics, "step_ms_low"), positive(record.metrics, "step_ms_high")
-    if low and high:
-        return low, high
-    medians = [1e3 * statistics.median(each.samples_s) for each in done_rounds(record)]
-    if len(medians) < MIN_ROUNDS:
-        return None, None
-    communication = positive(record.metrics, "communication_ms_predicted") or 0.0
-    return min(medians) + communication, max(medians) + communication
-
-
-def _floor_ms(record: Record) -> float | None:
-    floors = []
-    for each in done_rounds(record):
-        needs = (number(each.cost, name) for name in ("flops", "bytes_dram_expected", "row_bytes_dram_expected"))
-        floor_s, _ = Ceilings.of(each.ceilings).floor(*(need or 0.0 for need in needs))
-        if floor_s:
-            floors.append(1e3 * floor_s)
-    return statistics.median(floors) if floors else None

@@ -23,6 +23,7 @@ from benchmarks.documents.tables import points_table, times_tables
 from benchmarks.standings import Point, Standing, points_of
 from layers.spec import spec_from
 from membench.case import Case
+from membench.results.metrics import metrics_of
 from membench.results.records import Record, ResultFile, read_result, strict_json
 
 from test_records import a_round, a_run  # isort: skip
@@ -34,7 +35,8 @@ def a_measured(arm, rounds_ms, **changes):
     """A record whose rounds have these medians."""
     record = a_record(arm, sorted(rounds_ms)[len(rounds_ms) // 2], **changes)
     record.rounds = [a_round(n, [ms / 1e3] * 4) for n, ms in enumerate(rounds_ms)]
-    return record.model_copy(update={"id": f"{arm} {record.case.mode} {record.case.tokens}"})
+    metrics = metrics_of(record.case, record.rounds, communication_ms=0.0)
+    return record.model_copy(update={"id": f"{arm} {record.case.mode} {record.case.tokens}", "metrics": metrics})
 
 
 def a_result(*records, **run):
@@ -48,7 +50,9 @@ CLEAR = a_result(
     a_measured("slow", [30.0, 31.0, 30.5], kind="memory"),
 )
 TIED = a_result(
-    a_measured("a", [3.0, 3.4, 3.2]), a_measured("b", [3.1, 3.5, 3.3]), a_measured("slow", [30.0, 31.0, 30.5])
+    a_measured("a", [3.0, 3.4, 3.2], kind="memory"),
+    a_measured("b", [3.1, 3.35, 3.3], kind="memory"),
+    a_measured("slow", [30.0, 31.0, 30.5], kind="memory"),
 )
 
 
@@ -83,6 +87,14 @@ def test_those_not_told_apart_are_named_together():
     assert "`a` and `b` are not told apart as the fastest (3.2, 3.3 ms)" in sentence
     assert "is the fastest" not in sentence
     assert "`slow` takes 9.53 times" in sentence
+
+
+def test_dense_layers_alone_are_held_against_the_ceiling():
+    sentences = answer_sentences(a_result(a_measured("one", [4.0, 4.1, 4.2]), a_measured("two", [8.0, 8.1, 8.2])))
+    assert sentences[1:] == [
+        "`one` forward reaches 49 % of the matmul ceiling.",
+        "`two` forward reaches 25 % of the matmul ceiling.",
+    ]
 
 
 def test_fewer_rounds_make_no_order():

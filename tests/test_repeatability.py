@@ -24,7 +24,9 @@ def a_file(arms, disturbed=(), **run):
     """A run of six minutes with these rounds' medians by arm."""
     records = [a_measured(arm, rounds) for arm, rounds in arms.items()]
     for record in records:
-        record.flags = ["disturbed: others used the processors"] if record.case.arm in disturbed else []
+        if record.case.arm in disturbed:
+            record.rounds[1].disturbance = {"kept_samples": 2, "kept_share": 0.4}
+        record.rounds[0].disturbed_samples_s = [0.5]
     known = {"started": "2026-01-01T00:00:00Z", "finished": "2026-01-01T00:06:00Z", **run}
     return a_result(*records, **known)
 
@@ -95,8 +97,14 @@ def test_a_reversal_of_a_disturbed_case_is_excused_and_counted():
     found = judge_runs([a_file(QUIET), a_file(turned, disturbed=["a"])])
     assert found["order"]["reversed"] == 0
     assert found["order"]["excused"] == 2
-    assert found["disturbance"]["cases_flagged"] == 1
-    assert found["disturbance"]["rounds"] == 12
+    assert found["disturbance"] == {
+        "cases": 4,
+        "cases_disturbed": 1,
+        "rounds": 12,
+        "rounds_disturbed": 1,
+        "samples": 48,
+        "samples_taken_again": 4,
+    }
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ def families(result: ResultFile) -> dict[str, ResultFile]:
     if sum(1 for arms in public.values() if arms) < 2:
         return {"": result}
     return {
-        arm: result.model_copy(update={"cases": [r for r in result.cases if r.case.arm in {arm, *arms}]})
+        # without the answers that were kept, which are about all arms
+        arm: result.model_copy(update={"cases": [r for r in result.cases if r.case.arm in {arm, *arms}], "answers": []})
         for arm, arms in public.items()
         if arms
     }

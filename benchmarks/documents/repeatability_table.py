@@ -25,7 +25,7 @@ _ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "reversed, but disturbed": lambda found: str(found["order"]["excused"]),
     "rounds": lambda found: str(found["disturbance"]["rounds"]),
     "of them disturbed to the end": lambda found: str(found["disturbance"]["rounds_disturbed"]),
-    "samples taken again": lambda found: str(found["disturbance"]["samples_disturbed"]),
+    "samples taken again": lambda found: str(found["disturbance"]["samples_taken_again"]),
 }
 
 

@@ -7,7 +7,7 @@ from benchmarks.standings import Point, Standing, points_of
 from membench.results.columns import QUANTITIES
 from membench.results.ranking import arm_name, counted, step_name
 from membench.results.records import Record, ResultFile
-from membench.tables.numbers import percent, ratio, three
+from membench.tables.numbers import interval, percent, places, three
 from membench.tables.quantity import quantity
 
 _TABLES_OF_ARMS = 2  # of more points there is one table, a row a point
@@ -37,21 +37,22 @@ def arms_table(point: Point, result: ResultFile) -> str:
     if not point.leaders:
         standings = sorted(standings, key=lambda each: order.index(each.record.case.arm))
     spread = any(each.communication_ms for each in standings)
-    names = ("params", "flops_per_token", "floor_ms", "mfu", "mbu")
-    params, flops, floor, mfu, mbu = (quantity(name, aligned=True) for name in names)
-    headers = ["arm", "place", params.header, flops.header, QUANTITIES["step_ms"].heading, "interval"]
-    headers += ["of it comm"] * spread + [floor.header, "over floor", mfu.header, mbu.header]
+    names = ("params", "flops_per_token", "floor_ms", "over_floor", "mfu", "mbu")
+    params, flops, floor, over_floor, mfu, mbu = (quantity(name, aligned=True) for name in names)
+    headers = ["arm", QUANTITIES["place"].heading, params.header, flops.header]
+    headers += [QUANTITIES["step_ms"].heading, QUANTITIES["step_ms_interval"].heading]
+    headers += ["of it comm"] * spread + [floor.header, over_floor.header, mfu.header, mbu.header]
     rows = [
         [
             each.arm,
-            place(each),
+            places((each.place_low, each.place_high)),
             params.shown(counted(each.record, "params")),
             flops.shown(each.record.achieved.get("flops_per_token")),
             three(each.step_ms),
-            interval(each),
+            interval((each.low_ms, each.high_ms)),
             *([three(each.communication_ms)] if spread else []),
             floor.shown(each.floor_ms),
-            ratio(each.over_floor),
+            over_floor.shown(each.over_floor),
             percent(each.record.metrics.get("mfu")),
             percent(each.record.metrics.get("mbu")),
         ]
@@ -93,19 +94,9 @@ def _needed_bytes(record: Record) -> float:
     return sum(record.metrics.get(name) or 0.0 for name in names)
 
 
-def place(standing: Standing) -> str:
-    """``3``, or ``2–4`` where it is not told apart from others."""
-    low, high = standing.place_low, standing.place_high
-    return "-" if low is None else str(low) if low == high else f"{low}–{high}"
-
-
-def interval(standing: Standing) -> str:
-    return "-" if standing.low_ms is None else f"{three(standing.low_ms)}–{three(standing.high_ms)}"
-
-
 def _cell(standing: Standing | None) -> str:
     if standing is None:
         return "-"
     shown = three(standing.step_ms)
     shown = f"**{shown}**" if standing.place_low == 1 else shown
-    return shown if standing.low_ms is None else f"{shown} ({interval(standing)})"
+    return shown if standing.low_ms is None else f"{shown} ({interval((standing.low_ms, standing.high_ms))})"

@@ -12,11 +12,11 @@ from datetime import datetime
 from itertools import combinations, permutations
 from typing import Any
 
-from benchmarks.standings import Standing, done_rounds, points_of
+from benchmarks.standings import Standing, points_of
 from membench.errors import UsageError
-from membench.results.records import Record, ResultFile
-
-COVERAGE = 0.95  # what an interval of a step states
+from membench.results.disturbance import disturbed, disturbed_rounds
+from membench.results.quantiles import CONFIDENCE
+from membench.results.records import ResultFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,7 @@ class Told:
 
     @property
     def disturbed(self) -> bool:
-        return is_disturbed(self.standing.record)
-
-
-def is_disturbed(record: Record) -> bool:
-    """Whether a record says that others used its processors while it was measured."""
-    return any(flag.startswith("disturbed") for flag in record.flags)
+        return disturbed_rounds(self.standing.record) is not None
 
 
 def judge_runs(runs: Sequence[ResultFile]) -> dict[str, Any]:
@@ -45,7 +40,7 @@ def judge_runs(runs: Sequence[ResultFile]) -> dict[str, Any]:
     _check_alike(runs)
     told = [_told(run) for run in runs]
     return {
-        "coverage": COVERAGE,
+        "coverage": CONFIDENCE,
         "minutes": [_minutes(run) for run in runs],
         "spread": spread(told),
         "differences": differences(told),
@@ -149,19 +144,15 @@ def order(told: Sequence[dict[tuple[str, str], Told]]) -> dict[str, Any]:
 def disturbance(runs: Sequence[ResultFile]) -> dict[str, Any]:
     """How many cases, rounds and samples were flagged, of how many."""
     records = [record for run in runs for record in run.cases if record.status == "ok"]
-    rounds = [found for record in records for found in done_rounds(record)]
+    rounds = [found for record in records for found in record.rounds]
     return {
         "cases": len(records),
-        "cases_flagged": sum(map(is_disturbed, records)),
+        "cases_disturbed": sum(disturbed_rounds(record) is not None for record in records),
         "rounds": len(rounds),
-        "rounds_disturbed": sum(_stays_disturbed(found) for found in rounds),
+        "rounds_disturbed": sum(disturbed(found) is not None for found in rounds),
         "samples": sum(len(found.samples_s) for found in rounds),
-        "samples_disturbed": sum(len(getattr(found, "disturbed_samples_s", ())) for found in rounds),
+        "samples_taken_again": sum(len(found.disturbed_samples_s) for found in rounds),
     }
-
-
-def _stays_disturbed(found: Any) -> bool:
-    return bool(getattr(found, "disturbance", {}).get("flagged"))
 
 
 def _told(run: ResultFile) -> dict[tuple[str, str], Told]:
