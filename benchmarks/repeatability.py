@@ -68,7 +68,7 @@ def main() -> None:
     """Measures where a scenario is named, judges, and writes one file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="result files of runs that were made before")
-    parser.add_argument("--scenario", help="measure this one")
+    parser.add_argument("--scenario", help="measure this one: a name or a file")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--loaded", action="store_true")
     parser.add_argument("--keep", type=Path, default=_KEPT, help="folder for the runs that are measured")
@@ -94,7 +94,7 @@ def main() -> None:
 def _measured(asked: argparse.Namespace, condition: str) -> list[Path]:
     from benchmarks.repeatability_parts.running import make_runs  # imports torch, which judging does not need
 
-    folder = asked.keep / f"{asked.scenario}_{condition}"
+    folder = asked.keep / f"{Path(asked.scenario).stem}_{condition}"
     return make_runs(asked.scenario, folder, asked.runs, loaded=asked.loaded)
 
 

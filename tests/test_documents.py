@@ -117,6 +117,16 @@ def test_many_points_are_grouped_by_who_is_fastest():
     assert sentences[1].startswith("`other` is the fastest at 1 of 4 points (8 tokens)")
 
 
+def test_a_point_of_one_arm_has_no_order():
+    records = [a_measured("a", [1.0, 1.1, 1.2], tokens=tokens) for tokens in (1, 2, 4, 8)]
+    records += [a_measured("b", [2.0, 2.1, 2.2], tokens=tokens, kind="memory") for tokens in (1, 2, 4)]
+    first, last, *_ = answer_sentences(a_result(*records))
+    assert first.startswith("`a` is the fastest at 3 of 4 points")
+    assert last.startswith("At 1 of 4 points (8 tokens) no order is known: one arm alone")
+    first, last = answer_sentences(a_result(*records[3:5]))
+    assert last.startswith("8 tokens: no order is known") or first.startswith("8 tokens: no order is known")
+
+
 def test_growth_along_an_arm_s_own_key_is_told():
     result = a_key_sweep()
     for record in result.cases:

@@ -155,7 +155,12 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys):
         assert said in f"{ended.value} {capsys.readouterr().err}"
 
 
-def test_runs_that_are_there_count_and_the_others_are_made(tmp_path, monkeypatch):
+@pytest.fixture
+def named_x(monkeypatch):
+    monkeypatch.setattr(running, "load_scenario", lambda source: SimpleNamespace(name=source))
+
+
+def test_runs_that_are_there_count_and_the_others_are_made(tmp_path, monkeypatch, named_x):
     sha = running_commit().sha
     written(tmp_path, "x_1.json", a_file(QUIET, git_sha=sha))
     written(tmp_path, "x_other.json", a_file(QUIET, git_sha="another"))
@@ -174,7 +179,7 @@ def test_runs_that_are_there_count_and_the_others_are_made(tmp_path, monkeypatch
     assert asked == [["membench", "run", "x", "--output", str(tmp_path)]] * 2
 
 
-def test_an_interrupted_run_goes_on_and_a_failed_one_ends_it(tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_and_a_failed_one_ends_it(tmp_path, monkeypatch, named_x):
     (tmp_path / "x_cpu_2026_sha.partial.jsonl").write_text("")
     asked = []
 

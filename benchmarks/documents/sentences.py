@@ -10,6 +10,7 @@ from membench.results.ranking import step_name
 from membench.results.records import ResultFile
 from membench.tables.numbers import percent, short
 
+_NO_ORDER = "no order is known: one arm alone was measured, or too few rounds"
 _ONE_BY_ONE = 3  # so many points have a sentence each
 
 
@@ -42,8 +43,8 @@ def times(slower: Standing, faster: Standing) -> str:
 def _each(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
     for point, label in zip(points, labels, strict=True):
         leaders = point.leaders
-        if len(point.standings) == 1:
-            yield f"{label}: `{leaders[0].arm}` takes {_step(leaders[0])}; it has nothing to be compared with."
+        if not leaders:
+            yield f"{label}: {_NO_ORDER}."
             continue
         if len(leaders) == 1:
             told = f"`{leaders[0].arm}` is the fastest with {_step(leaders[0])}"
@@ -57,9 +58,11 @@ def _grouped(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, point in enumerate(points):
         groups[tuple(sorted(_plain(each.arm) for each in point.leaders))].append(index)
-    for arms, chosen in sorted(groups.items(), key=lambda each: -len(each[1])):
+    for arms, chosen in sorted(groups.items(), key=lambda each: (not each[0], -len(each[1]))):
         where = f"{len(chosen)} of {len(points)} points ({stretches(chosen, points, labels)})"
-        if len(arms) == 1:
+        if not arms:
+            yield f"At {where} {_NO_ORDER}."
+        elif len(arms) == 1:
             yield f"`{arms[0]}` is the fastest at {where}{_factors([points[index] for index in chosen])}."
         else:
             yield f"{named(arms)} are not told apart as the fastest at {where}."

@@ -13,6 +13,7 @@ from membench.errors import UsageError
 from membench.git.commit import running_commit
 from membench.results.records import read_result
 from membench.running.journal import newest_journal
+from membench.scenario.scenario import load_scenario
 
 
 def finished_runs(folder: Path, scenario: str) -> list[Path]:
@@ -28,17 +29,21 @@ def finished_runs(folder: Path, scenario: str) -> list[Path]:
     return found
 
 
-def make_runs(scenario: str, folder: Path, runs: int, *, loaded: bool) -> list[Path]:
+def make_runs(source: str, folder: Path, runs: int, *, loaded: bool) -> list[Path]:
     """As many whole runs as asked for; those that are there count, and one that was interrupted goes on.
 
+    Args:
+        source: a scenario's name or file.
+
     Raises:
-        UsageError: a run failed, or the load ended before it.
+        UsageError: there is no such scenario, a run failed, or the load ended before it.
     """
+    scenario = load_scenario(source).name
     folder.mkdir(parents=True, exist_ok=True)
     with _load() if loaded else _nothing():
         while len(done := finished_runs(folder, scenario)) < runs:
             print(f"run {len(done) + 1} of {runs}", file=sys.stderr, flush=True)
-            words = [sys.executable, "-m", "membench", "run", scenario, "--output", str(folder)]
+            words = [sys.executable, "-m", "membench", "run", source, "--output", str(folder)]
             if newest_journal(folder, scenario) is not None:
                 words.append("--resume")
             code = subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode
