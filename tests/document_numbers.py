@@ -1,9 +1,10 @@
 """Which numbers of a document come from a result file, and which figures that file holds.
 
-A paragraph, list or table that links to a file in ``results/`` quotes it, and so does what follows it, up to the next
-heading or the next such link. Every number there is a claim. It holds if a figure of the file, rounded as it is shown,
-is that number. What stands in a row of a table, or beside the name of an arm or a rule, is looked for among the figures
-of that name alone. Code, links and what ``benchmarks.documents`` writes are no claims: tests hold those as a whole.
+A paragraph, list or table that links to a file in ``results/`` quotes it. Where it ends with a colon, what follows
+quotes the same file, up to the next heading or the next such link. Every number there is a claim. It holds if a figure
+of the file, rounded as it is shown, is that number. What stands in a row of a table, or beside the name of an arm or a
+rule, is looked for among the figures of that name alone. Code, links and what ``benchmarks.documents`` writes are no
+claims: tests hold those as a whole.
 """
 
 import json
@@ -99,12 +100,13 @@ def _blocks(document: str, exempt: list[str]) -> Iterator[tuple[str, int, str | 
     hidden = document
     for pattern in (_MADE, *_NO_CLAIM[:2], *map(_phrase, exempt)):
         hidden = pattern.sub(lambda found: _blank(found[0]), hidden)
-    file = None
+    announced = None
     for found in re.finditer(r"(?:^.*\S.*\n?)+", hidden, re.MULTILINE):
         block = found[0]
-        if block.startswith("#"):
-            file = None
-        file = next(iter(LINK.findall(block)), file)
+        linked = next(iter(LINK.findall(block)), None)
+        if linked or block.startswith("#"):
+            announced = linked if block.rstrip().endswith(":") else None
+        file = linked or announced
         for pattern in _NO_CLAIM[2:]:
             block = pattern.sub(lambda found: _blank(found[0]), block)
         yield block, found.start(), file
