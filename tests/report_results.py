@@ -8,6 +8,7 @@ from test_records import CEILINGS, a_round, a_run
 
 from layers.spec import Step, spec_from
 from membench.case import Case
+from membench.results.answers import answers_of
 from membench.results.metrics import metrics_of
 from membench.results.ranking import step_ms
 from membench.results.records import Record, ResultFile
@@ -91,6 +92,11 @@ def _record(rng, arm, mode, tokens, rounds, point, **sizes) -> Record:
     )
     assert step_ms(record)
     return record
+
+
+def with_answers(result: ResultFile) -> ResultFile:
+    """The result as a run leaves it: with its answers."""
+    return result.model_copy(update={"answers": list(answers_of(result).values())})
 
 
 def with_payload(result: ResultFile, payload: str = PAYLOAD) -> tuple[ResultFile, int]:

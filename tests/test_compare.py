@@ -227,6 +227,18 @@ def test_within_a_run_the_layers_are_compared(call, save, seed):
     assert rows[0]["change"] == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize("rounds", [2, 3])
+def test_within_a_run_of_few_rounds_the_reason_says_who_tells_arms_apart(call, save, rounds):
+    path = save("1.json")
+    content = json.loads(path.read_text())
+    for record in content["cases"]:
+        record["rounds"] = record["rounds"][:rounds]
+    path.write_text(json.dumps(content))
+    rows = json.loads(call("compare", path, "--within", "--json")[1])["within"][0]["rows"]
+    assert rows[0]["reason"].startswith(f"{rounds} paired rounds; 8 are needed")
+    assert ("membench report says which arms these tell apart" in rows[0]["reason"]) == (rounds == 3)
+
+
 def test_outputs_for_a_ci_system(call, save, tmp_path, monkeypatch):
     files = save("1.json", 1), save("2.json", 2, factor=1.2, arms=("dense",))
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))

@@ -16,13 +16,14 @@ import pandas as pd
 import pytest
 from gate_results import a_file, side
 from gate_results import a_record as a_gate_record
-from report_results import PAYLOAD, a_key_sweep, a_sweep, with_payload
+from report_results import PAYLOAD, a_key_sweep, a_sweep, with_answers, with_payload
 from test_fuzz import mutate
 from test_records import COST, a_case, a_result, a_round, a_run
 
 import membench
 from layers.spec import AnySpec, spec_from
 from membench.errors import UsageError
+from membench.results.answers import places_of
 from membench.results.frame import results_frame
 from membench.results.metrics import metrics_of
 from membench.results.ranking import counted
@@ -112,6 +113,29 @@ def test_numbers_are_numbers_and_text_is_text(per):
         "sample": {"round": "i", "sample": "i", "seconds": "f", "in_turn": "b", "cache": "O"},
     }[per]
     assert {name: kinds[name] for name in wanted} == wanted
+
+
+def test_a_case_has_its_places_its_interval_and_its_floor():
+    result = a_sweep(tokens=(8,), modes=("forward",), rounds=3)
+    frame = frame_of(result)
+    known = places_of(result)
+    assert len(known) == 3
+    for row, record in zip(frame.to_dict("records"), result.cases, strict=True):
+        place = known.get(record.id, (None, None))
+        assert same(row["place_low"], place[0])
+        assert same(row["place_high"], place[1])
+        assert same(row["step_ms_low"], record.metrics.get("step_ms_low"))
+    assert frame["place_low"].dtype == "Int64"
+    assert (frame["step_ms_low"] < frame["step_ms"]).sum() == 3
+    assert frame["over_floor"].tolist()[:3] == pytest.approx((frame["latency_ms_p50"] / frame["floor_ms"]).tolist()[:3])
+    assert frame_of(a_sweep(rounds=2))[["place_low", "place_high", "step_ms_low"]].isna().all(axis=None)
+
+
+def test_the_frame_of_a_file_of_before_has_floors():
+    frame = frame_of(*COMMITTED.values())
+    ok = frame[frame["status"] == "ok"]
+    assert (ok["over_floor"].notna() | ok["mbu"].isna() | ok["mfu"].isna()).all()
+    assert ok["over_floor"].notna().any()
 
 
 def test_a_case_that_failed_has_no_numbers_and_says_why():
@@ -319,7 +343,8 @@ def test_whatever_strings_are_in_a_file_it_is_a_frame(per):
 
 def test_a_mutated_result_file_is_a_frame_or_refused(tmp_path, seed):
     rng = random.Random(seed)
-    files = [strict_json(r.model_dump(mode="json")) for r in (a_sweep(tokens=(8,), rounds=1), a_result([a_round()]))]
+    made_up = with_answers(a_sweep(tokens=(8,), rounds=3)), a_result([a_round()])
+    files = [strict_json(r.model_dump(mode="json")) for r in made_up]
     path, made = tmp_path / "mutated.json", 0
     for number in range(150):
         tree = json.loads(rng.choice(files))

@@ -2,17 +2,26 @@
 
 import math
 import random
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
+from house import ROOT
 from report_results import a_key_sweep, a_sweep
 from test_intervals import SEED, rounds_of
+from test_records import a_run
 from test_results_table import a_record
 
+from membench.planning.planner import make_plan
 from membench.results.answers import answer, answers_of, how_compared, places_of
 from membench.results.derived import with_derived
 from membench.results.metrics import metrics_of
 from membench.results.places import places
+from membench.results.ranking import comparable_groups
 from membench.results.records import ResultFile, read_result, write_result
+from membench.running.result_file import assemble
+from membench.scenario.scenario import load_scenario
 
 
 def an_arm(name, seconds, *, communication_ms=0.0, **case):
@@ -253,11 +262,6 @@ def test_a_file_without_cost_or_ceilings_has_null_floors():
 
 
 def test_an_order_is_asked_of_no_library_that_takes_seconds_to_import():
-    import subprocess
-    import sys
-
-    from house import ROOT
-
     code = (
         "import sys; from membench.results.quantiles import studentized_range; studentized_range(13, 24)\n"
         "assert not {'scipy', 'pandas', 'torch'} & set(sys.modules)"
@@ -270,3 +274,16 @@ def test_the_schema_has_answers_and_they_may_be_absent():
     tree = result.model_dump(mode="json")
     del tree["answers"]
     assert ResultFile.model_validate(tree).answers == []
+
+
+def test_a_run_s_file_holds_its_answers_and_pools_the_spread_of_its_cases():
+    plan = make_plan(load_scenario("quickstart"), available_bytes=int(64e9))
+    noise = (0.0, 0.1, -0.1)
+    ids = [planned.case.id for planned in plan.cases]
+    rounds = {id_: rounds_of([0.01 * math.exp(e * (id_ == ids[0])) for e in noise]) for id_ in ids}
+    environment = {"device": {"name": "x", "cores": 1, "type": "cpu"}}
+    result = assemble(plan, a_run(rounds=3), environment, SimpleNamespace(latest=rounds.__getitem__))
+    assert [each.compared_at for each in result.answers] == list(comparable_groups(result.cases))
+    assert all(each.no_order is None for each in result.answers)
+    quiet = result.cases[-1].metrics
+    assert quiet["step_ms_low"] < quiet["step_ms"] < quiet["step_ms_high"]  # by the noise of another case

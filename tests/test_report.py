@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from report_results import a_key_sweep, a_sweep, with_payload
+from report_results import a_key_sweep, a_sweep, with_answers, with_payload
 from test_fuzz import mutate
 
 from membench.cli.report import report
@@ -242,7 +242,7 @@ def test_the_frontier_is_what_nothing_beats(seed):
 
 
 def test_a_script_in_every_string_stays_text():
-    clean = a_sweep(tokens=(8,), modes=("forward",))
+    clean = with_answers(a_sweep(tokens=(8,), modes=("forward",), rounds=3))
     dirty, replaced = with_payload(clean)
     assert replaced > 40
     html = html_of(dirty)
@@ -365,7 +365,7 @@ def test_a_bad_file_is_refused_before_anything_is_written(tmp_path, content, say
 
 def test_a_mutated_result_file_is_shown_or_refused(tmp_path, seed):
     rng = random.Random(seed)
-    text = strict_json(a_sweep(tokens=(8, 64), modes=("forward",), rounds=1).model_dump(mode="json"))
+    text = strict_json(with_answers(a_sweep(tokens=(8, 64), modes=("forward",), rounds=3)).model_dump(mode="json"))
     path, shown = tmp_path / "mutated.json", 0
     for number in range(250):
         tree = json.loads(text)
@@ -385,7 +385,7 @@ def test_a_mutated_result_file_is_shown_or_refused(tmp_path, seed):
 
 
 def test_a_report_imports_nothing_heavy(tmp_path):
-    write_result(a_sweep(tokens=(8,)), tmp_path / "r.json")
+    write_result(a_sweep(tokens=(8,), rounds=3), tmp_path / "r.json")
     code = (
         "import sys; from pathlib import Path; from membench.cli.report import report\n"
         "report([sys.argv[1]], output=Path(sys.argv[2]))\n"

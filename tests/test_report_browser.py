@@ -87,7 +87,7 @@ def cells(chrome, column):
 
 
 def test_every_plot_is_drawn_without_complaint_or_request(opened):
-    chrome = opened("both", a_sweep(), a_key_sweep())
+    chrome = opened("both", a_sweep(rounds=3), a_key_sweep())
     drawn = chrome.execute_script(DRAWN)
     assert {name for name, *_ in drawn} == {
         "pareto",
@@ -106,14 +106,14 @@ def test_every_plot_is_drawn_without_complaint_or_request(opened):
 
 
 def test_the_policy_stops_what_would_leave_the_page(opened):
-    chrome = opened("both", a_sweep(), a_key_sweep())
+    chrome = opened("both", a_sweep(rounds=3), a_key_sweep())
     asked = "const done = arguments[0]; fetch('http://127.0.0.1:9/').then(() => done('left'), () => done('stopped'))"
     assert chrome.execute_async_script(asked) == "stopped"
     assert any("Content Security Policy" in line for line in complaints(chrome))
 
 
 def test_another_point_shows_its_own_table_and_plots(opened):
-    chrome = opened("both", a_sweep(), a_key_sweep())
+    chrome = opened("both", a_sweep(rounds=3), a_key_sweep())
     said = (
         "return [document.querySelector('.at.shown').textContent,"
         "JSON.stringify(document.querySelector('.slot[data-slot=samples] .plot').data[0].x)]"
@@ -129,7 +129,7 @@ def test_another_point_shows_its_own_table_and_plots(opened):
 
 
 def test_the_pareto_plot_takes_other_costs(opened):
-    chrome = opened("both", a_sweep(), a_key_sweep())
+    chrome = opened("both", a_sweep(rounds=3), a_key_sweep())
     axes = """
     const { layout } = document.querySelector('.slot[data-slot=pareto] .plot');
     return [layout.xaxis.title.text, layout.yaxis.title.text]
@@ -143,7 +143,7 @@ def test_the_pareto_plot_takes_other_costs(opened):
 
 
 def test_filter_sort_and_csv(opened, downloads):
-    chrome = opened("both", a_sweep(), a_key_sweep())
+    chrome = opened("both", a_sweep(rounds=3), a_key_sweep())
     assert len(cells(chrome, "arm")) == 16 + 4
     box = chrome.find_element("id", "filter")
     box.send_keys("Moe forward_back")
@@ -170,7 +170,7 @@ def test_filter_sort_and_csv(opened, downloads):
 
 
 def test_unknown_values_sort_last_either_way(opened):
-    chrome = opened("both", a_sweep(), a_key_sweep())
+    chrome = opened("both", a_sweep(rounds=3), a_key_sweep())
     header = next(h for h in chrome.find_elements("css selector", "#cases th button") if h.text == "step_ms")
     for _ in range(2):
         chrome.execute_script("arguments[0].click()", header)
@@ -193,7 +193,7 @@ def test_a_script_in_every_string_never_runs(opened):
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_phone_shows_all_without_scrolling_sideways(opened, dark):
-    chrome = opened("both", a_sweep(), a_key_sweep(), phone=True, dark=dark)
+    chrome = opened("both", a_sweep(rounds=3), a_key_sweep(), phone=True, dark=dark)
     assert chrome.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
     outside = """
     return [...document.querySelectorAll('main *')]
@@ -217,7 +217,7 @@ def test_dark_and_light_follow_the_system_and_the_button(opened):
     return [getComputedStyle(document.body).backgroundColor,
       document.querySelector('.plot').layout.paper_bgcolor, ink]
     """
-    chrome = opened("both", a_sweep(), a_key_sweep(), dark=True)
+    chrome = opened("both", a_sweep(rounds=3), a_key_sweep(), dark=True)
     dark = chrome.execute_script(colours)
     assert dark[:2] == ["rgb(21, 24, 28)", "#15181c"]
     chrome.find_element("id", "theme").click()

@@ -12,6 +12,7 @@ from timing import once_in, processes_take_less_than
 from typer.testing import CliRunner
 
 from membench.cli import app
+from membench.results.ranking import comparable_groups
 from membench.results.records import read_result
 
 pytestmark = [pytest.mark.usefixtures("outside_layers"), pytest.mark.xdist_group("processes")]
@@ -86,6 +87,8 @@ def test_one_rank_of_several(scenario_file, tmp_path):
     result = one_result(out)
     assert result.run.ranks == 4
     assert "4-way" in done.stdout
+    assert [each.compared_at for each in result.answers] == list(comparable_groups(result.cases))
+    assert {each.no_order for each in result.answers} == {"one round"}
     for record in result.cases:
         assert record.status == "ok", record.reason
         assert record.metrics["step_ms"] > record.metrics["latency_ms_p50"] or (
