@@ -71,6 +71,7 @@ def _record(rng, arm, mode, tokens, rounds, point, **sizes) -> Record:
             samples=[fastest_s * rng.uniform(1, 1.2) for _ in range(12)],
             cost=counted,
             ceilings=CEILINGS,
+            disturbance={"limit": 0.05, "kept_samples": 0},
             traffic={"lookups": 16 * tokens, "unique_rows": 12.0 * tokens, "unique_per_lookup": 0.75},
             memory={"weights_bytes": cost.stored_bytes, "gradient_bytes": 4096, "peak_process_bytes": 10**9},
             energy={"joules_per_call": 0.5},

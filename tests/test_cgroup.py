@@ -122,6 +122,23 @@ def test_hybrid(machine):
     assert limits(root) == (3 * GB, 3 * GB, 2.0)
 
 
+def test_how_long_groups_were_throttled(machine):
+    """Version 1 counts nanoseconds, version 2 microseconds; a root may count none."""
+    root = machine(
+        ["3:cpu,cpuacct:/box", "0::/a/b"],
+        [V1_CPU, "/ /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw"],
+        {
+            "sys/fs/cgroup/cpu,cpuacct/box/cpu.stat": "nr_periods 9\nnr_throttled 3\nthrottled_time 2500000000",
+            "sys/fs/cgroup/unified/a/b/cpu.stat": "usage_usec 7\nnr_throttled 1\nthrottled_usec 1500000\nnr_bursts 0",
+            "sys/fs/cgroup/unified/a/cpu.stat": "usage_usec 7\nuser_usec 5",
+        },
+    )
+    counters = cgroup.throttle_counters(root)
+    assert [cgroup.throttled_seconds(counter) for counter in counters] == [2.5, 1.5]
+    counters[0].unlink()
+    assert cgroup.throttled_seconds(counters[0]) is None
+
+
 def test_only_the_own_group_is_mounted(machine):
     """A container without a name space of its own: its group is the mount's root."""
     root = machine(

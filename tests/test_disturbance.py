@@ -1,4 +1,4 @@
-"""What others did to this process: told by a /proc of our own making, and once by a busy process that is really there."""
+"""What others did to this process: told by a /proc that a test makes, and once by a busy process that is there."""
 
 import os
 import subprocess

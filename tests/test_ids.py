@@ -270,10 +270,13 @@ def test_processes_of_an_earlier_commit_are_told_what_they_know():
     public = ExternalSpec(model_dim=64, factory="layers.public.embedding_bag:build", options=OPTIONS)
     host = memory.model_copy(update={"table_on": "host"})
     cases = [a_case(spec, routing=RoutingConfig(kind="zipf", trace="x.npy")) for spec in (memory, public, host)]
-    told = Build.of(cases, "cpu", Measure()).model_dump(mode="json")
+    told = Build.of(cases, "cpu", Measure()).model_dump(mode="json", exclude_defaults=True)
     plain, renamed, used = (case["layer"] for case in told["cases"])
     assert not {"table_on", "row_format"} & plain.keys()
     assert {"num_keys", "heads", "query_norm"} <= plain.keys()
     assert renamed["factory"] == "layers.peers.embedding_bag:build"
     assert used == {**plain, "table_on": "host"}
     assert Build.model_validate(told).cases == cases
+    assert "retaking_seconds" not in told
+    run = Build.of(cases, "cpu", Measure(max_seconds=3.0), retaking=True)
+    assert Build.model_validate(run.model_dump(mode="json")).retaking_seconds == 1.5

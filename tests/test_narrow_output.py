@@ -133,7 +133,7 @@ def test_a_wide_output_has_every_column(monkeypatch):
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_what_prints_tables_by_itself_fits_too(width, monkeypatch, capsys, tmp_path):
     noise = dict.fromkeys(("iqr_over_median", "max_over_median", "second_half_over_first"), 1.05)
-    shares = dict.fromkeys(CPU_SIGNALS, {"mean": 0.25, "largest": 0.5})
+    shares = {name: {"mean": 0.25, "largest": 0.5} for name in CPU_SIGNALS}
     seen = {"seconds": 4.0, "limit": 0.05, "disturbed_share": 0.75, "shares": shares}
     seen["involuntary_switches_per_sample"] = 1.5
     monkeypatch.setattr(diagnosis, "_look", lambda *_: (noise, seen))

@@ -59,7 +59,8 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Raises OSError where nobody is left to hear it, ValueError for a NaN."""
-        said = {"message": type(message).__name__, **message.model_dump(mode="json")}
+        # fields at their defaults are left out: an earlier membench may not know those that came later
+        said = {"message": type(message).__name__, **message.model_dump(mode="json", exclude_defaults=True)}
         self._connection.send_bytes(json.dumps(said, allow_nan=False).encode())
 
     def waits(self, seconds: float) -> bool:

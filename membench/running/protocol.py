@@ -6,14 +6,13 @@ message changes so that an earlier membench would not understand it.
 
 from typing import Any, Self
 
-from pydantic import SerializerFunctionWrapHandler, field_serializer, model_serializer
+from pydantic import field_serializer
 
 from membench.case import Case
 from membench.processes.channel import Message
 from membench.scenario.settings import Measure
 
 PROTOCOL = 1
-_LATER = {"retaking_seconds": 0.0}  # fields of ``Build`` that are said only where they are not this
 
 
 class Build(Message):
@@ -28,10 +27,6 @@ class Build(Message):
     warmup_seconds: float
     implementations: list[str]
     retaking_seconds: float = 0.0
-
-    @model_serializer(mode="wrap")
-    def _without_what_earlier_ones_do_not_know(self, said: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in said(self).items() if value != _LATER.get(name, ...)}
 
     @field_serializer("cases")
     def _as_earlier_ones_read_them(self, cases: list[Case]) -> list[dict[str, Any]]:

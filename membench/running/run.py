@@ -211,5 +211,5 @@ def _line(case: Case, found: Round, rounds: int) -> str:
     if found.status != "ok":
         return f"{case.name}{number}: {found.status}: {found.reason}"
     told = disturbed(found)
-    samples = f"disturbed: {told.words}" if told else how_many(len(found.samples_s), "sample")
+    samples = how_many(len(found.samples_s), "sample") + (f", disturbed: {told.words}" if told else "")
     return f"{case.name}{number}: {1e3 * statistics.median(found.samples_s):.3g} ms ({samples})"
