@@ -48,11 +48,15 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Arms that may be ranked against each other, the fastest first; ``failed`` are those without a time."""
+    """Arms that may be ranked against each other, the fastest first.
+
+    ``failed`` are those without a time; ``no_order`` says why no order is known.
+    """
 
     title: str
     standings: list[Standing]
     failed: list[str]
+    no_order: str | None
 
     @property
     def leaders(self) -> list[Standing]:
@@ -79,5 +83,5 @@ def points_of(result: ResultFile) -> list[Point]:
             for each in answer.standings
         ]
         if standings:
-            found.append(Point(title, standings, answer.failed))
+            found.append(Point(title, standings, answer.failed, answer.no_order))
     return found

@@ -99,7 +99,7 @@ def test_dense_layers_alone_are_held_against_the_ceiling():
 
 def test_fewer_rounds_make_no_order():
     result = a_result(a_measured("a", [3.0, 3.0]), a_measured("b", [9.0, 9.0]))
-    assert answer_sentences(result) == ["There are too few rounds to tell arms apart."]
+    assert answer_sentences(result) == ["No order is known: two rounds."]
     (table,) = times_tables(result)
     assert "| a | - |" in table
 
@@ -122,9 +122,11 @@ def test_a_point_of_one_arm_has_no_order():
     records += [a_measured("b", [2.0, 2.1, 2.2], tokens=tokens, kind="memory") for tokens in (1, 2, 4)]
     first, last, *_ = answer_sentences(a_result(*records))
     assert first.startswith("`a` is the fastest at 3 of 4 points")
-    assert last.startswith("At 1 of 4 points (8 tokens) no order is known: one arm alone")
-    first, last = answer_sentences(a_result(*records[3:5]))
-    assert last.startswith("8 tokens: no order is known") or first.startswith("8 tokens: no order is known")
+    assert last == "No order is known at 1 of 4 points (8 tokens): one arm."
+    found = answer_sentences(a_result(records[0], records[4], records[3]))
+    assert found[0].startswith("1 token: `a` is the fastest")
+    assert found[1] == "8 tokens: no order is known (one arm)."
+    assert answer_sentences(a_result(*records[3:5])) == ["No order is known: one arm."]
 
 
 def test_growth_along_an_arm_s_own_key_is_told():
@@ -165,7 +167,7 @@ def test_a_picture_is_the_same_twice_and_opaque():
 
 
 def labelled(*titles):
-    points = [Point(title, [], []) for title in titles]
+    points = [Point(title, [], [], "one round") for title in titles]
     return points, short_labels(points, ranks=1)
 
 

@@ -165,7 +165,7 @@ def test_runs_that_are_there_count_and_the_others_are_made(tmp_path, monkeypatch
     written(tmp_path, "x_1.json", a_file(QUIET, git_sha=sha))
     written(tmp_path, "x_other.json", a_file(QUIET, git_sha="another"))
     written(tmp_path, "x_cut.json", a_file(QUIET, git_sha=sha, interrupted=True))
-    assert [path.name for path in finished_runs(tmp_path, "x")] == ["x_1.json"]
+    assert [path.name for path in finished_runs(tmp_path, "x", sha)] == ["x_1.json"]
     asked = []
 
     def measure(words, **_):
@@ -177,6 +177,16 @@ def test_runs_that_are_there_count_and_the_others_are_made(tmp_path, monkeypatch
     made = make_runs("x", tmp_path, 3, loaded=False)
     assert [path.name for path in made] == ["x_1.json", "x_2.json", "x_3.json"]
     assert asked == [["membench", "run", "x", "--output", str(tmp_path)]] * 2
+
+
+def test_a_commit_meanwhile_ends_it(tmp_path, monkeypatch, named_x):
+    def measure(words, **_):
+        written(tmp_path, "x.json", a_file(QUIET, git_sha="another"))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(running, "subprocess", SimpleNamespace(run=measure, DEVNULL=None))
+    with pytest.raises(UsageError, match="is of another commit than"):
+        make_runs("x", tmp_path, 1, loaded=False)
 
 
 def test_an_interrupted_run_goes_on_and_a_failed_one_ends_it(tmp_path, monkeypatch, named_x):

@@ -10,7 +10,6 @@ from membench.results.ranking import step_name
 from membench.results.records import ResultFile
 from membench.tables.numbers import percent, short
 
-_NO_ORDER = "no order is known: one arm alone was measured, or too few rounds"
 _ONE_BY_ONE = 3  # so many points have a sentence each
 
 
@@ -19,8 +18,9 @@ def answer_sentences(result: ResultFile) -> list[str]:
     points = in_order(points_of(result))
     if not points:
         return ["Nothing was measured."]
-    if not any(point.leaders for point in points):
-        return ["There are too few rounds to tell arms apart."]
+    reasons = {point.no_order for point in points}
+    if len(reasons) == 1 and None not in reasons:
+        return [f"No order is known: {reasons.pop()}."]
     labels = short_labels(points, ranks=result.run.ranks)
     ranking = _each(points, labels) if len(points) <= _ONE_BY_ONE else _grouped(points, labels)
     return [*ranking, *_growth(points, labels), *_utilization(result)]
@@ -44,7 +44,7 @@ def _each(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
     for point, label in zip(points, labels, strict=True):
         leaders = point.leaders
         if not leaders:
-            yield f"{label}: {_NO_ORDER}."
+            yield f"{label}: no order is known ({point.no_order})."
             continue
         if len(leaders) == 1:
             told = f"`{leaders[0].arm}` is the fastest with {_step(leaders[0])}"
@@ -61,7 +61,8 @@ def _grouped(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
     for arms, chosen in sorted(groups.items(), key=lambda each: (not each[0], -len(each[1]))):
         where = f"{len(chosen)} of {len(points)} points ({stretches(chosen, points, labels)})"
         if not arms:
-            yield f"At {where} {_NO_ORDER}."
+            why = dict.fromkeys(points[index].no_order or "" for index in chosen)
+            yield f"No order is known at {where}: {', '.join(why)}."
         elif len(arms) == 1:
             yield f"`{arms[0]}` is the fastest at {where}{_factors([points[index] for index in chosen])}."
         else:

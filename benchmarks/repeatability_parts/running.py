@@ -16,14 +16,12 @@ from membench.running.journal import newest_journal
 from membench.scenario.scenario import load_scenario
 
 
-def finished_runs(folder: Path, scenario: str) -> list[Path]:
-    """The runs of this commit and method that are whole, the oldest first."""
+def finished_runs(folder: Path, scenario: str, sha: str | None) -> list[Path]:
+    """The runs of a commit, by this version of the method, that are whole; the oldest first."""
     found = []
     for path in sorted(folder.glob("*.json")):
         run = read_result(path).run
-        alike = (
-            run.scenario == scenario and run.git_sha == running_commit().sha and run.method_version == METHOD_VERSION
-        )
+        alike = run.scenario == scenario and run.git_sha == sha and run.method_version == METHOD_VERSION
         if alike and not run.interrupted and not run.only:
             found.append(path)
     return found
@@ -38,17 +36,19 @@ def make_runs(source: str, folder: Path, runs: int, *, loaded: bool) -> list[Pat
     Raises:
         UsageError: there is no such scenario, a run failed, or the load ended before it.
     """
-    scenario = load_scenario(source).name
+    scenario, sha = load_scenario(source).name, running_commit().sha
     folder.mkdir(parents=True, exist_ok=True)
     with _load() if loaded else _nothing():
-        while len(done := finished_runs(folder, scenario)) < runs:
+        while len(done := finished_runs(folder, scenario, sha)) < runs:
             print(f"run {len(done) + 1} of {runs}", file=sys.stderr, flush=True)
             words = [sys.executable, "-m", "membench", "run", source, "--output", str(folder)]
             if newest_journal(folder, scenario) is not None:
                 words.append("--resume")
             code = subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode
-            if code or len(finished_runs(folder, scenario)) == len(done):
+            if code:
                 raise UsageError(f"{' '.join(words[2:])} ended with {code}; the runs before it are kept in {folder}")
+            if len(finished_runs(folder, scenario, sha)) == len(done):
+                raise UsageError(f"the run in {folder} is of another commit than {sha}: commit nothing meanwhile")
     return done[:runs]
 
 
