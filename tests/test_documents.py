@@ -14,7 +14,7 @@ from benchmarks.documents.families import families
 from benchmarks.documents.files_table import files_table, listed
 from benchmarks.documents.labels import short_labels, stretches
 from benchmarks.documents.marked import parts_of, with_parts
-from benchmarks.documents.page import results_page
+from benchmarks.documents.page import flagged, results_page
 from benchmarks.documents.pictures import picture
 from benchmarks.documents.recorded import Recorded, answers_scenario, newest_by_device
 from benchmarks.documents.rewriting import listed_files, rewritten
@@ -232,6 +232,17 @@ def test_a_scenario_without_a_file_is_said_to_have_none():
     assert "On 2 cores of a processor, 16 GiB" in first
     assert list(pictures) == ["x_a-processor-2c.svg"] and "](pictures/x_a-processor-2c.svg)" in first
     assert "*And here?*" in second and "Not recorded yet." in second
+
+
+def test_flagged_cases_are_counted():
+    assert flagged(CLEAR) == []
+    records = [record.model_copy(deep=True) for record in CLEAR.cases]
+    records[0].flags = ["stopped by time: 9 samples"]
+    for record in records[1:]:
+        record.flags = ["not steady after warm-up"]
+    assert flagged(a_result(*records)) == ["Flagged: 2 of 3 cases; `membench report` says why."]
+    records[1].rounds[0].disturbance = {"kept_samples": 2, "kept_share": 0.4}
+    assert "1 of them as [disturbed]" in flagged(a_result(*records))[0]
 
 
 def test_a_marked_part_is_made_again_and_the_rest_stays():

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from benchmarks.documents.filled import filled
-from benchmarks.documents.page import answered
+from benchmarks.documents.page import answered, flagged
 from benchmarks.documents.recorded import Recorded, read_all
 from benchmarks.documents.tables import times_tables
 from membench.results.records import ResultFile
@@ -43,7 +43,8 @@ def readme_part(each: Recorded) -> str:
         f"On {each.device}, in {_seconds(each.result) / 60:.1f} minutes. {how_measured(each.result)} "
         f"The numbers are in [this result file](results/{each.path.name})."
     )
-    return "\n\n".join([filled(intro), answered(each.result), *times_tables(each.result)])
+    warned = flagged(each.result, "docs/glossary.md")
+    return "\n\n".join([filled(intro), answered(each.result), *times_tables(each.result), *warned])
 
 
 def seconds_part(each: Recorded) -> str:

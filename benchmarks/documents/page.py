@@ -10,6 +10,7 @@ from benchmarks.documents.recorded import Recorded
 from benchmarks.documents.sentences import answer_sentences
 from benchmarks.documents.tables import sizes_tables, times_tables
 from membench.machine.provenance import device_slug
+from membench.results.disturbance import disturbed_rounds
 from membench.results.records import ResultFile
 from membench.tables.results import how_measured
 from membench.words import how_many
@@ -73,6 +74,7 @@ def _device(each: Recorded, pictures: dict[str, bytes]) -> str:
             pictures[name] = drawn
             parts.append(f"![{run.scenario}: steps today and their floors]({PurePosixPath('pictures', name)})")
         parts += [*times_tables(result), *sizes_tables(result)]
+    parts += flagged(each.result)
     return "\n\n".join(parts) + "\n"
 
 
@@ -80,6 +82,21 @@ def answered(result: ResultFile) -> str:
     """The answer as a sentence, or as a list of several."""
     sentences = answer_sentences(result)
     return filled(sentences[0]) if len(sentences) == 1 else "\n".join(filled(each, "* ") for each in sentences)
+
+
+def flagged(result: ResultFile, disturbed_link: str = "glossary.md#disturbed") -> list[str]:
+    """How many cases a reader should distrust; nothing where there are none. Fewer samples alone are no reason.
+
+    Args:
+        disturbed_link: from the document to what *disturbed* means.
+    """
+    measured = [record for record in result.cases if record.status == "ok"]
+    flags = [record for record in measured if any(not flag.startswith("stopped by time") for flag in record.flags)]
+    if not flags:
+        return []
+    disturbed = sum(disturbed_rounds(record) is not None for record in flags)
+    told = f", {disturbed} of them as [disturbed]({disturbed_link})" if disturbed else ""
+    return [f"Flagged: {len(flags)} of {how_many(len(result.cases), 'case')}{told}; `membench report` says why."]
 
 
 def _without_time(each: Recorded) -> str:

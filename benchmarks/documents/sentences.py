@@ -57,7 +57,7 @@ def _each(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
 def _grouped(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, point in enumerate(points):
-        groups[tuple(sorted(_plain(each.arm) for each in point.leaders))].append(index)
+        groups[tuple(sorted(each.arm for each in point.leaders))].append(index)
     for arms, chosen in sorted(groups.items(), key=lambda each: (not each[0], -len(each[1]))):
         where = f"{len(chosen)} of {len(points)} points ({stretches(chosen, points, labels)})"
         if not arms:
@@ -67,10 +67,6 @@ def _grouped(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
             yield f"`{arms[0]}` is the fastest at {where}{_factors([points[index] for index in chosen])}."
         else:
             yield f"{named(arms)} are not told apart as the fastest at {where}."
-
-
-def _plain(arm: str) -> str:
-    return arm.replace("`", "")
 
 
 def _factors(points: Sequence[Point]) -> str:
