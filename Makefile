@@ -8,10 +8,20 @@ CONSTRAINTS ?= constraints.txt
 INSTALL := $(BIN)/python -m pip install --quiet --no-build-isolation $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 BUILD := hatchling hatch-fancy-pypi-readme
 
-.PHONY: run test check test-lowest test-newest constraints gpu clean
+.PHONY: run results results-document test check test-lowest test-newest constraints gpu clean
 
 run: $(VENV)/.run-ready
 	$(BIN)/membench run iso_flop_8b
+
+# Measures every shipped scenario, three rounds or more, then writes docs/results.md: hours. What is recorded already is
+# passed over, unless FORCE=1; a scenario that fails stops neither the next one nor the document.
+results: $(VENV)/.dev-ready
+	$(BIN)/python -m benchmarks.all_scenarios $(if $(FORCE),--force); code=$$?; \
+		$(BIN)/python -m benchmarks.documents && exit $$code
+
+# What documents quote of the files in results/, written anew.
+results-document: $(VENV)/.run-ready
+	$(BIN)/python -m benchmarks.documents
 
 test: $(VENV)/.dev-ready
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

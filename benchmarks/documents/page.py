@@ -1,0 +1,107 @@
+"""``docs/results.md``: each shipped scenario's question with its answer, its times and its picture."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+from benchmarks.documents.families import families
+from benchmarks.documents.filled import filled
+from benchmarks.documents.pictures import picture
+from benchmarks.documents.recorded import Recorded
+from benchmarks.documents.sentences import answer_sentences
+from benchmarks.documents.tables import sizes_tables, times_tables
+from membench.machine.provenance import device_slug
+from membench.results.disturbance import disturbed_rounds
+from membench.results.records import ResultFile
+from membench.tables.results import how_measured
+from membench.words import how_many
+
+# Questions that no order of arms answers.
+_OF_TWO = {
+    "gate": "`membench ab` and `membench compare` answer this, of two revisions or runs "
+    "([how good the gate is](method.md#how-good-the-gate-is)). These are the times of one run."
+}
+_HEAD = """\
+# Results
+
+`make results-document` writes this page from the files in [`results/`](../results/README.md). Of each scenario and
+device it takes the newest run of at least three [rounds](glossary.md#round).
+
+A time is the median of the rounds' medians, with its interval over rounds in brackets ([method.md](method.md)). Arms
+that are not told apart share a place; in tables with many columns the fastest, and those not told apart from it, are
+bold. In the pictures a mark is today's step, a line its interval, and a dash or a dotted line the
+[floor](glossary.md#floor): what the hardware would allow, with the same predicted communication.
+"""
+
+
+def results_page(
+    questions: Sequence[tuple[str, str]], recorded: Mapping[str, Sequence[Recorded]]
+) -> tuple[str, dict[str, bytes]]:
+    """The page, and by name the pictures that it shows.
+
+    Args:
+        questions: each scenario's name and question.
+        recorded: by scenario the runs that answer it, one a device.
+    """
+    pictures: dict[str, bytes] = {}
+    sections = [_HEAD]
+    for scenario, question in questions:
+        sections.append(f"## {scenario}\n\n{filled(f'*{question}*')}\n")
+        runs = recorded.get(scenario, ())
+        if not runs:
+            sections.append("Not recorded yet.\n")
+        for each in runs:
+            sections.append(_device(each, pictures))
+    return "\n".join(sections), pictures
+
+
+def link(each: Recorded, folder: str) -> str:
+    """A link to a result file from a document that reaches the results through ``folder``."""
+    return f"[`{each.path.name}`]({folder}{each.path.name})"
+
+
+def _device(each: Recorded, pictures: dict[str, bytes]) -> str:
+    run = each.result.run
+    told = f"**On {each.device}** ({link(each, '../results/')}). {how_measured(each.result)}{_without_time(each)}"
+    parts = [filled(told)]
+    for family, result in families(each.result).items():
+        heading = [f"### {run.scenario}: {family} and public layers"] if family else []
+        answer = _OF_TWO.get(run.scenario)
+        parts += [*heading, filled(answer) if answer else answered(result)]
+        drawn = picture(result)
+        if drawn:
+            slug = device_slug(each.result.environment["device"])
+            name = "_".join([run.scenario, *([family] if family else []), f"{slug}.svg"])
+            pictures[name] = drawn
+            parts.append(f"![{run.scenario}: steps today and their floors]({PurePosixPath('pictures', name)})")
+        parts += [*times_tables(result), *sizes_tables(result)]
+    parts += flagged(each.result)
+    return "\n\n".join(parts) + "\n"
+
+
+def answered(result: ResultFile) -> str:
+    """The answer as a sentence, or as a list of several."""
+    sentences = answer_sentences(result)
+    return filled(sentences[0]) if len(sentences) == 1 else "\n".join(filled(each, "* ") for each in sentences)
+
+
+def flagged(result: ResultFile, disturbed_link: str = "glossary.md#disturbed") -> list[str]:
+    """How many cases a reader should distrust; nothing where there are none. Fewer samples alone are no reason.
+
+    Args:
+        disturbed_link: from the document to what *disturbed* means.
+    """
+    measured = [record for record in result.cases if record.status == "ok"]
+    flags = [record for record in measured if any(not flag.startswith("stopped by time") for flag in record.flags)]
+    if not flags:
+        return []
+    disturbed = sum(disturbed_rounds(record) is not None for record in flags)
+    told = f", {disturbed} of them as [disturbed]({disturbed_link})" if disturbed else ""
+    return [f"Flagged: {len(flags)} of {how_many(len(result.cases), 'case')}{told}; `membench report` says why."]
+
+
+def _without_time(each: Recorded) -> str:
+    lost = [record for record in each.result.cases if record.status != "ok"]
+    if not lost:
+        return ""
+    reasons = dict.fromkeys(record.reason or record.status for record in lost)
+    return f" {how_many(len(lost), 'case')} without a time: {'; '.join(reasons)}."

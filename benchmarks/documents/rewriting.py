@@ -1,0 +1,53 @@
+"""All documents that hold numbers of result files, as they should be."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from benchmarks.documents import main_comparison
+from benchmarks.documents.files_table import files_table, listed
+from benchmarks.documents.marked import parts_of, with_parts
+from benchmarks.documents.page import results_page
+from benchmarks.documents.recorded import Recorded, newest_by_device, read_all
+from benchmarks.documents.repeatability_table import repeatability_part
+from membench.scenario.shipped import list_scenarios
+
+
+def rewritten(root: Path, names: Iterable[str]) -> dict[Path, bytes]:
+    """Every file as it should be, by its path below ``root``.
+
+    Args:
+        root: of the repository.
+        names: of the files in its ``results/`` that may be quoted.
+    """
+    folder = root / "results"
+    paths = [folder / name for name in names]
+    recorded = newest_by_device(read_all(paths))
+    page, pictures = results_page(list_scenarios(), recorded)
+    makers = {
+        "main-comparison": partial(_main_comparison, recorded, folder, main_comparison.readme_part),
+        "main-comparison-seconds": partial(_main_comparison, recorded, folder, main_comparison.seconds_part),
+        "repeatability": lambda part: repeatability_part(paths),
+    }
+    documents = {
+        path: with_parts((root / path).read_text(), makers) for path in (Path("README.md"), Path("docs/method.md"))
+    }
+    documents[Path("docs/results.md")] = page
+    quoted = sorted({name for text in documents.values() for name in main_comparison.quoted(text)})
+    index = Path("results/README.md")
+    make_table = {"files": lambda part: files_table(part, folder, quoted)}
+    documents[index] = with_parts((root / index).read_text(), make_table)
+    found = {path: text.encode() for path, text in documents.items()}
+    return found | {Path("docs/pictures", name): drawn for name, drawn in pictures.items()}
+
+
+def listed_files(root: Path) -> list[str]:
+    """The files that ``results/README.md`` lists."""
+    return listed(parts_of((root / "results/README.md").read_text())["files"])
+
+
+def _main_comparison(
+    recorded: Mapping[str, Sequence[Recorded]], folder: Path, make: Callable[[Recorded], str], part: str
+) -> str | None:
+    each = main_comparison.chosen(recorded.get(main_comparison.SCENARIO, ()), part, folder)
+    return None if each is None else make(each)

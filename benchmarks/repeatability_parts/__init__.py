@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks.repeatability``: making runs, and judging them."""

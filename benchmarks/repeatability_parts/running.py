@@ -1,0 +1,71 @@
+"""Runs of a scenario one after the other, with or without another process beside them."""
+
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.gate_series import disturb
+from membench.case import METHOD_VERSION
+from membench.errors import UsageError
+from membench.git.commit import running_commit
+from membench.results.records import read_result
+from membench.running.journal import newest_journal
+from membench.scenario.scenario import load_scenario
+
+
+def finished_runs(folder: Path, scenario: str, sha: str | None) -> list[Path]:
+    """The runs of a commit, by this version of the method, that are whole; the oldest first."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        run = read_result(path).run
+        alike = run.scenario == scenario and run.git_sha == sha and run.method_version == METHOD_VERSION
+        if alike and not run.interrupted and not run.only:
+            found.append(path)
+    return found
+
+
+def make_runs(source: str, folder: Path, runs: int, *, loaded: bool) -> list[Path]:
+    """As many whole runs as asked for; those that are there count, and one that was interrupted goes on.
+
+    Args:
+        source: a scenario's name or file.
+
+    Raises:
+        UsageError: there is no such scenario, a run failed, or the load ended before it.
+    """
+    scenario, sha = load_scenario(source).name, running_commit().sha
+    folder.mkdir(parents=True, exist_ok=True)
+    with _load() if loaded else _nothing():
+        while len(done := finished_runs(folder, scenario, sha)) < runs:
+            print(f"run {len(done) + 1} of {runs}", file=sys.stderr, flush=True)
+            words = [sys.executable, "-m", "membench", "run", source, "--output", str(folder)]
+            if newest_journal(folder, scenario) is not None:
+                words.append("--resume")
+            code = subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode
+            if code:
+                raise UsageError(f"{' '.join(words[2:])} ended with {code}; the runs before it are kept in {folder}")
+            if len(finished_runs(folder, scenario, sha)) == len(done):
+                raise UsageError(f"the run in {folder} is of another commit than {sha}: commit nothing meanwhile")
+    return done[:runs]
+
+
+@contextmanager
+def _load() -> Iterator[None]:
+    """Another process works on all cores about a third of the time."""
+    process = multiprocessing.get_context("fork").Process(target=disturb, args=(0,), daemon=True)
+    process.start()
+    try:
+        yield
+        if not process.is_alive():
+            raise UsageError(f"the process that was to be the load ended with {process.exitcode}")
+    finally:
+        process.kill()
+        process.join()
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

@@ -1,0 +1,298 @@
+"""What documents say of result files is made from them, and is what the committed files give."""
+
+import re
+import shutil
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+from report_results import a_key_sweep, a_sweep
+from test_docs import ROOT
+from test_results_table import a_record
+
+from benchmarks.documents.families import families
+from benchmarks.documents.files_table import files_table, listed
+from benchmarks.documents.labels import short_labels, stretches
+from benchmarks.documents.marked import parts_of, with_parts
+from benchmarks.documents.page import flagged, results_page
+from benchmarks.documents.pictures import picture
+from benchmarks.documents.recorded import Recorded, answers_scenario, newest_by_device
+from benchmarks.documents.rewriting import listed_files, rewritten
+from benchmarks.documents.sentences import answer_sentences
+from benchmarks.documents.tables import points_table, times_tables
+from benchmarks.standings import Point, Standing, points_of
+from layers.spec import spec_from
+from membench.case import Case
+from membench.results.metrics import metrics_of
+from membench.results.records import Record, ResultFile, read_result, strict_json
+
+from test_records import a_round, a_run  # isort: skip
+
+DEVICE = {"device": {"type": "cpu", "name": "a processor", "cores": 2, "memory_bytes": 2**34}}
+
+
+def a_measured(arm, rounds_ms, **changes):
+    """A record whose rounds have these medians."""
+    record = a_record(arm, sorted(rounds_ms)[len(rounds_ms) // 2], **changes)
+    record.rounds = [a_round(n, [ms / 1e3] * 4) for n, ms in enumerate(rounds_ms)]
+    metrics = metrics_of(record.case, record.rounds, communication_ms=0.0)
+    return record.model_copy(update={"id": f"{arm} {record.case.mode} {record.case.tokens}", "metrics": metrics})
+
+
+def a_result(*records, **run):
+    known = {"scenario": "x", "source": "x", "rounds": len(records[0].rounds), **run}
+    return ResultFile(run=a_run(**known), environment=DEVICE, cases=list(records))
+
+
+CLEAR = a_result(
+    a_measured("dense", [9.0, 9.1, 9.05]),
+    a_measured("quick", [3.0, 3.1, 3.05], kind="memory"),
+    a_measured("slow", [30.0, 31.0, 30.5], kind="memory"),
+)
+TIED = a_result(
+    a_measured("a", [3.0, 3.4, 3.2], kind="memory"),
+    a_measured("b", [3.1, 3.35, 3.3], kind="memory"),
+    a_measured("slow", [30.0, 31.0, 30.5], kind="memory"),
+)
+
+
+def test_committed_documents_are_what_committed_files_give():
+    for path, content in rewritten(ROOT, listed_files(ROOT)).items():
+        kept = (ROOT / path).read_bytes()
+        if path.suffix == ".svg" and f"Matplotlib v{mpl.__version__}".encode() not in kept:
+            continue  # another version draws the same otherwise
+        assert kept == content, f"{path} is not what its result files give: run make results-document"
+
+
+def test_every_picture_is_shown():
+    shown = set(re.findall(r"\]\(pictures/([^)]+)\)", (ROOT / "docs/results.md").read_text()))
+    assert shown == {path.name for path in (ROOT / "docs/pictures").glob("*.svg")}
+
+
+def test_every_committed_file_is_listed():
+    names = listed_files(ROOT)
+    assert len(set(names)) == len(names) > 10
+    assert all((ROOT / "results" / name).exists() for name in names)
+
+
+def test_one_that_is_told_apart_is_the_fastest():
+    (sentence,) = answer_sentences(CLEAR)
+    assert sentence.startswith("forward: `quick` is the fastest with 3.05 ms (")
+    assert "`dense` takes 2.97 times (" in sentence
+    assert "slow" not in sentence  # the next one is the yardstick too
+
+
+def test_those_not_told_apart_are_named_together():
+    (sentence,) = answer_sentences(TIED)
+    assert "`a` and `b` are not told apart as the fastest (3.2, 3.3 ms)" in sentence
+    assert "is the fastest" not in sentence
+    assert "`slow` takes 9.53 times" in sentence
+
+
+def test_dense_layers_alone_are_held_against_the_ceiling():
+    sentences = answer_sentences(a_result(a_measured("one", [4.0, 4.1, 4.2]), a_measured("two", [8.0, 8.1, 8.2])))
+    assert sentences[1:] == [
+        "`one` forward reaches 49 % of the matmul ceiling.",
+        "`two` forward reaches 25 % of the matmul ceiling.",
+    ]
+
+
+def test_fewer_rounds_make_no_order():
+    result = a_result(a_measured("a", [3.0, 3.0]), a_measured("b", [9.0, 9.0]))
+    assert answer_sentences(result) == ["No order is known: two rounds."]
+    (table,) = times_tables(result)
+    assert "| a | - |" in table
+
+
+def test_many_points_are_grouped_by_who_is_fastest():
+    records = [
+        a_measured(arm, [ms, 1.01 * ms, 1.005 * ms], tokens=tokens)
+        for tokens, quick, other in ((1, 1, 2), (2, 2, 3), (4, 4, 5), (8, 9, 7))
+        for arm, ms in (("quick", quick), ("other", other))
+    ]
+    sentences = answer_sentences(a_result(*records))
+    assert sentences[0] == (
+        "`quick` is the fastest at 3 of 4 points (1 token to 4 tokens): the next takes 1.25 to 2 times as long."
+    )
+    assert sentences[1].startswith("`other` is the fastest at 1 of 4 points (8 tokens)")
+
+
+def test_a_point_of_one_arm_has_no_order():
+    records = [a_measured("a", [1.0, 1.1, 1.2], tokens=tokens) for tokens in (1, 2, 4, 8)]
+    records += [a_measured("b", [2.0, 2.1, 2.2], tokens=tokens, kind="memory") for tokens in (1, 2, 4)]
+    first, last, *_ = answer_sentences(a_result(*records))
+    assert first.startswith("`a` is the fastest at 3 of 4 points")
+    assert last == "No order is known at 1 of 4 points (8 tokens): one arm."
+    found = answer_sentences(a_result(records[0], records[4], records[3]))
+    assert found[0].startswith("1 token: `a` is the fastest")
+    assert found[1] == "8 tokens: no order is known (one arm)."
+    assert answer_sentences(a_result(*records[3:5])) == ["No order is known: one arm."]
+
+
+def test_growth_along_an_arm_s_own_key_is_told():
+    result = a_key_sweep()
+    for record in result.cases:
+        record.rounds = [a_round(n, record.rounds[0].samples_s) for n in range(3)]
+    sentences = answer_sentences(result)
+    assert any("from num_keys 1024 to 16384 `memory` goes from" in sentence for sentence in sentences)
+
+
+def test_a_table_has_every_arm_by_place():
+    (table,) = times_tables(CLEAR)
+    rows = [line.split(" | ")[:2] for line in table.splitlines() if line.startswith("| ")][2:]
+    assert rows == [["| quick", "1"], ["| dense", "2"], ["| slow", "3"]]
+    (table,) = times_tables(TIED)
+    assert "| a | 1–2 |" in table and "| b | 1–2 |" in table and "| slow | 3 |" in table
+
+
+def test_a_failed_arm_is_a_row_of_dashes():
+    (table,) = times_tables(a_result(*CLEAR.cases, a_record("lost", None, status="oom")))
+    assert re.search(r"^\| lost( \| -)+ \|$", table, re.MULTILINE)
+
+
+def test_of_many_points_those_that_may_be_first_are_bold():
+    points = [each for result in (CLEAR, TIED, CLEAR) for each in points_of(result)]
+    rows = points_table(points, ["1", "2", "3"]).splitlines()[2:]
+    assert [re.findall(r"\*\*([\d.]+)\*\*", row) for row in rows] == [["3.05"], ["3.20", "3.30"], ["3.05"]]
+
+
+def test_a_picture_is_the_same_twice_and_opaque():
+    for result in (CLEAR, TIED, a_sweep(rounds=3), a_key_sweep()):
+        drawn = picture(result)
+        assert drawn == picture(result)
+        assert drawn.startswith(b"<?xml")
+        assert b"<dc:date>" not in drawn
+        assert b"fill: #ffffff" in drawn  # the paper
+    assert picture(a_result(a_record("lost", None, status="oom"))) is None
+
+
+def labelled(*titles):
+    points = [Point(title, [], [], "one round") for title in titles]
+    return points, short_labels(points, ranks=1)
+
+
+def test_labels_say_what_tells_points_apart():
+    assert labelled("forward, 8 tokens a rank, routing uniform")[1] == ["forward"]
+    titles = [f"decode, {n} tokens a rank, routing uniform" for n in (2, 4, 8, 16)]
+    points, labels = labelled(*titles)
+    assert labels == ["2 tokens", "4 tokens", "8 tokens", "16 tokens"]
+    assert stretches([0, 1, 2], points, labels) == "2 tokens to 8 tokens"
+    assert stretches([0, 1, 3], points, labels) == "2 tokens; 4 tokens; 16 tokens"
+
+
+def test_a_stretch_stays_in_one_mode():
+    points, labels = labelled("forward, 1", "forward, 2", "backward, 1", "backward, 2")
+    assert stretches([0, 1, 2, 3], points, labels) == "forward, 1; forward, 2; backward, 1; backward, 2"
+
+
+def public(arm, **options):
+    layer = spec_from({"kind": "external", "model_dim": 64, "dtype": "float32", "factory": "a:b", "options": options})
+    case = Case(arm=arm, mode="forward", layer=layer, tokens=8)
+    return Record(id=arm, case=case, status="ok", rounds=[a_round(n) for n in range(3)], metrics={"step_ms": 5.0})
+
+
+def test_public_layers_are_compared_with_the_layer_of_their_sizes():
+    ours = [a_measured("memory", [3.0, 3.1, 3.2], kind="memory"), a_measured("dense", [1.0, 1.1, 1.2])]
+    theirs = [public("bag", num_keys="4K", top_k=4), public("swiglu", ffn_hidden=128), public("odd", top_k=5)]
+    found = families(a_result(*ours, *theirs))
+    assert {name: [r.case.arm for r in of.cases] for name, of in found.items()} == {
+        "memory": ["memory", "bag"],
+        "dense": ["dense", "swiglu"],
+    }
+    assert list(families(CLEAR)) == [""]
+
+
+def test_the_newest_of_each_device_answers():
+    def recorded(day, name="a processor", **run):
+        result = a_result(*CLEAR.cases, started=f"2026-01-0{day}T00:00:00Z", **run)
+        environment = {"device": {**DEVICE["device"], "name": name}}
+        return Recorded(Path(f"{day}.json"), result.model_copy(update={"environment": environment}))
+
+    runs = [
+        recorded(1),
+        recorded(2),
+        recorded(3, "another"),
+        recorded(4, rounds=2),
+        recorded(5, interrupted=True),
+        recorded(6, overrides=["workload.tokens=1"]),
+        recorded(7, only=["12"]),
+        recorded(8, source="my/x.yaml"),
+    ]
+    newest = newest_by_device(runs)
+    assert [each.path.name for each in newest["x"]] == ["2.json", "3.json"]
+    assert answers_scenario(recorded(1, overrides=["measure.rounds=5"]).result)
+
+
+def test_a_scenario_without_a_file_is_said_to_have_none():
+    page, pictures = results_page(
+        [("x", "Who is faster?"), ("y", "And here?")], {"x": [Recorded(Path("f.json"), CLEAR)]}
+    )
+    first, second = page.split("## y")
+    assert "*Who is faster?*" in first and "`quick` is the fastest" in first and "results/f.json" in first
+    assert "On 2 cores of a processor, 16 GiB" in first
+    assert list(pictures) == ["x_a-processor-2c.svg"] and "](pictures/x_a-processor-2c.svg)" in first
+    assert "*And here?*" in second and "Not recorded yet." in second
+
+
+def test_flagged_cases_are_counted():
+    assert flagged(CLEAR) == []
+    records = [record.model_copy(deep=True) for record in CLEAR.cases]
+    records[0].flags = ["stopped by time: 9 samples"]
+    for record in records[1:]:
+        record.flags = ["not steady after warm-up"]
+    assert flagged(a_result(*records)) == ["Flagged: 2 of 3 cases; `membench report` says why."]
+    records[1].rounds[0].disturbance = {"kept_samples": 2, "kept_share": 0.4}
+    assert "1 of them as [disturbed]" in flagged(a_result(*records))[0]
+
+
+def test_a_marked_part_is_made_again_and_the_rest_stays():
+    text = "a\n<!-- made by benchmarks.documents: one -->\nold\n<!-- end of one -->\nb\n"
+    made = with_parts(text, {"one": lambda part: "new"})
+    assert made == "a\n<!-- made by benchmarks.documents: one -->\n\nnew\n\n<!-- end of one -->\nb\n"
+    assert with_parts(made, {"one": lambda part: "new"}) == made
+    assert with_parts(text, {"one": lambda part: None}) == text
+    assert parts_of(text) == {"one": "old\n"}
+    with pytest.raises(KeyError):
+        with_parts(text, {})
+
+
+def test_a_new_file_gets_a_row_and_one_that_is_gone_loses_it(tmp_path):
+    command = "membench run x --output /mine --markdown=a.md --set measure.rounds=3"
+    (tmp_path / "new.json").write_text(strict_json(a_result(*CLEAR.cases, command=command).model_dump(mode="json")))
+    (tmp_path / "old.json").write_text("{}")
+    rows = ["| [old.json](old.json) | a person's words | it |", "| [gone.json](gone.json) | x | y |"]
+    table = "\n".join(["| file | made by | on |", "|---|---|---|", *rows])
+    made = files_table(table, tmp_path, ["new.json"])
+    assert listed(made) == ["old.json", "new.json"]
+    assert "a person's words" in made
+    assert "`membench run x --set measure.rounds=3` | 2 cores of a processor, 16 GiB |" in made
+
+
+def test_a_new_run_changes_the_documents(tmp_path):
+    """A run of three rounds beside the committed files becomes README's table and its scenario's answer."""
+    for part in ("README.md", "docs", "results"):
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, tmp_path / part)
+    name = next(file for file in listed_files(ROOT) if file.startswith("iso_flop_8b_amd"))
+    result = read_result(tmp_path / "results" / name)
+    for record in result.cases:
+        record.rounds = [record.rounds[0].model_copy(update={"number": n}) for n in range(3)]
+    result.run.rounds, result.run.started = 3, "2030-01-01T00:00:00Z"
+    (tmp_path / "results/iso_flop_8b_new.json").write_text(strict_json(result.model_dump(mode="json")))
+    made = rewritten(tmp_path, [*listed_files(tmp_path), "iso_flop_8b_new.json"])
+    text = {path.name: content.decode() for path, content in made.items() if path != Path("results/README.md")}
+    assert "results/iso_flop_8b_new.json" in text["README.md"]
+    assert "`memory` is the fastest" in text["README.md"]
+    assert "results/iso_flop_8b_new.json" in text["method.md"]
+    assert "`memory` is the fastest" in text["results.md"]
+    assert Path("docs/pictures/iso_flop_8b_amd-epyc-2c.svg") in made
+    assert "[iso_flop_8b_new.json]" in made[Path("results/README.md")].decode()
+
+
+def test_told_apart_is_by_places():
+    (tied,) = points_of(TIED)
+    a, b, slow = tied.standings
+    assert not a.before(b) and not b.before(a)
+    assert a.before(slow) and not slow.before(a)
+    assert [each.arm for each in tied.leaders] == ["a", "b"]
+    assert isinstance(a, Standing) and a.floor_ms and a.over_floor == pytest.approx(3.2 / a.floor_ms)
