@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.parts import parts
-from benchmarks.gpu.processes import adopt_orphans
 from benchmarks.gpu.session import Session
 from benchmarks.gpu.wheels import ROOT, provide
 
@@ -73,7 +72,6 @@ def main() -> int:
     asked = parser.parse_args()
     begin = time.monotonic()
     signal.signal(signal.SIGTERM, _ended)
-    adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="membench-packages-") as folder:
         packages = Path(folder) / "site"
         packages.mkdir()

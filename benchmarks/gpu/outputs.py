@@ -4,7 +4,6 @@ Parts write to a folder of their own beside OUT's; it is packed again and again 
 """
 
 import io
-import os
 import tarfile
 from pathlib import Path
 
@@ -16,7 +15,7 @@ def replace(path: Path, content: bytes) -> None:
     """Writes a file completely or not at all."""
     beside = path.with_name(f".{path.name}")
     beside.write_bytes(content)
-    os.replace(beside, path)
+    beside.replace(path)
 
 
 def cut(text: bytes, limit: int = FILE_BYTES) -> bytes:

@@ -35,11 +35,11 @@ def parts(device: str, results: Path) -> list[Part]:
     gpu = device == "cuda"
     return [
         *(
-            [_tests("gpu tests", marked_files(), 110, "-m", "gpu")]
+            [_tests("gpu tests", marked_files(), 110, 8, "-m", "gpu")]
             if gpu
-            else [_tests("tests", ["tests/test_units.py"], 30)]
+            else [_tests("tests", ["tests/test_units.py"], 30, 1)]
         ),
-        _membench("doctor", ["doctor", "--device", device, "--json"], 30, "doctor.json"),
+        _membench("doctor", ["doctor", "--device", device, "--json"], 40, "doctor.json"),
         _module("clock check", "benchmarks.clock_check", ["--device", device, "--json"], 30, "clock_check.json"),
         *(
             _run(name, device, results, 18 if name == "op_bag" else 14, _operator_sizes(name, gpu))
@@ -51,7 +51,7 @@ def parts(device: str, results: Path) -> list[Part]:
         *(_profile(kind, device) for kind in KINDS),
         _module("training sizes", "benchmarks.gpu.training_sizes", [device], 30, "training_sizes.jsonl"),
         _dram(results),
-        *([_tests("triton tests", sorted(_names("test_triton_*.py")), 40)] if gpu else []),
+        *([_tests("triton tests", sorted(_names("test_triton_*.py")), 40, 8)] if gpu else []),
     ]
 
 
@@ -64,8 +64,20 @@ def _names(pattern: str) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob(pattern)]
 
 
-def _tests(name: str, files: list[str], seconds: float, *words: str) -> Part:
-    command = [sys.executable, "-m", "pytest", "-n", "8", "--timeout", "60", "-p", "no:cacheprovider", *words, *files]
+def _tests(name: str, files: list[str], seconds: float, processes: int, *words: str) -> Part:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        str(processes),
+        "--timeout",
+        "60",
+        "-p",
+        "no:cacheprovider",
+        *words,
+        *files,
+    ]
     return Part(name, command, seconds)
 
 
@@ -86,20 +98,20 @@ def _run(scenario: str, device: str, results: Path, seconds: float, settings: li
 def _operator_sizes(name: str, gpu: bool) -> list[str]:
     tokens = "axes.workload.tokens" if name == "op_experts" else "workload.tokens"
     if not gpu:
-        return [f"{tokens}={[8] if name == 'op_experts' else 8}", "measure.max_seconds=0.02", "measure.min_samples=3"]
+        return [f"{tokens}={[8] if name == 'op_experts' else 8}", "measure.max_seconds=0.02"]
     sizes = [1024, 16384] if name == "op_experts" else 16384
     return [f"{tokens}={sizes}", "dtype=bfloat16", "measure.max_seconds=0.1", "measure.warmup_seconds=0.05"]
 
 
 def _layer_sizes(gpu: bool) -> list[str]:
     if not gpu:
-        return ["workload.tokens=8", "measure.max_seconds=0.02", "measure.min_samples=5"]
+        return ["workload.tokens=8", "measure.max_seconds=0.02"]
     return ["measure.max_seconds=0.3", "measure.warmup_seconds=0.1"]
 
 
 def _decode_sizes(gpu: bool) -> list[str]:
     if not gpu:
-        return ["measure.max_seconds=0.02", "measure.min_samples=5"]
+        return ["measure.max_seconds=0.02"]
     return ["measure.implementations=[eager,cuda_graph]", "measure.max_seconds=0.1", "measure.warmup_seconds=0.05"]
 
 

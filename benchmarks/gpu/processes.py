@@ -6,16 +6,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 _GRACE_S = 6.0  # from SIGTERM to SIGKILL: a run of membench writes what it has
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-
-
-def adopt_orphans() -> None:
-    """Makes this process the parent of what its dead children leave behind, so that it can be ended."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+_MARK = "MEMBENCH_GPU_PART"  # in the environment of a part, and so of all that it starts
+_PR_SET_PDEATHSIG = 1
 
 
 def boxed(
@@ -39,13 +36,14 @@ def boxed(
         OSError: it could not be started.
     """
     end = time.monotonic() + seconds
+    mark = f"{os.getpid()}-{time.monotonic_ns()}"
     grace = min(_GRACE_S, seconds / 4)
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=dict(environment),
+        env={**environment, _MARK: mark},
         cwd=folder,
         start_new_session=True,
         preexec_fn=_end_with_parent,
@@ -57,61 +55,36 @@ def boxed(
             except subprocess.TimeoutExpired:
                 every()
         _signal_group(process.pid, signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            pass
         return None
     finally:
         _signal_group(process.pid, signal.SIGKILL)
         process.wait()
-        end_descendants()
+        end_marked(mark)
 
 
-def end_descendants() -> None:
-    """Kills every process below this one, also those with a session of their own."""
+def end_marked(mark: str) -> None:
+    """Kills every process that has this mark in its environment, also those with a session of their own."""
     for _ in range(20):  # one may be starting another
-        below = [pid for pid in _parents() if _is_below(pid)]
-        for pid in below:
-            try:
+        marked = [pid for pid in _processes() if pid != os.getpid() and _has(pid, mark)]
+        for pid in marked:
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        if not below:
+        if not marked:
             return
-        _reap()
         time.sleep(0.05)
 
 
-def _is_below(pid: int) -> bool:
-    parents, own = _parents(), os.getpid()
-    while pid in parents:
-        pid = parents[pid]
-        if pid == own:
-            return True
-    return False
+def _processes() -> list[int]:
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
 
 
-def _parents() -> dict[int, int]:
-    """The parent of every living process."""
-    found = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = status.read_text().rpartition(")")[2].split()[:2]
-        except OSError:  # it has ended
-            continue
-        if state != "Z":
-            found[int(status.parent.name)] = int(parent)
-    return found
-
-
-def _reap() -> None:
-    """Buries adopted children that have ended."""
+def _has(pid: int, mark: str) -> bool:
     try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return
+        return f"{_MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # it has ended, or is another user's
+        return False
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -1,11 +1,9 @@
 """Parts one after the other in their time boxes; whatever happens to one, the next follows, and OUT is up to date."""
 
-import io
-import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.gpu import outputs

@@ -88,7 +88,7 @@ def fitting(wheels: list[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def provide(target: Path) -> str:
-    """Unpacks what this Python lacks into ``target``, without a network; a line that says what is and what is missing."""
+    """Unpacks what this Python lacks into ``target``, without a network; says what that is, and what is missing."""
     wheels = {_canonical(path.name.split("-")[0]): path for path in sorted(FOLDER.glob("*.whl"))}
     if "packaging" in wheels and not _installed("packaging"):
         sys.path.append(str(wheels["packaging"]))  # a zip of pure Python can be imported as it is
