@@ -212,6 +212,17 @@ def test_every_part_has_its_time_and_writes_under_out(device, tmp_path):
             assert part.command[part.command.index("--output") + 1] == str(tmp_path)
 
 
+def test_what_it_runs_on_a_gpu_is_a_scenario(tmp_path, monkeypatch):
+    """Settings that a scenario refuses would be found on the GPU, where every minute counts."""
+    from membench.scenario.scenario import load_scenario
+
+    found = [part.command for part in parts.parts("cuda", tmp_path) if "run" in part.command]
+    for command in found:
+        settings = [command[at + 1] for at, word in enumerate(command) if word == "--set"]
+        assert load_scenario(command[command.index("run") + 1], settings)
+    assert len(found) == 7
+
+
 def test_only_files_with_gpu_tests_are_collected():
     found = parts.marked_files()
     assert "tests/test_gpu.py" in found and "tests/test_records.py" not in found
