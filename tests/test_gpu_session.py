@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import outputs, parts, processes, session, summary, wheels
+from benchmarks.gpu import bag_bytes, outputs, parts, processes, session, summary, wheels
 from benchmarks.gpu.parts import Part
 from benchmarks.gpu.session import Session
 
@@ -200,6 +200,17 @@ def test_counters_are_summed_in_bytes():
     assert summary.counted_bytes(text) == pytest.approx(1001.5e6 + 16e3)
     with pytest.raises(ValueError, match="no DRAM counters"):
         summary.counted_bytes("==ERROR== no permission")
+
+
+def test_bytes_expected_of_the_bag_are_those_of_the_rows_it_reads():
+    spec = bag_bytes.WeightedBagSpec(model_dim=64, num_keys=64**2, dtype="float32")
+    routing = bag_bytes.RoutingConfig(kind="uniform")
+    case = bag_bytes.Case(arm="bag", level="op", mode="forward", layer=spec, tokens=8, routing=routing)
+    layer = bag_bytes.build(spec)
+    rows = 8 * 4 * 32 * 64 * 4
+    assert (
+        0.8 * rows < bag_bytes.expected(case, layer, bag_bytes.make_inputs(layer, case, 2, "cpu"), "cpu") < 1.1 * rows
+    )
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
