@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,7 +180,7 @@ def test_the_largest_files_stay_where_an_archive_would_be_too_large(tmp_path):
 
 
 def test_figures_come_from_what_can_be_read(tmp_path):
-    case = {"status": "ok", "config": {"arm": "moe", "mode": "decode", "tokens": 8}, "metrics": {"latency_ms_p50": 2.5}}
+    case = {"status": "ok", "case": {"arm": "moe", "mode": "decode", "tokens": 8}, "metrics": {"latency_ms_p50": 2.5}}
     (tmp_path / "decode_2026.json").write_text(json.dumps({"cases": [case, {**case, "status": "oom"}]}))
     (tmp_path / "half.json").write_text('{"cases": [')
     (tmp_path / "clock_check.json").write_text(json.dumps({"cases": [{"ratio": 0.99}, {"ratio": 1.01}]}))
@@ -188,6 +190,12 @@ def test_figures_come_from_what_can_be_read(tmp_path):
         "decode: 1 cases not measured",
         "half.json: not readable (JSONDecodeError)",
     ]
+
+
+def test_figures_of_a_real_result_file(tmp_path):
+    shutil.copy(next((ROOT / "results").glob("iso_flop_8b_*.json")), tmp_path)
+    found = summary.figures(tmp_path)
+    assert any(re.fullmatch(r"iso_flop_8b: dense forward 32 tokens: [\d.]+ ms, mfu .*, mbu .*", line) for line in found)
 
 
 def test_counters_are_summed_in_bytes():

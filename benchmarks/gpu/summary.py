@@ -59,7 +59,7 @@ def _of_cases(path: Path) -> list[str]:
     found, bad = [], 0
     content = json.loads(path.read_text())
     for case in content.get("cases", []):
-        config, metrics = case["config"], case.get("metrics") or {}
+        config, metrics = case["case"], case.get("metrics") or {}
         if case["status"] != "ok":
             bad += 1
             continue
