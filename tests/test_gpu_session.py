@@ -186,8 +186,8 @@ def test_figures_come_from_what_can_be_read(tmp_path):
     (tmp_path / "clock_check.json").write_text(json.dumps({"cases": [{"ratio": 0.99}, {"ratio": 1.01}]}))
     assert summary.figures(tmp_path) == [
         "clock over the other clock: 0.990 to 1.010 in 2 cases",
-        "decode: moe decode 8 tokens: 2.5 ms",
-        "decode: 1 cases not measured",
+        "decode_2026.json: moe decode 8 tokens: 2.5 ms",
+        "decode_2026.json: 1 cases not measured",
         "half.json: not readable (JSONDecodeError)",
     ]
 

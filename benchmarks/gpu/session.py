@@ -60,7 +60,9 @@ class Session:
             return
         seconds = (self._end - _PACKING_S - time.monotonic()) * part.seconds / share
         if seconds < _SHORTEST_S:
-            self._settle(Outcome(part.name, "skipped", note="no time left"))
+            self._settle(
+                Outcome(part.name, "skipped", note=f"its share of the time would be {max(0.0, seconds):.1f} s")
+            )
             return
         print(f"{time.strftime('%H:%M:%S')} {part.name}, at most {seconds:.0f} s", flush=True)
         self.outcomes.append(Outcome(part.name, "running"))

@@ -58,6 +58,7 @@ def _of_cases(path: Path) -> list[str]:
     """A result file: the steps' times."""
     found, bad = [], 0
     content = json.loads(path.read_text())
+    scenario = content.get("run", {}).get("scenario", path.name)
     for case in content.get("cases", []):
         config, metrics = case["case"], case.get("metrics") or {}
         if case["status"] != "ok":
@@ -66,14 +67,10 @@ def _of_cases(path: Path) -> list[str]:
         words = [config["arm"], config["mode"], config.get("optimizer") or "", f"{config['tokens']} tokens"]
         facts = [f"{metrics['latency_ms_p50']:.4g} ms"]
         facts += [f"{name} {metrics[name]:.2f}" for name in ("mfu", "mbu") if metrics.get(name) is not None]
-        found.append(f"{_scenario(path)}: {' '.join(filter(None, words))}: {', '.join(facts)}")
+        found.append(f"{scenario}: {' '.join(filter(None, words))}: {', '.join(facts)}")
     if bad:
-        found.append(f"{_scenario(path)}: {bad} cases not measured")
+        found.append(f"{scenario}: {bad} cases not measured")
     return found
-
-
-def _scenario(path: Path) -> str:
-    return path.name.split("_20")[0]
 
 
 def _of_clock(path: Path) -> list[str]:
