@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 # What is installed: the same next year. Empty: the newest that pyproject.toml allows.
 CONSTRAINTS ?= constraints.txt
 INSTALL := $(BIN)/python -m pip install --quiet --no-build-isolation $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+MINUTES ?= 8
+DEVICE ?= cuda
 BUILD := hatchling hatch-fancy-pypi-readme
 
-.PHONY: run results results-document test check test-lowest test-newest constraints gpu clean
+.PHONY: run results results-document test check test-lowest test-newest constraints gpu gpu-wheels clean
 
 run: $(VENV)/.run-ready
 	$(BIN)/membench run iso_flop_8b
@@ -50,15 +52,13 @@ constraints:
 		| grep -Ev '^(nvidia-[^m]|cuda-)' | sed -E 's/\+.*//' >> constraints.txt
 	rm -rf $(VENV)-constraints $(VENV)-constraints.txt
 
-# On a machine with an NVIDIA GPU whose Python has torch: no virtual environment, no network.
+# With a network: the packages that a machine with a GPU may lack, into gpu-wheels/.
+gpu-wheels: $(VENV)/.dev-ready
+	$(BIN)/python -m benchmarks.gpu.wheels
+
+# On a machine with an NVIDIA GPU whose Python has torch: no virtual environment, no network. See docs/gpu.md.
 gpu:
-	$(PYTHON) -m pytest -m gpu tests
-	$(PYTHON) -m pytest tests/test_triton_*.py
-	$(PYTHON) -m membench run quickstart iso_flop_8b --device cuda --set measure.max_seconds=1
-	$(PYTHON) -m membench doctor --device cuda
-	$(PYTHON) -m membench run op_bag op_top_k op_experts op_expert_rows --device cuda
-	for layer in dense moe memory memory_plus peer; do $(PYTHON) -m membench profile --layer $$layer --device cuda || exit; done
-	$(PYTHON) -m benchmarks.clock_check --device cuda
+	$(PYTHON) -m benchmarks.gpu $(or $(OUT),gpu-out) --minutes $(MINUTES) --device $(DEVICE)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,6 @@
 """Is the time that membench reports the time that it takes? Its clock beside an independent one on the same calls.
 
-    python -m benchmarks.clock_check [--device cuda] [--json]
+    python -m benchmarks.clock_check [--device cuda] [--turns N] [--json]
 
 Ten cases of small and middling layers. On a CPU the other clock is ``torch.utils.benchmark``, on
 CUDA ``triton.testing.do_bench`` (which flushes the L2 cache before each call, as membench's cold
@@ -29,7 +29,6 @@ from membench.measuring.step import make_step
 from membench.measuring.time import Clock, Sampling, StepCall, sample
 from membench.processes.environment import measuring_environment
 
-_TURNS = 15
 _SAMPLING = Sampling(min_samples=30, floor_samples=10, max_seconds=0.4, warmup_seconds=0.02)
 
 _DENSE = DenseSpec(model_dim=512, ffn_hidden=2048, dtype="float32")
@@ -77,11 +76,11 @@ def other_clock_s(step: StepCall, numbers: Any, device: str) -> float:
     return timer.blocked_autorange(min_run_time=0.2).median
 
 
-def compare_clocks(spec: Any, mode: Mode, device: str) -> dict[str, Any]:
+def compare_clocks(spec: Any, mode: Mode, device: str, turns: int) -> dict[str, Any]:
     """Both clocks on one case, in turn."""
     step, clock, numbers = step_of(spec, mode, device), Clock(device), count()
     own, other = [], []
-    for turn in range(_TURNS):
+    for turn in range(turns):
         measurements = [lambda: own.append(sample(clock, step, _SAMPLING).median_s)]
         measurements.append(lambda: other.append(other_clock_s(step, numbers, device)))
         for measure in measurements if turn % 2 else reversed(measurements):
@@ -99,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--turns", type=int, default=15, help="times that each clock measures a case")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     if "GOMP_SPINCOUNT" not in os.environ:
@@ -109,12 +109,10 @@ def main() -> None:
     found: dict[str, Any] = {"benchmark": "clock_check", "started": utc_now(), "threads": threads, "other_clock": other}
     found |= {"environment": environment, "cases": []}
     for spec, mode in CASES:
-        found["cases"].append(compare_clocks(spec, mode, asked.device))
-        if not asked.json:
-            row = found["cases"][-1]
-            print(
-                f"{row['case']:36}{row['membench_ms']:9.3f} ms{row['other_ms']:9.3f} ms{row['ratio']:8.3f}", flush=True
-            )
+        found["cases"].append(compare_clocks(spec, mode, asked.device, asked.turns))
+        row = found["cases"][-1]
+        line = f"{row['case']:36}{row['membench_ms']:9.3f} ms{row['other_ms']:9.3f} ms{row['ratio']:8.3f}"
+        print(line, file=sys.stderr if asked.json else sys.stdout, flush=True)
     if asked.json:
         print(json.dumps(found, allow_nan=False))
 

@@ -18,6 +18,9 @@ import torch
 if not torch.cuda.is_available():
     # Importing layers imports Triton, which decides then whether its kernels are interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+elif share := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    # Processes that test side by side share one card: what one allocates too much fails in that one.
+    torch.cuda.set_per_process_memory_fraction(0.9 / share)
 
 # Tests make repositories: they must not get the index and the folders of a hook that runs the tests.
 for name in [name for name in os.environ if name.startswith("GIT_")]:

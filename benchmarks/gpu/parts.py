@@ -1,0 +1,161 @@
+"""What one GPU session does, in order, and how much of the time each part may have."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.gpu.wheels import ROOT
+
+KINDS = ("dense", "moe", "memory", "memory_plus", "peer")
+_ARMS = ("dense", "memory_companion", "memory_plus_companion", "moe_top8", "peer_companion")
+_OPERATORS = ("op_bag", "op_top_k", "op_experts", "op_expert_rows")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One command.
+
+    Attributes:
+        seconds: its share of the time: what is left is divided among the parts to come in these proportions.
+        output: the result file that its standard output is; None: it goes into the log.
+        skipped: why it cannot run here; None: it runs.
+    """
+
+    name: str
+    command: list[str]
+    seconds: float
+    output: str | None = None
+    skipped: Callable[[], str | None] = field(default=lambda: None)
+
+
+def parts(device: str, results: Path) -> list[Part]:
+    """Every part for a device; result files go to the folder ``results``. On a CPU sizes are tiny: it tries the way."""
+    gpu = device == "cuda"
+    return [
+        *(
+            [_tests("gpu tests", marked_files(), 110, 8, "-m", "gpu")]
+            if gpu
+            else [_tests("tests", ["tests/test_units.py"], 30, 1)]
+        ),
+        _membench("doctor", ["doctor", "--device", device, "--json"], 40, "doctor.json"),
+        _module(
+            "clock check",
+            "benchmarks.clock_check",
+            ["--device", device, "--turns", "5" if gpu else "1", "--json"],
+            35,
+            "clock_check.json",
+        ),
+        *(
+            _run(name, device, results, 18 if name == "op_bag" else 14, _operator_sizes(name, gpu))
+            for name in _OPERATORS
+        ),
+        _run(_chosen_arms("iso_flop_8b", results) if gpu else "quickstart", device, results, 60, _layer_sizes(gpu)),
+        *([_run("quickstart", device, results, 20, ["measure.max_seconds=0.2"])] if gpu else []),
+        _run("decode" if gpu else "decode_small_rows", device, results, 45, _decode_sizes(gpu)),
+        *(_profile(kind, device) for kind in KINDS),
+        _module("training sizes", "benchmarks.gpu.training_sizes", [device], 30, "training_sizes.jsonl"),
+        _dram(results),
+        *([_tests("triton tests", sorted(_names("test_triton_*.py")), 40, 8)] if gpu else []),
+    ]
+
+
+def marked_files() -> list[str]:
+    """Test files that hold tests of a GPU: only these are collected, so no other's imports matter."""
+    return [name for name in sorted(_names("test_*.py")) if "mark.gpu" in (ROOT / name).read_text()]
+
+
+def _names(pattern: str) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob(pattern)]
+
+
+def _tests(name: str, files: list[str], seconds: float, processes: int, *words: str) -> Part:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        str(processes),
+        "--timeout",
+        "60",
+        "-p",
+        "no:cacheprovider",
+        *words,
+        *files,
+    ]
+    return Part(name, command, seconds)
+
+
+def _module(name: str, module: str, words: list[str], seconds: float, output: str | None = None) -> Part:
+    return Part(name, [sys.executable, "-m", module, *words], seconds, output)
+
+
+def _membench(name: str, words: list[str], seconds: float, output: str | None = None) -> Part:
+    return _module(name, "membench", words, seconds, output)
+
+
+def _run(scenario: str, device: str, results: Path, seconds: float, settings: list[str]) -> Part:
+    words = ["run", scenario, "--device", device, "--output", str(results)]
+    words += [word for setting in ["measure.rounds=1", *settings] for word in ("--set", setting)]
+    return _membench(Path(scenario).stem, words, seconds)
+
+
+def _operator_sizes(name: str, gpu: bool) -> list[str]:
+    tokens = "axes.workload.tokens" if name == "op_experts" else "workload.tokens"
+    if not gpu:
+        return [f"{tokens}={[8] if name == 'op_experts' else 8}", "measure.max_seconds=0.02"]
+    sizes = [1024, 16384] if name == "op_experts" else 16384
+    dtype = [] if name == "op_top_k" else ["dtype=bfloat16"]  # scores are float32 everywhere
+    return [f"{tokens}={sizes}", *dtype, "measure.max_seconds=0.1", "measure.warmup_seconds=0.05"]
+
+
+def _layer_sizes(gpu: bool) -> list[str]:
+    if not gpu:
+        return ["workload.tokens=8", "measure.max_seconds=0.02"]
+    return ["measure.max_seconds=0.3", "measure.warmup_seconds=0.1"]
+
+
+def _decode_sizes(gpu: bool) -> list[str]:
+    if not gpu:
+        return ["measure.max_seconds=0.02"]
+    return ["measure.implementations=[eager,cuda_graph]", "measure.max_seconds=0.1", "measure.warmup_seconds=0.05"]
+
+
+def _chosen_arms(name: str, results: Path) -> str:
+    """A scenario with one arm of each kind, at 1,024 and 16,384 tokens: its file beside the results."""
+    import yaml  # it may come from a wheel
+
+    scenario = yaml.safe_load((ROOT / f"scenarios/{name}.yaml").read_text())
+    scenario["arms"] = {arm: scenario["arms"][arm] for arm in _ARMS}
+    scenario["fit"]["memory"] = "64GB"  # 16,384 tokens need more than a laptop has
+    del scenario["workload"]["tokens"]
+    scenario["axes"] = {"workload.tokens": [1024, 16384]}
+    path = results / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(scenario, sort_keys=False))
+    return str(path)
+
+
+def _profile(kind: str, device: str) -> Part:
+    sizes = [] if device == "cuda" else ["--dim", "64", "--dtype", "fp32"]
+    if device == "cpu" and kind not in ("dense", "moe"):
+        sizes += ["--keys", "1K"]
+    return _membench(
+        f"profile {kind}",
+        ["profile", "--layer", kind, "--device", device, *sizes, "--json"],
+        10,
+        f"profile_{kind}.json",
+    )
+
+
+def _dram(results: Path) -> Part:
+    words = ["--clock-control", "none", "--profile-from-start", "off", "--csv", "--page", "raw"]
+    words += ["--metrics", "dram__bytes_read.sum,dram__bytes_write.sum"]
+    program = [sys.executable, "-m", "benchmarks.gpu.bag_bytes", str(results / "bag_bytes.json")]
+    return Part(
+        "dram counters",
+        ["ncu", *words, *program],
+        25,
+        "dram_counters.csv",
+        lambda: None if shutil.which("ncu") else "no ncu on the PATH",
+    )
