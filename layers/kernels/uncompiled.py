@@ -6,7 +6,6 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch.library import CustomOpDef
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -16,7 +15,7 @@ def uncompiled(reason: str) -> Callable[[Callable[_Arguments, _Result]], Callabl
     """A function that a compiler leaves to Python: ``torch.compiler.disable``, which imports the compiler, put off."""
 
     def decorated(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-        apart: list[Callable[_Arguments, _Result]] = []
+        apart: list[Any] = []
 
         @wraps(function)
         def call(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
@@ -31,14 +30,14 @@ def uncompiled(reason: str) -> Callable[[Callable[_Arguments, _Result]], Callabl
     return decorated
 
 
-def custom_op(name: str, *, mutates_args: Sequence[str] = ()) -> Callable[[Callable[..., Any]], CustomOpDef]:
+def custom_op(name: str, *, mutates_args: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Any]:
     """``torch.library.custom_op`` whose kernel does not import the compiler in its first call.
 
     Torch keeps the compiler out of a kernel by a guard that imports it. Before anybody else has imported it, there is
     nothing to keep out. Where another torch keeps its kernels elsewhere, they are as torch made them.
     """
 
-    def defined(function: Callable[..., Any]) -> CustomOpDef:
+    def defined(function: Callable[..., Any]) -> Any:
         operator = torch.library.custom_op(name, function, mutates_args=mutates_args)
         kernels: dict[Any, Callable[..., Any]] = getattr(operator, "_backend_fns", {})
         for device, guarded in kernels.items():
