@@ -32,10 +32,18 @@ def test_one_bit_anywhere_is_seen(place):
 
 def test_moved_numbers_are_seen():
     tensor = torch.arange(LARGE, dtype=torch.float32)
-    for first, second in ((5, 6), (5, 2**18), (2**19, 2**19 + 8192)):
+    for first, second in ((5, 6), (5, 2**18), (2**19, 2**19 + 8192), (5, 5 + 2**14)):
         changed = tensor.clone()
         changed[first], changed[second] = tensor[second], tensor[first]
         assert digest_of(tensor) != digest_of(changed)
+
+
+def test_changes_that_cancel_in_a_sum_are_seen():
+    tensor = torch.arange(2**20, dtype=torch.int64)
+    changed = tensor.clone()
+    changed[7] += 1
+    changed[7 + 2**13] -= 1
+    assert digest_of(tensor) != digest_of(changed)
 
 
 def test_form_counts():

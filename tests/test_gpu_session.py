@@ -103,10 +103,10 @@ def test_what_hangs_is_ended_with_all_that_it_started(started):
     assert not any(alive(pid) for pid in pids)
 
 
-def test_what_has_no_time_left_is_skipped(started):
+def test_what_has_no_time_left_is_not_begun(started):
     run, _ = started(seconds=1.0)
     assert run.run([a_part("long", "import time; time.sleep(60)", 100), a_part("late", "", 0.1)]) is False
-    assert states(run) == {"long": "stopped", "late": "skipped"}
+    assert states(run) == {"long": "stopped", "late": "stopped"}
 
 
 def test_the_time_is_shared_among_the_parts_to_come(started, monkeypatch):

@@ -208,7 +208,7 @@ def test_from_scenario_to_tables(scenario_file, tmp_path):
     assert gradients["plain"] == 1024 * 64 * 4
     assert 8 * 64 * 4 <= gradients["ours"] < 8 * 64 * 4 + 8 * 8 + 1
     tables = {table.title: table for table in result_tables(result)}
-    steps = tables["weighted_bag train_step with sgd, 16 tokens a rank, routing trace"]
+    steps = tables["weighted_bag train_step with sgd, 16 tokens a rank, routing trace (one round: no order)"]
     beside = [column.header for column in steps.columns].index("vs plain")
     assert {row[0]: row[beside] for row in steps.rows}["plain"] == 1.0
     assert [row[1] for row in tables["Arms: budgets asked and achieved"].rows] == [

@@ -182,7 +182,7 @@ def test_a_train_step_updates_what_it_read(seed):
         measurement = CaseMeasurement(operator, Clock("cpu"), 0, lambda doing: None)
         case = case_of(operator.spec, mode="train_step", optimizer=optimizer, seed=seed)
         prepared = measurement.prepare(case, ["eager"])
-        assert prepared.verification.failure is None
+        assert prepared.checked.verification.failure is None
         prepared.step(0)
         assert prepared.implementation["path"] == operator.path
 

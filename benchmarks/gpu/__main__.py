@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks.gpu.parts import parts
 from benchmarks.gpu.session import Session
 from benchmarks.gpu.wheels import ROOT, provide
+from membench.git.commit import running_commit
 
 
 def environment_of(packages: Path) -> dict[str, str]:
@@ -33,9 +34,11 @@ def environment_of(packages: Path) -> dict[str, str]:
 
 def machine_lines() -> list[str]:
     """What ran this: Python, torch, Triton, the card."""
+    commit = running_commit()
+    dirty = ", with uncommitted changes" if commit.dirty else ""
     found = [f"{time.strftime('%Y-%m-%d %H:%M:%S')}, Python {platform.python_version()}, {os.cpu_count()} cores"]
+    found.append(f"commit: {commit.sha or 'unknown'}{dirty}")
     commands = {
-        "commit": ["git", "log", "-1", "--format=%h %s"],
         "torch": [sys.executable, "-c", "import torch; print(torch.__version__, torch.version.cuda)"],
         "triton": [sys.executable, "-c", "import triton; print(triton.__version__)"],
         "card": ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],

@@ -12,7 +12,7 @@ from benchmarks.gpu.processes import boxed
 from benchmarks.gpu.summary import Outcome, summary
 
 _PACKING_S = 5.0  # for the last files
-_SHORTEST_S = 3.0  # a part that would get less is skipped
+_SHORTEST_S = 3.0  # a part that would get less is not begun
 
 
 class Session:
@@ -61,7 +61,7 @@ class Session:
         seconds = (self._end - _PACKING_S - time.monotonic()) * part.seconds / share
         if seconds < _SHORTEST_S:
             self._settle(
-                Outcome(part.name, "skipped", note=f"its share of the time would be {max(0.0, seconds):.1f} s")
+                Outcome(part.name, "stopped", note=f"its share of the time would be {max(0.0, seconds):.1f} s")
             )
             return
         print(f"{time.strftime('%H:%M:%S')} {part.name}, at most {seconds:.0f} s", flush=True)

@@ -5,6 +5,7 @@ the same digest.
 """
 
 import hashlib
+import random
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from membench.layers.layer import Layer, Routing
 
 _LANES = 2**13  # int64 words a row
 _ROWS = 64  # that are added up before they are hashed: one pass at the speed of memory, and few bytes to hash
+# Each row has a factor of its own, so that rows which change places change the sum; odd, so that no bit is lost.
+_FACTORS = [random.Random(number).getrandbits(62) | 1 for number in range(_ROWS)]
 
 
 class Digest:
@@ -51,7 +54,7 @@ class Digest:
             self.add(f"table {number} values", None if gradient is None else gradient.values)
 
     def _add_bytes(self, tensor: Tensor) -> None:
-        """All bytes: whole blocks of words as the sums over their rows, which wrap around; the rest as they are."""
+        """All bytes: whole blocks of words as weighted sums of their rows, which wrap around; the rest as they are."""
         flat = tensor.contiguous().reshape(-1).view(torch.uint8)
         block_bytes = _ROWS * _LANES * torch.int64.itemsize
         whole = flat.numel() // block_bytes * block_bytes
@@ -59,7 +62,10 @@ class Digest:
             if flat.storage_offset() % torch.int64.itemsize:
                 flat = flat.clone()
             words = flat[:whole].view(torch.int64).view(-1, _ROWS, _LANES)
-            self._hash.update(words.sum(dim=1).cpu().numpy().data)
+            sums = torch.zeros(len(words), _LANES, dtype=torch.int64, device=words.device)
+            for row, factor in enumerate(_FACTORS):
+                sums.add_(words[:, row], alpha=factor)
+            self._hash.update(sums.cpu().numpy().data)
         self._hash.update(flat[whole:].cpu().numpy().data)
 
     def hexdigest(self) -> str:

@@ -9,7 +9,7 @@ import statistics
 from typing import Any
 
 from membench.case import Case
-from membench.json_values import number
+from membench.json_values import mapping, number
 from membench.machine.conditions import what_is_slow
 from membench.results.ceilings import Ceilings
 from membench.results.disturbance import disturbed_rounds
@@ -155,7 +155,8 @@ def _peak(rounds: list[Round], name: str) -> float | None:
 
 def worst_error(r: Round) -> float | None:
     """The largest error against the reference, of the output and every gradient; None where nothing was checked."""
-    return max(r.reference["errors"].values()) if r.reference else None
+    errors = mapping(r.reference or {}, "errors")
+    return max((error for name in errors if (error := number(errors, name)) is not None), default=None)
 
 
 def flags_of(record: Record) -> list[str]:
