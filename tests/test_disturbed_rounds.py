@@ -32,14 +32,14 @@ def disturbance_flags(*rounds):
 
 
 def test_a_flag_says_where_how_much_and_by_whom():
-    words = "2 of 3 samples while others used 41 % of the processors (other processes, the hypervisor)"
+    words = "2 of 3 samples for 41 % of their time (other processes, the hypervisor)"
     assert disturbance_flags(a_disturbed_round()) == [f"disturbed in round 1: {words}"]
 
 
 def test_the_rounds_of_a_case_are_one_flag():
     throttled = {"kept_samples": 1, "kept_share": 0.2, "kept_by": ["throttled"]}
     rounds = [a_disturbed_round(), a_disturbed_round(1, CALM), a_disturbed_round(2, throttled)]
-    words = "3 of 6 samples while others used 20 to 41 % of the processors"
+    words = "3 of 6 samples for 20 to 41 % of their time"
     causes = "other processes, the hypervisor, throttled by a CPU quota"
     assert disturbance_flags(*rounds) == [f"disturbed in rounds 1, 3: {words} ({causes})"]
 
@@ -74,7 +74,13 @@ def test_of_odd_causes_those_that_are_known_are_told():
     found = disturbed(a_disturbed_round(says={**KEPT, "kept_by": ["aliens", "gpu_others", 5]}))
     assert found is not None and found.causes == ("other processes on the GPU",)
     bare = disturbed(a_disturbed_round(says={**KEPT, "kept_by": None}))
-    assert bare is not None and bare.words == "2 of 3 samples while others used 41 % of the processors"
+    assert bare is not None and bare.words == "2 of 3 samples for 41 % of their time"
+
+
+def test_the_state_of_a_gpu_has_no_share():
+    heat = {"kept_samples": 2, "kept_share": 1.0, "kept_by": ["gpu_throttled"]}
+    words = "2 of 3 samples (the GPU's clocks were throttled)"
+    assert disturbance_flags(a_disturbed_round(says=heat)) == [f"disturbed in round 1: {words}"]
 
 
 def test_the_hot_samples_of_a_gpu_are_told_of_too():
@@ -84,8 +90,7 @@ def test_the_hot_samples_of_a_gpu_are_told_of_too():
 
 def test_the_line_of_a_run_marks_it():
     assert _line(a_case(), a_disturbed_round(), 1).endswith(
-        "5 ms (3 samples, disturbed: 2 of 3 samples while others used 41 % of the processors "
-        "(other processes, the hypervisor))"
+        "5 ms (3 samples, disturbed: 2 of 3 samples for 41 % of their time (other processes, the hypervisor))"
     )
     assert _line(a_case(), a_disturbed_round(says=CALM), 1).endswith("5 ms (3 samples)")
 
@@ -106,13 +111,13 @@ def test_a_verdict_on_disturbed_times_says_so():
     for count, head in ((1, slower), (3, calm)):
         reasons = compared(with_disturbed(calm, count), with_disturbed(head, 2))
         before = "1 round" if count == 1 else "3 rounds"
-        assert reasons["latency_ms_p50"].endswith(f"disturbed by others: {before} in the baseline, 2 rounds now")
+        assert reasons["latency_ms_p50"].endswith(f"disturbed: {before} in the baseline, 2 rounds now")
         assert not any("disturbed" in reason for name, reason in reasons.items() if name == "params")
 
 
 def test_one_disturbed_side_is_named_alone():
     calm = a_record([0.004] * 8)
-    assert compared(calm, with_disturbed(calm, 2))["latency_ms_p50"] == "disturbed by others: 2 rounds now"
+    assert compared(calm, with_disturbed(calm, 2))["latency_ms_p50"] == "disturbed: 2 rounds now"
 
 
 SCENARIO = """
@@ -125,7 +130,7 @@ measure: {max_seconds: 200, timeout_seconds: 310%s}
 
 
 def test_a_process_is_given_time_to_take_samples_again(scenario_file):
-    assert load_scenario(scenario_file(SCENARIO % "")).measure.retaking_seconds == 100.0
+    assert load_scenario(scenario_file(SCENARIO % "")).measure.retake_budget_seconds == 10.0
     with pytest.raises(UsageError, match=r"above max_seconds, warmup_seconds and retake_seconds, 400\.5 together"):
         load_scenario(scenario_file(SCENARIO % ", retake_seconds: 200"))
-    assert load_scenario(scenario_file(SCENARIO % ", retake_seconds: 0")).measure.retaking_seconds == 0.0
+    assert load_scenario(scenario_file(SCENARIO % ", retake_seconds: 0")).measure.retake_budget_seconds == 0.0

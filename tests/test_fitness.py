@@ -17,8 +17,8 @@ def test_a_quiet_machine_is_fit():
 @pytest.mark.parametrize(
     ("noise", "seen", "fit", "why"),
     [
-        ({}, {"disturbed_share": 0.3}, "fit for ab only", "others disturbed 30 % of the samples, over 10 %"),
-        ({}, {"disturbed_share": 0.51}, "unfit", "others disturbed 51 % of the samples, over 50 %"),
+        ({}, {"disturbed_share": 0.3}, "fit for ab only", "30 % of the samples were disturbed, over 10 %"),
+        ({}, {"disturbed_share": 0.51}, "unfit", "51 % of the samples were disturbed, over 50 %"),
         ({"iqr_over_median": 0.06}, {}, "fit for ab only", "spreads over 6.0 % of their median, over 5 %"),
         ({"iqr_over_median": 0.26}, {}, "unfit", "spreads over 26.0 % of their median, over 25 %"),
         ({"second_half_over_first": 0.96}, {}, "fit for ab only", "drifted by 4.0 %, over 3 %"),

@@ -277,6 +277,6 @@ def test_processes_of_an_earlier_commit_are_told_what_they_know():
     assert renamed["factory"] == "layers.peers.embedding_bag:build"
     assert used == {**plain, "table_on": "host"}
     assert Build.model_validate(told).cases == cases
-    assert "retaking_seconds" not in told
-    run = Build.of(cases, "cpu", Measure(max_seconds=3.0), retaking=True)
-    assert Build.model_validate(run.model_dump(mode="json")).retaking_seconds == 1.5
+    assert "retake_seconds" not in told
+    run = Build.of(cases, "cpu", Measure(max_seconds=3.0), retake=True)
+    assert Build.model_validate(run.model_dump(mode="json")).retake_seconds == 1.5

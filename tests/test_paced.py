@@ -23,7 +23,9 @@ def test_each_sample_has_the_pacers_beside_it(virtual_time):
 
         return step
 
-    found, own, beside = sample_in_turn(Clock("cpu"), call("step", 0.004), call("pacer", 0.002), Sampling(6, 5, 5, 0.0))
+    found, own, beside, *_ = sample_in_turn(
+        Clock("cpu"), call("step", 0.004), call("pacer", 0.002), Sampling(6, 5, 5, 0.0)
+    )
     assert found.seconds == own.seconds == pytest.approx([0.004] * 6)
     assert beside.seconds == pytest.approx([0.002] * 6)
     assert (own.calls, beside.calls) == (1, 1)
@@ -33,14 +35,14 @@ def test_each_sample_has_the_pacers_beside_it(virtual_time):
 
 def test_short_calls_of_the_pacer_are_bundled(virtual_time, never_waits):
     step, pacer = (lambda _, s=s: virtual_time.sleep(s) for s in (0.01, 1e-5))
-    _, own, beside = sample_in_turn(Clock("cpu"), step, pacer, Sampling(5, 5, 5, 0.0))
+    _, own, beside, *_ = sample_in_turn(Clock("cpu"), step, pacer, Sampling(5, 5, 5, 0.0))
     assert (own.calls, beside.calls) == (1, 50)
     assert beside.seconds == pytest.approx([1e-5] * 5)
     assert beside.on_core_s == pytest.approx([1e-5] * 5)
 
 
 def test_the_pacers_time_counts_towards_the_limit(virtual_time):
-    found, own, beside = sample_in_turn(
+    found, own, beside, *_ = sample_in_turn(
         Clock("cpu"),
         lambda _: virtual_time.sleep(0.01),
         lambda _: virtual_time.sleep(0.01),
@@ -56,7 +58,7 @@ def test_time_without_the_core_is_none_on_it(virtual_time, never_waits):
         if i % 2:
             virtual_time.off_core(0.003)
 
-    found, own, beside = sample_in_turn(
+    found, own, beside, *_ = sample_in_turn(
         Clock("cpu"), preempted, lambda _: virtual_time.sleep(0.002), Sampling(6, 6, 5, 0.0)
     )
     assert max(found.seconds) == pytest.approx(0.007)
@@ -75,14 +77,14 @@ def test_a_call_that_gives_the_core_away_counts_in_full(virtual_time, monkeypatc
         virtual_time.sleep(0.001)
         virtual_time.off_core(0.004)
 
-    _, own, _ = sample_in_turn(Clock("cpu"), waiting, lambda _: virtual_time.sleep(0.002), Sampling(6, 6, 5, 0.0))
+    _, own, _, *_ = sample_in_turn(Clock("cpu"), waiting, lambda _: virtual_time.sleep(0.002), Sampling(6, 6, 5, 0.0))
     assert own.on_core_s == own.seconds == pytest.approx([0.005] * 6)
 
 
 def test_where_the_system_does_not_tell_there_is_no_time_on_the_core(virtual_time, monkeypatch):
     monkeypatch.setattr(paced, "_OF_THREAD", None)
     assert gave_core_away() is None
-    _, own, beside = sample_in_turn(
+    _, own, beside, *_ = sample_in_turn(
         Clock("cpu"), lambda _: virtual_time.sleep(0.01), lambda _: virtual_time.sleep(0.01), Sampling(4, 4, 5, 0.0)
     )
     assert (own.on_core_s, beside.on_core_s) == ([], [])
@@ -103,7 +105,7 @@ def test_cuda_samples_and_the_pacers_stand_in_one_queue():
             assert cold
             return [step(next(inputs)) for _ in range(samples)]
 
-    found, _, beside = sample_in_turn(Queue(), float, lambda i: -1.0 - i, Sampling(4, 4, 1, 0.0))
+    found, _, beside, *_ = sample_in_turn(Queue(), float, lambda i: -1.0 - i, Sampling(4, 4, 1, 0.0))
     first = found.seconds[0]
     assert found.seconds == [first, first + 1, first + 2, first + 3]
     assert beside.seconds == [-1 - each for each in found.seconds]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from membench.machine.disturbance import LIMIT, Seen
+from membench.machine.disturbance import LIMIT, SPAN_S, Seen
+from membench.measuring.retaking import Retaking
 from membench.measuring.time import Clock, Sampling, sample
 
 SECONDS = 0.1  # of a step that nobody disturbs
@@ -121,7 +122,7 @@ def test_the_clean_ones_do_where_they_reach_the_floor(virtual_time):
 def test_time_ends_it_besides_the_budget(virtual_time):
     begin = virtual_time.perf_counter()
     found = sampled(virtual_time, [(0, 1e9)], retake_seconds=2.0, samples=1000, max_seconds=3.0)
-    assert found.stopped_by == "time"
+    assert found.stopped_by == "disturbance"
     assert virtual_time.perf_counter() - begin <= 2.0 + 3.0 + 6 * 3 * SECONDS  # the warm-up, and a sample
 
 
@@ -131,7 +132,7 @@ def test_the_least_disturbed_are_used_whatever_their_time(virtual_time):
     watch.seen = lambda: (watch.mark(), Seen({"waiting": next(shares), "other_processes": None}, None))[1]
     times = iter([0.09] * 4 + [0.9, 0.3, 0.6, 0.2, 0.8])
     found = sample(Clock("cpu"), lambda _: virtual_time.sleep(next(times)), Sampling(5, 2, 60, 0.0), watch=watch)
-    assert found.seconds == pytest.approx([0.2, 0.3])
+    assert found.seconds == pytest.approx([0.3, 0.2])
     assert sorted(found.disturbed) == pytest.approx([0.6, 0.8, 0.9])
     assert found.disturbance["kept_share"] == pytest.approx(0.25)
     assert found.disturbance["involuntary_switches_per_sample"] is None
@@ -164,3 +165,25 @@ def test_a_batch_on_cuda_is_judged_whole(virtual_time, until_s, batches):
     assert len(found.seconds) == (3 if stays else 6)
     assert len(found.disturbed) == 6 * batches - len(found.seconds)
     assert found.disturbance["kept_samples"] == (3 if stays else 0)
+
+
+def test_a_whole_span_passes_before_a_disturbed_sample_is_taken_again(virtual_time):
+    """After less, the half second that ticks are looked at over could begin before the disturbance."""
+    watch = FakeWatch(virtual_time, [(0, 1e9)])
+    taking = Retaking(Sampling(10, 3, 60, 0.0, 5.0), watch)
+    watch.begin()
+    virtual_time.sleep(0.3)
+    assert taking.add([0.3], 0.3) == SPAN_S
+
+
+def test_samples_that_count_are_in_order_and_say_which_follow(virtual_time):
+    """One in the middle is kept apart; after the pass the next does not follow directly."""
+    watch = FakeWatch(virtual_time, [])
+    taking = Retaking(Sampling(4, 2, 60, 0.0, 0.0), watch)
+    shares = iter([0.0, 0.9, 0.0, 0.0])
+    watch.seen = lambda: Seen({"waiting": next(shares), "other_processes": None}, None)
+    for first in (1, 3, 4, 5):
+        taking.add([first, first + 0.5] if first == 1 else [first], 0.1)
+    found = taking.taken()
+    assert (found.kept, found.apart) == ([1, 1.5, 4, 5], [3])
+    assert found.follows == [False, True, False, True]

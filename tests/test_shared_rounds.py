@@ -1,5 +1,7 @@
 """What the processes of a run share: a round's ceilings, drawn inputs, and what earlier rounds have checked."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -68,7 +70,7 @@ class Processes:
             reference |= {"bit_equal_to_round": asked.checked.round}
         facts = {"samples_s": [1e-3], "implementation": {"chosen": "eager"}, "seconds": {}}
         memory = {"weights_bytes": 1} if asked.memory else {}
-        return {**facts, "answer": self.answers.get(case.arm, "a"), "reference": reference, "memory": memory}
+        return {**facts, "answer_digest": self.answers.get(case.arm, "a"), "reference": reference, "memory": memory}
 
 
 @pytest.fixture
@@ -162,6 +164,18 @@ def test_the_folder_of_drawn_inputs_goes_with_the_run(run, tmp_path, monkeypatch
     assert len({job.inputs_folder for job in processes.jobs}) == 1
     assert processes.jobs[0].inputs_folder.startswith(str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_run_has_left_is_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner_module.tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left, ours, others = (tmp_path / name for name in (f"membench-inputs-{ended.pid}-a", "membench-inputs-1-b", "else"))
+    for folder in (left, ours, others):
+        folder.mkdir()
+    with runner_module.inputs_folder() as made:
+        assert made is not None and not left.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([ours, others])
 
 
 def test_a_run_without_a_temporary_folder_draws_every_time(run, monkeypatch):

@@ -129,8 +129,9 @@ def test_a_damaged_file_is_as_none(damage, tmp_path):
         assert_same(one, other)
 
 
-def test_large_pools_are_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(stored_inputs, "_STORED_BYTES", 100)
+@pytest.mark.parametrize("limit", ["_STORED_BYTES", "_FOLDER_BYTES"])
+def test_large_pools_are_not_kept(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(stored_inputs, limit, 100)
     case = a_case()
     prepared(case, tmp_path).inputs(case)
     assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ from membench.running.protocol import PROTOCOL
 
 _PACKAGE = Path(__file__).resolve().parent.parent  # membench
 _FIRST = 1  # the number of a face, or of a protocol, from before it was written down
+_SPOKEN = (1, PROTOCOL)  # 2 only adds to answers: what is asked of a side of an ab is what 1 understands
 
 
 def side_code(tree: Path, inside: Path) -> SideCode:
@@ -48,7 +49,7 @@ def _home(tree: Path) -> Path:
     if face == FACE and (theirs / "spec").is_dir():
         return _harness(tree, theirs)
     protocol = _number("PROTOCOL", tree / "membench/running/protocol.py", tree / "membench/protocol.py")
-    if protocol == PROTOCOL:
+    if protocol in _SPOKEN:
         return tree
     raise UsageError(
         f"is a membench whose layers have another face ({face or _FIRST}, this membench measures {FACE}), and that "

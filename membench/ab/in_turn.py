@@ -152,7 +152,8 @@ class RoundsInTurn:
             "cache": "cold" if self.device == "cuda" else "rotating",
             "in_turn": True,
         }
-        measured = {"samples_s": turn.samples_s, "sampling": sampling, **turn.facts.found}
+        facts = {name: told for name, told in turn.facts.found.items() if name in Round.model_fields}
+        measured = {"samples_s": turn.samples_s, "sampling": sampling, **facts}
         return Round(number=number, started=started, status="ok", **measured)
 
 

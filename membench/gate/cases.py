@@ -14,7 +14,7 @@ from membench.gate.thresholds import MetricThresholds, Thresholds, limits
 from membench.gate.verdicts import ORDER, MetricVerdict, Verdict, worst
 from membench.machine.identity import Machine
 from membench.results.conditions import conditions_differ, same_software
-from membench.results.disturbance import disturbed_rounds
+from membench.results.disturbance import touched_rounds
 from membench.results.ranking import arm_name, routing_name, step_name, swept
 from membench.results.records import Pair, Record, ResultFile
 from membench.words import how_many
@@ -175,10 +175,10 @@ def _timed_verdicts(base: Record, head: Record, how: Comparability, thresholds: 
 
 
 def _disturbed(base: Record, head: Record) -> str:
-    """Which side's rounds stayed disturbed, to be said of each of their times; '' where none did."""
-    sides = (("in the baseline", disturbed_rounds(base)), ("now", disturbed_rounds(head)))
-    told = [f"{how_many(len(found.rounds), 'round')} {where}" for where, found in sides if found]
-    return f"disturbed by others: {', '.join(told)}" if told else ""
+    """Which side's rounds stayed disturbed, or were cut short, to be said of each of their times; '' where none was."""
+    sides = (("in the baseline", touched_rounds(base)), ("now", touched_rounds(head)))
+    told = [f"{how_many(len(rounds), 'round')} {where}" for where, rounds in sides if rounds]
+    return f"disturbed: {', '.join(told)}" if told else ""
 
 
 def _judge_in_turn(

@@ -91,7 +91,7 @@ def _times(round_: Round, name: str) -> list[float]:
 
 
 def _ratio(round_: Round) -> float | None:
-    """Each sample but the first lies between two of the pacer's: it is divided by their geometric mean.
+    """A sample that follows another lies between two of the pacer's: it is divided by their geometric mean.
 
     Times are those on the core, where they are known: being put off it by others is nothing that a commit can cause.
     """
@@ -99,9 +99,14 @@ def _ratio(round_: Round) -> float | None:
         return None
     of_case, of_pacer = _on_core(round_) or (round_.samples_s, _times(round_, "samples_s"))
     paced, taken = [math.log(each) for each in of_pacer], [math.log(each) for each in of_case]
-    between = [
-        sample - (before + after) / 2 for sample, before, after in zip(taken[1:], paced[:-1], paced[1:], strict=False)
-    ]
+    triples = zip(taken[1:], paced[:-1], paced[1:], _follows(round_, len(taken))[1:], strict=False)
+    between = [sample - (before + after) / 2 for sample, before, after, follows in triples if follows]
     if not between:
-        between = [taken[0] - paced[0]]
+        between = [sample - after for sample, after in zip(taken, paced, strict=False)]
     return math.exp(statistics.median(between))
+
+
+def _follows(round_: Round, samples: int) -> list[bool]:
+    """For each sample, whether the pair before it was timed directly before: no disturbed one was left out between."""
+    said = round_.pacer.get("follows")
+    return said if isinstance(said, list) and len(said) == samples else [True] * samples

@@ -28,7 +28,7 @@ from typing import Literal
 from membench.machine.cgroup import ROOT, throttle_counters, throttled_seconds
 from membench.machine.core_times import TICK_S, CoreTimes, read_core_times
 from membench.machine.gpu_sharing import GpuSharing, read_gpu_sharing
-from membench.machine.run_queue import Turns, read_turns, waited_share
+from membench.machine.run_queue import Scheduled, read_turns, waited_share
 
 Signal = Literal["waiting", "other_processes", "hypervisor", "throttled", "gpu_throttled", "gpu_others"]
 CPU_SIGNALS: tuple[Signal, ...] = ("waiting", "other_processes", "hypervisor", "throttled")
@@ -60,7 +60,7 @@ class Reading:
 
     at_s: float
     own_s: float
-    turns: dict[str, Turns] | None
+    turns: dict[str, Scheduled] | None
     cores: CoreTimes | None
     throttled_s: tuple[float, ...]
     involuntary_switches: int | None

@@ -8,7 +8,7 @@ from membench.machine.cgroup import ROOT
 _WAKING_S = 50e-6  # what a thread waits in any case when it is woken, also on an idle processor
 
 
-class Turns(NamedTuple):
+class Scheduled(NamedTuple):
     """What a thread has had so far: seconds it ran, seconds it waited for a processor, and how often it got one."""
 
     ran_s: float
@@ -16,7 +16,7 @@ class Turns(NamedTuple):
     times: int
 
 
-def read_turns(root: Path = ROOT) -> dict[str, Turns] | None:
+def read_turns(root: Path = ROOT) -> dict[str, Scheduled] | None:
     """By thread; None where the kernel does not tell."""
     found = {}
     for thread in (root / "proc/self/task").glob("*"):
@@ -24,16 +24,16 @@ def read_turns(root: Path = ROOT) -> dict[str, Turns] | None:
             ran, waited, times = (thread / "schedstat").read_bytes().split()
         except (OSError, ValueError):  # a thread that has just ended, or a kernel without these statistics
             continue
-        found[thread.name] = Turns(int(ran) / 1e9, int(waited) / 1e9, int(times))
+        found[thread.name] = Scheduled(int(ran) / 1e9, int(waited) / 1e9, int(times))
     return found or None
 
 
-def waited_share(before: dict[str, Turns], after: dict[str, Turns], seconds: float) -> float:
+def waited_share(before: dict[str, Scheduled], after: dict[str, Scheduled], seconds: float) -> float:
     """The share of the time that the thread which waited most was kept from running, beyond being woken.
 
     The most and no mean: a step goes on when its slowest thread has finished.
     """
-    never = Turns(0.0, 0.0, 0)
+    never = Scheduled(0.0, 0.0, 0)
     waits = []
     for name, now in after.items():
         then = before.get(name, never)

@@ -1,5 +1,6 @@
 """Costs, checks and samples as a record keeps them."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -31,16 +32,21 @@ def cost_json(cost: Cost) -> dict[str, Any]:
     }
 
 
-def reference_json(found: Verification | None, bit_equal_to_round: int | None = None) -> dict[str, Any] | None:
+def reference_json(
+    found: Verification | None, of_updates: Sequence[str] = (), bit_equal_to_round: int | None = None
+) -> dict[str, Any] | None:
     """A check as a record keeps it; None where the layer has no reference.
 
-    ``bit_equal_to_round``: the check was made in that round, and the answer is bit-equal.
+    Args:
+        of_updates: names of those errors that are of rows after an optimizer's update.
+        bit_equal_to_round: the check was made in that round, and the answer is bit-equal.
     """
     if found is None:
         return None
     by = {} if bit_equal_to_round is None else {"bit_equal_to_round": bit_equal_to_round}
     return {
         **by,
+        **({"of_updates": list(of_updates)} if of_updates else {}),
         "tokens": found.tokens,
         "errors": found.errors,
         "selection_shortfall": found.selection_shortfall,
@@ -49,10 +55,11 @@ def reference_json(found: Verification | None, bit_equal_to_round: int | None = 
 
 
 def verification_of(recorded: dict[str, Any] | None) -> Verification | None:
-    """The check that ``reference_json`` made a record of."""
+    """The check of the answer that ``reference_json`` made a record of; updates are each round's own to check."""
     if recorded is None:
         return None
-    return Verification(**{name: value for name, value in recorded.items() if name != "bit_equal_to_round"})
+    errors = {name: error for name, error in recorded["errors"].items() if name not in recorded.get("of_updates", ())}
+    return Verification(recorded["tokens"], errors, recorded["selection_shortfall"], recorded["tolerance"])
 
 
 def sampling_json(samples: Samples) -> dict[str, Any]:

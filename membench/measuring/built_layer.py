@@ -1,4 +1,4 @@
-"""A case's layer built on the device, and the device's ceilings beside it, measured in the same process."""
+"""A case's layer built on the device, and the device's ceilings beside it, measured in the same round."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

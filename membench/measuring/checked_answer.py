@@ -8,10 +8,10 @@ from typing import Any
 class CheckedAnswer:
     """A bit-equal answer need not be compared with the reference again.
 
-    ``answer`` is its digest, ``reference`` what the comparison found, as a record keeps it; None: there is none.
+    ``digest`` is the answer's, ``reference`` what the comparison found, as a record keeps it; None: there is none.
     """
 
     round: int
     implementation: str
-    answer: str
+    digest: str
     reference: dict[str, Any] | None

@@ -31,7 +31,7 @@ class Threshold:
         return fit, f"{self.words.format(100 * value)}, over {100 * limit:g} %"
 
 
-DISTURBED = Threshold(0.1, 0.5, "others disturbed {:.0f} % of the samples")
+DISTURBED = Threshold(0.1, 0.5, "{:.0f} % of the samples were disturbed")
 SPREAD = Threshold(0.05, 0.25, "the middle half of the times of one product spreads over {:.1f} % of their median")
 DRIFT = Threshold(0.03, 0.1, "the same product's time drifted by {:.1f} %")
 

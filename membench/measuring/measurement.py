@@ -96,7 +96,8 @@ class CaseMeasurement:
             backward = make_step("forward_backward", call, self.layer, inputs, upstream, None)
             with watch.on("check"):
                 found = self.preparation.check_update(checked.verification, name, optimizer, lambda: backward(0))
-            checked = replace(checked, verification=found)
+            of_updates = tuple(name for name in found.errors if name not in checked.verification.errors)
+            checked = replace(checked, verification=found, of_updates=of_updates)
         if optimizer is not None:
             self.preparation.check_step(case, name, lambda: step(0))
         return Prepared(
@@ -148,6 +149,7 @@ class CaseMeasurement:
             "sampling": sampling_json(samples),
             "hot_samples_s": hot.seconds if hot else None,
             "disturbed_samples_s": samples.disturbed,
+            "disturbed_hot_samples_s": hot.disturbed if hot else [],
             "disturbance": {**samples.disturbance, **({"hot": hot.disturbance} if hot else {})},
             "clocks": clocks,
         }
@@ -174,8 +176,8 @@ class CaseMeasurement:
             what_ran = ran(self.clock.device)
         return {
             "implementation": prepared.implementation,
-            "reference": reference_json(checked.verification, checked.bit_equal_to_round),
-            "answer": checked.answer,
+            "reference": reference_json(checked.verification, checked.of_updates, checked.bit_equal_to_round),
+            "answer_digest": checked.digest,
             "traffic": prepared.traffic.as_json(),
             "cost": {"source": source, **cost_json(cost)},
             "memory": sizes,
@@ -193,9 +195,16 @@ class CaseMeasurement:
         """The samples, and what a round says of the pacer beside them: nothing where there is none."""
         if pacer is None:
             return sample(self.clock, step, sampling, watch=watch), {}
-        samples, own, paced = sample_in_turn(self.clock, step, pacer, sampling, watch=watch)
-        taken = {"calls_per_sample": paced.calls, "samples_s": paced.seconds, "on_core_s": paced.on_core_s}
-        return samples, {**pacer.as_json(), **taken, "case_on_core_s": own.on_core_s}
+        found = sample_in_turn(self.clock, step, pacer, sampling, watch=watch)
+        taken = {
+            "calls_per_sample": found.paced.calls,
+            "samples_s": found.paced.seconds,
+            "on_core_s": found.paced.on_core_s,
+            "case_on_core_s": found.own.on_core_s,
+            "follows": found.follows,
+            "disturbed_samples_s": found.apart_s,
+        }
+        return found.samples, {**pacer.as_json(), **taken}
 
     def _pacer(self, case: Case) -> Pacer | None:
         """The case's pacer; None where nothing is counted of it."""

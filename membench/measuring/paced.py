@@ -7,7 +7,7 @@ the time counts.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count, cycle
 from typing import NamedTuple, Self
 
@@ -23,7 +23,7 @@ except ImportError:  # Windows
 _OF_THREAD = getattr(resource, "RUSAGE_THREAD", None)  # Linux alone
 
 
-class Turn(NamedTuple):
+class Timed(NamedTuple):
     """Seconds a call of one sample; ``on_core_s`` is None where the system does not tell."""
 
     seconds: float
@@ -38,12 +38,12 @@ class Turn(NamedTuple):
 class Pair(NamedTuple):
     """A sample of the step, and the pacer's right after it."""
 
-    own: Turn
-    paced: Turn
+    own: Timed
+    paced: Timed
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
+class Side:
     """Raw seconds a call of one side; ``on_core_s`` is empty where the system does not tell."""
 
     calls: int
@@ -51,19 +51,33 @@ class Turns:
     on_core_s: list[float]
 
     @classmethod
-    def of(cls, calls: int, turns: list[Turn]) -> Self:
+    def of(cls, calls: int, turns: list[Timed]) -> Self:
         """The samples of one side, each of so many calls."""
         return cls(calls, [t.seconds for t in turns], [t.on_core_s for t in turns if t.on_core_s is not None])
 
 
-def take_turn(clock: Clock, step: StepCall, inputs: Iterator[int], calls: int) -> Turn:
+class PacedSamples(NamedTuple):
+    """Samples of the step, as of a sampling without a pacer, and both sides of them.
+
+    ``follows``: for each sample, whether the one before it and its pacer were taken directly before. ``apart_s`` are
+    the pacer's beside the disturbed samples that were kept apart.
+    """
+
+    samples: Samples
+    own: Side
+    paced: Side
+    follows: list[bool]
+    apart_s: list[float]
+
+
+def take_turn(clock: Clock, step: StepCall, inputs: Iterator[int], calls: int) -> Timed:
     """One sample of so many calls."""
     gave_away, on_core = gave_core_away(), time.thread_time()
     seconds = clock.seconds(step, inputs, calls)
     on_core = (time.thread_time() - on_core) / calls
     if gave_away is None:
-        return Turn(seconds)
-    return Turn(seconds, min(seconds, on_core) if gave_core_away() == gave_away else seconds)
+        return Timed(seconds)
+    return Timed(seconds, min(seconds, on_core) if gave_core_away() == gave_away else seconds)
 
 
 def gave_core_away() -> int | None:
@@ -73,8 +87,8 @@ def gave_core_away() -> int | None:
 
 def sample_in_turn(
     clock: Clock, step: StepCall, pacer: StepCall, sampling: Sampling, *, watch: Watch | None = None
-) -> tuple[Samples, Turns, Turns]:
-    """Samples of the step, its turns and the pacer's, the i-th of which is taken right after the i-th of the step.
+) -> PacedSamples:
+    """Samples of the step and of the pacer, the i-th of which is taken right after the i-th of the step.
 
     ``min_samples`` of each, unless ``max_seconds`` ends first and there are ``floor_samples``. On CUDA all are in one
     queue, the L2 cache flushed before each. What ``watch`` finds disturbed is taken again, both of a pair.
@@ -88,34 +102,34 @@ def sample_in_turn(
     inputs, rows = count(warmup_calls), count()
     if clock.device == "cuda":
         samples, calls, pacer_calls = affordable(sampling, fastest_s + pacer_s), 1, 1
-        taking = Retaking[Pair](replace(sampling, min_samples=samples), watch)
+        taking = Retaking[Pair](sampling, watch, samples)
         sides, numbers = cycle((step, pacer)), _each_twice(inputs)
 
         def batch() -> list[Pair]:
             seconds = clock.queued_seconds(lambda i: next(sides)(i), numbers, 2 * samples, cold=True)
-            return [Pair(Turn(own), Turn(paced)) for own, paced in zip(seconds[::2], seconds[1::2], strict=True)]
+            return [Pair(Timed(own), Timed(paced)) for own, paced in zip(seconds[::2], seconds[1::2], strict=True)]
 
         taking.take_batches(batch)
     else:
-        samples, calls, pacer_calls = sampling.min_samples, bundled(fastest_s), bundled(pacer_s)
+        calls, pacer_calls = bundled(fastest_s), bundled(pacer_s)
         taking = Retaking[Pair](sampling, watch)
         taking.take(
             lambda: Pair(take_turn(clock, step, inputs, calls), take_turn(clock, pacer, rows, pacer_calls)),
             lambda: clock.seconds(step, inputs, calls),
         )
-    kept, apart, disturbance = taking.samples()
-    own, paced = Turns.of(calls, [p.own for p in kept]), Turns.of(pacer_calls, [p.paced for p in kept])
+    taken = taking.taken()
+    own, paced = Side.of(calls, [p.own for p in taken.kept]), Side.of(pacer_calls, [p.paced for p in taken.kept])
     found = Samples(
         seconds=own.seconds,
         calls_per_sample=calls,
-        stopped_by=taking.stopped_by if samples >= sampling.min_samples else "time",
+        stopped_by=taking.stopped_by,
         warmup_calls=warmup_calls,
         steady=steady,
         cache=cache_of(clock, cold=True),
-        disturbed=[p.own.seconds for p in apart],
-        disturbance=disturbance,
+        disturbed=[p.own.seconds for p in taken.apart],
+        disturbance=taken.disturbance,
     )
-    return found, own, paced
+    return PacedSamples(found, own, paced, taken.follows, [p.paced.seconds for p in taken.apart])
 
 
 def _each_twice(numbers: Iterator[int]) -> Iterator[int]:

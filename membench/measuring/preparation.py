@@ -31,12 +31,14 @@ class WrongAnswer(RuntimeError):
 class Checked:
     """An answer that is right. ``verification`` is None for a layer from outside that brings no reference.
 
-    ``answer`` is the digest of it; ``bit_equal_to_round`` the earlier round whose verification this is.
+    ``digest`` is of it; ``bit_equal_to_round`` the earlier round whose verification this is; ``of_updates`` names the
+    errors in it that are of rows after an optimizer's update.
     """
 
     verification: Verification | None
-    answer: str
+    digest: str
     bit_equal_to_round: int | None = None
+    of_updates: tuple[str, ...] = ()
 
 
 class Preparation:
@@ -122,21 +124,23 @@ class Preparation:
 
     def _bit_equal(self, case: Case, name: str, call: Call, known: CheckedAnswer) -> Checked | None:
         """The findings of an earlier round, if the answer is the one that they are of."""
-        answer = self._answer(case, name, call, other=None, when="not timed")
-        if answer != known.answer:
+        digest = self._digest(case, name, call, "not timed")
+        if digest != known.digest:
             return None
-        return Checked(verification_of(known.reference), answer, bit_equal_to_round=known.round)
+        return Checked(verification_of(known.reference), digest, bit_equal_to_round=known.round)
 
-    def _answer(self, case: Case, name: str, call: Call, other: Input | None, when: str) -> str:
+    def _digest(self, case: Case, name: str, call: Call, when: str) -> str:
         """The digest of a call's answer, of which all holds that must hold of any."""
-        first, digest = self.inputs(case)[0][0], Digest()
+        (first, second), gradients, digest = self.inputs(case)[0][:2], has_backward(case.mode), Digest()
+        # a graph writes where it did before: that is what it is; and compiling once more, without gradients, is dear
+        again = name != "cuda_graph" and (name == "eager" or not gradients)
         fault = find_fault(
             self.layer,
             first.x,
             first.routing,
             call=call,
-            upstream=self.upstream(case) if has_backward(case.mode) else None,
-            other=None if other is None else (other.x.clone(), other.routing),
+            upstream=self.upstream(case) if gradients else None,
+            other=(second.x.clone(), second.routing) if again else None,
             digest=digest,
         )
         if fault:
@@ -145,11 +149,9 @@ class Preparation:
 
     def _compared(self, case: Case, name: str, call: Call, when: str = "not timed") -> Checked:
         inputs, gradients = self.inputs(case)[0], has_backward(case.mode)
-        # a graph writes where it did before: that is what it is; and compiling once more, without gradients, is dear
-        again = name != "cuda_graph" and (name == "eager" or not gradients)
-        answer = self._answer(case, name, call, inputs[1] if again else None, when)
+        digest = self._digest(case, name, call, when)
         if not self.layer.has_reference:
-            return Checked(None, answer)
+            return Checked(None, digest)
         found = verify(
             self.layer,
             inputs[0].x,
@@ -159,7 +161,7 @@ class Preparation:
             seed=case.seed,
             call=call,
         )
-        return Checked(_right(found, name, when), answer)
+        return Checked(_right(found, name, when), digest)
 
     def check_update(
         self, found: Verification, name: str, optimizer: LayerOptimizer, backward: Callable[[], object]

@@ -18,16 +18,42 @@ if TYPE_CHECKING:
 
 # A reading takes some 0.2 ms, and lets the threads fall asleep: it should be rare among samples of a millisecond.
 WINDOW_S = 0.02
+_READINGS = 20  # as long as so many readings, where they take longer: there may be a hundred threads to read of
 
 
 Sample = TypeVar("Sample")  # whatever a sample is to the one who takes it
 
 
 class Window(NamedTuple, Generic[Sample]):
-    """Samples taken between two readings, and what was seen meanwhile."""
+    """Samples taken between two readings, and what was seen meanwhile.
+
+    ``number`` counts the samples before it, and one more for each time that was passed: numbers in a row are samples
+    in a row.
+    """
 
     samples: list[Sample]
     seen: Seen
+    number: int = 0
+
+    @property
+    def disturbed(self) -> bool:
+        return self.seen.worst > LIMIT
+
+
+class Taken(NamedTuple, Generic[Sample]):
+    """What came of a sampling: the samples that count, in order, and the disturbed ones kept apart.
+
+    ``follows``: for each that counts, whether the one before it was taken directly before. ``disturbance`` is what a
+    record says.
+    """
+
+    kept: list[Sample]
+    apart: list[Sample]
+    follows: list[bool]
+    disturbance: dict[str, Any]
+
+
+StoppedBy = Literal["samples", "disturbance", "time"]
 
 
 class Retaking(Generic[Sample]):
@@ -35,26 +61,32 @@ class Retaking(Generic[Sample]):
     with those that stay disturbed, or the time.
 
     A budget of no seconds takes nothing again, but keeps disturbed samples apart all the same.
+
+    Args:
+        affordable: how many samples the time allows, where that is known from the outset.
     """
 
-    def __init__(self, sampling: "Sampling", watch: Watch | None) -> None:
+    def __init__(self, sampling: "Sampling", watch: Watch | None, affordable: int | None = None) -> None:
         self._sampling, self._watch = sampling, watch
+        self._most = sampling.min_samples if affordable is None else min(affordable, sampling.min_samples)
         self._budget_s = sampling.retake_seconds
-        self._clean: list[Window[Sample]] = []
-        self._disturbed: list[Window[Sample]] = []
+        self._windows: list[Window[Sample]] = []
+        self._next = 0  # the number of the next window
         self._stay = 0  # disturbed samples that are not taken again
         self._spent_s = 0.0
-        self.stopped_by: Literal["samples", "disturbance", "time"] = "samples"
+        self.stopped_by: StoppedBy = "samples"
 
     def take(self, take: Callable[[], Sample], call: Callable[[], object]) -> None:
         """All samples, one at a time in windows; ``call`` makes an untimed call, which passes the time between two."""
-        begin = time.perf_counter()
+        begin, window_s = time.perf_counter(), WINDOW_S
         while wanted := self.wanted(time.perf_counter() - begin):
             window_begin, window = time.perf_counter(), [take()]
-            while self._watch and len(window) < wanted and time.perf_counter() - window_begin < WINDOW_S:
+            while self._watch and len(window) < wanted and time.perf_counter() - window_begin < window_s:
                 window.append(take())
             judged = time.perf_counter()
-            if pass_s := self.add(window, judged - window_begin):
+            pass_s = self.add(window, judged - window_begin)
+            window_s = max(WINDOW_S, _READINGS * (time.perf_counter() - judged))
+            if pass_s:
                 while time.perf_counter() - judged < pass_s:
                     call()
                 self.passed(time.perf_counter() - judged)
@@ -68,14 +100,14 @@ class Retaking(Generic[Sample]):
 
     def wanted(self, elapsed_s: float) -> int:
         """How many samples are to be taken next, ``elapsed_s`` seconds after the first was begun; 0: no more."""
-        taken = sum(len(window.samples) for window in self._clean) + self._stay
-        if taken >= self._sampling.min_samples:
-            self.stopped_by = "disturbance" if self._stay else "samples"
-            return 0
-        if elapsed_s - self._spent_s >= self._sampling.max_seconds and taken >= self._sampling.floor_samples:
-            self.stopped_by = "time"
-            return 0
-        return self._sampling.min_samples - taken
+        taken = sum(len(window.samples) for window in self._windows if not window.disturbed) + self._stay
+        enough = taken >= self._most
+        late = elapsed_s - self._spent_s >= self._sampling.max_seconds and taken >= self._sampling.floor_samples
+        if not enough and not late:
+            return self._most - taken
+        by_count = enough and self._most == self._sampling.min_samples
+        self.stopped_by = "disturbance" if self._stay else "samples" if by_count else "time"
+        return 0
 
     def add(self, samples: list[Sample], lasted_s: float) -> float:
         """Judge the samples of a window that lasted so long.
@@ -84,43 +116,47 @@ class Retaking(Generic[Sample]):
             For how many seconds the step should be called, untimed, before the next window, so that neither what
             disturbed this one, nor the half second that ticks are looked at over, reaches into it.
         """
-        if self._watch is None:
-            self._clean.append(Window(samples, Seen({}, None)))
+        seen = self._watch.seen() if self._watch else Seen({}, None)
+        window = Window(samples, seen, self._next)
+        self._windows.append(window)
+        self._next += len(samples)
+        if not window.disturbed:
             return 0.0
-        window = Window(samples, self._watch.seen())
-        if window.seen.worst <= LIMIT:
-            self._clean.append(window)
-            return 0.0
-        self._disturbed.append(window)
         if self._spent_s >= self._budget_s:
             self._stay += len(samples)
             return 0.0
         self._spent_s += lasted_s
-        return max(0.0, min(SPAN_S - lasted_s, self._budget_s - self._spent_s))
+        # a whole span: after less of it, the last reading before could still be what the next window's span begins with
+        return max(0.0, min(SPAN_S, self._budget_s - self._spent_s))
 
     def passed(self, seconds: float) -> None:
         """So many seconds went by untimed; the next window begins now."""
         self._spent_s += seconds
+        self._next += 1
         if self._watch is not None:
             self._watch.mark()
 
-    def samples(self) -> tuple[list[Sample], list[Sample], dict[str, Any]]:
-        """(the samples that count, the disturbed ones kept apart, what a record says of it)."""
-        clean = [each for window in self._clean for each in window.samples]
+    def taken(self) -> Taken[Sample]:
+        """All of it. Where too few samples are undisturbed, the least disturbed of the others fill up."""
+        numbered = [(w.number + i, each, w) for w in self._windows for i, each in enumerate(w.samples)]
         # the least disturbed first, and not the fastest: which those are must not depend on the times
-        ordered = sorted(self._disturbed, key=lambda window: window.seen.worst)
-        disturbed = [(each, window.seen) for window in ordered for each in window.samples]
-        short = max(0, self._sampling.floor_samples - len(clean))
-        kept, apart = disturbed[:short], [each for each, _ in disturbed[short:]]
-        return [*clean, *(each for each, _ in kept)], apart, self._record([seen for _, seen in kept])
+        disturbed = sorted((each for each in numbered if each[2].disturbed), key=lambda each: each[2].seen.worst)
+        short = max(0, self._sampling.floor_samples - (len(numbered) - len(disturbed)))
+        filling = {number for number, _, _ in disturbed[:short]}
+        kept = [(number, each) for number, each, window in numbered if not window.disturbed or number in filling]
+        numbers = [number for number, _ in kept]
+        return Taken(
+            kept=[each for _, each in kept],
+            apart=[each for number, each, window in numbered if window.disturbed and number not in filling],
+            follows=[number - 1 == before for number, before in zip(numbers, [-2, *numbers], strict=False)],
+            disturbance=self._record([window.seen for _, _, window in disturbed[:short]], len(disturbed)),
+        )
 
-    def _record(self, kept: list[Seen]) -> dict[str, Any]:
+    def _record(self, kept: list[Seen], disturbed: int) -> dict[str, Any]:
         if self._watch is None:
             return {}
-        windows = [*self._clean, *self._disturbed]
-        disturbed = sum(len(window.samples) for window in self._disturbed)
         return {
-            **summary(windows, self._watch),
+            **summary(self._windows, self._watch),
             "disturbed_samples": disturbed,
             "retaken_samples": disturbed - self._stay,
             "retake_seconds": self._spent_s,

@@ -7,6 +7,7 @@ if it had never been: what it holds is drawn anew.
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,6 +23,7 @@ from membench.measuring.inputs import Input
 from membench.measuring.traffic import Traffic
 
 _STORED_BYTES = 2**28  # larger pools are drawn as fast as they would be read
+_FOLDER_BYTES = 2**30  # the folder for temporary files may lie in memory
 _REMOTE = {kind.__name__: kind for kind in (RemoteLookups, RemoteAssignments)}
 _DAMAGED = (OSError, EOFError, RuntimeError, UnpicklingError, ValueError, TypeError, KeyError, AttributeError)
 Pool = list[tuple[Input, Traffic]]  # each with what it touches
@@ -59,10 +61,16 @@ class InputStore:
         except _DAMAGED:
             return None
 
+    def _held_bytes(self) -> int:
+        with suppress(OSError):
+            return sum(path.stat().st_size for path in self.folder.iterdir())
+        return 0
+
     def save(self, name: str, pool: Pool) -> None:
         """Keeps a pool where it is worth it and the disk takes it."""
         inputs = [_plain(each) for each, _ in pool]
-        if sum(tensor.nbytes for each in inputs for tensor in _tensors(each).values()) > _STORED_BYTES:
+        size = sum(tensor.nbytes for each in inputs for tensor in _tensors(each).values())
+        if size > _STORED_BYTES or self._held_bytes() + size > _FOLDER_BYTES:
             return
         held = {"digest": _digest(inputs), "inputs": inputs, "traffic": [asdict(traffic) for _, traffic in pool]}
         part = self.folder / f"{name}.part"

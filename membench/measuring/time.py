@@ -9,14 +9,14 @@ With a watch, samples that others disturbed are taken again: see ``membench.meas
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count, repeat
 from typing import Any, Literal
 
 import torch
 
 from membench.machine.disturbance import Watch
-from membench.measuring.retaking import Retaking
+from membench.measuring.retaking import Retaking, StoppedBy
 
 StepCall = Callable[[int], object]  # makes one step, on input number i
 
@@ -47,7 +47,7 @@ class Samples:
 
     seconds: list[float]
     calls_per_sample: int
-    stopped_by: Literal["samples", "disturbance", "time"]
+    stopped_by: StoppedBy
     warmup_calls: int
     steady: bool
     cache: Literal["rotating", "cold", "hot"]
@@ -153,23 +153,22 @@ def sample(
     if clock.device == "cuda":
         samples, calls = affordable(sampling, fastest_s), 1
         inputs = count(warmup_calls) if cold else repeat(0)
-        taking = Retaking[float](replace(sampling, min_samples=samples), watch)
+        taking = Retaking[float](sampling, watch, samples)
         taking.take_batches(lambda: clock.queued_seconds(step, inputs, samples, cold=cold))
     else:
-        samples, calls = sampling.min_samples, bundled(fastest_s)
-        inputs = count(warmup_calls)
+        calls, inputs = bundled(fastest_s), count(warmup_calls)
         taking = Retaking[float](sampling, watch)
         taking.take(lambda: clock.seconds(step, inputs, calls), lambda: clock.seconds(step, inputs, calls))
-    kept, apart, disturbance = taking.samples()
+    taken = taking.taken()
     return Samples(
-        seconds=kept,
+        seconds=taken.kept,
         calls_per_sample=calls,
-        stopped_by=taking.stopped_by if samples >= sampling.min_samples else "time",
+        stopped_by=taking.stopped_by,
         warmup_calls=warmup_calls,
         steady=steady,
         cache=cache_of(clock, cold=cold),
-        disturbed=apart,
-        disturbance=disturbance,
+        disturbed=taken.apart,
+        disturbance=taken.disturbance,
     )
 
 

@@ -73,7 +73,7 @@ def slots(cases: Sequence[Evidence], groups: Mapping[str, Sequence[Evidence]]) -
         Slot(
             "roofline",
             "Roofline",
-            "Bytes are those expected from memory. Ceilings are medians of what the same processes measured; that of "
+            "Bytes are those expected from memory. Ceilings are medians of what the rounds measured; that of "
             "random rows differs with an arm's row size.",
             _one(groups, _roofline),
         ),

@@ -45,7 +45,8 @@ def how_compared(records: Sequence[Record], found: Answer) -> str:
         return ""
     least, most = counts[0], counts[-1]
     rounds = "one round" if most == 1 else f"median of {least}{f' to {most}' if least < most else ''} rounds"
-    interval = ", 95 % interval over rounds" if most >= FEWEST_ROUNDS else ""
+    known_interval = any(each.interval_ms for each in found.standings)
+    interval = ", 95 % interval over rounds" if most >= FEWEST_ROUNDS and known_interval else ""
     known = "; arms that share places are not told apart"
     if found.no_order is not None:
         known = f"; {found.no_order}: no order" if interval else ": no order"

@@ -15,7 +15,7 @@ BoundBy = Literal["compute", "memory"]
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """The rates of a device as one process measured them, or as the median of several did."""
+    """The rates of a device as one round measured them, or as the median of several did."""
 
     matmul_flops_per_s: float | None
     stream_bytes_per_s: float | None

@@ -5,7 +5,7 @@ from membench.results.intervals import pooled_spread
 from membench.results.metrics import floors_of, step_interval
 from membench.results.records import Record, ResultFile
 
-_DERIVED = ("floor_ms", "over_floor", "step_ms_low", "step_ms_high")
+DERIVED = ("floor_ms", "over_floor", "step_ms_low", "step_ms_high")
 
 
 def with_derived(result: ResultFile) -> ResultFile:
@@ -17,7 +17,7 @@ def with_derived(result: ResultFile) -> ResultFile:
 
 
 def _lacks(record: Record) -> bool:
-    return bool(record.metrics) and not record.metrics.keys() >= set(_DERIVED)
+    return bool(record.metrics) and not record.metrics.keys() >= set(DERIVED)
 
 
 def _completed(record: Record, run_spread: float | None) -> Record:

@@ -15,12 +15,14 @@ _WORDS = {
     "gpu_others": "other processes on the GPU",
 }
 
+_STATES = {_WORDS[name] for name in ("gpu_throttled", "gpu_others")}  # there or not: what they took is not known
+
 
 @dataclass(frozen=True, slots=True)
 class Disturbed:
     """Samples that count although they are disturbed, of one round or of several.
 
-    ``kept`` of ``samples``; ``shares`` is what others used of the processors, a mean a round.
+    ``kept`` of ``samples``; ``shares`` is how much of the time others had the processors, a mean a round.
     """
 
     rounds: tuple[int, ...]
@@ -31,11 +33,13 @@ class Disturbed:
 
     @property
     def words(self) -> str:
-        """As in ``5 of 30 samples while others used 41 % of the processors (other processes)``."""
+        """As in ``5 of 30 samples for 41 % of their time (other processes)``; of a GPU's state there is no share."""
         low, high = f"{100 * min(self.shares):.0f}", f"{100 * max(self.shares):.0f}"
-        used = f"{low} %" if low == high else f"{low} to {high} %"
+        lost = f" for {low if low == high else f'{low} to {high}'} % of their time"
+        if self.causes and set(self.causes) <= _STATES:
+            lost = ""
         causes = f" ({', '.join(self.causes)})" if self.causes else ""
-        return f"{self.kept} of {how_many(self.samples, 'sample')} while others used {used} of the processors{causes}"
+        return f"{self.kept} of {how_many(self.samples, 'sample')}{lost}{causes}"
 
     @property
     def flag(self) -> str:
@@ -71,3 +75,8 @@ def disturbed_rounds(record: Record) -> Disturbed | None:
         tuple(share for each in found for share in each.shares),
         tuple(dict.fromkeys(cause for each in found for cause in each.causes)),
     )
+
+
+def touched_rounds(record: Record) -> list[int]:
+    """The rounds with disturbed samples among those that count, or with fewer samples than they might have had."""
+    return [r.number for r in record.rounds if disturbed(r) or r.sampling.get("stopped_by") == "disturbance"]

@@ -41,6 +41,7 @@ class Round(_Strict):
     disturbed_samples_s: list[float] = Field(
         default_factory=list, description="the same, kept apart: others used the processors while they were taken"
     )
+    disturbed_hot_samples_s: list[float] = Field(default_factory=list, description="CUDA: the same with a warm L2")
     disturbance: dict[str, Any] = Field(default_factory=dict, description="what others did while it was sampled")
     sampling: dict[str, Any] = Field(default_factory=dict, description="calls a sample, what stopped it, warm-up")
     pacer: dict[str, Any] = Field(
@@ -59,7 +60,7 @@ class Round(_Strict):
         default=None,
         description="errors against float64; null: unchecked. bit_equal_to_round: found there, of the same answer",
     )
-    answer: str | None = Field(default=None, description="digest of the answer to the first input, with its gradients")
+    answer_digest: str | None = Field(default=None, description="of the answer to the first input, with its gradients")
     traffic: dict[str, Any] = Field(default_factory=dict)
     cost: dict[str, Any] = Field(default_factory=dict)
     memory: dict[str, int | None] = Field(default_factory=dict, description="measured in the first round alone")

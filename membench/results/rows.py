@@ -21,6 +21,7 @@ from membench.results.records import Record, ResultFile, Round, Run
 Cells = dict[str, Any]  # by column; None is unknown, or does not belong to this row
 
 _RUN_OF_A_SAMPLE = ("id", "file", "scenario", "device", "started", "git_sha", "pair.id", "pair.side", "pair.phase")
+_OF_PACER = ("version", "calls_per_sample", "amounts")  # its samples are the gate's
 _DEEPEST = 4  # groups in groups that any record has
 
 
@@ -78,6 +79,7 @@ def round_row(of: FiledRecord, found: Round) -> tuple[Cells, ...]:
         "cost",
         "memory",
         "energy",
+        "counters",
         "implementation",
         "ran",
         "seconds",
@@ -89,8 +91,9 @@ def round_row(of: FiledRecord, found: Round) -> tuple[Cells, ...]:
         {"samples": len(found.samples_s), "disturbed_samples": len(found.disturbed_samples_s)},
         {"latency_ms_p50": _median_ms(found.samples_s), "latency_ms_hot_p50": _median_ms(found.hot_samples_s)},
         {"reference_error": _cell(worst_error(found))},
-        {name: known[name] for name in ("threads", "huge_pages", "inputs", "ceilings_from", "answer")},
+        {name: known[name] for name in ("threads", "huge_pages", "inputs", "ceilings_from", "answer_digest")},
         *(dict(_flat(known[group], group)) for group in groups),
+        dict(_flat({name: found.pacer[name] for name in _OF_PACER if name in found.pacer}, "pacer")),
         dict(_flat(dict(zip(("before", "after"), found.clocks, strict=False)), "clocks")),
         dict(_flat(checked, "reference")),
         {"notes": _joined(found.notes)},

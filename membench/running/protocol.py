@@ -9,10 +9,11 @@ from typing import Any, Self
 from pydantic import field_serializer
 
 from membench.case import Case
+from membench.measuring.checked_answer import CheckedAnswer
 from membench.processes.channel import Message
 from membench.scenario.settings import Measure
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class Build(Message):
@@ -26,7 +27,7 @@ class Build(Message):
     max_seconds: float
     warmup_seconds: float
     implementations: list[str]
-    retaking_seconds: float = 0.0
+    retake_seconds: float = 0.0
     ceilings: dict[str, Any] = {}  # of the machine, from another process of the same round; empty: measure them
     inputs_folder: str | None = None  # for drawn inputs, which other processes of the run share
 
@@ -35,11 +36,11 @@ class Build(Message):
         return [case.as_json() for case in cases]  # a side of an ab may be of an earlier commit
 
     @classmethod
-    def of(cls, cases: list[Case], device: str, measure: Measure, *, retaking: bool = False) -> Self:
-        """The cases measured as a scenario says; disturbed samples are taken again only with ``retaking``."""
-        same = cls.model_fields.keys() & Measure.model_fields.keys()
-        seconds = measure.retaking_seconds if retaking else 0.0
-        return cls(device=device, cases=cases, retaking_seconds=seconds, **measure.model_dump(include=same))
+    def of(cls, cases: list[Case], device: str, measure: Measure, *, retake: bool = False) -> Self:
+        """The cases measured as a scenario says; disturbed samples are taken again only with ``retake``."""
+        same = (cls.model_fields.keys() & Measure.model_fields.keys()) - {"retake_seconds"}
+        seconds = measure.retake_budget_seconds if retake else 0.0
+        return cls(device=device, cases=cases, retake_seconds=seconds, **measure.model_dump(include=same))
 
 
 class Built(Message):
@@ -56,15 +57,6 @@ class Built(Message):
         return self.model_dump(exclude={"origin"})
 
 
-class Checked(Message):
-    """What an earlier round found of a case: a bit-equal answer need not be compared with the reference again."""
-
-    round: int
-    implementation: str
-    answer: str
-    reference: dict[str, Any] | None = None
-
-
 class MeasureCase(Message):
     """Check and time a case; ``Found`` has what a round says of it.
 
@@ -72,7 +64,7 @@ class MeasureCase(Message):
     """
 
     index: int
-    checked: Checked | None = None
+    checked: CheckedAnswer | None = None
     memory: bool = True
     pacer: bool = False
 

@@ -9,6 +9,7 @@ from membench.files import rescue
 from membench.machine.datasheet import lookup
 from membench.planning.plan import Plan, PlannedCase
 from membench.results.answers import answers_of
+from membench.results.derived import DERIVED
 from membench.results.intervals import pooled_spread
 from membench.results.metrics import flags_of, metrics_of
 from membench.results.records import Record, ResultFile, Round, Run, read_result, strict_json, write_result
@@ -54,6 +55,8 @@ def _record(planned: PlannedCase, rounds: list[Round], run_spread: float | None,
             peak_bytes_per_s=sheet.memory_bytes_per_s if sheet else None,
         ),
     )
+    if record.metrics and status != "ok":  # a round failed: what is said of all of them is not known
+        record = record.model_copy(update={"metrics": {**record.metrics, **dict.fromkeys(DERIVED)}})
     return record.model_copy(update={"flags": flags_of(record)})
 
 

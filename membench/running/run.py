@@ -6,6 +6,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ def run_scenario(
     Raises:
         UsageError: the device, the output folder or the plan cannot be used.
     """
+    if find_spec("scipy") is None:  # it is asked for only when all is measured
+        raise UsageError("SciPy is not installed, intervals over rounds need it: pip install scipy")
     if resume and newest_journal(output, scenario.name) is None:
         raise UsageError(f"{output} holds no interrupted run of {scenario.name}", source="--resume")
     check_folder(output)

@@ -5,23 +5,28 @@ its own, so that a drift of the machine falls on all arms alike. What one proces
 is on disk before the next one starts.
 """
 
+import os
 import random
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from membench.case import Case
+from membench.measuring.checked_answer import CheckedAnswer
 from membench.planning.plan import Plan
 from membench.processes.channel import Failed
 from membench.results.records import Round
 from membench.running.case_answers import CaseAnswer, case_answers
 from membench.running.journal import Journal
-from membench.running.protocol import Build, Checked, MeasureCase
+from membench.running.protocol import Build, MeasureCase
 from membench.scenario.settings import Measure
 
 Report = Callable[[str], None]
+_INPUTS = "membench-inputs-"
 _OF_MACHINE = ("copy_bytes_per_s", "read_bytes_per_s", "matmul_flops_per_s", "matmul_dtype")
 
 
@@ -85,7 +90,7 @@ class Runner:
         dtype = build.cases[0].layer.dtype
         measured_by = self._ceilings.arm(dtype)
         shared = {"ceilings": self._ceilings.known(dtype), "inputs_folder": self._inputs_folder}
-        job = Build.of(list(build.cases), self.device, self.measure, retaking=True).model_copy(update=shared)
+        job = Build.of(list(build.cases), self.device, self.measure, retake=True).model_copy(update=shared)
         answers = case_answers(
             job,
             self.worker,
@@ -149,20 +154,39 @@ class RoundCeilings:
             self._by_dtype.setdefault(dtype, (arm, machine))
 
 
-def _checked(found: Round) -> Checked | None:
+def _checked(found: Round) -> CheckedAnswer | None:
     """What a round found of an answer; None where it did not find it out itself, or is of an earlier membench."""
     name, reference = found.implementation.get("chosen"), found.reference
-    if found.answer is None or name is None or (reference or {}).get("bit_equal_to_round") is not None:
+    if found.answer_digest is None or name is None or (reference or {}).get("bit_equal_to_round") is not None:
         return None
-    return Checked(round=found.number, implementation=name, answer=found.answer, reference=reference)
+    return CheckedAnswer(found.number, name, found.answer_digest, reference)
 
 
 @contextmanager
 def inputs_folder() -> Iterator[str | None]:
-    """A folder for drawn inputs, while a run lasts; None where none can be made: then every process draws its own."""
+    """A folder for drawn inputs, while a run lasts; None where none can be made: then every process draws its own.
+
+    A run that was killed has left its folder: the next one removes it.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_INPUTS}*"):
+        owner = left.name.removeprefix(_INPUTS).partition("-")[0]
+        if owner.isdigit() and not is_running(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
     with ExitStack() as stack:
         try:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="membench-", ignore_cleanup_errors=True))
+            made = tempfile.TemporaryDirectory(prefix=f"{_INPUTS}{os.getpid()}-", ignore_cleanup_errors=True)
+            folder = stack.enter_context(made)
         except OSError:
             folder = None
         yield folder
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number; also if it is somebody else's."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -66,16 +66,12 @@ class Worker:
 
     def measure(self, asked: MeasureCase) -> Found:
         """A case checked, then timed."""
-        from membench.measuring.checked_answer import CheckedAnswer
         from membench.measuring.time import Sampling
 
-        job, known = self.job, asked.checked
-        sampling = Sampling(
-            job.min_samples, job.floor_samples, job.max_seconds, job.warmup_seconds, job.retaking_seconds
-        )
-        checked = None if known is None else CheckedAnswer(**known.model_dump())
+        job = self.job
+        sampling = Sampling(job.min_samples, job.floor_samples, job.max_seconds, job.warmup_seconds, job.retake_seconds)
         case, ways = job.cases[asked.index], job.implementations
-        found = self.measurement.run(case, sampling, ways, checked, memory=asked.memory, paced=asked.pacer)
+        found = self.measurement.run(case, sampling, ways, asked.checked, memory=asked.memory, paced=asked.pacer)
         return Found(found=found)
 
     def forget(self) -> None:

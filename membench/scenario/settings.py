@@ -22,6 +22,7 @@ from membench.scenario.traces import form_problem
 
 MAX_RANKS = 2**16
 Implementation = Literal["eager", "compiled", "cuda_graph"]
+_RETAKE_SECONDS = (1.5, 10.0)  # at least three of the half seconds that a disturbance takes to be out of sight
 
 
 def _number_or_auto(parse: Any) -> BeforeValidator:
@@ -93,7 +94,9 @@ class Measure(Strict):
     floor_samples: PositiveInt = Field(default=5, le=100_000, description="samples taken even past max_seconds")
     max_seconds: PositiveFloat = Field(default=10, le=86_400, description="of sampling, a case and round")
     retake_seconds: NonNegativeFloat | None = Field(
-        default=None, le=86_400, description="more, to take disturbed samples again; half of max_seconds if left out"
+        default=None,
+        le=86_400,
+        description="more, to take disturbed samples again; left out: half of max_seconds, from 1.5 to 10",
     )
     warmup_seconds: NonNegativeFloat = Field(default=0.5, le=3600)
     timeout_seconds: PositiveFloat = Field(default=300, le=86_400, description="a process is ended after")
@@ -104,15 +107,19 @@ class Measure(Strict):
     threads: PositiveInt | None = Field(default=None, le=4096, description="CPU threads; all cores if left out")
 
     @property
-    def retaking_seconds(self) -> float:
-        """``retake_seconds``, or what they are where the scenario leaves them out."""
-        return self.max_seconds / 2 if self.retake_seconds is None else self.retake_seconds
+    def retake_budget_seconds(self) -> float:
+        """``retake_seconds``, or what they are where the scenario leaves them out: within what the timeout allows."""
+        if self.retake_seconds is not None:
+            return self.retake_seconds
+        low, high = _RETAKE_SECONDS
+        room = self.timeout_seconds - self.max_seconds - self.warmup_seconds
+        return min(max(low, self.max_seconds / 2), high, max(0.0, room / 2))
 
     @model_validator(mode="after")
     def _check_samples(self) -> Self:
         if self.floor_samples > self.min_samples:
             raise ValueError(f"floor_samples {self.floor_samples} should be at most min_samples {self.min_samples}")
-        longest = self.max_seconds + self.warmup_seconds + self.retaking_seconds
+        longest = self.max_seconds + self.warmup_seconds + self.retake_budget_seconds
         if self.timeout_seconds <= longest:
             raise ValueError(
                 f"timeout_seconds {self.timeout_seconds:g} should be above max_seconds, warmup_seconds and "

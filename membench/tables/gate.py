@@ -8,6 +8,7 @@ from membench.errors import one_line
 from membench.gate.cases import CaseComparison
 from membench.gate.comparison import FileComparison
 from membench.gate.judge import OF_RATIOS
+from membench.gate.metrics import TIMED
 from membench.gate.reproduce import reproduce_command
 from membench.gate.result_set import Group, LoadedResult
 from membench.gate.verdicts import ORDER, MetricVerdict, Verdict
@@ -79,9 +80,9 @@ def describe(loaded: LoadedResult) -> str:
 
 def _caption(comparison: FileComparison) -> str:
     parts = []
-    estimates = [m.estimate for case in comparison.cases for m in case.metrics if m.estimate]
-    if estimates:
-        first = estimates[0]
+    judged = [m for case in comparison.cases for m in case.metrics if m.estimate]
+    judged.sort(key=lambda metric: metric.metric != TIMED[0].name)  # the latency's, where there is one
+    if judged and (first := judged[0].estimate):
         parts.append(f"Change and its {100 * first.confidence:.4g}% interval: {first.method}; a replicate is a round.")
         if comparison.suite is not None or first.method.startswith("paired") or first.method.endswith(OF_RATIOS):
             parts.append("Neighbouring samples are compared, so the change need not be the ratio of the two medians.")

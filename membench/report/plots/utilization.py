@@ -13,7 +13,7 @@ _UTILIZATIONS = {"mfu": "", "mbu": "-open"}  # and how its marks are filled
 
 
 def utilization_figure(cases: Sequence[Evidence]) -> Figure | None:
-    """A row an arm: a full mark is MFU, an open one MBU, both over the ceilings measured in the same process."""
+    """A row an arm: a full mark is MFU, an open one MBU, both over the ceilings measured in the same round."""
     rows = by_step(c for c in cases if c.metric("mfu") is not None or c.metric("mbu") is not None)
     if not rows:
         return None
