@@ -6,10 +6,12 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+from matplotlib.figure import Figure
 from report_results import a_key_sweep, a_sweep
 from test_docs import ROOT
 from test_results_table import a_record
 
+from benchmarks.documents import pictures
 from benchmarks.documents.families import REST, families
 from benchmarks.documents.files_table import files_table, listed
 from benchmarks.documents.labels import short_labels, stretches
@@ -169,6 +171,29 @@ def test_a_picture_is_the_same_twice_and_opaque():
     assert picture(a_result(a_record("lost", None, status="oom"))) is None
 
 
+def test_modes_of_which_one_has_a_single_point_are_drawn_in_rows(monkeypatch):
+    """On an axis of tokens that both share, rows would stand at the numbers of milliseconds."""
+    records = [a_measured("dense", [1.0, 1.1, 1.2], tokens=tokens) for tokens in (1, 2, 4)]
+    records += [a_measured("memory", [1.0, 1.1, 1.2], kind="memory", mode="forward_backward")]
+    drawn = []
+    for name in ("lines", "points", "arms"):
+        real = getattr(pictures, f"_draw_{name}")
+        monkeypatch.setattr(
+            pictures, f"_draw_{name}", lambda *of, real=real, name=name: drawn.append(name) or real(*of)
+        )
+    named_in_legend = []
+    legend = Figure.legend
+    monkeypatch.setattr(
+        Figure, "legend", lambda self, *of, **how: named_in_legend.extend(of[1]) or legend(self, *of, **how)
+    )
+    assert picture(a_result(*records))
+    assert drawn == ["points", "arms"]
+    assert named_in_legend == ["dense", "floor", "today, with its interval"]  # of both panels, each once
+    drawn.clear()
+    assert picture(a_result(*records[:3]))
+    assert drawn == ["lines"]
+
+
 def labelled(*titles):
     points = [Point(title, [], [], "one round") for title in titles]
     return points, short_labels(points, ranks=1)
@@ -237,13 +262,11 @@ def test_the_newest_of_each_device_answers():
 
 
 def test_a_scenario_without_a_file_is_said_to_have_none():
-    page, pictures = results_page(
-        [("x", "Who is faster?"), ("y", "And here?")], {"x": [Recorded(Path("f.json"), CLEAR)]}
-    )
+    page, drawn = results_page([("x", "Who is faster?"), ("y", "And here?")], {"x": [Recorded(Path("f.json"), CLEAR)]})
     first, second = page.split("## y")
     assert "*Who is faster?*" in first and "`quick` is the fastest" in first and "results/f.json" in first
     assert "On 2 cores of a processor, 16 GiB" in first
-    assert list(pictures) == ["x_a-processor-2c.svg"] and "](pictures/x_a-processor-2c.svg)" in first
+    assert list(drawn) == ["x_a-processor-2c.svg"] and "](pictures/x_a-processor-2c.svg)" in first
     assert "*And here?*" in second and "Not recorded yet." in second
 
 
