@@ -19,8 +19,8 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cached_property
 from itertools import count
 from multiprocessing.connection import Connection
@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 from membench.case import Case
+from membench.errors import UsageError
 from membench.git.commit import running_commit
 from membench.layers.factory import build
 from membench.layers.spec import DenseSpec, MemorySpec
@@ -39,6 +40,8 @@ from membench.measuring.inputs import make_inputs, pool_size
 from membench.measuring.step import make_step
 from membench.measuring.time import Clock, StepCall
 from membench.processes.environment import measuring_environment
+from membench.processes.serving import live_no_longer_than
+from membench.processes.signals import ended_as_interrupted
 from membench.running.progress import RunProgress
 from membench.running.worker import prepare_process
 
@@ -155,8 +158,9 @@ def record(rounds: int, seed: int) -> list[Samples]:
     return found
 
 
-def disturb(seed: int) -> None:
-    """For ever: multiplies matrices on all cores for some seconds, then rests for some."""
+def disturb(seed: int, parent: int) -> None:
+    """As long as its parent lives: multiplies matrices on all cores for some seconds, then rests for some."""
+    live_no_longer_than(parent)
     draw = random.Random(seed)
     torch.set_num_threads(len(usable_cores()))
     a = torch.rand(512, 512)
@@ -165,6 +169,25 @@ def disturb(seed: int) -> None:
         while time.perf_counter() < end:
             torch.mm(a, a)
         time.sleep(draw.uniform(*_IDLE_SECONDS))
+
+
+@contextmanager
+def load(seed: int) -> Iterator[None]:
+    """Inside, another process works on all cores about a third of the time.
+
+    Raises:
+        UsageError: it ended before what it was to disturb.
+    """
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=disturb, args=(seed, os.getpid()), daemon=True)
+    process.start()
+    try:
+        yield
+        if not process.is_alive():
+            raise UsageError(f"the process that was to be the load ended with {process.exitcode}")
+    finally:
+        process.kill()
+        process.join()
 
 
 def main() -> None:
@@ -181,12 +204,8 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.gate_series", *sys.argv[1:]], unbound)
     environment, started = probe_environment("cpu"), utc_now()
     torch.set_num_threads(_THREADS)  # no pool of threads may exist where a process is forked
-    disturber = multiprocessing.get_context("fork").Process(target=disturb, args=(asked.seed,), daemon=True)
-    if asked.condition == "loaded":
-        disturber.start()
-    rounds = record(asked.rounds, asked.seed)
-    if asked.condition == "loaded":
-        disturber.kill()
+    with ended_as_interrupted(), load(asked.seed) if asked.condition == "loaded" else nullcontext():
+        rounds = record(asked.rounds, asked.seed)
     sha = running_commit().sha
     path = asked.output / f"{result_stem(f'gate_series_{asked.condition}', environment['device'], started, sha)}.json"
     content = {

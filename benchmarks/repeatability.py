@@ -22,7 +22,9 @@ from benchmarks.repeatability_parts.judging import judge_runs
 from membench.errors import UsageError
 from membench.machine.provenance import result_stem
 from membench.results.records import ResultFile, read_result
+from membench.running.journal import check_folder
 
+_INTERRUPTED = 130
 _KEPT = Path("build/repeatability")
 
 
@@ -74,15 +76,20 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=_KEPT, help="folder for the runs that are measured")
     parser.add_argument("--output", type=Path, default=Path("results"))
     asked = parser.parse_args()
+    if asked.runs < 2:
+        parser.error(f"--runs {asked.runs}: runs are compared with each other, two or more")
     if bool(asked.files) == bool(asked.scenario):
         parser.error("name result files, or a scenario to measure with --scenario")
     condition = "loaded" if asked.loaded else "quiet"
     try:
+        check_folder(asked.output)  # before hours are measured
         paths = asked.files or _measured(asked, condition)
         results = sorted(((path, read_result(path)) for path in paths), key=lambda each: each[1].run.started)
         found = as_json(results, condition)
     except UsageError as error:
         raise SystemExit(f"benchmarks.repeatability: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
     run, environment = results[0][1].run, found["environment"]
     stem = result_stem(f"repeatability_{condition}", environment["device"], run.started, run.git_sha)
     path = asked.output / f"{stem}.json"

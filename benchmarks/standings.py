@@ -1,12 +1,14 @@
 """The arms of a run at each comparable point as documents and benchmarks read them: with their records and floors."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from membench.json_values import number, positive
 from membench.results.answers import answers_of
 from membench.results.derived import with_derived
 from membench.results.intervals import FEWEST_ROUNDS
-from membench.results.records import Record, ResultFile
+from membench.results.places import places
+from membench.results.records import Record, ResultFile, Run
 
 MIN_ROUNDS = FEWEST_ROUNDS
 
@@ -63,6 +65,15 @@ class Point:
         """Who may be first; nobody where there is no order."""
         return [each for each in self.standings if each.place_low == 1]
 
+    def times(self, one: Standing, other: Standing) -> tuple[float, float] | None:
+        """How many times as long as the other the one takes, from and to: by the rounds of both, as places are.
+
+        None where the rounds do not say. The ratio of the medians, which is the figure, is always inside.
+        """
+        order, figure = places(each.record for each in self.standings), one.step_ms / other.step_ms
+        found = order.times(one.record.id, other.record.id)
+        return None if found is None else (min(found[0], figure), max(found[1], figure))
+
 
 def points_of(result: ResultFile) -> list[Point]:
     """Every point of a run at which anything was measured."""
@@ -85,3 +96,10 @@ def points_of(result: ResultFile) -> list[Point]:
         if standings:
             found.append(Point(title, standings, answer.failed, answer.no_order))
     return found
+
+
+def seconds_of(run: Run) -> float | None:
+    """From a run's begin to its end; None where it has none, or was interrupted meanwhile."""
+    if run.finished is None or run.resumed is not None:
+        return None
+    return (datetime.fromisoformat(run.finished) - datetime.fromisoformat(run.started)).total_seconds()

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 from test_documents import CLEAR
 
-from benchmarks import all_scenarios
+from benchmarks import all_scenarios, going_on
 from benchmarks.all_scenarios import answers, command, missing
 from membench.case import METHOD_VERSION
 from membench.machine.identity import Machine
 from membench.results.records import strict_json
+from membench.running.journal import Journal
 from membench.scenario.scenario import load_scenario
 from membench.scenario.shipped import list_scenarios
 
@@ -41,16 +42,68 @@ def test_another_text_method_or_fewer_rounds_are_no_answer(change):
     assert not answers(a_run_of(**change), SCENARIO, MACHINE)
 
 
+def test_a_run_in_which_nothing_was_measured_is_no_answer():
+    nothing = a_run_of()
+    nothing = nothing.model_copy(
+        update={"cases": [each.model_copy(update={"status": "oom"}) for each in nothing.cases]}
+    )
+    assert not answers(nothing, SCENARIO, MACHINE)
+    short = a_run_of()
+    short = short.model_copy(
+        update={"cases": [each.model_copy(update={"rounds": each.rounds[:2]}) for each in short.cases]}
+    )
+    assert not answers(short, SCENARIO, MACHINE)
+
+
+def test_how_long_is_measured_and_comments_are_no_question():
+    text = SCENARIO.text.replace("measure:", "# a comment\nmeasure:") + "\n# the end\n"
+    assert answers(a_run_of(scenario_text=text), SCENARIO, MACHINE)
+    assert not answers(a_run_of(scenario_text=SCENARIO.text.replace("model_dim:", "model_dim: 3 #")), SCENARIO, MACHINE)
+
+
+def test_a_broken_file_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "cut.json").write_text('{"schema_version": 1')
+    _, said = run(monkeypatch, {}, "--output", str(tmp_path))
+    assert said.startswith("benchmarks.all_scenarios: ") and "cut.json" in said
+
+
 def test_another_machine_is_no_answer():
     device = {**CLEAR.environment["device"], "name": "another", "cores": 64}
     assert not answers(a_run_of(), SCENARIO, Machine.of({"device": device}))
 
 
-def test_an_interrupted_scenario_goes_on(tmp_path):
-    assert "--resume" not in command("quickstart", tmp_path)
-    (tmp_path / "quickstart_cpu_2026_sha.partial.jsonl").write_text("")
-    assert command("quickstart", tmp_path)[-1] == "--resume"
+JOURNAL = "quickstart_cpu_2026_sha.partial.jsonl"
+
+
+def resumed(folder, monkeypatch, codes):
+    """The exit code of a run whose processes end with these codes, and which of them were to go on."""
+    asked = []
+
+    def measure(words, **_):
+        asked.append("--resume" in words)
+        return SimpleNamespace(returncode=codes[len(asked) - 1])
+
+    monkeypatch.setattr(going_on, "subprocess", SimpleNamespace(run=measure))
+    return going_on.run_membench(["run", "quickstart"], folder, "quickstart"), asked
+
+
+def test_an_interrupted_scenario_goes_on(tmp_path, monkeypatch):
+    assert resumed(tmp_path, monkeypatch, [0]) == (0, [False])
+    (tmp_path / JOURNAL).write_text("")
+    assert resumed(tmp_path, monkeypatch, [0]) == (0, [True])
+    assert resumed(tmp_path, monkeypatch, [5]) == (5, [True])
     assert "measure.rounds=3" not in command("gate", tmp_path)  # it has eight
+
+
+def test_one_that_may_not_go_on_starts_anew(tmp_path, monkeypatch, capsys):
+    (tmp_path / JOURNAL).write_text("")
+    assert resumed(tmp_path, monkeypatch, [2, 0]) == (0, [True, False])
+    assert f"{JOURNAL} may not go on" in capsys.readouterr().err
+    assert resumed(tmp_path, monkeypatch, [2, 2]) == (2, [True, False])
+    held = Journal(tmp_path / JOURNAL)
+    held.hold()
+    assert resumed(tmp_path, monkeypatch, [2]) == (2, [True])  # another run is at work on it
+    held.release()
 
 
 def run(monkeypatch, codes, *words):
@@ -60,7 +113,7 @@ def run(monkeypatch, codes, *words):
         asked.append(words[4])
         return SimpleNamespace(returncode=codes.get(words[4], 0))
 
-    monkeypatch.setattr(all_scenarios, "subprocess", SimpleNamespace(run=measure))
+    monkeypatch.setattr(going_on, "subprocess", SimpleNamespace(run=measure))
     monkeypatch.setattr(all_scenarios, "probe_environment", lambda _: CLEAR.environment)
     monkeypatch.setattr(sys, "argv", ["x", *words])
     try:

@@ -6,25 +6,30 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+from matplotlib.figure import Figure
 from report_results import a_key_sweep, a_sweep
 from test_docs import ROOT
 from test_results_table import a_record
 
-from benchmarks.documents.families import families
+from benchmarks.documents import pictures
+from benchmarks.documents.families import REST, families
 from benchmarks.documents.files_table import files_table, listed
 from benchmarks.documents.labels import short_labels, stretches
+from benchmarks.documents.main_comparison import chosen, quoted, readme_part, seconds_part
 from benchmarks.documents.marked import parts_of, with_parts
-from benchmarks.documents.page import flagged, results_page
+from benchmarks.documents.page import flagged, results_page, slugs
 from benchmarks.documents.pictures import picture
 from benchmarks.documents.recorded import Recorded, answers_scenario, newest_by_device
 from benchmarks.documents.rewriting import listed_files, rewritten
 from benchmarks.documents.sentences import answer_sentences
-from benchmarks.documents.tables import points_table, times_tables
+from benchmarks.documents.tables import points_table, sizes_tables, times_tables
 from benchmarks.standings import Point, Standing, points_of
 from layers.spec import spec_from
 from membench.case import Case
+from membench.machine.provenance import device_slug
 from membench.results.metrics import metrics_of
 from membench.results.records import Record, ResultFile, read_result, strict_json
+from membench.scenario.scenario import load_scenario
 
 from test_records import a_round, a_run  # isort: skip
 
@@ -166,6 +171,29 @@ def test_a_picture_is_the_same_twice_and_opaque():
     assert picture(a_result(a_record("lost", None, status="oom"))) is None
 
 
+def test_modes_of_which_one_has_a_single_point_are_drawn_in_rows(monkeypatch):
+    """On an axis of tokens that both share, rows would stand at the numbers of milliseconds."""
+    records = [a_measured("dense", [1.0, 1.1, 1.2], tokens=tokens) for tokens in (1, 2, 4)]
+    records += [a_measured("memory", [1.0, 1.1, 1.2], kind="memory", mode="forward_backward")]
+    drawn = []
+    for name in ("lines", "points", "arms"):
+        real = getattr(pictures, f"_draw_{name}")
+        monkeypatch.setattr(
+            pictures, f"_draw_{name}", lambda *of, real=real, name=name: drawn.append(name) or real(*of)
+        )
+    named_in_legend = []
+    legend = Figure.legend
+    monkeypatch.setattr(
+        Figure, "legend", lambda self, *of, **how: named_in_legend.extend(of[1]) or legend(self, *of, **how)
+    )
+    assert picture(a_result(*records))
+    assert drawn == ["points", "arms"]
+    assert named_in_legend == ["dense", "floor", "today, with its interval"]  # of both panels, each once
+    drawn.clear()
+    assert picture(a_result(*records[:3]))
+    assert drawn == ["lines"]
+
+
 def labelled(*titles):
     points = [Point(title, [], [], "one round") for title in titles]
     return points, short_labels(points, ranks=1)
@@ -198,39 +226,47 @@ def test_public_layers_are_compared_with_the_layer_of_their_sizes():
     assert {name: [r.case.arm for r in of.cases] for name, of in found.items()} == {
         "memory": ["memory", "bag"],
         "dense": ["dense", "swiglu"],
+        REST: ["odd"],
     }
     assert list(families(CLEAR)) == [""]
 
 
 def test_the_newest_of_each_device_answers():
-    def recorded(day, name="a processor", **run):
-        result = a_result(*CLEAR.cases, started=f"2026-01-0{day}T00:00:00Z", **run)
-        environment = {"device": {**DEVICE["device"], "name": name}}
+    def recorded(day, name="a processor", memory_bytes=2**34, cases=CLEAR.cases, **run):
+        run = {"scenario": "quickstart", "source": "quickstart", "scenario_text": scenario.text, **run}
+        result = a_result(*cases, started=f"2026-01-{day:02}T00:00:00Z", **run)
+        environment = {"device": {**DEVICE["device"], "name": name, "memory_bytes": memory_bytes}}
         return Recorded(Path(f"{day}.json"), result.model_copy(update={"environment": environment}))
 
+    scenario = load_scenario("quickstart")
+    failed = [*CLEAR.cases, a_record("lost", None, status="error")]
     runs = [
         recorded(1),
-        recorded(2),
+        recorded(2, memory_bytes=int(0.97 * 2**34)),
         recorded(3, "another"),
         recorded(4, rounds=2),
         recorded(5, interrupted=True),
         recorded(6, overrides=["workload.tokens=1"]),
         recorded(7, only=["12"]),
         recorded(8, source="my/x.yaml"),
+        recorded(9, scenario_text="name: x"),
+        recorded(10, method_version=2),
+        recorded(11, cases=failed),
+        recorded(12, memory_bytes=2**35),
     ]
-    newest = newest_by_device(runs)
-    assert [each.path.name for each in newest["x"]] == ["2.json", "3.json"]
-    assert answers_scenario(recorded(1, overrides=["measure.rounds=5"]).result)
+    newest = newest_by_device(runs, [scenario])["quickstart"]
+    assert [each.path.name for each in newest] == ["2.json", "12.json", "3.json"]
+    assert slugs(newest) == ["a-processor-2c-16gib", "a-processor-2c-32gib", "another-2c"]
+    assert slugs([newest[0], newest[0]]) == ["a-processor-2c-16gib", "a-processor-2c-16gib-2"]
+    assert answers_scenario(recorded(1, overrides=["measure.rounds=5"]).result, scenario)
 
 
 def test_a_scenario_without_a_file_is_said_to_have_none():
-    page, pictures = results_page(
-        [("x", "Who is faster?"), ("y", "And here?")], {"x": [Recorded(Path("f.json"), CLEAR)]}
-    )
+    page, drawn = results_page([("x", "Who is faster?"), ("y", "And here?")], {"x": [Recorded(Path("f.json"), CLEAR)]})
     first, second = page.split("## y")
     assert "*Who is faster?*" in first and "`quick` is the fastest" in first and "results/f.json" in first
     assert "On 2 cores of a processor, 16 GiB" in first
-    assert list(pictures) == ["x_a-processor-2c.svg"] and "](pictures/x_a-processor-2c.svg)" in first
+    assert list(drawn) == ["x_a-processor-2c.svg"] and "](pictures/x_a-processor-2c.svg)" in first
     assert "*And here?*" in second and "Not recorded yet." in second
 
 
@@ -254,6 +290,8 @@ def test_a_marked_part_is_made_again_and_the_rest_stays():
     assert parts_of(text) == {"one": "old\n"}
     with pytest.raises(KeyError):
         with_parts(text, {})
+    with pytest.raises(ValueError, match="one: a part without its end"):
+        with_parts(text.replace("end of one", "end of another"), {"one": lambda part: "new"})
 
 
 def test_a_new_file_gets_a_row_and_one_that_is_gone_loses_it(tmp_path):
@@ -273,20 +311,76 @@ def test_a_new_run_changes_the_documents(tmp_path):
     for part in ("README.md", "docs", "results"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, tmp_path / part)
-    name = next(file for file in listed_files(ROOT) if file.startswith("iso_flop_8b_amd"))
-    result = read_result(tmp_path / "results" / name)
-    for record in result.cases:
-        record.rounds = [record.rounds[0].model_copy(update={"number": n}) for n in range(3)]
-    result.run.rounds, result.run.started = 3, "2030-01-01T00:00:00Z"
+    now = read_result(ROOT / "results" / quoted((ROOT / "README.md").read_text())[0])
+    scenario = load_scenario("iso_flop_8b")
+    known = {"scenario": scenario.name, "source": scenario.name, "scenario_text": scenario.text}
+    run = {**known, "device": now.run.device, "started": "2030-01-01T00:00:00Z", "finished": "2030-01-01T00:05:00Z"}
+    result = a_result(*CLEAR.cases, **run).model_copy(update={"environment": now.environment})
     (tmp_path / "results/iso_flop_8b_new.json").write_text(strict_json(result.model_dump(mode="json")))
-    made = rewritten(tmp_path, [*listed_files(tmp_path), "iso_flop_8b_new.json"])
+    made = rewritten(tmp_path, [*listed_files(tmp_path), "iso_flop_8b_new.json", "gone.json"])
     text = {path.name: content.decode() for path, content in made.items() if path != Path("results/README.md")}
-    assert "results/iso_flop_8b_new.json" in text["README.md"]
-    assert "`memory` is the fastest" in text["README.md"]
+    for name in ("README.md", "results.md"):
+        assert "results/iso_flop_8b_new.json" in text[name]
+        assert "`quick` is the fastest" in text[name]
+    assert "in 5.0 minutes" in text["README.md"]
     assert "results/iso_flop_8b_new.json" in text["method.md"]
-    assert "`memory` is the fastest" in text["results.md"]
-    assert Path("docs/pictures/iso_flop_8b_amd-epyc-2c.svg") in made
+    slug = device_slug(now.environment["device"])
+    assert any(path.name.startswith(f"iso_flop_8b_{slug}") for path in made)
     assert "[iso_flop_8b_new.json]" in made[Path("results/README.md")].decode()
+
+
+def test_the_quoted_machine_is_quoted_again(tmp_path):
+    def recorded(file, day, **device):
+        run = {"started": f"2026-01-0{day}T00:00:00Z", "device": device.get("type", "cpu")}
+        environment = {"device": {**DEVICE["device"], **device}}
+        result = a_result(*CLEAR.cases, **run).model_copy(update={"environment": environment})
+        (tmp_path / file).write_text(strict_json(result.model_dump(mode="json")))
+        return Recorded(tmp_path / file, result)
+
+    recorded("now.json", 1)
+    same, other = recorded("same.json", 2), recorded("other.json", 3, cores=64)
+    gpu = recorded("gpu.json", 4, type="cuda", name="NVIDIA H100")
+    part = "[x](results/gone.json) and [y](results/now.json)"
+    assert chosen([same, other, gpu], part, tmp_path) == same
+    assert chosen([other, gpu], part, tmp_path) == other
+    assert chosen([gpu], part, tmp_path).path.name == "now.json"
+    assert chosen([other, gpu], "", tmp_path) == gpu
+    assert chosen([], "[x](results/gone.json)", tmp_path) is None
+
+
+def test_a_resumed_run_tells_no_minutes():
+    went_on = Recorded(
+        Path("f.json"), a_result(*CLEAR.cases, finished="2026-01-01T09:00:00Z", resumed="2026-01-01T08:00:00Z")
+    )
+    assert "minutes" not in readme_part(went_on)
+    assert seconds_part(went_on) is None
+
+
+def test_the_interval_of_how_much_longer_is_within_rounds():
+    """Rounds that drift by half leave two arms told apart, and the interval beside the figure says so too."""
+    drift = [1.0, 1.5, 1.25]
+    (point,) = points_of(a_result(a_measured("a", drift), a_measured("b", [1.06, 1.575, 1.305])))
+    a, b = point.standings
+    assert a.before(b) and a.high_ms > b.low_ms  # their own intervals overlap
+    low, high = point.times(b, a)
+    assert 1 < low <= b.step_ms / a.step_ms <= high < 1.1
+    assert point.times(a, b) == (pytest.approx(1 / high), pytest.approx(1 / low))
+
+
+def test_a_need_of_which_a_part_is_unknown_is_unknown():
+    records = [a_measured("a", [1.0, 1.1, 1.2], tokens=tokens) for tokens in (1, 2, 4)]
+    parts = ("weights_bytes", "gradient_bytes", "optimizer_bytes", "saved_activation_bytes")
+    for record in records:
+        record.metrics.update(dict.fromkeys(parts, 1e9))
+    assert sizes_tables(a_result(*records))[0].splitlines()[-1].endswith("| 4.00 |")
+    records[1].metrics["saved_activation_bytes"] = None
+    assert sizes_tables(a_result(*records))[0].splitlines()[-1].endswith("| - |")
+
+
+def test_cases_without_a_time_are_named():
+    result = a_result(*CLEAR.cases, a_record("lost", None, status="oom"))
+    page, _ = results_page([("x", "?")], {"x": [Recorded(Path("f.json"), result)]})
+    assert "1 case without a time (`lost`: lost)." in " ".join(page.split())
 
 
 def test_told_apart_is_by_places():

@@ -1,13 +1,17 @@
 """What runs of one commit say of each other: known spreads and reversals are found, disturbed ones counted apart."""
 
 import json
+import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_documents import a_measured, a_result
+from test_docs import ROOT
+from test_documents import DEVICE, a_measured, a_result
 
-from benchmarks import repeatability
+from benchmarks import going_on, repeatability
 from benchmarks.documents.repeatability_table import repeatability_part
 from benchmarks.repeatability_parts import running
 from benchmarks.repeatability_parts.judging import difference_ms, judge_runs
@@ -113,6 +117,8 @@ def test_a_reversal_of_a_disturbed_case_is_excused_and_counted():
         ({"scenario": "y"}, "several scenarios (x, y)"),
         ({"git_sha": "1"}, "several commits (1, None)"),
         ({"overrides": ["measure.rounds=4"]}, "several overrides"),
+        ({"method_version": 2}, "several versions of the method (1, 2)"),
+        ({"interrupted": True}, "an interrupted run"),
     ],
 )
 def test_only_runs_of_one_thing_are_compared(change, words):
@@ -121,6 +127,16 @@ def test_only_runs_of_one_thing_are_compared(change, words):
     assert words in str(refused.value)
     with pytest.raises(UsageError, match="there is 1"):
         judge_runs([a_file(QUIET)])
+
+
+def test_runs_of_several_machines_are_not_compared():
+    larger = a_file(QUIET).model_copy(update={"environment": {"device": {**DEVICE["device"], "cores": 64}}})
+    with pytest.raises(UsageError, match="several machines \\(cores 2 and 64\\)"):
+        judge_runs([a_file(QUIET), larger])
+
+
+def test_a_resumed_run_has_no_minutes():
+    assert judge_runs([a_file(QUIET), a_file(QUIET, resumed="2026-01-02T00:00:00Z")])["minutes"] == [6.0, None]
 
 
 def written(folder, name, result):
@@ -146,9 +162,57 @@ def test_files_become_one_file_and_a_table(tmp_path, monkeypatch, capsys):
     assert repeatability_part(paths) is None
 
 
+def test_series_of_two_machines_are_two_tables(tmp_path, monkeypatch):
+    for name, cores, words in (("one", 2, []), ("other", 64, ["--loaded"])):
+        environment = {"device": {**DEVICE["device"], "cores": cores}}
+        runs = [a_file(QUIET), a_file(QUIET, resumed="2026-01-02T00:00:00Z")]
+        paths = [
+            written(tmp_path, f"{name}{n}.json", run.model_copy(update={"environment": environment}))
+            for n, run in enumerate(runs)
+        ]
+        monkeypatch.setattr(sys, "argv", ["x", *map(str, paths), *words, "--output", str(tmp_path)])
+        repeatability.main()
+    table = repeatability_part(tmp_path.glob("repeatability_*.json"))
+    assert "| x | quiet |\n" in table and "| x | loaded |\n" in table
+    assert "| minutes a run | 6.0 |" in table
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel is asked through prctl")
+def test_the_load_ends_with_what_started_it():
+    code = (
+        "import multiprocessing, time\n"
+        "from benchmarks.gate_series import load\n"
+        "with load(0):\n"
+        "    time.sleep(2)\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        load = Path("/proc", parent.stdout.readline().strip())
+        assert load.exists()
+        parent.kill()
+        parent.wait()
+    end = time.monotonic() + 20
+    while _lives(load) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _lives(load)
+
+
+def _lives(process):
+    """Whether it is there, and no dead one that nobody has asked for yet."""
+    try:
+        return process.joinpath("stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys):
     path = written(tmp_path, "0.json", a_file(QUIET))
-    for words, said in ((["--scenario", "x", str(path)], "name result files, or"), ([str(path)], "there is 1")):
+    for words, said in (
+        (["--scenario", "x", str(path)], "name result files, or"),
+        ([str(path)], "there is 1"),
+        (["--scenario", "x", "--runs", "0"], "--runs 0"),
+    ):
         monkeypatch.setattr(sys, "argv", ["x", *words])
         with pytest.raises(SystemExit) as ended:
             repeatability.main()
@@ -173,7 +237,7 @@ def test_runs_that_are_there_count_and_the_others_are_made(tmp_path, monkeypatch
         written(tmp_path, f"x_{len(asked) + 1}.json", a_file(QUIET, git_sha=sha))
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(running, "subprocess", SimpleNamespace(run=measure, DEVNULL=None))
+    monkeypatch.setattr(going_on, "subprocess", SimpleNamespace(run=measure))
     made = make_runs("x", tmp_path, 3, loaded=False)
     assert [path.name for path in made] == ["x_1.json", "x_2.json", "x_3.json"]
     assert asked == [["membench", "run", "x", "--output", str(tmp_path)]] * 2
@@ -184,7 +248,7 @@ def test_a_commit_meanwhile_ends_it(tmp_path, monkeypatch, named_x):
         written(tmp_path, "x.json", a_file(QUIET, git_sha="another"))
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(running, "subprocess", SimpleNamespace(run=measure, DEVNULL=None))
+    monkeypatch.setattr(going_on, "subprocess", SimpleNamespace(run=measure))
     with pytest.raises(UsageError, match="is of another commit than"):
         make_runs("x", tmp_path, 1, loaded=False)
 
@@ -197,7 +261,7 @@ def test_an_interrupted_run_goes_on_and_a_failed_one_ends_it(tmp_path, monkeypat
         asked.append(words)
         return SimpleNamespace(returncode=5)
 
-    monkeypatch.setattr(running, "subprocess", SimpleNamespace(run=measure, DEVNULL=None))
+    monkeypatch.setattr(going_on, "subprocess", SimpleNamespace(run=measure))
     with pytest.raises(UsageError, match="ended with 5; the runs before it are kept"):
         make_runs("x", tmp_path, 1, loaded=False)
     assert asked[0][-1] == "--resume"

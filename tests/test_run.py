@@ -183,6 +183,7 @@ def test_a_killed_run_is_resumed(scenario_file, tmp_path, how):
     assert [r.number for r in rounds] == [0, 1]
     assert rounds[0].samples_s == kept[0]["samples_s"]
     assert rounds[0].started == kept[0]["started"]
+    assert one_result(out).run.resumed >= one_result(out).run.started
     assert not list(out.glob("*.partial.jsonl"))
 
 

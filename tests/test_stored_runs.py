@@ -1,14 +1,18 @@
 """The benchmark of stored runs: slowed calls do so much more work, and pairs are judged as compare does."""
 
 import json
+import subprocess
+import sys
 from datetime import timedelta
 
 import numpy as np
 import pytest
+from test_docs import ROOT
 from test_gate_paced import drifts, paced_run
 
 from benchmarks import stored_runs
-from benchmarks.slowed_worker import SHARE, Slowed, slowed, units_for
+from benchmarks.slowed_measurement import Slowed, slowed, units_for
+from benchmarks.slowed_worker import SHARE
 from layers import build, spec_from
 from membench.case import Case
 from membench.measuring.time import Clock
@@ -34,11 +38,17 @@ def test_a_prepared_case_is_slowed_by_the_share_asked(share, monkeypatch):
     spec = spec_from({"kind": "dense", "model_dim": 32, "ffn_hidden": 64, "dtype": "float32"})
     case = Case(arm="dense", mode="forward", layer=spec, tokens=4)
     units = []
-    monkeypatch.setattr("benchmarks.slowed_worker.slowed", lambda step, work, count: units.append(count) or step)
+    monkeypatch.setattr("benchmarks.slowed_measurement.slowed", lambda step, work, count: units.append(count) or step)
     prepared = Slowed(build(spec, device="cpu"), Clock("cpu"), 2**16, lambda _: None).prepare(case, ["eager"])
     prepared.step(0)
     [count] = units
     assert (count > 0) == (share != "0.0")
+
+
+def test_the_worker_imports_torch_only_when_its_threads_are_pinned():
+    code = "import sys, benchmarks.slowed_worker; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.documents.rewriting import listed_files, rewritten
+from membench.errors import UsageError
 
 _ROOT = Path(__file__).parents[2]
 _PICTURES = Path("docs/pictures")
@@ -19,7 +20,10 @@ def main() -> None:
     parser.add_argument("--listed", action="store_true", help="leave out files that results/README.md doesn't list")
     asked = parser.parse_args()
     every = sorted(path.name for path in (_ROOT / "results").glob("*.json"))
-    made = rewritten(_ROOT, listed_files(_ROOT) if asked.listed else every)
+    try:
+        made = rewritten(_ROOT, listed_files(_ROOT) if asked.listed else every)
+    except (UsageError, ValueError) as error:
+        raise SystemExit(f"benchmarks.documents: {error}") from None
     for path, content in made.items():
         full = _ROOT / path
         if not full.exists() or full.read_bytes() != content:

@@ -1,4 +1,7 @@
-"""Runs beside public layers, family by family: a layer of ours with the public ones that were asked for its sizes."""
+"""Runs beside public layers, family by family: a layer of ours with the public ones that were asked for its sizes.
+
+What fits into none is a part of its own.
+"""
 
 from typing import Any
 
@@ -6,9 +9,14 @@ from membench.json_values import mapping
 from membench.layers.spec.quantities import parse_num_keys
 from membench.results.records import Record, ResultFile
 
+REST = "other"
+
 
 def families(result: ResultFile) -> dict[str, ResultFile]:
-    """By the arm of ours the part of a run that is about it; the whole run under no name where there is one family."""
+    """By the arm of ours the part of a run that is about it; the whole run under no name where there is one family.
+
+    Arms of no family are together under ``REST``.
+    """
     own = {record.case.arm: record for record in result.cases if record.case.layer.kind != "external"}
     public: dict[str, set[str]] = {arm: set() for arm in own}
     for record in result.cases:
@@ -18,12 +26,16 @@ def families(result: ResultFile) -> dict[str, ResultFile]:
                 public[alike].add(record.case.arm)
     if sum(1 for arms in public.values() if arms) < 2:
         return {"": result}
-    return {
-        # without the answers that were kept, which are about all arms
-        arm: result.model_copy(update={"cases": [r for r in result.cases if r.case.arm in {arm, *arms}], "answers": []})
-        for arm, arms in public.items()
-        if arms
-    }
+    found = {arm: {arm, *arms} for arm, arms in public.items() if arms}
+    rest = {record.case.arm for record in result.cases}.difference(*found.values())
+    if rest:
+        found[REST] = rest
+    return {name: _of_arms(result, arms) for name, arms in found.items()}
+
+
+def _of_arms(result: ResultFile, arms: set[str]) -> ResultFile:
+    """A part of a run, without the answers that were kept, which are about all arms."""
+    return result.model_copy(update={"cases": [r for r in result.cases if r.case.arm in arms], "answers": []})
 
 
 def _same_sizes(public: Record, ours: Record) -> bool:

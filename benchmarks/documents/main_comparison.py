@@ -3,14 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from benchmarks.documents.filled import filled
 from benchmarks.documents.page import answered, flagged
 from benchmarks.documents.recorded import Recorded, read_all
 from benchmarks.documents.tables import times_tables
-from membench.results.records import ResultFile
+from benchmarks.standings import seconds_of
 from membench.tables.results import how_measured
 
 SCENARIO = "iso_flop_8b"
@@ -31,25 +30,36 @@ def quoted(part: str) -> list[str]:
 
 
 def chosen(runs: Sequence[Recorded], part: str, folder: Path) -> Recorded | None:
-    """The newest of the runs that answer the scenario; as long as there is none, the one that is quoted now."""
-    if runs:
-        return max(runs, key=lambda each: each.result.run.started)
-    return next(iter(read_all(folder / name for name in quoted(part))), None)
+    """The newest of the runs that answer the scenario: on the machine that is quoted now, else on its type of device.
+
+    What is said around the part is of this device. As long as there is no run, the one that is quoted stays.
+    """
+    paths = [path for path in (folder / name for name in quoted(part)) if path.exists()]
+    now = next(reversed(read_all(paths)), None)
+    if now is None or not runs:
+        return max(runs, key=_started, default=now)
+    here = [each for each in runs if each.beside(now)]
+    alike = [each for each in runs if each.result.run.device == now.result.run.device]
+    return max(here or alike or [now], key=_started)
 
 
 def readme_part(each: Recorded) -> str:
     """Its tables, and from which file they are."""
+    whole_s = seconds_of(each.result.run)
+    took = "" if whole_s is None else f", in {whole_s / 60:.1f} minutes"
     intro = (
-        f"On {each.device}, in {_seconds(each.result) / 60:.1f} minutes. {how_measured(each.result)} "
+        f"On {each.device}{took}. {how_measured(each.result)} "
         f"The numbers are in [this result file](results/{each.path.name})."
     )
     warned = flagged(each.result, "docs/glossary.md")
     return "\n\n".join([filled(intro), answered(each.result), *times_tables(each.result), *warned])
 
 
-def seconds_part(each: Recorded) -> str:
-    """How long it took and what for."""
-    whole_s = _seconds(each.result)
+def seconds_part(each: Recorded) -> str | None:
+    """How long it took and what for; None of a run that was interrupted meanwhile."""
+    whole_s = seconds_of(each.result.run)
+    if whole_s is None:
+        return None
     spent: Counter[str] = Counter()
     for record in each.result.cases:
         for found in record.rounds:
@@ -60,7 +70,5 @@ def seconds_part(each: Recorded) -> str:
     return filled(f"[The committed `{SCENARIO}`](../results/{each.path.name}) took {whole_s:.0f} s: {told}.")
 
 
-def _seconds(result: ResultFile) -> float:
-    run = result.run
-    assert run.finished is not None
-    return (datetime.fromisoformat(run.finished) - datetime.fromisoformat(run.started)).total_seconds()
+def _started(each: Recorded) -> str:
+    return each.result.run.started

@@ -13,6 +13,7 @@ _PART = re.compile(
     r"(?P<body>.*?)(?P<end><!-- end of (?P=name) -->)",
     re.DOTALL,
 )
+_BEGIN = re.compile(r"<!-- made by benchmarks\.documents: ([\w-]+) -->")
 
 Maker = Callable[[str], str | None]  # from what stands there; None leaves it as it is
 
@@ -22,7 +23,10 @@ def with_parts(document: str, makers: Mapping[str, Maker]) -> str:
 
     Raises:
         KeyError: a part that nobody makes.
+        ValueError: a part that has no end.
     """
+    if open_ := [name for name in _BEGIN.findall(document) if name not in parts_of(document)]:
+        raise ValueError(f"{open_[0]}: a part without its end, <!-- end of {open_[0]} -->")
 
     def remade(found: re.Match[str]) -> str:
         made = makers[found["name"]](found["body"])

@@ -1,16 +1,19 @@
 """``docs/results.md``: each shipped scenario's question with its answer, its times and its picture."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from benchmarks.documents.families import families
+from benchmarks.documents.families import REST, families
 from benchmarks.documents.filled import filled
 from benchmarks.documents.pictures import picture
 from benchmarks.documents.recorded import Recorded
-from benchmarks.documents.sentences import answer_sentences
+from benchmarks.documents.sentences import answer_sentences, named
 from benchmarks.documents.tables import sizes_tables, times_tables
+from membench.json_values import number
 from membench.machine.provenance import device_slug
 from membench.results.disturbance import disturbed_rounds
+from membench.results.ranking import arm_name
 from membench.results.records import ResultFile
 from membench.tables.results import how_measured
 from membench.words import how_many
@@ -24,7 +27,8 @@ _HEAD = """\
 # Results
 
 `make results-document` writes this page from the files in [`results/`](../results/README.md). Of each scenario and
-device it takes the newest run of at least three [rounds](glossary.md#round).
+machine it takes the newest run of at least three [rounds](glossary.md#round) that asked what the scenario asks now, by
+the method of now; one without a failed case stands before a newer one with some.
 
 A time is the median of the rounds' medians, with its interval over rounds in brackets ([method.md](method.md)). Arms
 that are not told apart share a place; in tables with many columns the fastest, and those not told apart from it, are
@@ -49,8 +53,8 @@ def results_page(
         runs = recorded.get(scenario, ())
         if not runs:
             sections.append("Not recorded yet.\n")
-        for each in runs:
-            sections.append(_device(each, pictures))
+        for each, slug in zip(runs, slugs(runs), strict=True):
+            sections.append(_device(each, slug, pictures))
     return "\n".join(sections), pictures
 
 
@@ -59,17 +63,31 @@ def link(each: Recorded, folder: str) -> str:
     return f"[`{each.path.name}`]({folder}{each.path.name})"
 
 
-def _device(each: Recorded, pictures: dict[str, bytes]) -> str:
+def slugs(runs: Sequence[Recorded]) -> list[str]:
+    """A name for each run's pictures: its device, with its memory and a number where machines would share a name."""
+    names = [device_slug(each.result.environment["device"]) for each in runs]
+    sizes = [_memory(each) for each in runs]
+    names = [f"{name}{size}" if names.count(name) > 1 else name for name, size in zip(names, sizes, strict=True)]
+    before = [names[:index].count(name) for index, name in enumerate(names)]
+    return [f"{name}-{count + 1}" if count else name for name, count in zip(names, before, strict=True)]
+
+
+def _memory(each: Recorded) -> str:
+    memory_bytes = number(each.result.environment, "device", "memory_bytes")
+    return "" if memory_bytes is None else f"-{memory_bytes / 2**30:.0f}gib"
+
+
+def _device(each: Recorded, slug: str, pictures: dict[str, bytes]) -> str:
     run = each.result.run
     told = f"**On {each.device}** ({link(each, '../results/')}). {how_measured(each.result)}{_without_time(each)}"
     parts = [filled(told)]
     for family, result in families(each.result).items():
-        heading = [f"### {run.scenario}: {family} and public layers"] if family else []
+        beside = "public layers of other sizes" if family == REST else f"{family} and public layers"
+        heading = [f"### {run.scenario}: {beside}"] if family else []
         answer = _OF_TWO.get(run.scenario)
         parts += [*heading, filled(answer) if answer else answered(result)]
         drawn = picture(result)
         if drawn:
-            slug = device_slug(each.result.environment["device"])
             name = "_".join([run.scenario, *([family] if family else []), f"{slug}.svg"])
             pictures[name] = drawn
             parts.append(f"![{run.scenario}: steps today and their floors]({PurePosixPath('pictures', name)})")
@@ -103,5 +121,8 @@ def _without_time(each: Recorded) -> str:
     lost = [record for record in each.result.cases if record.status != "ok"]
     if not lost:
         return ""
-    reasons = dict.fromkeys(record.reason or record.status for record in lost)
-    return f" {how_many(len(lost), 'case')} without a time: {'; '.join(reasons)}."
+    arms: dict[str, dict[str, None]] = defaultdict(dict)
+    for record in lost:
+        arms[record.reason or record.status][arm_name(record)] = None
+    reasons = [f"{named(of)}: {reason}" for reason, of in arms.items()]
+    return f" {how_many(len(lost), 'case')} without a time ({'; '.join(reasons)})."

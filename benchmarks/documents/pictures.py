@@ -56,7 +56,8 @@ def picture(result: ResultFile) -> bytes | None:
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_HELD)
-        if any(panel.axis for panel in panels):
+        lines = all(panel.axis for panel in panels)  # they share an axis, on which a row has no place
+        if lines:
             figure = Figure(figsize=(_WIDTH, _LINES_HEIGHT), layout="constrained", facecolor=PAPER[0])
             axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         else:
@@ -66,10 +67,15 @@ def picture(result: ResultFile) -> bytes | None:
             axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[h + 0.6 for h in heights])[:, 0]
         for panel, on in zip(panels, axes, strict=True):
             _frame(on, panel.title)
-            draw = _draw_lines if panel.axis else _draw_points if len(panel.points) > 1 else _draw_arms
+            draw = _draw_lines if lines else _draw_points if len(panel.points) > 1 else _draw_arms
             draw(on, panel, styles)
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, labelcolor=INK[0])
+        entries = {}
+        for on in axes:
+            for handle, name in zip(*on.get_legend_handles_labels(), strict=True):
+                entries.setdefault(name, handle)
+        figure.legend(
+            [*entries.values()], [*entries], loc="outside lower center", ncols=4, frameon=False, labelcolor=INK[0]
+        )
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()

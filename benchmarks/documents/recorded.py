@@ -1,15 +1,24 @@
-"""Which result file answers a scenario: of each device the newest of at least three rounds."""
+"""Which result file answers a scenario: of each machine the newest of at least three rounds."""
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.standings import MIN_ROUNDS
+from membench.case import METHOD_VERSION
+from membench.errors import UsageError
 from membench.json_values import text, value_at
+from membench.machine.identity import Machine
+from membench.results.intervals import medians_s
 from membench.results.records import ForeignFile, ResultFile, read_result
+from membench.scenario.scenario import Scenario
+from membench.yaml_files.reader import parse_mapping
 
 _NO_CHANGE = "measure."  # an override of how long is measured asks the same question
+_NO_QUESTION = ("measure", "description")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +32,19 @@ class Recorded:
     def device(self) -> str:
         return device_named(self.result.environment)
 
+    @property
+    def machine(self) -> Machine:
+        return Machine.of(self.result.environment)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a case has no time that could have one."""
+        return any(record.status not in ("ok", "skipped") for record in self.result.cases)
+
+    def beside(self, other: "Recorded") -> bool:
+        """Whether both were measured on one machine."""
+        return self.machine.difference(other.machine) is None
+
 
 def device_named(environment: dict) -> str:
     """A machine in a sentence: ``2 cores of AMD EPYC, 24 GiB``, or a GPU's name."""
@@ -35,28 +57,65 @@ def device_named(environment: dict) -> str:
 
 
 def read_all(paths: Iterable[Path]) -> list[Recorded]:
-    """The runs among files, the oldest first; what benchmarks wrote in a form of their own is passed over."""
+    """The runs among files, the oldest first; what benchmarks wrote in a form of their own is passed over.
+
+    Raises:
+        UsageError: one cannot be read, or is of another schema; the message names it.
+    """
     found = []
     for path in paths:
-        try:
+        with suppress(ForeignFile):
             found.append(Recorded(path, read_result(path)))
-        except ForeignFile:
-            continue
     return sorted(found, key=lambda each: (each.result.run.started, each.path.name))
 
 
-def answers_scenario(result: ResultFile) -> bool:
-    """Whether a run asked what the shipped scenario asks, to its end, in enough rounds to tell arms apart."""
+def answers_scenario(result: ResultFile, scenario: Scenario) -> bool:
+    """Whether a run asked what a shipped scenario asks now, by the method of now, and was measured to its end.
+
+    How long it measured is no part of the question, but there are rounds enough to tell arms apart.
+    """
     run = result.run
     whole = not run.interrupted and not run.only and run.pair is None
-    as_shipped = run.source == run.scenario and all(each.startswith(_NO_CHANGE) for each in run.overrides)
-    return whole and as_shipped and run.rounds >= MIN_ROUNDS
+    as_shipped = run.source == run.scenario == scenario.name and all(
+        each.startswith(_NO_CHANGE) for each in run.overrides
+    )
+    same = run.method_version == METHOD_VERSION and _question(run.scenario_text) == _question(scenario.text)
+    return whole and as_shipped and same and run.rounds >= MIN_ROUNDS and _measured(result)
 
 
-def newest_by_device(runs: Iterable[Recorded]) -> dict[str, list[Recorded]]:
-    """By scenario: the newest run of each device that answers it, in the order of the devices' names."""
-    newest: dict[str, dict[str, Recorded]] = defaultdict(dict)
+def newest_by_device(runs: Iterable[Recorded], scenarios: Iterable[Scenario]) -> dict[str, list[Recorded]]:
+    """By scenario: of each machine the newest run that answers it, in the order of the devices' names.
+
+    One without a failed case stands before a newer one with some.
+    """
+    known = {each.name: each for each in scenarios}
+    machines: dict[str, list[list[Recorded]]] = defaultdict(list)
     for each in runs:
-        if answers_scenario(each.result):
-            newest[each.result.run.scenario][each.device] = each
-    return {scenario: [of[device] for device in sorted(of)] for scenario, of in newest.items()}
+        scenario = known.get(each.result.run.scenario)
+        if scenario is None or not answers_scenario(each.result, scenario):
+            continue
+        of = machines[scenario.name]
+        alike = next((group for group in of if group[-1].beside(each)), None)
+        if alike is None:
+            of.append([each])
+        else:
+            alike.append(each)
+    return {name: sorted(map(_best, of), key=lambda each: each.device) for name, of in machines.items()}
+
+
+def _best(runs: list[Recorded]) -> Recorded:
+    return max(runs, key=lambda each: (not each.failed, each.result.run.started))
+
+
+def _measured(result: ResultFile) -> bool:
+    """Whether anything has enough rounds that went well."""
+    return any(record.status == "ok" and len(medians_s(record.rounds)) >= MIN_ROUNDS for record in result.cases)
+
+
+def _question(scenario_text: str) -> dict[str, Any] | None:
+    """What a scenario's text asks; None where it is no scenario."""
+    try:
+        told = parse_mapping(scenario_text, "scenario_text")
+    except UsageError:
+        return None
+    return {key: value for key, value in told.items() if key not in _NO_QUESTION}

@@ -2,18 +2,52 @@
 
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.documents.recorded import device_named
 from benchmarks.documents.tables import markdown_table
+from membench.machine.identity import Machine
 from membench.tables.numbers import ratio, share
+
+_Series = tuple[Path, dict[str, Any]]
+
+
+def repeatability_part(paths: Iterable[Path]) -> str | None:
+    """A table a scenario and machine, a column a condition; None as long as nothing was recorded."""
+    newest: dict[str, list[dict[str, _Series]]] = {}
+    for path, content in sorted(_series(paths), key=lambda each: each[1]["started"]):
+        machine, groups = Machine.of(content["environment"]), newest.setdefault(content["scenario"], [])
+        alike = next((of for of in groups if machine.difference(_machine(of)) is None), None)
+        if alike is None:
+            groups.append(alike := {})
+        alike[content["condition"]] = (path, content)
+    return "\n\n".join(_table(name, of) for name, groups in sorted(newest.items()) for of in groups) or None
+
+
+def _series(paths: Iterable[Path]) -> Iterator[_Series]:
+    for path in paths:
+        content = json.loads(path.read_text()) if path.name.startswith("repeatability_") else {}
+        if content.get("benchmark") == "repeatability":
+            yield path, content
+
+
+def _machine(of: dict[str, _Series]) -> Machine:
+    _, content = next(iter(of.values()))
+    return Machine.of(content["environment"])
+
+
+def _minutes(found: dict[str, Any]) -> str:
+    """The median of runs that were made without an interruption."""
+    known = [each for each in found["minutes"] if each is not None]
+    return f"{statistics.median(known):.1f}" if known else "-"
+
 
 _CONDITIONS = ("quiet", "loaded")
 _ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "runs": lambda found: str(len(found["runs"])),
-    "minutes a run": lambda found: f"{statistics.median(found['minutes']):.1f}",
+    "minutes a run": _minutes,
     "medians of a case, in the middle of cases": lambda found: ratio(found["spread"]["middle"]),
     "the same, at worst": lambda found: ratio(found["spread"]["worst"]),
     "undisturbed medians, at worst": lambda found: ratio(found["spread"]["worst_undisturbed"]),
@@ -29,23 +63,9 @@ _ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def repeatability_part(paths: Iterable[Path]) -> str | None:
-    """A table a scenario, a column a condition; None as long as nothing was recorded."""
-    newest: dict[str, dict[str, tuple[Path, dict[str, Any]]]] = {}
-    for path in sorted(paths, key=lambda path: path.name):
-        content = json.loads(path.read_text()) if path.name.startswith("repeatability_") else {}
-        if content.get("benchmark") == "repeatability":
-            of = newest.setdefault(content["scenario"], {})
-            if content["condition"] not in of or content["started"] > of[content["condition"]][1]["started"]:
-                of[content["condition"]] = (path, content)
-    return "\n\n".join(_table(scenario, of) for scenario, of in sorted(newest.items())) or None
-
-
 def _table(scenario: str, of: dict[str, tuple[Path, dict[str, Any]]]) -> str:
     conditions = [condition for condition in _CONDITIONS if condition in of]
     files = ", ".join(f"[{condition}](../results/{of[condition][0].name})" for condition in conditions)
-    devices = dict.fromkeys(device_named(of[condition][1]["environment"]) for condition in conditions)
+    device = device_named(of[conditions[0]][1]["environment"])
     rows = [[name, *(shown(of[condition][1]) for condition in conditions)] for name, shown in _ROWS.items()]
-    return (
-        f"`{scenario}` on {' and '.join(devices)} ({files}):\n\n{markdown_table([scenario, *conditions], rows, left=1)}"
-    )
+    return f"`{scenario}` on {device} ({files}):\n\n{markdown_table([scenario, *conditions], rows, left=1)}"

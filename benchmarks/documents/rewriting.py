@@ -10,6 +10,7 @@ from benchmarks.documents.marked import parts_of, with_parts
 from benchmarks.documents.page import results_page
 from benchmarks.documents.recorded import Recorded, newest_by_device, read_all
 from benchmarks.documents.repeatability_table import repeatability_part
+from membench.scenario.scenario import load_scenario
 from membench.scenario.shipped import list_scenarios
 
 
@@ -18,12 +19,17 @@ def rewritten(root: Path, names: Iterable[str]) -> dict[Path, bytes]:
 
     Args:
         root: of the repository.
-        names: of the files in its ``results/`` that may be quoted.
+        names: of the files in its ``results/`` that may be quoted; one that is gone is passed over.
+
+    Raises:
+        UsageError: a file cannot be read.
+        ValueError: a document's marked part has no end.
     """
     folder = root / "results"
-    paths = [folder / name for name in names]
-    recorded = newest_by_device(read_all(paths))
-    page, pictures = results_page(list_scenarios(), recorded)
+    paths = [path for path in (folder / name for name in names) if path.exists()]
+    questions = list_scenarios()
+    recorded = newest_by_device(read_all(paths), [load_scenario(name) for name, _ in questions])
+    page, pictures = results_page(questions, recorded)
     makers = {
         "main-comparison": partial(_main_comparison, recorded, folder, main_comparison.readme_part),
         "main-comparison-seconds": partial(_main_comparison, recorded, folder, main_comparison.seconds_part),
@@ -47,7 +53,7 @@ def listed_files(root: Path) -> list[str]:
 
 
 def _main_comparison(
-    recorded: Mapping[str, Sequence[Recorded]], folder: Path, make: Callable[[Recorded], str], part: str
+    recorded: Mapping[str, Sequence[Recorded]], folder: Path, make: Callable[[Recorded], str | None], part: str
 ) -> str | None:
     each = main_comparison.chosen(recorded.get(main_comparison.SCENARIO, ()), part, folder)
     return None if each is None else make(each)

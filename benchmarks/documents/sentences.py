@@ -32,12 +32,10 @@ def named(arms: Iterable[str]) -> str:
     return f"{', '.join(before)} and {last}" if before else last
 
 
-def times(slower: Standing, faster: Standing) -> str:
-    """``1.86 times (1.7 to 2.0)``: how much longer the one takes, between the ends of both intervals."""
-    shown = f"{short(slower.step_ms / faster.step_ms)} times"
-    if slower.low_ms and slower.high_ms and faster.low_ms and faster.high_ms:
-        shown += f" ({short(slower.low_ms / faster.high_ms)} to {short(slower.high_ms / faster.low_ms)})"
-    return shown
+def times(point: Point, slower: Standing, faster: Standing) -> str:
+    """``1.86 times (1.7 to 2.0)``: how much longer the one takes, with the interval over the rounds of both."""
+    shown, interval = f"{short(slower.step_ms / faster.step_ms)} times", point.times(slower, faster)
+    return shown if interval is None else f"{shown} ({short(interval[0])} to {short(interval[1])})"
 
 
 def _each(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
@@ -50,7 +48,7 @@ def _each(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
             told = f"`{leaders[0].arm}` is the fastest with {_step(leaders[0])}"
         else:
             told = f"{named(each.arm for each in leaders)} are not told apart as the fastest ({_steps(leaders)})"
-        others = [_takes(each, leaders) for each in _beside(point)]
+        others = [_takes(point, each) for each in _beside(point)]
         yield f"{label}: {'; '.join([told, *others])}."
 
 
@@ -70,7 +68,11 @@ def _grouped(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
 
 
 def _factors(points: Sequence[Point]) -> str:
-    found = [point.standings[1].step_ms / point.standings[0].step_ms for point in points if len(point.standings) > 1]
+    """How much longer the next one takes, at points that one arm leads."""
+    found = []
+    for point in points:
+        others = [each.step_ms for each in point.standings if each.place_low != 1]
+        found += [others[0] / point.leaders[0].step_ms] if others else []
     if not found:
         return ""
     low, high = short(min(found)), short(max(found))
@@ -84,8 +86,9 @@ def _beside(point: Point) -> list[Standing]:
     return [*others[:1], *yardstick[:1]]
 
 
-def _takes(standing: Standing, leaders: Sequence[Standing]) -> str:
-    return f"`{standing.arm}` takes {times(standing, leaders[0])} as long as `{leaders[0].arm}`"
+def _takes(point: Point, standing: Standing) -> str:
+    leader = point.leaders[0]
+    return f"`{standing.arm}` takes {times(point, standing, leader)} as long as `{leader.arm}`"
 
 
 def _step(standing: Standing) -> str:
@@ -112,7 +115,7 @@ def _growth(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
             ordered = sorted(sizes, key=lambda each: swept_value(each, keys[0]))
             ends = f"{ordered[0].arm.removeprefix(arm).strip()} to {swept_shown(ordered[-1], keys[0])}"
             grown = f"from {_step(ordered[0])} to {_step(ordered[-1])}"
-            yield f"{label}: from {ends} `{arm}` goes {grown}, {times(ordered[-1], ordered[0])} as long."
+            yield f"{label}: from {ends} `{arm}` goes {grown}, {times(point, ordered[-1], ordered[0])} as long."
 
 
 def swept_value(standing: Standing, key: str) -> float:

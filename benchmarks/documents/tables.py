@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.documents.labels import in_order, short_labels
 from benchmarks.standings import Point, Standing, points_of
+from membench.json_values import number
 from membench.results.columns import QUANTITIES
 from membench.results.ranking import arm_name, counted, step_name
 from membench.results.records import Record, ResultFile
@@ -82,16 +83,26 @@ def sizes_tables(result: ResultFile) -> list[str]:
     for arm in dict.fromkeys(map(arm_name, measured)):
         of = [record for record in measured if arm_name(record) == arm]
         values = counted(of[0], "params"), of[0].achieved.get("flops_per_token"), counted(of[0], "stored_bytes")
-        needed = [max((_needed_bytes(r) for r in of if step_name(r) == step), default=None) for step in steps]
+        needed = [_most(_needed_bytes(r) for r in of if step_name(r) == step) for step in steps]
         shown = [column.shown(value) for column, value in zip(sizes, values, strict=True)]
         rows.append([arm, *shown, *(sizes[-1].shown(value) for value in needed)])
     headers = ["arm", *(column.header for column in sizes), *(f"GB in {step}" for step in steps)]
     return [markdown_table(headers, rows, left=1)]
 
 
-def _needed_bytes(record: Record) -> float:
+def _needed_bytes(record: Record) -> float | None:
+    """What a step needs; None where a part of it is not known."""
     names = ("weights_bytes", "gradient_bytes", "optimizer_bytes", "saved_activation_bytes")
-    return sum(record.metrics.get(name) or 0.0 for name in names)
+    parts = [number(record.metrics, name) for name in names]
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _most(values: Iterable[float | None]) -> float | None:
+    """The largest; None where one is not known."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return max(known) if known and len(known) == len(found) else None
 
 
 def _cell(standing: Standing | None) -> str:

@@ -1,18 +1,17 @@
 """Runs of a scenario one after the other, with or without another process beside them."""
 
-import multiprocessing
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
-from benchmarks.gate_series import disturb
+from benchmarks.gate_series import load
+from benchmarks.going_on import run_membench
 from membench.case import METHOD_VERSION
 from membench.errors import UsageError
 from membench.git.commit import running_commit
+from membench.processes.signals import ended_as_interrupted
 from membench.results.records import read_result
-from membench.running.journal import newest_journal
 from membench.scenario.scenario import load_scenario
 
 
@@ -38,34 +37,14 @@ def make_runs(source: str, folder: Path, runs: int, *, loaded: bool) -> list[Pat
     """
     scenario, sha = load_scenario(source).name, running_commit().sha
     folder.mkdir(parents=True, exist_ok=True)
-    with _load() if loaded else _nothing():
+    with ended_as_interrupted(), load(0) if loaded else nullcontext():
         while len(done := finished_runs(folder, scenario, sha)) < runs:
             print(f"run {len(done) + 1} of {runs}", file=sys.stderr, flush=True)
-            words = [sys.executable, "-m", "membench", "run", source, "--output", str(folder)]
-            if newest_journal(folder, scenario) is not None:
-                words.append("--resume")
-            code = subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode
+            words = ["run", source, "--output", str(folder)]
+            code = run_membench(words, folder, scenario, stdout=subprocess.DEVNULL)
             if code:
-                raise UsageError(f"{' '.join(words[2:])} ended with {code}; the runs before it are kept in {folder}")
+                told = f"membench {' '.join(words)} ended with {code}"
+                raise UsageError(f"{told}; the runs before it are kept in {folder}")
             if len(finished_runs(folder, scenario, sha)) == len(done):
                 raise UsageError(f"the run in {folder} is of another commit than {sha}: commit nothing meanwhile")
     return done[:runs]
-
-
-@contextmanager
-def _load() -> Iterator[None]:
-    """Another process works on all cores about a third of the time."""
-    process = multiprocessing.get_context("fork").Process(target=disturb, args=(0,), daemon=True)
-    process.start()
-    try:
-        yield
-        if not process.is_alive():
-            raise UsageError(f"the process that was to be the load ended with {process.exitcode}")
-    finally:
-        process.kill()
-        process.join()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

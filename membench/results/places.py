@@ -22,20 +22,32 @@ from membench.words import how_many
 class Places(NamedTuple):
     """The order of some arms as far as it is known.
 
-    ``faster`` holds (id, id) of each pair of which the first surely takes less time. ``no_order`` says why nothing
-    is known; None where the arms were compared. ``ids`` are the measured arms, by the medians of their steps.
+    ``logs`` holds of each (id, id), both ways round, the interval of the first one's step over the second one's, as
+    logarithms; all intervals hold together at 95 %. ``no_order`` says why nothing is known; None where the arms were
+    compared. ``ids`` are the measured arms, by the medians of their steps.
     """
 
     ids: list[str]
-    faster: frozenset[tuple[str, str]]
+    logs: dict[tuple[str, str], tuple[float, float]]
     no_order: str | None
+
+    @property
+    def faster(self) -> frozenset[tuple[str, str]]:
+        """(id, id) of each pair of which the first surely takes less time."""
+        return frozenset(pair for pair, (_, high) in self.logs.items() if high < 0)
+
+    def times(self, one: str, other: str) -> tuple[float, float] | None:
+        """How many times as long as the other arm the one takes, from and to; None where nothing is known of them."""
+        found = self.logs.get((one, other))
+        return None if found is None else (math.exp(found[0]), math.exp(found[1]))
 
     def of(self, id_: str) -> tuple[int, int] | None:
         """The first and the last place that an arm may have among those that were measured."""
         if self.no_order is not None:
             return None
-        ahead = sum((other, id_) in self.faster for other in self.ids)
-        behind = sum((id_, other) in self.faster for other in self.ids)
+        faster = self.faster
+        ahead = sum((other, id_) in faster for other in self.ids)
+        behind = sum((id_, other) in faster for other in self.ids)
         return 1 + ahead, len(self.ids) - behind
 
     def first(self, among: Iterable[str]) -> list[str]:
@@ -43,7 +55,8 @@ class Places(NamedTuple):
         among = list(among)
         if self.no_order is not None:
             return []
-        return [id_ for id_ in among if not any((other, id_) in self.faster for other in among)]
+        faster = self.faster
+        return [id_ for id_ in among if not any((other, id_) in faster for other in among)]
 
 
 def places(records: Iterable[Record]) -> Places:
@@ -53,11 +66,11 @@ def places(records: Iterable[Record]) -> Places:
     common = sorted(set.intersection(*(set(each) for each in steps))) if steps else []
     ids = [record.id for record in arms]
     if len(arms) < 2:
-        return Places(ids, frozenset(), "one arm" if arms else "nothing was measured")
+        return Places(ids, {}, "one arm" if arms else "nothing was measured")
     if len(common) < FEWEST_ROUNDS:
         together = " in common" if any(len(each) > len(common) for each in steps) else ""
-        return Places(ids, frozenset(), f"{_rounds(len(common))}{together}")
-    return Places(ids, _faster(ids, [[each[number] for number in common] for each in steps]), None)
+        return Places(ids, {}, f"{_rounds(len(common))}{together}")
+    return Places(ids, _differences(ids, [[each[number] for number in common] for each in steps]), None)
 
 
 def _rounds(count: int) -> str:
@@ -70,8 +83,8 @@ def _log_steps(record: Record) -> dict[int, float]:
     return {number: math.log(1e3 * s + communication_ms) for number, s in medians_s(record.rounds).items()}
 
 
-def _faster(ids: Sequence[str], steps: Sequence[Sequence[float]]) -> frozenset[tuple[str, str]]:
-    """The pairs of which the first is surely faster.
+def _differences(ids: Sequence[str], steps: Sequence[Sequence[float]]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Of each pair, both ways round, the interval of the first one's step less the second one's.
 
     Args:
         ids: of N arms.
@@ -85,11 +98,11 @@ def _faster(ids: Sequence[str], steps: Sequence[Sequence[float]]) -> frozenset[t
     degrees = (arms - 1) * (rounds - 1)
     pooled = rounds * residual_squares / degrees
     range_ = studentized_range(arms, degrees)
-    found = set()
+    found = {}
     for (one, a), (other, b) in combinations(zip(ids, steps, strict=True), 2):
         differences = [x - y for x, y in zip(a, b, strict=True)]
         noise = max(pooled, statistics.variance(differences) / 2)  # a noisy arm is not judged by its quiet neighbours
-        difference = statistics.fmean(differences)
-        if abs(difference) > range_ * math.sqrt(noise / rounds):
-            found.add((one, other) if difference < 0 else (other, one))
-    return frozenset(found)
+        difference, half_width = statistics.fmean(differences), range_ * math.sqrt(noise / rounds)
+        found[one, other] = difference - half_width, difference + half_width
+        found[other, one] = -difference - half_width, -difference + half_width
+    return found

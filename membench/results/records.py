@@ -154,6 +154,7 @@ class Run(_Strict):
     started: str
     finished: str | None = None
     interrupted: bool = False
+    resumed: str | None = Field(default=None, description="when it went on, the last time, after it was interrupted")
     membench_version: str
     method_version: int
     git_sha: str | None = None

@@ -171,7 +171,7 @@ def _open_journal(
         journal.hold()
         if difference := _difference(before, run, then, environment):
             raise UsageError(f"{found.name} {difference}; start anew", source="--resume")
-        return journal, before
+        return journal, before.model_copy(update={"resumed": run.started})
     stem = result_stem(scenario.name, environment["device"], run.started, run.git_sha)
     journal = Journal.create(output / f"{stem}{SUFFIX}", run, environment)
     journal.hold()
