@@ -122,6 +122,19 @@ def test_many_points_are_grouped_by_who_is_fastest():
     assert sentences[1].startswith("`other` is the fastest at 1 of 4 points (8 tokens)")
 
 
+def test_the_next_one_is_held_against_the_leader():
+    """In the rounds that both have, ``b`` is faster; the other rounds give ``a`` the lower median."""
+    records = []
+    for tokens in (1, 2, 4, 8):
+        records.append(a_measured("a", [2.0, 2.02, 2.01, 1.0, 1.01, 1.02], tokens=tokens))
+        records.append(a_measured("b", [1.8, 1.81, 1.82], tokens=tokens))
+    (point, *_) = points_of(a_result(*records))
+    a, b = point.standings
+    assert point.leaders == [b]
+    ratio = f"{a.step_ms / b.step_ms:.3g}"
+    assert answer_sentences(a_result(*records))[0].endswith(f": the next takes {ratio} times as long.")
+
+
 def test_a_point_of_one_arm_has_no_order():
     records = [a_measured("a", [1.0, 1.1, 1.2], tokens=tokens) for tokens in (1, 2, 4, 8)]
     records += [a_measured("b", [2.0, 2.1, 2.2], tokens=tokens, kind="memory") for tokens in (1, 2, 4)]
