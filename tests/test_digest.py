@@ -46,6 +46,19 @@ def test_changes_that_cancel_in_a_sum_are_seen():
     assert digest_of(tensor) != digest_of(changed)
 
 
+def test_signs_that_change_together_are_seen():
+    """A sum of words cannot tell two changes of its highest bit from none."""
+    rows = torch.randn(2**10, 2**12).to(torch.bfloat16)
+    for column in range(8):
+        changed = rows.clone()
+        changed[:, column] *= -1
+        assert digest_of(rows) != digest_of(changed)
+    words = torch.zeros(2**20, dtype=torch.int64)
+    changed = words.clone()
+    changed[7] = changed[7 + 2**13] = -(2**63)
+    assert digest_of(words) != digest_of(changed)
+
+
 def test_form_counts():
     zeros = torch.zeros(8)
     forms = [zeros, zeros.view(2, 4), zeros.bfloat16(), zeros[:4], zeros[:0], None]

@@ -2,30 +2,38 @@
 
 import subprocess
 import sys
+from functools import wraps
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from layers import build, spec_from
-from layers.kernels.uncompiled import uncompiled
+from layers.kernels.uncompiled import custom_op, uncompiled
 
 CODE = """
 import sys, torch
 from layers import build, spec_from
+from layers.kernels.native import grouped_matmul as native
+native._lacks_bf16_units = lambda: sys.argv[1] == "bfloat16"
+dtype = getattr(torch, sys.argv[1])
 for kind, sizes in {
     "memory": {"num_keys": 1024, "heads": 2, "top_k": 4, "key_dim": 8},
     "peer": {"num_keys": 1024, "heads": 2, "top_k": 4, "key_dim": 8},
+    "memory_plus": {"num_keys": 1024, "heads": 2, "top_k": 4, "key_dim": 8},
     "moe": {"num_experts": 8, "expert_hidden": 16, "top_k": 2},
+    "dense": {"ffn_hidden": 64},
 }.items():
-    layer = build(spec_from({"kind": kind, "model_dim": 32, "dtype": "float32", **sizes}))
-    layer(torch.randn(5, 32, requires_grad=True)).sum().backward()
+    layer = build(spec_from({"kind": kind, "model_dim": 32, "dtype": sys.argv[1], **sizes}))
+    layer(torch.randn(5, 32, dtype=dtype, requires_grad=True)).sum().backward()
 print("torch._dynamo" in sys.modules)
 """
 
 
 @pytest.mark.xdist_group("processes")
-def test_a_forward_and_a_backward_pass_do_not_import_the_compiler():
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_forward_and_a_backward_pass_do_not_import_the_compiler(dtype):
+    done = subprocess.run([sys.executable, "-c", CODE, dtype], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 
 
@@ -66,3 +74,19 @@ def test_a_compiled_layer_keeps_its_row_gradient():
     torch.compile(layer, backend="eager")(x).sum().backward()
     assert torch.equal(table.gradient.rows, wanted.rows)
     torch.testing.assert_close(table.gradient.values, wanted.values)
+
+
+def test_a_torch_that_keeps_the_kernel_itself_keeps_it(monkeypatch):
+    """Under another torch ``__wrapped__`` of what is kept may be what lies under our own guard against autocast."""
+
+    def under():
+        return "under"
+
+    @wraps(under)
+    def kernel():
+        return "kernel"
+
+    operator = SimpleNamespace(_backend_fns={None: kernel})
+    monkeypatch.setattr(torch.library, "custom_op", lambda *_, **__: operator)
+    assert custom_op("membench::kept")(kernel) is operator
+    assert operator._backend_fns == {None: kernel}

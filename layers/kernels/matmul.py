@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from membench.layers.kernels.checks import check_shape
 from membench.layers.kernels.native import grouped_matmul as native
-from membench.layers.kernels.precision import at_least_fp32, computed_as_given, operands
+from membench.layers.kernels.precision import as_given, at_least_fp32, computed_as_given, operands
+from membench.layers.kernels.uncompiled import custom_op
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -28,9 +30,10 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
 
 def project_wide(x: Tensor, weight: Tensor) -> Tensor:
     """``project``, multiplied and returned in at least fp32, whatever the dtypes; autocast does not change it."""
-    if x.dtype == weight.dtype and len(x) and _by_native(weight):
+    if x.dtype == weight.dtype and weight.is_contiguous() and _by_native(weight) and len(x):
         return _WideProjection.apply(x, weight)
-    return at_least_fp32(x) @ at_least_fp32(weight).t()
+    with as_given(x):
+        return at_least_fp32(x) @ at_least_fp32(weight).t()
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -40,7 +43,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """
     if len(x) and _by_onednn(x):
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return _native_linear(x, weight, False) if _by_native(weight) else F.linear(x, weight)
+    return _native_linear(x, weight, False) if _by_native(weight) and len(x) else F.linear(x, weight)
 
 
 def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
@@ -65,9 +68,15 @@ def linear_gradients(y_gradient: Tensor, x: Tensor, out: Tensor | None = None) -
     return torch.mm(y_gradient.t(), x, out=out)
 
 
-@torch.library.custom_op("membench::linear", mutates_args=())
+@custom_op("membench::linear")
 def _native_linear(x: Tensor, weight: Tensor, wide: bool) -> Tensor:
-    """The product in fp32 if it is to be ``wide``, else in the weight's dtype."""
+    """The product in fp32 if it is to be ``wide``, else in the weight's dtype.
+
+    Raises:
+        ValueError: widths or dtypes do not fit, or a transposed view is to give a wide product.
+    """
+    check_shape("weight", weight, (None, None), "(d_out, d_in)")
+    check_shape("x", x, (None, weight.shape[1]), "(R, d_in)")
     return native.linear(x, weight, torch.float32 if wide else weight.dtype)
 
 
@@ -76,8 +85,10 @@ def _(x: Tensor, weight: Tensor, wide: bool) -> Tensor:
     return x.new_empty(len(x), len(weight), dtype=torch.float32 if wide else weight.dtype)
 
 
-@torch.library.custom_op("membench::linear_gradients", mutates_args=())
+@custom_op("membench::linear_gradients")
 def _native_linear_gradients(y_gradient: Tensor, x: Tensor) -> Tensor:
+    check_shape("x", x, (None, None), "(R, d_in)")
+    check_shape("y_gradient", y_gradient, (len(x), None), "(R, d_out)")
     return native.linear_gradients(y_gradient, x)
 
 
@@ -144,10 +155,7 @@ def _flops(x: Any, weight: Any, *arguments: Any, out_shape: Any = None, **others
     return 2 * x[0] * x[1] * weight[0]
 
 
-@register_flop_formula(torch.ops.membench.linear)
-def _native_flops(x: Any, weight: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:
-    del arguments, out_shape, others
-    return 2 * x[0] * x[1] * weight[0]
+register_flop_formula(torch.ops.membench.linear)(_flops)
 
 
 @register_flop_formula(torch.ops.membench.linear_gradients)
