@@ -74,10 +74,11 @@ def test_products(counts, n, m, seed):
     assert not rows or relative_rms(gradient, of_group) < HALF_A_BIT
 
 
-def test_the_same_bits_by_any_number_of_threads(restored_threads, seed):
+@pytest.mark.parametrize(("counts", "n", "m"), [([40, 0, 3, 1], 150, 1100), ([70], 67, 4133)])
+def test_the_same_bits_by_any_number_of_threads(restored_threads, counts, n, m, seed):
     torch.manual_seed(seed)
-    ends, group = groups([40, 0, 3, 1])
-    x, y, weight = rounded(len(group), 1100), rounded(len(group), 150), rounded(4, 150, 1100)
+    ends, group = groups(counts)
+    x, y, weight = rounded(len(group), m), rounded(len(group), n), rounded(len(counts), n, m)
     found = []
     for threads in (1, 3, 16):
         torch.set_num_threads(threads)
@@ -104,6 +105,34 @@ def test_a_row_that_does_not_exist_is_refused():
     weight, ends = rounded(1, 4, 8), torch.tensor([2], dtype=torch.int32)
     with pytest.raises(IndexError, match="row 5 of a table of 5 rows"):
         native.grouped_linear(rounded(5, 8), weight, ends, torch.tensor([0, 5]))
+
+
+def test_what_does_not_fit_is_refused():
+    weight, ends = rounded(1, 4, 8), torch.tensor([2], dtype=torch.int32)
+    for refused, why in (
+        (lambda: native.grouped_linear(rounded(2, 9), weight, ends), r"x should be \(B, m\)"),
+        (lambda: native.grouped_linear(rounded(2, 2, 8), weight, ends), r"x should be \(B, m\)"),
+        (lambda: native.grouped_linear(rounded(2, 8), weight, ends.repeat(2)), r"ends should be \(E,\)"),
+        (lambda: native.grouped_linear(torch.randn(2, 8).half(), weight, ends), "not torch.float16"),
+        (lambda: native.grouped_linear(rounded(2, 4), weight.mT, ends, dtype=torch.float32), "is torch.bfloat16"),
+        (lambda: native.grouped_linear_gradients(rounded(2, 4), rounded(3, 8), ends), "y_gradient has 2 rows, x 3"),
+        (lambda: torch.ops.membench.linear(rounded(2, 9), weight[0], False), r"x should be \(R, d_in\)"),
+        (lambda: torch.ops.membench.linear_gradients(rounded(2, 4), rounded(3, 8)), "y_gradient should be"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            refused()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_results_are_rounded_as_torch_rounds(dtype):
+    """One product with one is the number itself: of every size, halves that tie, the largest, and none."""
+    bits = torch.cat([torch.randint(-(2**31), 2**31, (4000,)), torch.arange(-200, 200) * 2**15 + 2**30])
+    numbers = bits.to(torch.int32).view(torch.float32)
+    numbers = torch.cat([numbers, torch.tensor([torch.finfo(torch.float32).max, -torch.inf, torch.inf, torch.nan])])
+    numbers = numbers[numbers.abs() >= torch.finfo(torch.float32).tiny].to(dtype)[:, None].contiguous()
+    one, ends = torch.ones(1, 1, 1, dtype=torch.bfloat16), torch.tensor([len(numbers)], dtype=torch.int32)
+    found = native.grouped_linear(numbers, one, ends, dtype=torch.bfloat16)
+    assert torch.equal(found.view(torch.int16), numbers.bfloat16().view(torch.int16))
 
 
 def test_which_matrices_they_multiply(without_units):

@@ -276,12 +276,20 @@ void store_block(BFloat16* out, Floats evens, Floats odds, int64_t columns, bool
         std::memcpy(out, &words, std::min(columns, BLOCK) * sizeof(BFloat16));
 }
 
+// Long stretches, but as many for each thread where there are few. Each column is summed by itself, whatever the parts.
+int64_t columns_of_a_task(int64_t m, int64_t groups, int64_t threads) {
+    int64_t chunks = (m + SUM_COLUMNS - 1) / SUM_COLUMNS;
+    if (groups * chunks < 4 * threads) chunks = (chunks + threads - 1) / threads * threads;
+    const int64_t blocks = (m + chunks * BLOCK - 1) / (chunks * BLOCK);
+    return std::max<int64_t>(blocks, 8) * BLOCK;
+}
+
 void grouped_product(const Source& source, const Groups& groups, const BFloat16* weight, int64_t m, BFloat16* out,
                      int threads) {
     const int64_t n = source.columns;
     const Tiling tiling(groups, SUM_ROWS);
     const Buffer x = packed_by_column(source, tiling, groups.all_rows(), threads);
-    const int64_t chunks = (m + SUM_COLUMNS - 1) / SUM_COLUMNS;
+    const int64_t part = columns_of_a_task(m, groups.count, threads), chunks = (m + part - 1) / part;
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> sums;
@@ -289,7 +297,7 @@ void grouped_product(const Source& source, const Groups& groups, const BFloat16*
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < groups.count * chunks; ++task) {
             const int64_t group = task / chunks, rows = groups.rows(group), first_row = groups.begin(group);
-            const int64_t first = task % chunks * SUM_COLUMNS, columns = std::min(SUM_COLUMNS, m - first);
+            const int64_t first = task % chunks * part, columns = std::min(part, m - first);
             if (!rows) continue;
             const BFloat16* matrix = weight + group * n * m + first;
             const int64_t pitch = whole_blocks(columns) * BLOCK, tiles = tiling.starts[group + 1] - tiling.starts[group];
