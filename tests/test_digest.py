@@ -46,6 +46,14 @@ def test_changes_that_cancel_in_a_sum_are_seen():
     assert digest_of(tensor) != digest_of(changed)
 
 
+def test_signs_that_change_in_pairs_are_seen():
+    tensor = torch.randn(1024, 1024).bfloat16()
+    for changed_rows in (slice(None), [0, 32], [0, 8], [3, 900]):  # 32 rows: one of the words that are added up
+        changed = tensor.clone()
+        changed[changed_rows, 3] *= -1
+        assert digest_of(tensor) != digest_of(changed)
+
+
 def test_form_counts():
     zeros = torch.zeros(8)
     forms = [zeros, zeros.view(2, 4), zeros.bfloat16(), zeros[:4], zeros[:0], None]

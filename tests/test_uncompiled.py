@@ -2,23 +2,29 @@
 
 import subprocess
 import sys
+from functools import wraps
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from layers import build, spec_from
-from layers.kernels.uncompiled import uncompiled
+from layers.kernels.uncompiled import custom_op, uncompiled
 
 CODE = """
 import sys, torch
 from layers import build, spec_from
+from layers.kernels.native import grouped_matmul
+grouped_matmul._lacks_bf16_units = lambda: True
 for kind, sizes in {
+    "dense": {"ffn_hidden": 64},
     "memory": {"num_keys": 1024, "heads": 2, "top_k": 4, "key_dim": 8},
     "peer": {"num_keys": 1024, "heads": 2, "top_k": 4, "key_dim": 8},
     "moe": {"num_experts": 8, "expert_hidden": 16, "top_k": 2},
 }.items():
-    layer = build(spec_from({"kind": kind, "model_dim": 32, "dtype": "float32", **sizes}))
-    layer(torch.randn(5, 32, requires_grad=True)).sum().backward()
+    for dtype in ("float32", "bfloat16"):
+        layer = build(spec_from({"kind": kind, "model_dim": 32, "dtype": dtype, **sizes}))
+        layer(torch.randn(5, 32, dtype=getattr(torch, dtype), requires_grad=True)).sum().backward()
 print("torch._dynamo" in sys.modules)
 """
 
@@ -27,6 +33,21 @@ print("torch._dynamo" in sys.modules)
 def test_a_forward_and_a_backward_pass_do_not_import_the_compiler():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_a_kernel_that_torch_does_not_guard_keeps_what_wraps_it(monkeypatch):
+    def operator(name, function, *, mutates_args):
+        return SimpleNamespace(_backend_fns={"cpu": function})
+
+    def inner():
+        return "bare"
+
+    @wraps(inner)
+    def wrapped():
+        return "wrapped"
+
+    monkeypatch.setattr(torch.library, "custom_op", operator)
+    assert custom_op("membench::unguarded")(wrapped)._backend_fns["cpu"]() == "wrapped"
 
 
 def test_a_compiler_leaves_it_to_python():

@@ -14,8 +14,10 @@ from membench.layers.layer import Layer, Routing
 
 _LANES = 2**13  # int64 words a row
 _ROWS = 64  # that are added up before they are hashed: one pass at the speed of memory, and few bytes to hash
-# Each row has a factor of its own, so that rows which change places change the sum; odd, so that no bit is lost.
-_FACTORS = [random.Random(number).getrandbits(62) | 1 for number in range(_ROWS)]
+# A sum is multiplied before each row, so that rows which change places change it; by an odd factor, so that no bit is
+# lost. Its high bits are then added to the low ones: a product alone sees a word's highest bit only as odd or even.
+_FACTOR = random.Random(0).getrandbits(62) | 1
+_FOLD = 29
 
 
 class Digest:
@@ -54,7 +56,7 @@ class Digest:
             self.add(f"table {number} values", None if gradient is None else gradient.values)
 
     def _add_bytes(self, tensor: Tensor) -> None:
-        """All bytes: whole blocks of words as weighted sums of their rows, which wrap around; the rest as they are."""
+        """All bytes: whole blocks of words as sums of their rows in turn, which wrap around; the rest as they are."""
         flat = tensor.contiguous().reshape(-1).view(torch.uint8)
         block_bytes = _ROWS * _LANES * torch.int64.itemsize
         whole = flat.numel() // block_bytes * block_bytes
@@ -63,8 +65,9 @@ class Digest:
                 flat = flat.clone()
             words = flat[:whole].view(torch.int64).view(-1, _ROWS, _LANES)
             sums = torch.zeros(len(words), _LANES, dtype=torch.int64, device=words.device)
-            for row, factor in enumerate(_FACTORS):
-                sums.add_(words[:, row], alpha=factor)
+            for row in range(_ROWS):
+                sums.mul_(_FACTOR).add_(words[:, row])
+                sums.add_(sums >> _FOLD)
             self._hash.update(sums.cpu().numpy().data)
         self._hash.update(flat[whole:].cpu().numpy().data)
 

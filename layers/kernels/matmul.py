@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from membench.layers.kernels.native import grouped_matmul as native
 from membench.layers.kernels.precision import at_least_fp32, computed_as_given, operands
+from membench.layers.kernels.uncompiled import custom_op
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
 
 def project_wide(x: Tensor, weight: Tensor) -> Tensor:
     """``project``, multiplied and returned in at least fp32, whatever the dtypes; autocast does not change it."""
-    if x.dtype == weight.dtype and len(x) and _by_native(weight):
+    if x.dtype == weight.dtype and _by_native(weight) and len(x):
         return _WideProjection.apply(x, weight)
     return at_least_fp32(x) @ at_least_fp32(weight).t()
 
@@ -65,7 +66,7 @@ def linear_gradients(y_gradient: Tensor, x: Tensor, out: Tensor | None = None) -
     return torch.mm(y_gradient.t(), x, out=out)
 
 
-@torch.library.custom_op("membench::linear", mutates_args=())
+@custom_op("membench::linear")
 def _native_linear(x: Tensor, weight: Tensor, wide: bool) -> Tensor:
     """The product in fp32 if it is to be ``wide``, else in the weight's dtype."""
     return native.linear(x, weight, torch.float32 if wide else weight.dtype)
@@ -76,7 +77,7 @@ def _(x: Tensor, weight: Tensor, wide: bool) -> Tensor:
     return x.new_empty(len(x), len(weight), dtype=torch.float32 if wide else weight.dtype)
 
 
-@torch.library.custom_op("membench::linear_gradients", mutates_args=())
+@custom_op("membench::linear_gradients")
 def _native_linear_gradients(y_gradient: Tensor, x: Tensor) -> Tensor:
     return native.linear_gradients(y_gradient, x)
 
@@ -139,13 +140,8 @@ def _onednn_is_faster() -> bool:
     return torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and not vendor_is_intel
 
 
-def _flops(x: Any, weight: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:
-    del arguments, out_shape, others
-    return 2 * x[0] * x[1] * weight[0]
-
-
 @register_flop_formula(torch.ops.membench.linear)
-def _native_flops(x: Any, weight: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:
+def _flops(x: Any, weight: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:
     del arguments, out_shape, others
     return 2 * x[0] * x[1] * weight[0]
 

@@ -41,7 +41,9 @@ def custom_op(name: str, *, mutates_args: Sequence[str] = ()) -> Callable[[Calla
         operator = torch.library.custom_op(name, function, mutates_args=mutates_args)
         kernels: dict[Any, Callable[..., Any]] = getattr(operator, "_backend_fns", {})
         for device, guarded in kernels.items():
-            if plain := getattr(guarded, "__wrapped__", None):
+            plain = getattr(guarded, "__wrapped__", None)
+            # a function stored without torch's guard may itself wrap another, which must not be called in its place
+            if plain is not None and guarded is not function and plain is not getattr(function, "__wrapped__", None):
                 kernels[device] = _guarded_where_needed(guarded, plain)
         return operator
 
