@@ -1,5 +1,7 @@
 """The dense FFN as a layer."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,3 +34,7 @@ class Dense(Layer):
         del routing
         self.check_tokens(x, self.gate_up)
         return swiglu(x, self.gate_up, self.down)
+
+    def drawn_by(self) -> tuple[dict[str, Any], list[Tensor]]:
+        """No tensor: nothing is routed, and a matrix changes no token."""
+        return self.spec.model_dump(mode="json"), []

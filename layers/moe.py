@@ -161,6 +161,12 @@ class MoE(Layer):
             experts = torch.cat([c.indices for c in chosen])
         return x, Routing(remote=RemoteAssignments(busiest_rank(experts, spec.num_experts, self.ranks)))
 
+    def drawn_by(self) -> tuple[dict[str, Any], list[Tensor]]:
+        """What chooses experts, and nothing of what they compute: they may be gigabytes."""
+        after = {"expert_hidden", "shared_hidden"}
+        bias = [] if self.expert_bias is None else [self.expert_bias]
+        return self.spec.model_dump(mode="json", exclude=after), [self.router.detach(), *bias]
+
     def touched(self, x: Tensor, routing: Routing | None) -> Touched:
         if self.spec.choice == "token":
             return touched_experts(self, x, routing, self.spec.num_experts)
