@@ -53,7 +53,7 @@ def _key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> 
     inverse_rms = torch.empty((heads, 2, 1, count) if normalized else 0, **fp32)
     of_half = queries.reshape(tokens, 2 * heads, columns).transpose(0, 1)
     halves = keys.view(2 * heads, count, columns)
-    by_native = native.is_best_for(halves)
+    by_native = native.is_best_for(halves) and halves.is_contiguous()
     if by_native:
         ends = torch.arange(1, 2 * heads + 1, dtype=torch.int32) * tokens
         scores = native.grouped_linear(of_half.reshape(-1, columns), halves, ends).view(heads, 2, tokens, count)

@@ -29,7 +29,7 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
 
 def project_wide(x: Tensor, weight: Tensor) -> Tensor:
     """``project``, multiplied and returned in at least fp32, whatever the dtypes; autocast does not change it."""
-    if x.dtype == weight.dtype and _by_native(weight) and len(x):
+    if x.dtype == weight.dtype and _by_native(weight) and weight.is_contiguous() and len(x):
         return _WideProjection.apply(x, weight)
     return at_least_fp32(x) @ at_least_fp32(weight).t()
 

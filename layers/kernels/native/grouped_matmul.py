@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from membench.layers.kernels.checks import check_integers, check_shape
 from membench.layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
 from membench.layers.kernels.pages import asked_for_huge_pages
 from membench.layers.kernels.paths import path_of
@@ -51,9 +52,18 @@ def grouped_linear(
     """(R, n) of x (R, m), or with ``token`` (R,) of x (B, m), and weight (E, n, m), which may be a transposed view.
 
     x is fp32 or bf16. So is the result, by default like x; by a transposed view always bf16.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit, or another dtype is asked of a transposed view.
+        IndexError: a token does not exist.
     """
+    check_shape("weight", weight, (len(ends), None, None), "(E, n, m)")
     experts, n, m = weight.shape
+    _check_rows_of("x", x, m)
+    _check_groups(ends, len(x if token is None else token))
     transposed = not weight.is_contiguous()
+    if transposed and dtype not in (None, torch.bfloat16):
+        raise ValueError(f"products with a transposed view are torch.bfloat16, not {dtype}")
     dtype = torch.bfloat16 if transposed else dtype or x.dtype
     x, token, ends = x.contiguous(), _checked(token, len(x)), ends.contiguous()
     result = torch.empty(len(x if token is None else token), n, dtype=dtype)
@@ -72,7 +82,16 @@ def grouped_linear_gradients(
     y_token: Tensor | None = None,
     x_token: Tensor | None = None,
 ) -> Tensor:
-    """(E, n, m), bf16: each element is summed over its expert's rows and written once."""
+    """(E, n, m), bf16: each element is summed over its expert's rows and written once.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+        IndexError: a token does not exist.
+    """
+    _check_rows_of("y_gradient", y_gradient, None)
+    _check_rows_of("x", x, None)
+    for rows in (y_gradient if y_token is None else y_token, x if x_token is None else x_token):
+        _check_groups(ends, len(rows))
     y_token, x_token = _checked(y_token, len(y_gradient)), _checked(x_token, len(x))
     y_gradient, x, ends = y_gradient.contiguous(), x.contiguous(), ends.contiguous()
     sizes = len(ends), y_gradient.shape[1], x.shape[1]
@@ -103,13 +122,28 @@ def _one_group(x: Tensor) -> Tensor:
     return torch.tensor([len(x)], dtype=torch.int32)
 
 
+def _check_rows_of(name: str, tensor: Tensor, width: int | None) -> None:
+    check_shape(name, tensor, (None, width), "(rows, width)")
+    if tensor.dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"{name} should be torch.float32 or torch.bfloat16, not {tensor.dtype}")
+
+
+def _check_groups(ends: Tensor, rows: int) -> None:
+    check_integers("ends", ends, wide=False)
+    last = int(ends[-1]) if len(ends) else 0
+    if last != rows:
+        raise ValueError(f"the last of ends should be the number of rows, {rows}, not {last}")
+
+
 def _element(tensor: Tensor) -> ctypes.c_int:
     return ctypes.c_int(ELEMENTS[tensor.dtype])
 
 
 def _checked(token: Tensor | None, count: int) -> Tensor | None:
-    """Raises IndexError if there is no such row: with pointers it would be other memory."""
+    """Raises IndexError if there is no such row, ValueError for other numbers: pointers would read other memory."""
     if token is None:
         return None
+    if token.dtype != torch.int64:
+        raise ValueError(f"token should be torch.int64, not {token.dtype}")
     check_rows(token, count)
     return token.contiguous()
