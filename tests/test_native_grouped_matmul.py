@@ -197,3 +197,35 @@ def test_scores(normalized, without_units, seed):
     if normalized:
         expected /= (keys.double().square().mean(dim=-1) + 1e-6).sqrt()[:, :, None]
     assert relative_rms(key_scores(queries, keys, normalized=normalized, eps=1e-6), expected) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "x, weight, wide",
+    [
+        (torch.ones(5, 11), rounded(7, 12), False),
+        (torch.ones(5, 2, 12), rounded(7, 12), False),
+        (torch.ones(5, 12).half(), rounded(7, 12), False),
+        (torch.ones(5, 7), rounded(7, 12).t(), True),
+    ],
+    ids=["width", "dimensions", "dtype", "wide by a transposed view"],
+)
+def test_operands_that_do_not_fit_are_refused(x, weight, wide):
+    with pytest.raises(ValueError, match=r"should be|are torch\.bfloat16"):
+        torch.ops.membench.linear(x, weight, wide)
+
+
+def test_gradients_and_groups_of_other_rows_are_refused():
+    with pytest.raises(ValueError, match="number of rows, 4, not 5"):
+        torch.ops.membench.linear_gradients(rounded(4, 7), rounded(5, 12))
+    with pytest.raises(ValueError, match="number of rows, 3, not 4"):
+        native.grouped_linear(rounded(3, 8), rounded(1, 4, 8), torch.tensor([4], dtype=torch.int32))
+    with pytest.raises(ValueError, match="int32"):
+        native.grouped_linear(rounded(3, 8), rounded(1, 4, 8), torch.tensor([3]))
+    with pytest.raises(ValueError, match="token"):
+        ends, token = torch.tensor([2], dtype=torch.int32), torch.tensor([0, 1], dtype=torch.int32)
+        native.grouped_linear(rounded(3, 8), rounded(1, 4, 8), ends, token)
+
+
+def test_a_transposed_weight_is_projected_wide(without_units):
+    x, weight = rounded(6, 40), rounded(40, 33).t()
+    assert matmul.project_wide(x, weight).dtype == torch.float32

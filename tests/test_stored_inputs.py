@@ -159,3 +159,20 @@ def test_other_ranks_tokens_choose_what_the_layer_would(kind):
         many, few = layer._selection_of_many()(x), layer.select(x)
         assert (many.indices == few.indices).float().mean() >= share
         assert many.weights.dtype == few.weights.dtype
+
+
+@pytest.mark.parametrize("kind", ["moe", "dense"])
+def test_matrices_that_choose_nothing_do_not_name_what_is_drawn(kind, tmp_path):
+    case = a_case(kind)
+    layer = build(case.layer, ranks=case.ranks, seed=0)
+    store = InputStore(tmp_path)
+    before = store.name(layer, case)
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            if name != "router":
+                parameter += 1
+    assert store.name(layer, case) == before
+    if kind == "moe":
+        with torch.no_grad():
+            layer.router += 1
+        assert store.name(layer, case) != before

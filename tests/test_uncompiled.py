@@ -18,6 +18,7 @@ from layers.kernels.native import grouped_matmul as native
 native._lacks_bf16_units = lambda: sys.argv[1] == "bfloat16"
 dtype = getattr(torch, sys.argv[1])
 for kind, sizes in {
+    "dense": {"ffn_hidden": 64},
     "memory": {"num_keys": 1024, "heads": 2, "top_k": 4, "key_dim": 8},
     "peer": {"num_keys": 1024, "heads": 2, "top_k": 4, "key_dim": 8},
     "memory_plus": {"num_keys": 1024, "heads": 2, "top_k": 4, "key_dim": 8},
@@ -35,6 +36,21 @@ print("torch._dynamo" in sys.modules)
 def test_a_forward_and_a_backward_pass_do_not_import_the_compiler(dtype):
     done = subprocess.run([sys.executable, "-c", CODE, dtype], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_a_kernel_that_torch_does_not_guard_keeps_what_wraps_it(monkeypatch):
+    def operator(name, function, *, mutates_args):
+        return SimpleNamespace(_backend_fns={"cpu": function})
+
+    def inner():
+        return "bare"
+
+    @wraps(inner)
+    def wrapped():
+        return "wrapped"
+
+    monkeypatch.setattr(torch.library, "custom_op", operator)
+    assert custom_op("membench::unguarded")(wrapped)._backend_fns["cpu"]() == "wrapped"
 
 
 def test_a_compiler_leaves_it_to_python():

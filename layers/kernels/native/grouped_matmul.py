@@ -56,7 +56,10 @@ def grouped_linear(
     Raises:
         ValueError: sizes or dtypes do not fit.
     """
+    check_shape("weight", weight, (len(ends), None, None), "(E, n, m)")
     experts, n, m = weight.shape
+    _check_rows_of("x", x, m)
+    _check_groups(ends, len(x if token is None else token))
     transposed = not weight.is_contiguous()
     dtype = dtype or (torch.bfloat16 if transposed else x.dtype)
     check_shape("x", x, (None, m), "(B, m)")
@@ -118,6 +121,19 @@ def _one_group(x: Tensor) -> Tensor:
     return torch.tensor([len(x)], dtype=torch.int32)
 
 
+def _check_rows_of(name: str, tensor: Tensor, width: int | None) -> None:
+    check_shape(name, tensor, (None, width), "(rows, width)")
+    if tensor.dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"{name} should be torch.float32 or torch.bfloat16, not {tensor.dtype}")
+
+
+def _check_groups(ends: Tensor, rows: int) -> None:
+    check_integers("ends", ends, wide=False)
+    last = int(ends[-1]) if len(ends) else 0
+    if last != rows:
+        raise ValueError(f"the last of ends should be the number of rows, {rows}, not {last}")
+
+
 def _element(tensor: Tensor) -> ctypes.c_int:
     if tensor.dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"products with bf16 matrices are of torch.float32 or torch.bfloat16, not {tensor.dtype}")
@@ -125,8 +141,10 @@ def _element(tensor: Tensor) -> ctypes.c_int:
 
 
 def _checked(token: Tensor | None, count: int) -> Tensor | None:
-    """Raises IndexError if there is no such row: with pointers it would be other memory."""
+    """Raises IndexError if there is no such row, ValueError for other numbers: pointers would read other memory."""
     if token is None:
         return None
+    if token.dtype != torch.int64:
+        raise ValueError(f"token should be torch.int64, not {token.dtype}")
     check_rows(token, count)
     return token.contiguous()
