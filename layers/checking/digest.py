@@ -55,7 +55,7 @@ class Digest:
     def _add_bytes(self, tensor: Tensor) -> None:
         """All bytes: whole blocks of words with their rows mixed into one, each lane by itself; the rest as they are.
 
-        A row is multiplied in and shifted down before the next one comes, so that it matters which bit of which row
+        A row is multiplied in and its high bits are added to its low ones before the next one comes, so that it matters which bit of which row
         differs, and differences do not cancel but by chance.
         """
         flat = tensor.contiguous().reshape(-1).view(torch.uint8)
@@ -68,7 +68,7 @@ class Digest:
                 mixed = torch.zeros_like(blocks[:, 0])
                 for row in range(_ROWS):
                     mixed.mul_(_ODD).add_(blocks[:, row])
-                    mixed.bitwise_xor_(mixed >> 29)
+                    mixed.add_(mixed >> 29)
                 self._hash.update(mixed.cpu().numpy().data)
         self._hash.update(flat[whole:].cpu().numpy().data)
 

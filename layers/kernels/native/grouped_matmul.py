@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from membench.layers.kernels.checks import check_shape
+from membench.layers.kernels.checks import check_integers, check_shape
 from membench.layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
 from membench.layers.kernels.pages import asked_for_huge_pages
 from membench.layers.kernels.paths import path_of
@@ -51,21 +51,20 @@ def grouped_linear(
 ) -> Tensor:
     """(R, n) of x (R, m), or with ``token`` (R,) of x (B, m), and weight (E, n, m), which may be a transposed view.
 
-    x is fp32 or bf16. So is the result, by default like x; by a transposed view only bf16 can be had.
+    x is fp32 or bf16. So is the result, by default like x; by a transposed view always bf16.
 
     Raises:
-        ValueError: sizes or dtypes do not fit.
+        ValueError: shapes or dtypes do not fit, or another dtype is asked of a transposed view.
+        IndexError: a token does not exist.
     """
     check_shape("weight", weight, (len(ends), None, None), "(E, n, m)")
     experts, n, m = weight.shape
     _check_rows_of("x", x, m)
     _check_groups(ends, len(x if token is None else token))
     transposed = not weight.is_contiguous()
-    dtype = dtype or (torch.bfloat16 if transposed else x.dtype)
-    check_shape("x", x, (None, m), "(B, m)")
-    check_shape("ends", ends, (experts,), "(E,)")
-    if transposed and dtype != torch.bfloat16:
-        raise ValueError(f"a product with a transposed view is torch.bfloat16, not {dtype}")
+    if transposed and dtype not in (None, torch.bfloat16):
+        raise ValueError(f"products with a transposed view are torch.bfloat16, not {dtype}")
+    dtype = torch.bfloat16 if transposed else dtype or x.dtype
     x, token, ends = x.contiguous(), _checked(token, len(x)), ends.contiguous()
     result = torch.empty(len(x if token is None else token), n, dtype=dtype)
     operands = (_element(x), *map(pointer, (x, token, weight, ends)), ctypes.c_int64(experts))
@@ -86,11 +85,13 @@ def grouped_linear_gradients(
     """(E, n, m), bf16: each element is summed over its expert's rows and written once.
 
     Raises:
-        ValueError: sizes or dtypes do not fit.
+        ValueError: shapes or dtypes do not fit.
+        IndexError: a token does not exist.
     """
-    rows = [len(of if token is None else token) for of, token in ((y_gradient, y_token), (x, x_token))]
-    if rows[0] != rows[1]:
-        raise ValueError(f"y_gradient has {rows[0]} rows, x {rows[1]}")
+    _check_rows_of("y_gradient", y_gradient, None)
+    _check_rows_of("x", x, None)
+    for rows in (y_gradient if y_token is None else y_token, x if x_token is None else x_token):
+        _check_groups(ends, len(rows))
     y_token, x_token = _checked(y_token, len(y_gradient)), _checked(x_token, len(x))
     y_gradient, x, ends = y_gradient.contiguous(), x.contiguous(), ends.contiguous()
     sizes = len(ends), y_gradient.shape[1], x.shape[1]
@@ -135,8 +136,6 @@ def _check_groups(ends: Tensor, rows: int) -> None:
 
 
 def _element(tensor: Tensor) -> ctypes.c_int:
-    if tensor.dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"products with bf16 matrices are of torch.float32 or torch.bfloat16, not {tensor.dtype}")
     return ctypes.c_int(ELEMENTS[tensor.dtype])
 
 
