@@ -300,6 +300,11 @@ def test_only_what_this_python_lacks_is_unpacked(tmp_path, monkeypatch):
     assert sorted(path.name for path in target.glob("*.py")) == ["needed_one.py", "needed_two.py"]
 
 
+def test_requirements_are_read_without_packaging(monkeypatch):
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    assert wheels._satisfied("pytest>=1") and not wheels._satisfied("pytest>=99")
+
+
 def test_wheels_follow_from_the_projects_own_files():
     found = wheels.wanted()
     versions = dict(line.split("==") for line in found)
