@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import bag_bytes, outputs, parts, processes, session, summary, wheels
+from benchmarks.gpu.__main__ import environment_of
 from benchmarks.gpu.parts import Part
 from benchmarks.gpu.session import Session
 
@@ -164,6 +165,38 @@ def test_an_out_that_cannot_be_written_is_said_before_anything_runs(tmp_path):
     assert done.returncode == 2 and "file/out: Not a directory" in done.stderr and "Traceback" not in done.stderr
 
 
+def refuse(path, content):
+    raise OSError(30, "Read-only file system")
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "replace", refuse)
+    with pytest.raises(OSError, match="Read-only"):
+        Session(tmp_path, 5, ROOT, os.environ, [])
+
+
+def test_what_could_not_be_written_did_not_pass(started, monkeypatch):
+    run, _ = started()
+    monkeypatch.setattr(outputs, "replace", refuse)
+    assert run.run([a_part("one", "")]) is False
+    assert states(run) == {"one": "passed"}
+
+
+def test_one_part_without_time_is_enough_to_fail(started):
+    run, _ = started(seconds=10.0)
+    assert run.run([a_part("first", "", 10), a_part("late", "", 0.01), a_part("last", "", 10)]) is False
+    assert states(run) == {"first": "passed", "late": "stopped", "last": "passed"}
+
+
+def test_parts_leave_no_bytecode_in_the_checkout(tmp_path):
+    assert environment_of(tmp_path)["PYTHONDONTWRITEBYTECODE"] == "1"
+
+
+def test_a_program_for_cuda_is_no_part_of_a_cpu(tmp_path):
+    assert "dram counters" not in {part.name for part in parts.parts("cpu", tmp_path)}
+    assert "dram counters" in {part.name for part in parts.parts("cuda", tmp_path)}
+
+
 def test_a_log_too_long_loses_its_middle():
     text = b"begin" + b"x" * 10_000 + b"end"
     short = outputs.cut(text, 1000)
@@ -265,6 +298,11 @@ def test_only_what_this_python_lacks_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(wheels, "direct_requirements", lambda: ["needed-one>=1", "pytest>=8", "nowhere>=3"])
     assert wheels.provide(target) == "from gpu-wheels/: needed-one, needed-two; missing: nowhere>=3"
     assert sorted(path.name for path in target.glob("*.py")) == ["needed_one.py", "needed_two.py"]
+
+
+def test_requirements_are_read_without_packaging(monkeypatch):
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    assert wheels._satisfied("pytest>=1") and not wheels._satisfied("pytest>=99")
 
 
 def test_wheels_follow_from_the_projects_own_files():

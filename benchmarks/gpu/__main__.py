@@ -28,6 +28,7 @@ def environment_of(packages: Path) -> dict[str, str]:
     """What parts run in: the packages that were unpacked first, caches in a folder that can be written."""
     paths = [str(packages), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     found = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    found["PYTHONDONTWRITEBYTECODE"] = "1"  # nothing is written beside OUT
     found.setdefault("MEMBENCH_CACHE", str(packages.with_name("cache")))
     return found
 
@@ -74,7 +75,8 @@ def main() -> int:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     asked = parser.parse_args()
     begin = time.monotonic()
-    signal.signal(signal.SIGTERM, _ended)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _ended)
     with tempfile.TemporaryDirectory(prefix="membench-packages-") as folder:
         packages = Path(folder) / "site"
         packages.mkdir()

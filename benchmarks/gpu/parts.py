@@ -56,7 +56,7 @@ def parts(device: str, results: Path) -> list[Part]:
         _run("decode" if gpu else "decode_small_rows", device, results, 45, _decode_sizes(gpu)),
         *(_profile(kind, device) for kind in KINDS),
         _module("training sizes", "benchmarks.gpu.training_sizes", [device], 30, "training_sizes.jsonl"),
-        _dram(results),
+        *([_dram(results)] if gpu else []),
         *([_tests("triton tests", sorted(_names("test_triton_*.py")), 40, 8)] if gpu else []),
     ]
 

@@ -36,14 +36,16 @@ class Session:
         self._log = self._scratch / outputs.LOG
         self._log.touch()
         self.outcomes: list[Outcome] = []
+        outputs.replace(out / outputs.SUMMARY, summary(machine, [], self.results, []).encode())
         self._save()
 
     def run(self, parts: list[Part]) -> bool:
-        """Runs them; whether all that were not skipped passed."""
+        """Runs them; whether all that were not skipped passed and what they left is under OUT."""
         try:
             for at, part in enumerate(parts):
                 self._one(part, sum(each.seconds for each in parts[at:]))
-            return all(outcome.state in ("passed", "skipped") for outcome in self.outcomes)
+            written = self._save()
+            return written and all(outcome.state in ("passed", "skipped") for outcome in self.outcomes)
         except BaseException as error:
             self._settle(
                 Outcome(self._running, "failed", note=f"the run was ended: {type(error).__name__} {error}".strip())
@@ -98,8 +100,9 @@ class Session:
             print(f"         {outcome.name}: {outcome.state} {outcome.note}", flush=True)
         self._save()
 
-    def _save(self, running: Path | None = None) -> None:
-        """Writes the three files. What cannot be written is said; the parts go on."""
+    def _save(self, running: Path | None = None) -> bool:
+        """Writes the three files; whether all could be. What cannot be written is said; the parts go on."""
+        written = True
         text = self._log.read_bytes() + (running.read_bytes() if running else b"")
         archive, left_out = outputs.packed(self.results)
         page = summary(self._machine, self.outcomes, self.results, left_out)
@@ -112,6 +115,8 @@ class Session:
                 outputs.replace(self._out / name, content)
             except OSError as error:
                 print(f"{self._out / name}: {error.strerror}", flush=True)
+                written = False
+        return written
 
 
 def _last_line(path: Path) -> str:

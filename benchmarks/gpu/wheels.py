@@ -149,7 +149,10 @@ def _applying(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _requirement(line: str) -> Any:
-    from packaging.requirements import Requirement  # it may come from a wheel
+    try:
+        from packaging.requirements import Requirement  # it may come from a wheel
+    except ImportError:
+        from pip._vendor.packaging.requirements import Requirement
 
     return Requirement(line)
 
