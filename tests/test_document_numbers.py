@@ -28,6 +28,7 @@ NO_MEASUREMENT = {
         "smaller than the metric's floor (1 µs)",
         "as many as fit into 20 ms where samples are shorter",
         "less 50 µs each time that it got a core",
+        "half of `max_seconds`, but at least 1.5 s and at most 10 s, if the scenario does not say",
         "A tick is 10 ms, so a window of 20 ms cannot be judged by ticks",
     ],
 }

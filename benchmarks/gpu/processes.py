@@ -21,7 +21,7 @@ def boxed(
     log: BinaryIO,
     environment: Mapping[str, str],
     folder: Path,
-    every: Callable[[], None],
+    every: Callable[[], object],
     *,
     every_s: float = 5.0,
 ) -> int | None:

@@ -55,8 +55,8 @@ class Digest:
     def _add_bytes(self, tensor: Tensor) -> None:
         """All bytes: whole blocks of words with their rows mixed into one, each lane by itself; the rest as they are.
 
-        A row is multiplied in and its high bits are added to its low ones before the next one comes, so that it matters which bit of which row
-        differs, and differences do not cancel but by chance.
+        A row is multiplied in, and high bits are added to low ones, before the next one comes: it matters which bit of
+        which row differs, and differences do not cancel but by chance.
         """
         flat = tensor.contiguous().reshape(-1).view(torch.uint8)
         block_bytes = _ROWS * _LANES * torch.int64.itemsize
