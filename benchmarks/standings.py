@@ -52,13 +52,15 @@ class Standing:
 class Point:
     """Arms that may be ranked against each other, the fastest first.
 
-    ``failed`` are those without a time; ``no_order`` says why no order is known.
+    ``failed`` are those without a time; ``no_order`` says why no order is known. ``at_dense_flops`` names who may be
+    first among the arms with the dense arm's FLOPs, where there are such besides itself.
     """
 
     title: str
     standings: list[Standing]
     failed: list[str]
     no_order: str | None
+    at_dense_flops: list[str]
 
     @property
     def leaders(self) -> list[Standing]:
@@ -94,7 +96,7 @@ def points_of(result: ResultFile) -> list[Point]:
             for each in answer.standings
         ]
         if standings:
-            found.append(Point(title, standings, answer.failed, answer.no_order))
+            found.append(Point(title, standings, answer.failed, answer.no_order, answer.at_dense_flops))
     return found
 
 

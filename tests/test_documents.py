@@ -87,6 +87,16 @@ def test_one_that_is_told_apart_is_the_fastest():
     assert "slow" not in sentence  # the next one is the yardstick too
 
 
+def test_equal_flops_have_their_own_answer():
+    flops = {"quick": 50.0}
+    cases = [r.model_copy(update={"achieved": {"flops_per_token": flops.get(r.case.arm, 100.0)}}) for r in CLEAR.cases]
+    (sentence,) = answer_sentences(CLEAR.model_copy(update={"cases": cases, "answers": []}))
+    assert sentence.endswith(" Of the arms with dense's FLOPs `dense` is the fastest.")
+    same = [r.model_copy(update={"achieved": {"flops_per_token": 100.0}}) for r in CLEAR.cases]
+    (sentence,) = answer_sentences(CLEAR.model_copy(update={"cases": same, "answers": []}))
+    assert "FLOPs" not in sentence
+
+
 def test_those_not_told_apart_are_named_together():
     (sentence,) = answer_sentences(TIED)
     assert "`a` and `b` are not told apart as the fastest (3.2, 3.3 ms)" in sentence
@@ -208,7 +218,7 @@ def test_modes_of_which_one_has_a_single_point_are_drawn_in_rows(monkeypatch):
 
 
 def labelled(*titles):
-    points = [Point(title, [], [], "one round") for title in titles]
+    points = [Point(title, [], [], "one round", []) for title in titles]
     return points, short_labels(points, ranks=1)
 
 

@@ -49,7 +49,16 @@ def _each(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
         else:
             told = f"{named(each.arm for each in leaders)} are not told apart as the fastest ({_steps(leaders)})"
         others = [_takes(point, each) for each in _beside(point)]
-        yield f"{label}: {'; '.join([told, *others])}."
+        yield f"{label}: {'; '.join([told, *others])}.{_at_dense_flops(point)}"
+
+
+def _at_dense_flops(point: Point) -> str:
+    """Who may be first at equal FLOPs, where the fastest of all does others."""
+    arms = point.at_dense_flops
+    if not arms or {each.arm for each in point.leaders} <= set(arms):
+        return ""
+    known = f"{named(arms)} are not told apart as the fastest" if len(arms) > 1 else f"{named(arms)} is the fastest"
+    return f" Of the arms with dense's FLOPs {known}."
 
 
 def _grouped(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
