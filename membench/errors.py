@@ -57,6 +57,12 @@ def one_line(text: str) -> str:
     return "".join(c for c in " ".join(text.split()) if c.isprintable())
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, in a line: its first, and the next where the first only says who raised it (a compiler)."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
 def shown(value: object) -> str:
     """A value as an error message quotes it: its repr, cut when long."""
     try:

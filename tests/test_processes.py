@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from talkative_process import Did, Do
 
+from membench.errors import reason_of
 from membench.layers.external import load_factory
 from membench.processes.channel import Channel, Failed, read_message
 from membench.processes.child import ChildProcess
@@ -352,3 +353,16 @@ def test_files_are_utf8_whatever_the_locale():
     command = [sys.executable, "-X", "warn_default_encoding", "-W", "error::EncodingWarning", "-m", "membench"]
     done = subprocess.run([*command, "plan", "quickstart"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_reason_is_a_line_that_says_why():
+    """A compiler's first line only names who raised the next."""
+    for text, reason in (
+        ("no room\nand more", "no room"),
+        ("backend='inductor' raised:\n  CppCompileError: C++ compile error\n\nSet TORCHDYNAMO_VERBOSE=1", None),
+        ("", "RuntimeError"),
+        ("\n\n", "RuntimeError"),
+        ("raised:", "raised:"),
+    ):
+        wanted = reason or "backend='inductor' raised: CppCompileError: C++ compile error"
+        assert reason_of(RuntimeError(text)) == wanted

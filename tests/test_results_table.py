@@ -82,6 +82,7 @@ def test_a_table_shows_places_intervals_and_the_floor():
     for record, shifts in zip(records, ((0, 1, 2), (0, 2, 1), (2, 0, 1)), strict=True):
         for found, shift in zip(record.rounds, shifts, strict=True):
             found.samples_s = [1e-3 * record.metrics["step_ms"] * (1 + shift / 100)]
+        record.metrics |= {"step_ms_low": 4.5, "step_ms_high": 12.25}
     title, caption, rows = cases_table(*records)
     assert title == "forward, 8 tokens a rank"
     assert caption == "Median of 3 rounds, 95 % interval over rounds; arms that share places are not told apart."

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from membench.case import Case
-from membench.errors import Unavailable
+from membench.errors import Unavailable, reason_of
 from membench.layers.layer import Layer
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import has_backward
@@ -245,7 +245,7 @@ class CaseMeasurement:
                 self.layer.zero_gradients()
                 tried[name] = {
                     "latency_ms": None,
-                    "error": (str(error).strip() or type(error).__name__).splitlines()[0],
+                    "error": reason_of(error),
                 }
         if not usable:
             raise failures[0]

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from membench.case import Status
-from membench.errors import Unavailable
+from membench.errors import Unavailable, reason_of
 from membench.processes.channel import Channel, Failed, Message, Progress, Ready, read_message
 
 _PR_SET_PDEATHSIG = 1
@@ -70,7 +70,7 @@ class Unanswerable(ValueError):
 
 def classify(error: BaseException) -> tuple[Status, str]:
     """(status, reason): ``skipped`` where the device cannot, ``oom`` for memory, else ``error``; a reason is a line."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = reason_of(error)
     if isinstance(error, Unavailable):
         return "skipped", text
     low_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
