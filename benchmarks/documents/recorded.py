@@ -3,15 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.standings import MIN_ROUNDS
 from membench.case import METHOD_VERSION
 from membench.errors import UsageError
+from membench.gate.result_set import LoadedResult
 from membench.json_values import text, value_at
-from membench.machine.identity import Machine
 from membench.results.intervals import medians_s
 from membench.results.records import ForeignFile, ResultFile, read_result
 from membench.scenario.scenario import Scenario
@@ -21,20 +20,12 @@ _NO_CHANGE = "measure."  # an override of how long is measured asks the same que
 _NO_QUESTION = ("measure", "description")
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """A result file and what it holds."""
-
-    path: Path
-    result: ResultFile
+class Recorded(LoadedResult):
+    """A result file as documents name it: by its machine, cores and memory with it."""
 
     @property
     def device(self) -> str:
         return device_named(self.result.environment)
-
-    @property
-    def machine(self) -> Machine:
-        return Machine.of(self.result.environment)
 
     @property
     def failed(self) -> bool:
