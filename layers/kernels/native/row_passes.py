@@ -11,7 +11,6 @@ from torch import Tensor
 from membench.layers.kernels.lookups import Runs
 from membench.layers.kernels.native.bags import bags, computable
 from membench.layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
-from membench.layers.kernels.native.lookups import find_runs
 from membench.layers.kernels.pages import asked_for_huge_pages
 from membench.layers.kernels.paths import handed_on
 from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
@@ -58,12 +57,20 @@ def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
-    """In the order of the rows, so that each is fetched once. The tokens are few and stay in the caches."""
+    """Token by token: to sort the lookups would take longer than to fetch again the few rows that repeat."""
     if not _computable(table, tokens):
         return handed_on("row_passes").row_dots(table, rows, tokens)
-    runs = Runs(*find_runs(rows.flatten(), len(table)))
+    check_rows(rows, len(table))
+    rows, tokens = rows.long().contiguous(), tokens.contiguous()
     dots = torch.empty(rows.shape, dtype=torch.float32)
-    _pass(table, runs, torch.empty(0, rows.shape[1]), tokens, None, dots, None)
+    call(
+        "row_dots",
+        ctypes.c_int(ELEMENTS[table.dtype]),
+        *map(pointer, (table, rows, tokens)),
+        *map(ctypes.c_int64, (*rows.shape, table.shape[1])),
+        pointer(dots),
+        threads(),
+    )
     return dots
 
 

@@ -1,0 +1,105 @@
+// Products of tokens with the rows that they look up: see layers/kernels/row_passes.py.
+//
+// Letters: N rows, D columns, B tokens, L lookups a token.
+
+#include "rows.h"
+#include "vectors.h"
+
+namespace {
+
+constexpr int TOGETHER = 4;           // rows multiplied in one pass over the token
+constexpr int64_t ROWS_AHEAD = 16;    // asked for before they are needed
+
+struct Lookups {
+    const int64_t* rows;  // (B, L)
+    int64_t tokens, lookups, columns;
+};
+
+// A block of a row as two vectors, in an order that is the same for every row.
+struct Block {
+    Floats first, second;
+};
+
+inline Block block_of(const float* values) { return {load_floats(values), load_floats(values + LANES)}; }
+
+inline Block block_of(const BFloat16* values) {
+    const Words pairs = load_words(values);
+    return {evens_of(pairs), odds_of(pairs)};
+}
+
+inline Block block_of(const Half* values) {
+    float widened[BLOCK];
+#pragma omp simd
+    for (int64_t j = 0; j < BLOCK; ++j) widened[j] = widen(values[j]);
+    return block_of(widened);
+}
+
+// dots[row] = token · rows[row], block by block, and of rows needed later what lies there is asked for.
+template <int ROWS, typename Element>
+inline void dot_rows(const Element* token, const Element* const* rows, const Element* const* later, int64_t columns,
+                     float* dots) {
+    constexpr int64_t LINE = LINE_BYTES / sizeof(Element);
+    Floats sums[ROWS] = {};
+    float rest[ROWS] = {};
+    int64_t begin = 0;
+    for (; begin + BLOCK <= columns; begin += BLOCK) {
+        const Block here = block_of(token + begin);
+#pragma GCC unroll 4
+        for (int row = 0; row < ROWS; ++row) {
+            for (int64_t line = 0; line < BLOCK; line += LINE) prefetch_line(later[row] + begin + line);
+            const Block there = block_of(rows[row] + begin);
+            sums[row] += here.first * there.first;
+            sums[row] += here.second * there.second;
+        }
+    }
+    for (int row = 0; row < ROWS; ++row) {
+        prefetch_line(later[row] + begin);
+        for (int64_t j = begin; j < columns; ++j) rest[row] += widen(token[j]) * widen(rows[row][j]);
+        dots[row] = rest[row];
+    }
+    add_sums<ROWS>(sums, dots, 1);
+}
+
+// The products of `ROWS` lookups of a token, from number `at` on.
+template <int ROWS, typename Element>
+inline void dot_lookups(const Lookups& given, const Element* table, const Element* token, int64_t at, float* dots) {
+    const int64_t last = given.tokens * given.lookups - 1;
+    const Element* rows[ROWS];
+    const Element* later[ROWS];
+    for (int row = 0; row < ROWS; ++row) {
+        rows[row] = table + given.rows[at + row] * given.columns;
+        later[row] = table + given.rows[std::min(at + row + ROWS_AHEAD, last)] * given.columns;
+    }
+    dot_rows<ROWS>(token, rows, later, given.columns, dots + at);
+}
+
+// Each thread takes some of the lookups, whole tokens or parts of one.
+template <typename Element>
+void row_dots(const Lookups& given, const void* table_, const void* tokens_, float* dots, int threads) {
+    const Element* table = static_cast<const Element*>(table_);
+    const Element* tokens = static_cast<const Element*>(tokens_);
+    const int64_t parts = (given.lookups + RUNS_A_TASK - 1) / RUNS_A_TASK;
+    threads = useful_threads(threads, given.tokens * given.lookups * given.columns);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t task = 0; task < given.tokens * parts; ++task) {
+        const int64_t token = task / parts, first = token * given.lookups;
+        int64_t at = first + task % parts * RUNS_A_TASK;
+        const int64_t end = std::min(at + RUNS_A_TASK, first + given.lookups);
+        const Element* here = tokens + token * given.columns;
+        for (; at + TOGETHER <= end; at += TOGETHER) dot_lookups<TOGETHER>(given, table, here, at, dots);
+        for (; at < end; ++at) dot_lookups<1>(given, table, here, at, dots);
+    }
+}
+
+}  // namespace
+
+// Elements: 0 float, 1 bfloat16, 2 float16.
+extern "C" void membench_row_dots(int element, const void* table, const int64_t* rows, const void* tokens, int64_t count,
+                                  int64_t lookups, int64_t columns, float* dots, int threads) {
+    const Lookups given{rows, count, lookups, columns};
+    switch (element) {
+        case 0: return row_dots<float>(given, table, tokens, dots, threads);
+        case 1: return row_dots<BFloat16>(given, table, tokens, dots, threads);
+        case 2: return row_dots<Half>(given, table, tokens, dots, threads);
+    }
+}
