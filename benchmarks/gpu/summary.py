@@ -20,8 +20,8 @@ class Outcome:
     note: str = ""
 
 
-def summary(machine: list[str], outcomes: list[Outcome], results: Path, left_out: list[str]) -> str:
-    """The page, from what is finished so far."""
+def summary(machine: list[str], outcomes: list[Outcome], found: list[str], left_out: list[str]) -> str:
+    """The page, from what is finished so far; ``found`` are the figures, ``left_out`` files too large to come back."""
     count = {
         state: sum(outcome.state == state for outcome in outcomes)
         for state in ("passed", "failed", "stopped", "skipped")
@@ -30,7 +30,6 @@ def summary(machine: list[str], outcomes: list[Outcome], results: Path, left_out
     lines += [f"- {line}" for line in machine]
     lines += ["", "| part | | seconds | |", "|---|---|--:|---|"]
     lines += [f"| {each.name} | {each.state} | {each.seconds:.0f} | {_cell(each.note)} |" for each in outcomes]
-    found = figures(results)
     shown = found[:_FIGURES]
     lines += ["", "## Figures", "", *(f"- {line}" for line in shown or ["none"])]
     if len(found) > len(shown):
