@@ -408,6 +408,17 @@ def test_what_it_runs_on_a_gpu_is_a_scenario(tmp_path, monkeypatch):
     assert len(found) == 7
 
 
+@pytest.mark.parametrize("name", ["op_bag", "op_top_k", "op_experts", "op_expert_rows"])
+def test_an_operators_measurements_fit_a_card_and_a_box_of_seconds(tmp_path, name):
+    (part,) = (part for part in parts.parts("cuda", tmp_path, tmp_path) if part.name == name)
+    settings = part.command[part.command.index("--set") :]
+    command = [sys.executable, "-m", "membench", "plan", name, "--hardware", "h100x1", "--json", *settings]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    (plan,) = json.loads(done.stdout)["plans"]
+    assert 12 <= len(plan["cases"]) <= 16
+    assert {case["skipped"] for case in plan["cases"]} == {None}
+
+
 def test_only_files_with_gpu_tests_are_collected():
     found = parts.marked_files()
     assert "tests/test_gpu.py" in found and "tests/test_records.py" not in found

@@ -79,5 +79,5 @@ class Archive:
             return known[1]
         content = path.read_bytes()
         entry = tarfile.TarInfo(name)
-        entry.size = len(content)
+        entry.size, entry.mtime = len(content), version[1] // 10**9
         return gzip.compress(entry.tobuf() + content + bytes(-len(content) % tarfile.BLOCKSIZE), compresslevel=4)

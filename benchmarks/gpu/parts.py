@@ -9,7 +9,14 @@ from pathlib import Path
 from benchmarks.gpu.wheels import ROOT
 
 KINDS = ("dense", "moe", "memory", "memory_plus", "peer")
-_OPERATORS = ("op_bag", "op_top_k", "op_experts", "op_expert_rows")
+_UNIFORM = "axes.workload.routing=[{kind: uniform}]"
+# Fewer points than the scenarios have, so that a box of seconds holds them: at most 16 measurements each.
+_OPERATORS = {
+    "op_bag": [_UNIFORM, "axes.zip=[{model_dim: [512, 1024], every_arm.num_keys: [256K, 64K]}]"],
+    "op_top_k": ["axes.zip=[{every_arm.num_keys: [1024^2, 4096^2], every_arm.top_k: [32, 32]}]"],
+    "op_experts": [_UNIFORM],
+    "op_expert_rows": [_UNIFORM],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +60,8 @@ def parts(device: str, results: Path, packages: Path) -> list[Part]:
             "clock_check.json",
         ),
         *(
-            _run(name, device, results, 18 if name == "op_bag" else 14, _operator_sizes(name, gpu))
-            for name in _OPERATORS
+            _run(name, device, results, 24, [*points, *_operator_sizes(name, gpu)])
+            for name, points in _OPERATORS.items()
         ),
         *([_one_of_each(device, results, 80, _layer_sizes(gpu))] if gpu else []),
         _run(

@@ -116,7 +116,7 @@ def counted_bytes(text: str) -> float:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")[:200]
+    return text.replace("|", "\\|").replace("\n", " ")[:400]
 
 
 _READERS: dict[str, Any] = {
