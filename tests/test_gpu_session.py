@@ -265,6 +265,12 @@ def test_half_of_a_json_file_does_not_come_back(started):
     assert "no half.json: it is not whole" in (out / "SUMMARY.md").read_text()
 
 
+def test_a_note_names_a_result_file_as_it_comes_back(started):
+    run, _ = started()
+    run.run([a_part("one", f"print({str(run.results / 'it.json')!r})")])
+    assert [outcome.note for outcome in run.outcomes] == ["it.json"]
+
+
 def test_an_error_outside_a_box_is_a_failed_part(started):
     """The machine's lines, and whether a part can run, are found in this process."""
     run, out = started()
@@ -346,12 +352,15 @@ def test_nothing_stays_where_out_cannot_be_written(tmp_path):
 
 def test_figures_come_from_what_can_be_read(tmp_path):
     case = {"status": "ok", "case": {"arm": "moe", "mode": "decode", "tokens": 8}, "metrics": {"latency_ms_p50": 2.5}}
-    (tmp_path / "decode_2026.json").write_text(json.dumps({"cases": [case, {**case, "status": "oom"}]}))
+    point = {"workload.tokens": 8, "every_arm.num_keys": "64K", "workload.routing": {"kind": "uniform"}}
+    cases = [case, {**case, "planned": {"point": point}}, {**case, "status": "oom"}]
+    (tmp_path / "decode_2026.json").write_text(json.dumps({"cases": cases}))
     (tmp_path / "half.json").write_text('{"cases": [')
     (tmp_path / "clock_check.json").write_text(json.dumps({"cases": [{"ratio": 0.99}, {"ratio": 1.01}]}))
     assert summary.figures(tmp_path) == [
         "clock over the other clock: 0.990 to 1.010 in 2 cases",
         "decode_2026.json: moe decode 8 tokens: 2.5 ms",
+        "decode_2026.json: moe decode 8 tokens (num_keys 64K): 2.5 ms",
         "decode_2026.json: 1 cases not measured",
         "half.json: not readable (JSONDecodeError)",
     ]

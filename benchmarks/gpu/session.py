@@ -89,10 +89,10 @@ class Session:
         try:
             code, left_out = self._run(part, seconds, own)
             state = "stopped" if code is None else "failed" if code or left_out else "passed"
-            note = f"after its {seconds:.0f} s" if code is None else f"exit code {code}" if code else ""
+            note = f"not done in its {seconds:.0f} s" if code is None else f"exit code {code}" if code else ""
         except OSError as error:
             note, left_out = str(error), ""
-        note = "; ".join(filter(None, [note, left_out, _last_line(own)]))
+        note = "; ".join(filter(None, [note, left_out, _last_line(own).replace(f"{self.results}/", "")]))
         self._settle(Outcome(part.name, state, time.monotonic() - begin, note))
 
     def _run(self, part: Part, seconds: float, own: Path) -> tuple[int | None, str]:

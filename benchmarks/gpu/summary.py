@@ -63,13 +63,27 @@ def _of_cases(path: Path) -> list[str]:
         if case["status"] != "ok":
             bad += 1
             continue
-        words = [config["arm"], config["mode"], config.get("optimizer") or "", f"{config['tokens']} tokens"]
+        words = [
+            config["arm"],
+            config["mode"],
+            config.get("optimizer") or "",
+            f"{config['tokens']} tokens",
+            _shape(case),
+        ]
         facts = [f"{metrics['latency_ms_p50']:.4g} ms"]
         facts += [f"{name} {metrics[name]:.2f}" for name in ("mfu", "mbu") if metrics.get(name) is not None]
         found.append(f"{scenario}: {' '.join(filter(None, words))}: {', '.join(facts)}")
     if bad:
         found.append(f"{scenario}: {bad} cases not measured")
     return found
+
+
+def _shape(case: dict[str, Any]) -> str:
+    """What tells a case from others of its arm and tokens: its place on the scenario's axes."""
+    point = (case.get("planned") or {}).get("point") or {}
+    axes = {key.rpartition(".")[2]: value for key, value in point.items() if key != "workload.tokens"}
+    words = [f"{name} {value}" for name, value in axes.items() if not isinstance(value, dict)]
+    return f"({', '.join(words)})" if words else ""
 
 
 def _of_clock(path: Path) -> list[str]:
