@@ -20,8 +20,10 @@ from typing import Any
 
 from benchmarks.gpu.parts import parts
 from benchmarks.gpu.session import Session
-from benchmarks.gpu.wheels import ROOT, provide
+from benchmarks.gpu.wheels import ROOT
 from membench.git.commit import running_commit
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def environment_of(packages: Path) -> dict[str, str]:
@@ -62,6 +64,8 @@ def _minutes(text: str) -> float:
 
 
 def _ended(number: int, frame: Any) -> None:
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)  # what follows takes a second, and is not ended again
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
@@ -74,27 +78,27 @@ def main() -> int:
     parser.add_argument("--minutes", type=_minutes, default=8.0)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     asked = parser.parse_args()
-    begin = time.monotonic()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _ended)
-    with tempfile.TemporaryDirectory(prefix="membench-packages-") as folder:
-        packages = Path(folder) / "site"
-        packages.mkdir()
-        told = provide(packages)
-        print(told, flush=True)
-        sys.path.insert(0, str(packages))
-        machine = [*machine_lines(), told]
-        try:
-            seconds = 60 * asked.minutes - (time.monotonic() - begin)
-            session = Session(asked.out, seconds, ROOT, environment_of(packages), machine)
-        except OSError as error:
-            parser.error(f"{asked.out}: {error.strerror}")
-        try:
-            passed = session.run(parts(asked.device, session.results))
-        except KeyboardInterrupt:
-            passed = False
+    for number in _ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _ended)
+    try:
+        passed = _run(asked.out, 60 * asked.minutes, asked.device)
+    except OSError as error:
+        parser.error(f"{error.filename or asked.out}: {error.strerror}")
+    except KeyboardInterrupt as error:
+        print(f"ended: {error}")
+        passed = False
     print((asked.out / "SUMMARY.md").read_text() if (asked.out / "SUMMARY.md").exists() else "")
     return 0 if passed else 1
+
+
+def _run(out: Path, seconds: float, device: str) -> bool:
+    """Whether all parts passed. Raises OSError where ``out`` or a temporary folder cannot be written."""
+    with tempfile.TemporaryDirectory(prefix="membench-gpu-", ignore_cleanup_errors=True) as folder:
+        packages = Path(folder) / "site"
+        packages.mkdir()
+        session = Session(out, Path(folder) / "run", seconds, ROOT, environment_of(packages))
+        return session.run(parts(device, session.results, packages), machine_lines)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,14 @@ from pathlib import Path
 from benchmarks.gpu.wheels import ROOT
 
 KINDS = ("dense", "moe", "memory", "memory_plus", "peer")
-_ARMS = ("dense", "memory_companion", "memory_plus_companion", "moe_top8", "peer_companion")
-_OPERATORS = ("op_bag", "op_top_k", "op_experts", "op_expert_rows")
+_UNIFORM = "axes.workload.routing=[{kind: uniform}]"
+# Fewer points than the scenarios have, so that a box of seconds holds them: at most 16 measurements each.
+_OPERATORS = {
+    "op_bag": [_UNIFORM, "axes.zip=[{model_dim: [512, 1024], every_arm.num_keys: [256K, 64K]}]"],
+    "op_top_k": ["axes.zip=[{every_arm.num_keys: [1024^2, 4096^2], every_arm.top_k: [32, 32]}]"],
+    "op_experts": [_UNIFORM],
+    "op_expert_rows": [_UNIFORM],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +36,16 @@ class Part:
     skipped: Callable[[], str | None] = field(default=lambda: None)
 
 
-def parts(device: str, results: Path) -> list[Part]:
-    """Every part for a device; result files go to the folder ``results``. On a CPU sizes are tiny: it tries the way."""
+def parts(device: str, results: Path, packages: Path) -> list[Part]:
+    """Every part for a device. On a CPU sizes are tiny: it tries the way.
+
+    Args:
+        results: a folder for result files.
+        packages: a folder for packages that this Python lacks.
+    """
     gpu = device == "cuda"
     return [
+        _module("packages", "benchmarks.gpu.wheels", [str(packages)], 30),
         *(
             [_tests("gpu tests", marked_files(), 110, 8, "-m", "gpu")]
             if gpu
@@ -48,11 +60,13 @@ def parts(device: str, results: Path) -> list[Part]:
             "clock_check.json",
         ),
         *(
-            _run(name, device, results, 18 if name == "op_bag" else 14, _operator_sizes(name, gpu))
-            for name in _OPERATORS
+            _run(name, device, results, 24, [*points, *_operator_sizes(name, gpu)])
+            for name, points in _OPERATORS.items()
         ),
-        _run(_chosen_arms("iso_flop_8b", results) if gpu else "quickstart", device, results, 60, _layer_sizes(gpu)),
-        *([_run("quickstart", device, results, 20, ["measure.max_seconds=0.2"])] if gpu else []),
+        *([_one_of_each(device, results, 80, _layer_sizes(gpu))] if gpu else []),
+        _run(
+            "quickstart", device, results, 20 if gpu else 60, ["measure.max_seconds=0.2"] if gpu else _layer_sizes(gpu)
+        ),
         _run("decode" if gpu else "decode_small_rows", device, results, 45, _decode_sizes(gpu)),
         *(_profile(kind, device) for kind in KINDS),
         _module("training sizes", "benchmarks.gpu.training_sizes", [device], 30, "training_sizes.jsonl"),
@@ -122,18 +136,11 @@ def _decode_sizes(gpu: bool) -> list[str]:
     return ["measure.implementations=[eager,cuda_graph]", "measure.max_seconds=0.1", "measure.warmup_seconds=0.05"]
 
 
-def _chosen_arms(name: str, results: Path) -> str:
-    """A scenario with one arm of each kind, at 1,024 and 16,384 tokens: its file beside the results."""
-    import yaml  # it may come from a wheel
-
-    scenario = yaml.safe_load((ROOT / f"scenarios/{name}.yaml").read_text())
-    scenario["arms"] = {arm: scenario["arms"][arm] for arm in _ARMS}
-    scenario["fit"]["memory"] = "64GB"  # 16,384 tokens need more than a laptop has
-    del scenario["workload"]["tokens"]
-    scenario["axes"] = {"workload.tokens": [1024, 16384]}
-    path = results / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(scenario, sort_keys=False))
-    return str(path)
+def _one_of_each(device: str, results: Path, seconds: float, settings: list[str]) -> Part:
+    file = str(results / "iso_flop_8b.yaml")
+    run = _run(file, device, results, seconds, settings)
+    _, _, _, *words = run.command  # of python -m membench
+    return _module(run.name, "benchmarks.gpu.one_of_each", [file, *words], seconds)
 
 
 def _profile(kind: str, device: str) -> Part:

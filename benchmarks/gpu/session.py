@@ -1,18 +1,18 @@
 """Parts one after the other in their time boxes; whatever happens to one, the next follows, and OUT is up to date."""
 
-import shutil
-import tempfile
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.gpu import outputs
 from benchmarks.gpu.parts import Part
 from benchmarks.gpu.processes import boxed
-from benchmarks.gpu.summary import Outcome, summary
+from benchmarks.gpu.summary import Outcome, figures, summary
 
 _PACKING_S = 5.0  # for the last files
 _SHORTEST_S = 3.0  # a part that would get less is not begun
+_PART_LOG_BYTES = outputs.FILE_BYTES // 4  # of one part's log
 
 
 class Session:
@@ -23,40 +23,57 @@ class Session:
         results: the folder that parts write result files to; it comes back packed.
     """
 
-    def __init__(
-        self, out: Path, seconds: float, root: Path, environment: Mapping[str, str], machine: list[str]
-    ) -> None:
-        """Raises OSError if ``out`` cannot be written."""
+    def __init__(self, out: Path, scratch: Path, seconds: float, root: Path, environment: Mapping[str, str]) -> None:
+        """A run that ends in ``seconds``.
+
+        Args:
+            scratch: a folder for what parts write while they run; the caller's, who removes it.
+            root: where parts run.
+            environment: what they run in.
+
+        Raises:
+            OSError: ``out`` or ``scratch`` cannot be written.
+        """
         out.mkdir(parents=True, exist_ok=True)
-        self._out, self._end, self._root = out, time.monotonic() + seconds, root
-        self._environment, self._machine = environment, machine
-        self._scratch = Path(tempfile.mkdtemp(prefix="membench-gpu-"))
-        self.results = self._scratch / "results"
-        self.results.mkdir()
-        self._log = self._scratch / outputs.LOG
+        self._out, self._scratch, self._end = out, scratch, time.monotonic() + seconds
+        self._root, self._environment = root, environment
+        self._machine: list[str] = []
+        self.results = scratch / "results"
+        self.results.mkdir(parents=True)
+        self._archive, self._figures = outputs.Archive(self.results), []
+        self._log = scratch / outputs.LOG
         self._log.touch()
         self.outcomes: list[Outcome] = []
-        outputs.replace(out / outputs.SUMMARY, summary(machine, [], self.results, []).encode())
-        self._save()
+        self._running = "machine"
+        outputs.replace(out / outputs.SUMMARY, summary([], [], [], []).encode())
 
-    def run(self, parts: list[Part]) -> bool:
-        """Runs them; whether all that were not skipped passed and what they left is under OUT."""
+    def run(self, parts: list[Part], machine: Callable[[], list[str]] = list) -> bool:
+        """Runs them; whether all that were not skipped passed and what they left is under OUT.
+
+        Args:
+            machine: lines about what ran this, asked for first.
+        """
         try:
+            self._guarded("machine", lambda: self._machine.extend(machine()))
             for at, part in enumerate(parts):
-                self._one(part, sum(each.seconds for each in parts[at:]))
+                self._guarded(part.name, self._one, part, sum(each.seconds for each in parts[at:]))
             written = self._save()
             return written and all(outcome.state in ("passed", "skipped") for outcome in self.outcomes)
         except BaseException as error:
-            self._settle(
-                Outcome(self._running, "failed", note=f"the run was ended: {type(error).__name__} {error}".strip())
-            )
+            self._settle(Outcome(self._running, "failed", note=f"the run was ended: {_told(error)}"))
             raise
         finally:
             self._save()
-            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _guarded(self, name: str, step: Callable[..., None], *given: object) -> None:
+        """A step whose errors are a failed part."""
+        self._running = name
+        try:
+            step(*given)
+        except Exception as error:
+            self._settle(Outcome(name, "failed", note=_told(error)))
 
     def _one(self, part: Part, share: float) -> None:
-        self._running = part.name
         if reason := part.skipped():
             self._settle(Outcome(part.name, "skipped", note=reason))
             return
@@ -68,29 +85,47 @@ class Session:
             return
         print(f"{time.strftime('%H:%M:%S')} {part.name}, at most {seconds:.0f} s", flush=True)
         self.outcomes.append(Outcome(part.name, "running"))
-        begin, state, note = time.monotonic(), "failed", ""
-        own = self._scratch / "part.txt"
+        begin, own, state = time.monotonic(), self._scratch / "part.txt", "failed"
         try:
-            code = self._run(part, seconds, own)
-            state = "stopped" if code is None else "failed" if code else "passed"
-            note = f"after its {seconds:.0f} s" if code is None else f"exit code {code}" if code else ""
+            code, left_out = self._run(part, seconds, own)
+            state = "stopped" if code is None else "failed" if code or left_out else "passed"
+            note = f"not done in its {seconds:.0f} s" if code is None else f"exit code {code}" if code else ""
         except OSError as error:
-            note = str(error)
-        note = "; ".join(filter(None, [note, _last_line(own)]))
+            note, left_out = str(error), ""
+        note = "; ".join(filter(None, [note, left_out, _last_line(own).replace(f"{self.results}/", "")]))
         self._settle(Outcome(part.name, state, time.monotonic() - begin, note))
 
-    def _run(self, part: Part, seconds: float, own: Path) -> int | None:
-        with self._log.open("ab") as log, own.open("wb") as text:
+    def _run(self, part: Part, seconds: float, own: Path) -> tuple[int | None, str]:
+        """The exit code of a part in its time box, and a word about output that does not come back."""
+        with self._log.open("ab") as log:
             log.write(f"\n== {part.name}: {' '.join(part.command)}\n".encode())
+        command, output = part.command, self._results_of(part)
+        if output:
+            command = ["/bin/sh", "-c", 'exec "$@" >"$0"', str(output), *command]
         try:
-            with own.open("ab") as text:
-                command = part.command
-                if part.output:
-                    command = ["/bin/sh", "-c", 'exec "$@" >"$0"', str(self.results / part.output), *command]
-                return boxed(command, seconds, text, self._environment, self._root, lambda: self._save(own))
+            with own.open("wb") as text:
+                code = boxed(command, seconds, text, self._environment, self._root, lambda: self._save(own))
         finally:
             with self._log.open("ab") as log:
-                log.write(outputs.cut(own.read_bytes(), outputs.FILE_BYTES // 4))
+                log.write(outputs.excerpt(own, _PART_LOG_BYTES))
+        return code, self._kept(output) if output else ""
+
+    def _results_of(self, part: Part) -> Path | None:
+        """Where a part's output goes first: JSON is worth something only when it is whole, lines as they come."""
+        if part.output is None:
+            return None
+        return (self._scratch if part.output.endswith(".json") else self.results) / part.output
+
+    def _kept(self, output: Path) -> str:
+        """Moves whole JSON to the results; a word about half of it."""
+        if output.parent == self.results:
+            return ""
+        try:
+            json.loads(output.read_bytes())
+        except (OSError, ValueError):
+            return f"no {output.name}: it is not whole"
+        output.replace(self.results / output.name)
+        return ""
 
     def _settle(self, outcome: Outcome) -> None:
         if self.outcomes and self.outcomes[-1].state == "running":
@@ -98,27 +133,29 @@ class Session:
         self.outcomes.append(outcome)
         if outcome.state != "passed":
             print(f"         {outcome.name}: {outcome.state} {outcome.note}", flush=True)
+        self._figures = figures(self.results)
         self._save()
 
     def _save(self, running: Path | None = None) -> bool:
         """Writes the three files; whether all could be. What cannot be written is said; the parts go on."""
-        written = True
-        text = self._log.read_bytes() + (running.read_bytes() if running else b"")
-        archive, left_out = outputs.packed(self.results)
-        page = summary(self._machine, self.outcomes, self.results, left_out)
-        for name, content in (
-            (outputs.SUMMARY, page.encode()),
-            (outputs.RESULTS, archive),
-            (outputs.LOG, outputs.cut(text)),
-        ):
-            try:
-                outputs.replace(self._out / name, content)
-            except OSError as error:
-                print(f"{self._out / name}: {error.strerror}", flush=True)
-                written = False
-        return written
+        try:
+            archive, left_out = self._archive.packed()
+            outputs.replace(self._out / outputs.RESULTS, archive)
+            page = summary(self._machine, self.outcomes, self._figures, left_out)
+            outputs.replace(self._out / outputs.SUMMARY, page.encode())
+            log = outputs.excerpt(self._log, outputs.FILE_BYTES - _PART_LOG_BYTES)
+            more = outputs.excerpt(running, _PART_LOG_BYTES) if running else b""
+            outputs.replace(self._out / outputs.LOG, log + more)
+        except OSError as error:
+            print(f"{self._out}: {error}", flush=True)
+            return False
+        return True
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__} {error}".strip()
 
 
 def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+    lines = outputs.excerpt(path, 2**16).decode(errors="replace").strip().splitlines() if path.exists() else []
     return lines[-1].strip() if lines else ""

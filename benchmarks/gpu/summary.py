@@ -20,8 +20,8 @@ class Outcome:
     note: str = ""
 
 
-def summary(machine: list[str], outcomes: list[Outcome], results: Path, left_out: list[str]) -> str:
-    """The page, from what is finished so far."""
+def summary(machine: list[str], outcomes: list[Outcome], found: list[str], left_out: list[str]) -> str:
+    """The page, from what is finished so far; ``found`` are the figures, ``left_out`` files too large to come back."""
     count = {
         state: sum(outcome.state == state for outcome in outcomes)
         for state in ("passed", "failed", "stopped", "skipped")
@@ -30,7 +30,6 @@ def summary(machine: list[str], outcomes: list[Outcome], results: Path, left_out
     lines += [f"- {line}" for line in machine]
     lines += ["", "| part | | seconds | |", "|---|---|--:|---|"]
     lines += [f"| {each.name} | {each.state} | {each.seconds:.0f} | {_cell(each.note)} |" for each in outcomes]
-    found = figures(results)
     shown = found[:_FIGURES]
     lines += ["", "## Figures", "", *(f"- {line}" for line in shown or ["none"])]
     if len(found) > len(shown):
@@ -64,13 +63,27 @@ def _of_cases(path: Path) -> list[str]:
         if case["status"] != "ok":
             bad += 1
             continue
-        words = [config["arm"], config["mode"], config.get("optimizer") or "", f"{config['tokens']} tokens"]
+        words = [
+            config["arm"],
+            config["mode"],
+            config.get("optimizer") or "",
+            f"{config['tokens']} tokens",
+            _shape(case),
+        ]
         facts = [f"{metrics['latency_ms_p50']:.4g} ms"]
         facts += [f"{name} {metrics[name]:.2f}" for name in ("mfu", "mbu") if metrics.get(name) is not None]
         found.append(f"{scenario}: {' '.join(filter(None, words))}: {', '.join(facts)}")
     if bad:
         found.append(f"{scenario}: {bad} cases not measured")
     return found
+
+
+def _shape(case: dict[str, Any]) -> str:
+    """What tells a case from others of its arm and tokens: its place on the scenario's axes."""
+    point = (case.get("planned") or {}).get("point") or {}
+    axes = {key.rpartition(".")[2]: value for key, value in point.items() if key != "workload.tokens"}
+    words = [f"{name} {value}" for name, value in axes.items() if not isinstance(value, dict)]
+    return f"({', '.join(words)})" if words else ""
 
 
 def _of_clock(path: Path) -> list[str]:
@@ -117,7 +130,7 @@ def counted_bytes(text: str) -> float:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")[:200]
+    return text.replace("|", "\\|").replace("\n", " ")[:400]
 
 
 _READERS: dict[str, Any] = {

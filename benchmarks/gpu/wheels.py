@@ -1,9 +1,11 @@
 """Wheels for a machine that has torch, few other packages, and no network.
 
-    python -m benchmarks.gpu.wheels       here, with network: fetches them into gpu-wheels/
+    python -m benchmarks.gpu.wheels             here, with network: fetches them into gpu-wheels/
+    python -m benchmarks.gpu.wheels FOLDER      there: unpacks into FOLDER what is missing there
 
 Which ones follows from pyproject.toml and constraints.txt: what running and testing need, but for torch and
 what comes with it. There, those that are missing or too old are unpacked; what is installed and new enough stays.
+What neither place has is told.
 """
 
 import shutil
@@ -31,7 +33,7 @@ def direct_requirements() -> list[str]:
     """Lines of pyproject.toml: what running needs, and the part of dev that tests of a GPU need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     dev = [line for line in project["optional-dependencies"]["dev"] if _name(line) in _TESTING]
-    return [line for line in project["dependencies"] + dev if _name(line) not in _STAYS]
+    return project["dependencies"] + dev
 
 
 def pinned() -> dict[str, str]:
@@ -88,30 +90,37 @@ def fitting(wheels: list[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def provide(target: Path) -> str:
-    """Unpacks what this Python lacks into ``target``, without a network; says what that is, and what is missing."""
+    """Unpacks what this Python lacks into ``target``, without a network; says what is missing then, and what is not.
+
+    A wheel that cannot be unpacked is missing, and says why.
+    """
     wheels = {_canonical(path.name.split("-")[0]): path for path in sorted(FOLDER.glob("*.whl"))}
     if "packaging" in wheels and not _installed("packaging"):
         sys.path.append(str(wheels["packaging"]))  # a zip of pure Python can be imported as it is
-    unpacked, missing, asked = {}, set(), set()
+    unpacked: dict[str, Path] = {}
+    missing: dict[str, str] = {}
+    asked: set[str] = set()
     waiting = direct_requirements()
     while waiting:
         line = waiting.pop()
         name = _name(line)
-        if line in asked or name in _STAYS:
+        if line in asked or name in unpacked:
             continue
         asked.add(line)
-        if name in unpacked:
-            continue
         if _satisfied(line):
-            waiting += _applying(metadata.distribution(name).requires or [])
+            if name not in _STAYS:  # what these need came with them
+                waiting += _applying(metadata.distribution(name).requires or [])
         elif name in wheels:
-            unpacked[name] = wheels[name]
-            _unpack(wheels[name], target)
-            waiting += _applying(_requires(wheels[name]))
+            try:
+                _unpack(wheels[name], target)
+                waiting += _applying(_requires(wheels[name]))
+                unpacked[name] = wheels[name]
+            except (OSError, ValueError, zipfile.BadZipFile) as error:
+                missing[name] = f"{line} ({wheels[name].name}: {error})"
         else:
-            missing.add(line)
-    taken = f"from {FOLDER.name}/: {', '.join(sorted(unpacked)) or 'nothing'}"
-    return f"{taken}; missing: {', '.join(sorted(missing)) or 'nothing'}"
+            missing.setdefault(name, line.partition(";")[0].strip())
+    told = f"missing: {', '.join(text for _, text in sorted(missing.items())) or 'nothing'}"
+    return f"{told}; from {FOLDER.name}/: {', '.join(sorted(unpacked)) or 'nothing'}"
 
 
 def _satisfied(line: str) -> bool:
@@ -171,6 +180,9 @@ def _mib(wheels: list[Path]) -> float:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        print(provide(Path(sys.argv[1])))
+        sys.exit()
     try:
         fetch()
     except subprocess.CalledProcessError as error:
