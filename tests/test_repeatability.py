@@ -18,6 +18,7 @@ from benchmarks.repeatability_parts.judging import difference_ms, judge_runs
 from benchmarks.repeatability_parts.running import finished_runs, make_runs
 from benchmarks.standings import points_of
 from membench.errors import UsageError
+from membench.gate.result_set import LoadedResult
 from membench.git.commit import running_commit
 from membench.results.records import strict_json
 
@@ -111,32 +112,13 @@ def test_a_reversal_of_a_disturbed_case_is_excused_and_counted():
     }
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"scenario": "y"}, "several scenarios (x, y)"),
-        ({"git_sha": "1"}, "several commits (1, None)"),
-        ({"overrides": ["measure.rounds=4"]}, "several overrides"),
-        ({"method_version": 2}, "several versions of the method (1, 2)"),
-        ({"interrupted": True}, "an interrupted run"),
-    ],
-)
-def test_only_runs_of_one_thing_are_compared(change, words):
-    with pytest.raises(UsageError) as refused:
-        judge_runs([a_file(QUIET), a_file(QUIET, **change)])
-    assert words in str(refused.value)
-    with pytest.raises(UsageError, match="there is 1"):
-        judge_runs([a_file(QUIET)])
-
-
-def test_runs_of_several_machines_are_not_compared():
-    larger = a_file(QUIET).model_copy(update={"environment": {"device": {**DEVICE["device"], "cores": 64}}})
-    with pytest.raises(UsageError, match="several machines \\(cores 2 and 64\\)"):
-        judge_runs([a_file(QUIET), larger])
-
-
 def test_a_resumed_run_has_no_minutes():
     assert judge_runs([a_file(QUIET), a_file(QUIET, resumed="2026-01-02T00:00:00Z")])["minutes"] == [6.0, None]
+
+
+@pytest.mark.parametrize("times", [{"started": "soon"}, {"finished": "later"}, {"finished": "2026-01-01T00:06:00"}])
+def test_times_that_are_none_are_no_minutes(times):
+    assert judge_runs([a_file(QUIET), a_file(QUIET, **times)])["minutes"] == [6.0, None]
 
 
 def written(folder, name, result):
@@ -177,6 +159,22 @@ def test_series_of_two_machines_are_two_tables(tmp_path, monkeypatch):
     assert "| minutes a run | 6.0 |" in table
 
 
+def test_a_series_that_is_not_whole_is_named(tmp_path):
+    path = tmp_path / "repeatability_quiet_x.json"
+    path.write_text('{"benchmark": "repeatability", "scen')
+    with pytest.raises(UsageError, match=r"repeatability_quiet_x.json: no JSON"):
+        repeatability_part([path])
+    whole = repeatability.as_json(
+        [LoadedResult(Path(f"{by}.json"), a_file(scaled({"a": by}))) for by in (1.0, 1.1)], "quiet"
+    )
+    for name in ("scenario", "started", "environment", "condition", "spread", "runs"):
+        path.write_text(json.dumps({**whole, name: 3}))
+        with pytest.raises(UsageError, match=r"repeatability_quiet_x.json: .* is missing or of another form"):
+            repeatability_part([path])
+    path.write_text(json.dumps(whole))
+    assert repeatability_part([path])
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel is asked through prctl")
 def test_the_load_ends_with_what_started_it():
     code = (
@@ -212,8 +210,9 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys):
         (["--scenario", "x", str(path)], "name result files, or"),
         ([str(path)], "there is 1"),
         (["--scenario", "x", "--runs", "0"], "--runs 0"),
+        (["--scenario", "quickstart", "--keep", str(path)], f"--keep {path / 'quickstart_quiet'}: cannot be written"),
     ):
-        monkeypatch.setattr(sys, "argv", ["x", *words])
+        monkeypatch.setattr(sys, "argv", ["x", *words, "--output", str(tmp_path)])
         with pytest.raises(SystemExit) as ended:
             repeatability.main()
         assert said in f"{ended.value} {capsys.readouterr().err}"

@@ -3,14 +3,13 @@
 A row that is there stays as it is, for a person may have said more of the file than it says itself.
 """
 
-import json
 import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.documents.recorded import device_named
+from benchmarks.documents.recorded import device_named, own_form
 from membench.json_values import mapping, text
 
 _ROW = re.compile(r"^\| \[(\S+)\]", re.MULTILINE)
@@ -32,7 +31,7 @@ def files_table(table: str, folder: Path, quoted: Iterable[str]) -> str:
 
 
 def _row(path: Path) -> str:
-    content = json.loads(path.read_text())
+    content = own_form(path)
     return f"| [{path.name}]({path.name}) | {_made_by(content)} | {device_named(mapping(content, 'environment'))} |"
 
 

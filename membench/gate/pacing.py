@@ -83,11 +83,11 @@ def _on_core(round_: Round) -> tuple[list[float], list[float]] | None:
 
 
 def _times(round_: Round, name: str) -> list[float]:
-    """Samples that the round's pacer has under this name; empty where they are none."""
+    """Samples that the round's pacer has under this name, one for each of the case's; empty where they are none."""
     taken = round_.pacer.get(name)
     if not isinstance(taken, list) or not all(isinstance(each, float) for each in taken):
         return []
-    return taken if are_times(taken) else []
+    return taken if len(taken) == len(round_.samples_s) and are_times(taken) else []
 
 
 def _ratio(round_: Round) -> float | None:
@@ -99,10 +99,10 @@ def _ratio(round_: Round) -> float | None:
         return None
     of_case, of_pacer = _on_core(round_) or (round_.samples_s, _times(round_, "samples_s"))
     paced, taken = [math.log(each) for each in of_pacer], [math.log(each) for each in of_case]
-    triples = zip(taken[1:], paced[:-1], paced[1:], _follows(round_, len(taken))[1:], strict=False)
+    triples = zip(taken[1:], paced[:-1], paced[1:], _follows(round_, len(taken))[1:], strict=True)
     between = [sample - (before + after) / 2 for sample, before, after, follows in triples if follows]
     if not between:
-        between = [sample - after for sample, after in zip(taken, paced, strict=False)]
+        between = [sample - after for sample, after in zip(taken, paced, strict=True)]
     return math.exp(statistics.median(between))
 
 
