@@ -116,7 +116,15 @@ def test_a_resumed_run_has_no_minutes():
     assert judge_runs([a_file(QUIET), a_file(QUIET, resumed="2026-01-02T00:00:00Z")])["minutes"] == [6.0, None]
 
 
-@pytest.mark.parametrize("times", [{"started": "soon"}, {"finished": "later"}, {"finished": "2026-01-01T00:06:00"}])
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"started": "soon"},
+        {"finished": "later"},
+        {"finished": "2026-01-01T00:06:00"},
+        {"finished": "2026-01-01T00:00:00Z"},
+    ],
+)
 def test_times_that_are_none_are_no_minutes(times):
     assert judge_runs([a_file(QUIET), a_file(QUIET, **times)])["minutes"] == [6.0, None]
 

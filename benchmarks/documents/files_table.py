@@ -39,7 +39,10 @@ def _made_by(content: dict[str, Any]) -> str:
     command = text(content, "run", "command") or text(content, "command")
     if command is None:
         return f"`python -m benchmarks.{text(content, 'benchmark')}` (of its own form)"
-    words = iter(shlex.split(command))
+    try:
+        words = iter(shlex.split(command))
+    except ValueError:  # an open quotation
+        words = iter(command.split())
     kept = []
     for word in words:
         if word in _OF_THE_READER:
