@@ -189,3 +189,13 @@ def test_a_pacer_of_another_length_belongs_to_no_samples(name, seed):
     )
     ratios = [ratios_by_round(run.cases[0].model_copy(update={"rounds": [each]})) for each in (rounds[0], whole, cut)]
     assert ratios[2] == ({} if name == "samples_s" else ratios[0]) != ratios[1]
+
+
+def test_a_side_whose_pacer_is_of_no_use_is_named(seed):
+    rng = np.random.default_rng(seed)
+    base, head = paced_run(rng, 0.004, 0.0), paced_run(rng, 0.004, 0.0)
+    for r in head.cases[0].rounds:
+        r.pacer["samples_s"] = r.pacer["samples_s"][:2]
+    assert "the new file's pacer has not one time for each sample" in only(compared(base, head)).reason
+    assert "the baseline's pacer has not one time for each sample" in only(compared(head, base)).reason
+    assert "only the baseline was timed in turn" in only(compared(base, unpaced(head))).reason

@@ -39,17 +39,23 @@ def pacing(base: Record, head: Record, torch: tuple[str | None, str | None]) -> 
     if not before and not now:
         return Pacing(paced=False)
     if not before or not now:
-        side = "new file" if now else "baseline"
-        why = (
-            f"only the {side} was timed in turn with a pacer, which takes longer than alone: measure both the same way"
+        return Pacing(
+            paced=False,
+            refused=_one_sided(base, "baseline", "new file") if now else _one_sided(head, "new file", "baseline"),
         )
-        return Pacing(paced=False, refused=why)
     if len(before) > 1 or len(now) > 1 or before != now:
         return Pacing(paced=False, milliseconds="milliseconds: the two runs' pacers are not the same work, timed alike")
     if torch[0] != torch[1]:
         which = " and ".join(version or "an unknown version" for version in torch)
         return Pacing(paced=False, milliseconds=f"milliseconds: the pacers ran on torch {which}")
     return Pacing(paced=True)
+
+
+def _one_sided(without: Record, side: str, other: str) -> str:
+    """Why a case whose record has no pacer's times is not held against one that has."""
+    if any(r.status == "ok" and r.samples_s and r.pacer for r in without.rounds):
+        return f"the {side}'s pacer has not one time for each sample: measure it again"
+    return f"only the {other} was timed in turn with a pacer, which takes longer than alone: measure both the same way"
 
 
 def ratios_by_round(record: Record) -> dict[int, float]:
@@ -109,4 +115,5 @@ def _ratio(round_: Round) -> float | None:
 def _follows(round_: Round, samples: int) -> list[bool]:
     """For each sample, whether the pair before it was timed directly before: no disturbed one was left out between."""
     said = round_.pacer.get("follows")
-    return said if isinstance(said, list) and len(said) == samples else [True] * samples
+    told = isinstance(said, list) and len(said) == samples and all(isinstance(each, bool) for each in said)
+    return said if told else [True] * samples
