@@ -115,5 +115,6 @@ def _ratio(round_: Round) -> float | None:
 def _follows(round_: Round, samples: int) -> list[bool]:
     """For each sample, whether the pair before it was timed directly before: no disturbed one was left out between."""
     said = round_.pacer.get("follows")
-    told = isinstance(said, list) and len(said) == samples and all(isinstance(each, bool) for each in said)
-    return said if told else [True] * samples
+    if isinstance(said, list) and len(said) == samples and all(isinstance(each, bool) for each in said):
+        return said
+    return [True] * samples
