@@ -22,6 +22,7 @@ from benchmarks.alike import check_alike
 from benchmarks.repeatability_parts.judging import judge_runs
 from membench.cli.exit_codes import INTERRUPTED
 from membench.errors import UsageError
+from membench.files import blaming_output, write_whole
 from membench.gate.result_set import LoadedResult
 from membench.json_values import mapping
 from membench.machine.provenance import result_stem
@@ -95,16 +96,22 @@ def main() -> None:
         results = [LoadedResult(path, read_result(path)) for path in paths]
         results.sort(key=lambda each: each.result.run.started)
         found = as_json(results, condition)
+        print_summary(found)
+        print(_written(found, asked.output))
     except UsageError as error:
         raise SystemExit(f"benchmarks.repeatability: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
-    run = results[0].result.run
-    stem = result_stem(f"repeatability_{condition}", mapping(found, "environment", "device"), run.started, run.git_sha)
-    path = asked.output / f"{stem}.json"
-    path.write_text(json.dumps(found, allow_nan=False, indent=1) + "\n")
-    print_summary(found)
-    print(path)
+
+
+def _written(found: dict[str, Any], folder: Path) -> Path:
+    """The file in the folder that keeps what was found."""
+    device = mapping(found, "environment", "device")
+    stem = result_stem(f"repeatability_{found['condition']}", device, found["started"], found["git_sha"])
+    path = folder / f"{stem}.json"
+    with blaming_output(path, "--output"):
+        write_whole(path, (json.dumps(found, allow_nan=False, indent=1) + "\n").encode())
+    return path
 
 
 def _measured(asked: argparse.Namespace, condition: str) -> list[Path]:

@@ -29,7 +29,7 @@ from benchmarks.slowed_worker import SHARE
 from benchmarks.standings import seconds_of
 from membench.cli.exit_codes import INTERRUPTED
 from membench.errors import UsageError
-from membench.files import check_writable, write_whole
+from membench.files import blaming_output, check_writable, write_whole
 from membench.gate.cases import CaseComparison
 from membench.gate.comparison import compare_files
 from membench.gate.metrics import TIMED
@@ -237,7 +237,8 @@ def _judge_and_show(folder: Path, kept: Path | None) -> None:
     found = judge(folder)
     show(found)
     if kept is not None:
-        write_whole(kept, (json.dumps(found, allow_nan=False, indent=1) + "\n").encode())
+        with blaming_output(kept, "--json"):
+            write_whole(kept, (json.dumps(found, allow_nan=False, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -152,6 +152,20 @@ def test_files_become_one_file_and_a_table(tmp_path, monkeypatch, capsys):
     assert repeatability_part(paths) is None
 
 
+def test_what_was_found_is_shown_where_it_cannot_be_kept(tmp_path, monkeypatch, capsys):
+    paths = [written(tmp_path, f"{n}.json", a_file(scaled({"a": by}))) for n, by in enumerate((1.0, 1.1))]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(repeatability, "write_whole", full)
+    monkeypatch.setattr(sys, "argv", ["x", *map(str, paths), "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=r"--output: .* cannot be written .No space left on device"):
+        repeatability.main()
+    assert "medians within 1.05x in the middle" in capsys.readouterr().out
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_series_of_two_machines_are_two_tables(tmp_path, monkeypatch):
     for name, cores, words in (("one", 2, []), ("other", 64, ["--loaded"])):
         environment = {"device": {**DEVICE["device"], "cores": cores}}
