@@ -13,10 +13,12 @@ from pathlib import Path
 from benchmarks.documents.recorded import answers_scenario, read_all
 from benchmarks.going_on import run_membench
 from benchmarks.standings import MIN_ROUNDS
+from membench.cli.exit_codes import INTERRUPTED
 from membench.errors import UsageError
 from membench.machine.identity import Machine
 from membench.machine.provenance import probe_environment
 from membench.results.records import ResultFile
+from membench.running.journal import check_folder
 from membench.scenario.scenario import Scenario, load_scenario
 from membench.scenario.shipped import list_scenarios
 
@@ -42,29 +44,32 @@ def command(name: str, folder: Path) -> list[str]:
 
 
 def main() -> None:
-    """Measures one scenario after the other; exit code 1 if one of them failed."""
+    """Measures one scenario after the other; exit code 1 if one of them failed, 130 if it was interrupted itself."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--force", action="store_true", help="measure also what is recorded already")
     parser.add_argument("--output", type=Path, default=Path("results"))
     asked = parser.parse_args()
     every = [name for name, _ in list_scenarios()]
     try:
+        check_folder(asked.output)
         wanted = every if asked.force else missing(asked.output, Machine.of(probe_environment("auto")))
     except UsageError as error:
         raise SystemExit(f"benchmarks.all_scenarios: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
     print(f"to measure: {', '.join(wanted) or 'nothing'}; recorded: {len(every) - len(wanted)} of {len(every)}")
     failed = []
     for name in wanted:
-        code = run_membench(command(name, asked.output), asked.output, name)
+        try:
+            code = run_membench(command(name, asked.output), asked.output, name)
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
         if code:
             failed.append(f"{name} ended with {code}")
-        if code == _INTERRUPTED:
+        if code == INTERRUPTED:
             break
     if failed:
         raise SystemExit(f"benchmarks.all_scenarios: {'; '.join(failed)}")
-
-
-_INTERRUPTED = 130
 
 
 if __name__ == "__main__":

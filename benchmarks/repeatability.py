@@ -18,31 +18,40 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.alike import check_alike
 from benchmarks.repeatability_parts.judging import judge_runs
+from membench.cli.exit_codes import INTERRUPTED
 from membench.errors import UsageError
+from membench.files import blaming_output, write_whole
+from membench.gate.result_set import LoadedResult
+from membench.json_values import mapping
 from membench.machine.provenance import result_stem
-from membench.results.records import ResultFile, read_result
+from membench.results.records import read_result
 from membench.running.journal import check_folder
 
-_INTERRUPTED = 130
 _KEPT = Path("build/repeatability")
 
 
-def as_json(results: Sequence[tuple[Path, ResultFile]], condition: str) -> dict[str, Any]:
-    """What is kept: which runs, and what they say of each other."""
-    first = results[0][1]
+def as_json(results: Sequence[LoadedResult], condition: str) -> dict[str, Any]:
+    """What is kept: which runs, and what they say of each other.
+
+    Raises:
+        UsageError: they are no runs of one thing.
+    """
+    check_alike(results)
+    first = results[0].result
     return {
         "benchmark": "repeatability",
         "condition": condition,
         "scenario": first.run.scenario,
         "started": first.run.started,
-        "finished": results[-1][1].run.finished,
+        "finished": results[-1].result.run.finished,
         "git_sha": first.run.git_sha,
         "method_version": first.run.method_version,
         "rounds": first.run.rounds,
         "environment": first.environment,
-        "runs": [path.name for path, _ in results],
-        **judge_runs([result for _, result in results]),
+        "runs": [each.name for each in results],
+        **judge_runs([each.result for each in results]),
     }
 
 
@@ -84,18 +93,25 @@ def main() -> None:
     try:
         check_folder(asked.output)  # before hours are measured
         paths = asked.files or _measured(asked, condition)
-        results = sorted(((path, read_result(path)) for path in paths), key=lambda each: each[1].run.started)
+        results = [LoadedResult(path, read_result(path)) for path in paths]
+        results.sort(key=lambda each: each.result.run.started)
         found = as_json(results, condition)
+        print_summary(found)
+        print(_written(found, asked.output))
     except UsageError as error:
         raise SystemExit(f"benchmarks.repeatability: {error}") from None
     except KeyboardInterrupt:
-        raise SystemExit(_INTERRUPTED) from None
-    run, environment = results[0][1].run, found["environment"]
-    stem = result_stem(f"repeatability_{condition}", environment["device"], run.started, run.git_sha)
-    path = asked.output / f"{stem}.json"
-    path.write_text(json.dumps(found, allow_nan=False, indent=1) + "\n")
-    print_summary(found)
-    print(path)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _written(found: dict[str, Any], folder: Path) -> Path:
+    """The file in the folder that keeps what was found."""
+    device = mapping(found, "environment", "device")
+    stem = result_stem(f"repeatability_{found['condition']}", device, found["started"], found["git_sha"])
+    path = folder / f"{stem}.json"
+    with blaming_output(path, "--output"):
+        write_whole(path, (json.dumps(found, allow_nan=False, indent=1) + "\n").encode())
+    return path
 
 
 def _measured(asked: argparse.Namespace, condition: str) -> list[Path]:

@@ -101,7 +101,11 @@ def points_of(result: ResultFile) -> list[Point]:
 
 
 def seconds_of(run: Run) -> float | None:
-    """From a run's begin to its end; None where it has none, or was interrupted meanwhile."""
+    """From a run's begin to its end; None where they are no times in this order, or it was interrupted meanwhile."""
     if run.finished is None or run.resumed is not None:
         return None
-    return (datetime.fromisoformat(run.finished) - datetime.fromisoformat(run.started)).total_seconds()
+    try:
+        seconds = (datetime.fromisoformat(run.finished) - datetime.fromisoformat(run.started)).total_seconds()
+    except (ValueError, TypeError):  # the latter where only one of them names its time zone
+        return None
+    return seconds if seconds > 0 else None

@@ -20,12 +20,16 @@ import os
 import statistics
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.alike import check_alike
 from benchmarks.slowed_worker import SHARE
+from benchmarks.standings import seconds_of
+from membench.cli.exit_codes import INTERRUPTED
+from membench.errors import UsageError
+from membench.files import blaming_output, check_writable, write_whole
 from membench.gate.cases import CaseComparison
 from membench.gate.comparison import compare_files
 from membench.gate.metrics import TIMED
@@ -36,9 +40,11 @@ from membench.gate.thresholds import Thresholds
 from membench.gate.verdicts import MetricVerdict, Verdict
 from membench.planning.planner import solve_budgets
 from membench.results.records import Record, read_result
+from membench.running.journal import check_folder
 from membench.running.run import run_scenario
 from membench.running.runner import Runner
 from membench.scenario.scenario import load_scenario
+from membench.tables.numbers import share
 
 SLOWDOWNS = {"base": 0.0, "slow5": 0.05, "slow10": 0.10, "slow20": 0.20}
 _LATENCY = TIMED[0]
@@ -47,7 +53,13 @@ Pair = tuple[LoadedResult, LoadedResult]
 
 
 def record(folder: Path, variants: list[str], runs: int, overrides: list[str]) -> None:
-    """Make what is missing of so many runs of each variant."""
+    """Make what is missing of so many runs of each variant.
+
+    Raises:
+        UsageError: an override is of no use, the folder cannot be written, or nothing was measured.
+        KeyboardInterrupt: a run was interrupted; those before it are kept.
+    """
+    check_folder(folder, "FOLDER")
     Runner.worker = "benchmarks.slowed_worker"
     scenario = load_scenario("gate", overrides)
     for number, variant in product(range(1, runs + 1), variants):
@@ -57,13 +69,21 @@ def record(folder: Path, variants: list[str], runs: int, overrides: list[str]) -
         os.environ[SHARE] = str(SLOWDOWNS[variant])
         print(path, file=sys.stderr)
         done = run_scenario(scenario, solve_budgets(scenario), "cpu", folder / "made", resume=False)
-        if done.interrupted or done.path is None:
-            sys.exit(f"{path} was not made")
+        if done.interrupted:
+            raise KeyboardInterrupt
+        if done.path is None:
+            raise UsageError(f"{path} was not made: its result could not be written")
+        if not done.measured:
+            raise UsageError(f"{path} was not made: nothing was measured, as {done.path} says")
         done.path.rename(path)
 
 
 def load(folder: Path) -> dict[str, list[LoadedResult]]:
-    """The runs of each variant, in the order in which they were made."""
+    """The runs of each variant, in the order in which they were made.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
     found = {name: [LoadedResult(p, read_result(p)) for p in folder.glob(f"{name}_*.json")] for name in SLOWDOWNS}
     return {name: sorted(runs, key=lambda each: each.result.run.started) for name, runs in found.items() if runs}
 
@@ -108,21 +128,27 @@ def shares(of: list[Pair], by: str) -> dict[str, Any]:
 _CALLED = (Verdict.SLOW, Verdict.FAST, Verdict.SAME, Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE)
 
 
-def _share(found: list[MetricVerdict], verdict: Verdict) -> float:
-    return sum(metric.verdict is verdict for metric in found) / len(found)
+def _share(found: list[MetricVerdict], verdict: Verdict) -> float | None:
+    return sum(metric.verdict is verdict for metric in found) / len(found) if found else None
 
 
 def spread(runs: list[LoadedResult], by: str) -> dict[str, float | None]:
-    """Medians over cases of standard deviations, ln: of rounds within a run, and of the medians of runs."""
+    """Medians over cases of standard deviations, ln: of rounds within a run, and of the medians of runs.
+
+    Of the cases that every run has in two rounds or more; None without such.
+    """
+    records = [{case.id: case for case in run.result.cases} for run in runs]
     within, between = [], []
-    for of_case in zip(*(run.result.cases for run in runs), strict=True):
-        logs = [[*map(math.log, _values(case, by))] for case in of_case]
-        within.append(statistics.fmean(statistics.stdev(each) for each in logs))
-        between += [statistics.stdev(map(statistics.median, logs))] if len(logs) > 1 else []
-    return {
-        "of_rounds_within_a_run": statistics.median(within),
-        "of_medians_between_runs": statistics.median(between) if between else None,
-    }
+    for id_ in records[0]:
+        logs = [[*map(math.log, _values(cases[id_], by))] for cases in records if id_ in cases]
+        if len(logs) == len(runs) and min(map(len, logs)) > 1:
+            within.append(statistics.fmean(statistics.stdev(each) for each in logs))
+            between.append(statistics.stdev(map(statistics.median, logs)))
+    return {"of_rounds_within_a_run": _median(within), "of_medians_between_runs": _median(between)}
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def _values(case: Record, by: str) -> list[float]:
@@ -130,48 +156,52 @@ def _values(case: Record, by: str) -> list[float]:
 
 
 def judge(folder: Path) -> dict[str, Any]:
-    """Everything."""
+    """Everything.
+
+    Raises:
+        UsageError: there are fewer than two runs of base, a file cannot be read, or they are no runs of one thing.
+    """
     runs = load(folder)
     if len(runs.get("base", [])) < 2:
-        sys.exit(f"{folder} holds fewer than two runs base_1.json, base_2.json …: record them first")
+        raise UsageError(f"{folder} holds fewer than two runs base_1.json, base_2.json …: record them first")
+    every = [run for of in runs.values() for run in of]
+    check_alike(every)
     first = runs["base"][0].result
     return {
         "benchmark": "stored_runs",
-        "started": min(run.result.run.started for of in runs.values() for run in of),
-        "finished": max(run.result.run.finished or "" for of in runs.values() for run in of),
+        "started": min(run.result.run.started for run in every),
+        "finished": max((run.result.run.finished for run in every if run.result.run.finished), default=None),
         "git_sha": first.run.git_sha,
         "environment": first.environment,
         "rounds": first.run.rounds,
         "scenario_text": first.run.scenario_text,
         "overrides": first.run.overrides,
         "runs": {name: len(of) for name, of in runs.items()},
-        "run_seconds_median": statistics.median(map(_seconds, (run for of in runs.values() for run in of))),
+        "run_seconds_median": _median([s for run in every if (s := seconds_of(run.result.run)) is not None]),
         "slowdowns_asked": {name: SLOWDOWNS[name] for name in runs},
         "spread": {by: spread(runs["base"], by) for by in _BY},
         "verdicts": {name: {by: shares(pairs(runs, name), by) for by in _BY} for name in runs},
     }
 
 
-def _seconds(run: LoadedResult) -> float:
-    begin, end = (datetime.fromisoformat(at) for at in (run.result.run.started, run.result.run.finished or ""))
-    return (end - begin).total_seconds()
-
-
 def show(found: dict[str, Any]) -> None:
     """The shares as a table, the spread in a line each."""
-    print(f"{found['runs']} runs of {found['rounds']} rounds, {found['run_seconds_median']:.0f} s each")
-    print(f"{'':8} {'judged by':13} {'n':>4} {'slow':>6} {'fast':>6} {'same':>6} {'open':>6} {'effect':>8} {'+-':>6}")
+    seconds = found["run_seconds_median"]
+    each_s = "" if seconds is None else f", {seconds:.0f} s each"
+    print(f"{found['runs']} runs of {found['rounds']} rounds{each_s}")
+    print(f"{'':8} {'judged by':13} {'n':>4} {'slow':>7} {'fast':>7} {'same':>7} {'open':>7} {'effect':>8} {'+-':>6}")
     for name, by_kind in found["verdicts"].items():
         for by, each in by_kind.items():
-            called = " ".join(f"{100 * each[v]:5.1f}%" for v in ("slow", "fast", "same", "inconclusive"))
+            called = " ".join(f"{share(each[v]):>7}" for v in ("slow", "fast", "same", "inconclusive"))
             effect, half = (_percent(each[key]) for key in ("effect_median", "interval_half_width_median"))
             print(f"{name:8} {by:13} {each['comparisons']:4} {called} {effect:>8} {half:>6}")
     for by, each in found["spread"].items():
         within, between = map(_percent, each.values())
         print(f"spread by {by}: of rounds within a run {within}, of medians between runs {between}")
     for name, by_kind in found["verdicts"].items():
-        for case, share in by_kind["ratio"]["slow_by_case"].items():
-            print(f"  {name:8} {case:45} slow {share:6.1%}, in ms {by_kind['milliseconds']['slow_by_case'][case]:6.1%}")
+        in_ms = by_kind["milliseconds"]["slow_by_case"]
+        for case, slow in by_kind["ratio"]["slow_by_case"].items():
+            print(f"  {name:8} {case:45} slow {share(slow):>7}, in ms {share(in_ms[case]):>7}")
 
 
 def _percent(log: float | None) -> str:
@@ -188,13 +218,27 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="of the scenario: measure.rounds=6")
     parser.add_argument("--json", type=Path, help="write what judge finds here")
     asked = parser.parse_args()
-    if asked.action == "record":
-        record(asked.folder, asked.variants, asked.runs, asked.set)
-        return
-    found = judge(asked.folder)
+    if asked.runs < 1:
+        parser.error(f"--runs {asked.runs}: one or more of each variant are made")
+    try:
+        if asked.action == "record":
+            record(asked.folder, asked.variants, asked.runs, asked.set)
+        else:
+            _judge_and_show(asked.folder, asked.json)
+    except UsageError as error:
+        raise SystemExit(f"benchmarks.stored_runs: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _judge_and_show(folder: Path, kept: Path | None) -> None:
+    if kept is not None:
+        check_writable(kept, "--json")
+    found = judge(folder)
     show(found)
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=1) + "\n")
+    if kept is not None:
+        with blaming_output(kept, "--json"):
+            write_whole(kept, (json.dumps(found, allow_nan=False, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -139,3 +139,18 @@ def test_an_interrupt_ends_it(tmp_path, monkeypatch):
     asked, said = run(monkeypatch, {NAMES[1]: 130}, "--output", str(tmp_path))
     assert asked == NAMES[:2]
     assert "130" in said
+
+
+def test_ctrl_c_is_no_traceback(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(all_scenarios, "run_membench", interrupted)
+    assert run(monkeypatch, {}, "--output", str(tmp_path)) == ([], "130")
+
+
+def test_a_file_as_the_folder_is_said_once_and_nothing_is_measured(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    asked, said = run(monkeypatch, {}, "--output", str(tmp_path / "file"))
+    assert asked == []
+    assert "file: cannot be written" in said and said.endswith("name a folder")

@@ -64,6 +64,10 @@ def test_a_round_that_was_left_alone_has_no_flag():
         {"kept_samples": True, "kept_share": 0.5},
         {"hot": [1]},
         {"kept_samples": 2, "kept_share": "half"},
+        {"kept_samples": 4, "kept_share": 0.5},
+        {"kept_samples": 0.5, "kept_share": 0.5},
+        {"kept_samples": 2, "kept_share": 7.0},
+        {"kept_samples": 2, "kept_share": -0.5},
     ],
 )
 def test_what_makes_no_sense_is_not_told(odd):
@@ -71,7 +75,7 @@ def test_what_makes_no_sense_is_not_told(odd):
 
 
 def test_of_odd_causes_those_that_are_known_are_told():
-    found = disturbed(a_disturbed_round(says={**KEPT, "kept_by": ["aliens", "gpu_others", 5]}))
+    found = disturbed(a_disturbed_round(says={**KEPT, "kept_by": ["aliens", ["gpu_others"], "gpu_others", {}, 5]}))
     assert found is not None and found.causes == ("other processes on the GPU",)
     bare = disturbed(a_disturbed_round(says={**KEPT, "kept_by": None}))
     assert bare is not None and bare.words == "2 of 3 samples for 41 % of their time"

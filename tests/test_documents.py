@@ -1,5 +1,6 @@
 """What documents say of result files is made from them, and is what the committed files give."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -26,6 +27,7 @@ from benchmarks.documents.tables import points_table, sizes_tables, times_tables
 from benchmarks.standings import Point, Standing, points_of
 from layers.spec import spec_from
 from membench.case import Case
+from membench.errors import UsageError
 from membench.machine.provenance import device_slug
 from membench.results.metrics import metrics_of
 from membench.results.records import Record, ResultFile, read_result, strict_json
@@ -311,9 +313,9 @@ def test_a_marked_part_is_made_again_and_the_rest_stays():
     assert with_parts(made, {"one": lambda part: "new"}) == made
     assert with_parts(text, {"one": lambda part: None}) == text
     assert parts_of(text) == {"one": "old\n"}
-    with pytest.raises(KeyError):
-        with_parts(text, {})
-    with pytest.raises(ValueError, match="one: a part without its end"):
+    with pytest.raises(UsageError, match="one: a part that nobody makes; did you mean 'ones'"):
+        with_parts(text, {"ones": lambda part: "new"})
+    with pytest.raises(UsageError, match="one: a part without its end"):
         with_parts(text.replace("end of one", "end of another"), {"one": lambda part: "new"})
 
 
@@ -327,6 +329,38 @@ def test_a_new_file_gets_a_row_and_one_that_is_gone_loses_it(tmp_path):
     assert listed(made) == ["old.json", "new.json"]
     assert "a person's words" in made
     assert "`membench run x --set measure.rounds=3` | 2 cores of a processor, 16 GiB |" in made
+
+
+def test_a_command_with_an_open_quotation_is_shown_all_the_same(tmp_path):
+    (tmp_path / "new.json").write_text(json.dumps({"command": "python -m x --output here 'a", "environment": DEVICE}))
+    assert "| `python -m x ''\"'\"'a'` |" in files_table("", tmp_path, ["new.json"])
+
+
+def test_a_broken_document_or_file_is_named(tmp_path):
+    (tmp_path / "results").mkdir()
+    index = tmp_path / "results/README.md"
+    with pytest.raises(UsageError, match=r"results/README.md: there is no such file"):
+        listed_files(tmp_path)
+    index.write_text("# Results")
+    with pytest.raises(UsageError, match=r"results/README.md: files: the part with the table of files is missing"):
+        listed_files(tmp_path)
+    for name in ("README.md", "docs/method.md"):
+        with pytest.raises(UsageError, match=f"{name}: there is no such file"):
+            rewritten(tmp_path, [])
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("# A document")
+    index.write_text("<!-- made by benchmarks.documents: files -->\n| [a.json](a.json) |\n")
+    with pytest.raises(UsageError, match=r"results/README.md: files: a part without its end"):
+        rewritten(tmp_path, [])
+    index.write_text(f"{index.read_text()}<!-- end of files -->")
+    (tmp_path / "README.md").write_text("[x](results/cut.json)")
+    (tmp_path / "results/cut.json").write_text('{"benchmark": "x')
+    with pytest.raises(UsageError, match=r"results/cut.json: no JSON"):
+        rewritten(tmp_path, [])
+
+
+def test_a_device_that_is_not_known_has_a_picture_all_the_same():
+    assert slugs([Recorded(Path("x.json"), CLEAR.model_copy(update={"environment": {}}))]) == ["device"]
 
 
 def test_a_new_run_changes_the_documents(tmp_path):

@@ -32,6 +32,9 @@ SECONDS = 2.0
 def base(tmp_path_factory):
     rng = np.random.default_rng(0)
     arms = [a_record(noisy(rng, 0.004, 8), arm="dense"), a_record(noisy(rng, 0.004, 8), arm="wide", mode="decode")]
+    for found in (r for record in arms for r in record.rounds):
+        found.disturbance = {"kept_samples": 2, "kept_share": 0.4, "kept_by": ["waiting", "hypervisor"]}
+        found.pacer = {"version": 1, "amounts": {"rows": 32}, "samples_s": [0.003] * 5, "follows": [False, *[True] * 4]}
     folder = tmp_path_factory.mktemp("results")
     write_result(a_file(arms), folder / "base.json")
     write_result(a_file(arms, pair=side("base")), folder / "pair.json")

@@ -176,3 +176,26 @@ def test_runs_of_one_commit_are_rarely_slow_and_slower_ones_nearly_always(seed):
             slow[ratio] += only(compared(base, head)).verdict is Verdict.SLOW
     assert slow[1.0] <= scipy.stats.binom.ppf(0.9999, trials, 0.01)
     assert slow[1.1] >= 0.9 * trials
+
+
+@pytest.mark.parametrize("name", ["samples_s", "on_core_s", "case_on_core_s"])
+def test_a_pacer_of_another_length_belongs_to_no_samples(name, seed):
+    run = paced_run(np.random.default_rng(seed), 0.004, 0.0)
+    rounds = run.cases[0].rounds
+    known = {"on_core_s": [PACER_S] * 5, "case_on_core_s": [0.5 * s for s in rounds[0].samples_s]}
+    whole, cut = (
+        rounds[0].model_copy(update={"pacer": {**rounds[0].pacer, **known, **change}})
+        for change in ({}, {name: [1e-3] * 4})
+    )
+    ratios = [ratios_by_round(run.cases[0].model_copy(update={"rounds": [each]})) for each in (rounds[0], whole, cut)]
+    assert ratios[2] == ({} if name == "samples_s" else ratios[0]) != ratios[1]
+
+
+def test_a_side_whose_pacer_is_of_no_use_is_named(seed):
+    rng = np.random.default_rng(seed)
+    base, head = paced_run(rng, 0.004, 0.0), paced_run(rng, 0.004, 0.0)
+    for r in head.cases[0].rounds:
+        r.pacer["samples_s"] = r.pacer["samples_s"][:2]
+    assert "the new file's pacer has not one time for each sample" in only(compared(base, head)).reason
+    assert "the baseline's pacer has not one time for each sample" in only(compared(head, base)).reason
+    assert "only the baseline was timed in turn" in only(compared(base, unpaced(head))).reason

@@ -201,3 +201,9 @@ def test_a_gpu_is_known_by_its_whole_name(name, key, slug):
 
 def test_a_processor_is_no_gpu():
     assert device_slug({"type": "cpu", "name": "AMD EPYC B200 @ 2 GHz", "cores": 8}) == "amd-epyc-b200-8c"
+
+
+def test_what_is_not_known_of_a_device_is_not_in_its_slug():
+    assert device_slug({"type": "cpu", "name": "AMD EPYC"}) == "amd-epyc"
+    assert device_slug({"type": "cpu", "name": None, "cores": 8}) == "cpu"
+    assert device_slug({}) == "device"

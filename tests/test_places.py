@@ -236,6 +236,18 @@ def test_answers_of_a_file_are_taken_from_it_and_made_for_one_that_has_none(tmp_
     assert next(iter(answers_of(again).values())).fastest == ["as the file says"]
 
 
+@pytest.mark.parametrize("change", [{"id": "another"}, {"step_ms": 0.0}, None])
+def test_an_answer_of_other_cases_or_times_than_the_file_holds_is_made_anew(change):
+    records = [an_arm("a", [0.01, 0.011, 0.012]), an_arm("b", [0.02, 0.021, 0.022])]
+    result = ResultFile(run=a_run(rounds=3), environment={}, cases=records)
+    made = answers_of(result)
+    [kept] = made.values()
+    first, *others = kept.standings
+    edited = [*([] if change is None else [first.model_copy(update=change)]), *others]
+    answers = [kept.model_copy(update={"standings": edited, "fastest": ["b"]})]
+    assert answers_of(result.model_copy(update={"answers": answers})) == made
+
+
 def test_files_of_before_get_what_their_rounds_tell():
     result = a_sweep(rounds=3)
     names = ("floor_ms", "over_floor", "step_ms_low", "step_ms_high")

@@ -18,6 +18,7 @@ from benchmarks.repeatability_parts.judging import difference_ms, judge_runs
 from benchmarks.repeatability_parts.running import finished_runs, make_runs
 from benchmarks.standings import points_of
 from membench.errors import UsageError
+from membench.gate.result_set import LoadedResult
 from membench.git.commit import running_commit
 from membench.results.records import strict_json
 
@@ -111,32 +112,21 @@ def test_a_reversal_of_a_disturbed_case_is_excused_and_counted():
     }
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"scenario": "y"}, "several scenarios (x, y)"),
-        ({"git_sha": "1"}, "several commits (1, None)"),
-        ({"overrides": ["measure.rounds=4"]}, "several overrides"),
-        ({"method_version": 2}, "several versions of the method (1, 2)"),
-        ({"interrupted": True}, "an interrupted run"),
-    ],
-)
-def test_only_runs_of_one_thing_are_compared(change, words):
-    with pytest.raises(UsageError) as refused:
-        judge_runs([a_file(QUIET), a_file(QUIET, **change)])
-    assert words in str(refused.value)
-    with pytest.raises(UsageError, match="there is 1"):
-        judge_runs([a_file(QUIET)])
-
-
-def test_runs_of_several_machines_are_not_compared():
-    larger = a_file(QUIET).model_copy(update={"environment": {"device": {**DEVICE["device"], "cores": 64}}})
-    with pytest.raises(UsageError, match="several machines \\(cores 2 and 64\\)"):
-        judge_runs([a_file(QUIET), larger])
-
-
 def test_a_resumed_run_has_no_minutes():
     assert judge_runs([a_file(QUIET), a_file(QUIET, resumed="2026-01-02T00:00:00Z")])["minutes"] == [6.0, None]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"started": "soon"},
+        {"finished": "later"},
+        {"finished": "2026-01-01T00:06:00"},
+        {"finished": "2026-01-01T00:00:00Z"},
+    ],
+)
+def test_times_that_are_none_are_no_minutes(times):
+    assert judge_runs([a_file(QUIET), a_file(QUIET, **times)])["minutes"] == [6.0, None]
 
 
 def written(folder, name, result):
@@ -162,6 +152,20 @@ def test_files_become_one_file_and_a_table(tmp_path, monkeypatch, capsys):
     assert repeatability_part(paths) is None
 
 
+def test_what_was_found_is_shown_where_it_cannot_be_kept(tmp_path, monkeypatch, capsys):
+    paths = [written(tmp_path, f"{n}.json", a_file(scaled({"a": by}))) for n, by in enumerate((1.0, 1.1))]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(repeatability, "write_whole", full)
+    monkeypatch.setattr(sys, "argv", ["x", *map(str, paths), "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=r"--output: .* cannot be written .No space left on device"):
+        repeatability.main()
+    assert "medians within 1.05x in the middle" in capsys.readouterr().out
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_series_of_two_machines_are_two_tables(tmp_path, monkeypatch):
     for name, cores, words in (("one", 2, []), ("other", 64, ["--loaded"])):
         environment = {"device": {**DEVICE["device"], "cores": cores}}
@@ -175,6 +179,22 @@ def test_series_of_two_machines_are_two_tables(tmp_path, monkeypatch):
     table = repeatability_part(tmp_path.glob("repeatability_*.json"))
     assert "| x | quiet |\n" in table and "| x | loaded |\n" in table
     assert "| minutes a run | 6.0 |" in table
+
+
+def test_a_series_that_is_not_whole_is_named(tmp_path):
+    path = tmp_path / "repeatability_quiet_x.json"
+    path.write_text('{"benchmark": "repeatability", "scen')
+    with pytest.raises(UsageError, match=r"repeatability_quiet_x.json: no JSON"):
+        repeatability_part([path])
+    whole = repeatability.as_json(
+        [LoadedResult(Path(f"{by}.json"), a_file(scaled({"a": by}))) for by in (1.0, 1.1)], "quiet"
+    )
+    for name in ("scenario", "started", "environment", "condition", "spread", "runs"):
+        path.write_text(json.dumps({**whole, name: 3}))
+        with pytest.raises(UsageError, match=r"repeatability_quiet_x.json: .* is missing or of another form"):
+            repeatability_part([path])
+    path.write_text(json.dumps(whole))
+    assert repeatability_part([path])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel is asked through prctl")
@@ -212,8 +232,9 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys):
         (["--scenario", "x", str(path)], "name result files, or"),
         ([str(path)], "there is 1"),
         (["--scenario", "x", "--runs", "0"], "--runs 0"),
+        (["--scenario", "quickstart", "--keep", str(path)], f"--keep {path / 'quickstart_quiet'}: cannot be written"),
     ):
-        monkeypatch.setattr(sys, "argv", ["x", *words])
+        monkeypatch.setattr(sys, "argv", ["x", *words, "--output", str(tmp_path)])
         with pytest.raises(SystemExit) as ended:
             repeatability.main()
         assert said in f"{ended.value} {capsys.readouterr().err}"

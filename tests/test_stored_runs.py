@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from benchmarks.slowed_worker import SHARE
 from layers import build, spec_from
 from membench.case import Case
 from membench.measuring.time import Clock
-from membench.results.records import write_result
+from membench.results.records import read_result, write_result
 
 
 def test_units_make_up_the_share():
@@ -96,9 +97,83 @@ def test_what_is_judged_is_shown_and_strict_json(folder, capsys):
     stored_runs.show(found)
     out = capsys.readouterr().out
     assert "slow10" in out
-    assert "100.0%" in out
+    assert "100.0 %" in out
 
 
-def test_one_run_is_no_pair(tmp_path):
-    with pytest.raises(SystemExit, match="fewer than two runs"):
-        stored_runs.judge(tmp_path)
+def change_run(path, **changes):
+    result = read_result(path)
+    write_result(result.model_copy(update={"run": result.run.model_copy(update=changes)}), path)
+
+
+def without_rounds(path):
+    """As a run leaves it in which nothing could be measured."""
+    result = read_result(path)
+    failed = [each.model_copy(update={"status": "oom", "rounds": []}) for each in result.cases]
+    write_result(result.model_copy(update={"cases": failed}), path)
+
+
+def test_what_was_never_measured_is_unknown(folder, capsys):
+    for path in folder.glob("base_*.json"):
+        without_rounds(path)
+    for path in folder.glob("slow10_*.json"):
+        path.unlink()
+    found = stored_runs.judge(folder)
+    stored_runs.show(found)
+    assert found["spread"]["ratio"] == {"of_rounds_within_a_run": None, "of_medians_between_runs": None}
+    assert found["verdicts"]["base"]["ratio"]["slow"] is None
+    assert "0.0 %" not in capsys.readouterr().out
+
+
+def test_a_case_that_one_run_lacks_is_in_no_spread(folder):
+    without_rounds(folder / "base_2.json")
+    assert stored_runs.judge(folder)["spread"]["ratio"]["of_rounds_within_a_run"] is None
+
+
+def test_runs_without_an_end_have_no_seconds(folder, capsys):
+    for path in folder.glob("*.json"):
+        change_run(path, finished=None)
+    found = stored_runs.judge(folder)
+    assert found["run_seconds_median"] is found["finished"] is None
+    stored_runs.show(found)
+    assert "runs of 8 rounds\n" in capsys.readouterr().out
+
+
+def said(monkeypatch, capsys, *words):
+    """The exit code, and what a command says that is refused."""
+    monkeypatch.setattr(sys, "argv", ["x", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        stored_runs.main()
+    return f"{ended.value} {capsys.readouterr().err}"
+
+
+def test_bad_input_is_one_line(folder, tmp_path_factory, monkeypatch, capsys):
+    empty = tmp_path_factory.mktemp("empty")
+    assert "fewer than two runs" in said(monkeypatch, capsys, "judge", empty)
+    assert "--runs 0: one or more" in said(monkeypatch, capsys, "record", empty, "--runs", 0)
+    assert "measure.rounds: should be a valid integer, not 'x'" in said(
+        monkeypatch, capsys, "record", empty, "--set", "measure.rounds=x"
+    )
+    file = folder / "base_1.json"
+    assert f"FOLDER {file}: cannot be written" in said(monkeypatch, capsys, "record", file)
+    kept = folder / "nowhere" / "x.json"
+    assert f"--json: {kept} cannot be written" in said(monkeypatch, capsys, "judge", folder, "--json", kept)
+    change_run(folder / "slow10_1.json", scenario="other")
+    assert "several scenarios (other, small)" in said(monkeypatch, capsys, "judge", folder)
+    file.write_text(file.read_text()[:1000])
+    assert f"{file}: no strict JSON" in said(monkeypatch, capsys, "judge", folder)
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        ({"interrupted": True, "path": None, "measured": True}, "130"),
+        ({"interrupted": False, "path": None, "measured": True}, "base_1.json was not made"),
+        ({"interrupted": False, "path": "made.json", "measured": False}, "nothing was measured, as made.json says"),
+    ],
+)
+def test_a_run_that_measured_nothing_is_not_kept(left, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stored_runs, "run_scenario", lambda *_, **__: SimpleNamespace(**left))
+    monkeypatch.setattr(stored_runs, "Runner", SimpleNamespace())
+    monkeypatch.setenv(SHARE, "")  # as it was, afterwards
+    assert words in said(monkeypatch, capsys, "record", tmp_path, "--variants", "base")
+    assert not list(tmp_path.glob("*.json"))

@@ -22,7 +22,7 @@ def main() -> None:
     every = sorted(path.name for path in (_ROOT / "results").glob("*.json"))
     try:
         made = rewritten(_ROOT, listed_files(_ROOT) if asked.listed else every)
-    except (UsageError, ValueError) as error:
+    except UsageError as error:
         raise SystemExit(f"benchmarks.documents: {error}") from None
     for path, content in made.items():
         full = _ROOT / path

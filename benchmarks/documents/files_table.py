@@ -3,14 +3,13 @@
 A row that is there stays as it is, for a person may have said more of the file than it says itself.
 """
 
-import json
 import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.documents.recorded import device_named
+from benchmarks.documents.recorded import device_named, own_form
 from membench.json_values import mapping, text
 
 _ROW = re.compile(r"^\| \[(\S+)\]", re.MULTILINE)
@@ -32,7 +31,7 @@ def files_table(table: str, folder: Path, quoted: Iterable[str]) -> str:
 
 
 def _row(path: Path) -> str:
-    content = json.loads(path.read_text())
+    content = own_form(path)
     return f"| [{path.name}]({path.name}) | {_made_by(content)} | {device_named(mapping(content, 'environment'))} |"
 
 
@@ -40,7 +39,10 @@ def _made_by(content: dict[str, Any]) -> str:
     command = text(content, "run", "command") or text(content, "command")
     if command is None:
         return f"`python -m benchmarks.{text(content, 'benchmark')}` (of its own form)"
-    words = iter(shlex.split(command))
+    try:
+        words = iter(shlex.split(command))
+    except ValueError:  # an open quotation
+        words = iter(command.split())
     kept = []
     for word in words:
         if word in _OF_THE_READER:

@@ -8,6 +8,8 @@
 import re
 from collections.abc import Callable, Mapping
 
+from membench.errors import UsageError, suggestion
+
 _PART = re.compile(
     r"(?P<begin><!-- made by benchmarks\.documents: (?P<name>[\w-]+) -->\n)"
     r"(?P<body>.*?)(?P<end><!-- end of (?P=name) -->)",
@@ -22,11 +24,13 @@ def with_parts(document: str, makers: Mapping[str, Maker]) -> str:
     """The document with each part as its maker has it.
 
     Raises:
-        KeyError: a part that nobody makes.
-        ValueError: a part that has no end.
+        UsageError: a part that nobody makes, or that has no end.
     """
-    if open_ := [name for name in _BEGIN.findall(document) if name not in parts_of(document)]:
-        raise ValueError(f"{open_[0]}: a part without its end, <!-- end of {open_[0]} -->")
+    for name in _BEGIN.findall(document):
+        if name not in parts_of(document):
+            raise UsageError(f"a part without its end, <!-- end of {name} -->", key=name)
+        if name not in makers:
+            raise UsageError(f"a part that nobody makes; {suggestion(name, makers)}", key=name)
 
     def remade(found: re.Match[str]) -> str:
         made = makers[found["name"]](found["body"])

@@ -10,7 +10,7 @@ from benchmarks.documents.pictures import picture
 from benchmarks.documents.recorded import Recorded
 from benchmarks.documents.sentences import answer_sentences, named
 from benchmarks.documents.tables import sizes_tables, times_tables
-from membench.json_values import number
+from membench.json_values import mapping, number
 from membench.machine.provenance import device_slug
 from membench.results.disturbance import disturbed_rounds
 from membench.results.ranking import arm_name
@@ -65,7 +65,7 @@ def link(each: Recorded, folder: str) -> str:
 
 def slugs(runs: Sequence[Recorded]) -> list[str]:
     """A name for each run's pictures: its device, with its memory and a number where machines would share a name."""
-    names = [device_slug(each.result.environment["device"]) for each in runs]
+    names = [device_slug(mapping(each.result.environment, "device")) for each in runs]
     sizes = [_memory(each) for each in runs]
     names = [f"{name}{size}" if names.count(name) > 1 else name for name, size in zip(names, sizes, strict=True)]
     before = [names[:index].count(name) for index, name in enumerate(names)]

@@ -1,5 +1,6 @@
 """Which result file answers a scenario: of each machine the newest of at least three rounds."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
@@ -9,10 +10,11 @@ from typing import Any
 from benchmarks.standings import MIN_ROUNDS
 from membench.case import METHOD_VERSION
 from membench.errors import UsageError
+from membench.files import read_file
 from membench.gate.result_set import LoadedResult
 from membench.json_values import text, value_at
 from membench.results.intervals import medians_s
-from membench.results.records import ForeignFile, ResultFile, read_result
+from membench.results.records import MAX_RESULT_BYTES, ForeignFile, ResultFile, read_result
 from membench.scenario.scenario import Scenario
 from membench.yaml_files.reader import parse_mapping
 
@@ -58,6 +60,19 @@ def read_all(paths: Iterable[Path]) -> list[Recorded]:
         with suppress(ForeignFile):
             found.append(Recorded(path, read_result(path)))
     return sorted(found, key=lambda each: (each.result.run.started, each.path.name))
+
+
+def own_form(path: Path) -> dict[str, Any]:
+    """What a benchmark wrote in a form of its own.
+
+    Raises:
+        UsageError: it cannot be read, or is no JSON.
+    """
+    try:
+        content = json.loads(read_file(path, MAX_RESULT_BYTES, "what a benchmark wrote"))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UsageError(f"no JSON ({error}); what a benchmark wrote is wanted", source=str(path)) from None
+    return content if isinstance(content, dict) else {}
 
 
 def answers_scenario(result: ResultFile, scenario: Scenario) -> bool:

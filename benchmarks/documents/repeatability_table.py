@@ -1,13 +1,14 @@
 """The figures of ``benchmarks.repeatability`` in the method: the newest quiet and loaded series of each scenario."""
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.documents.recorded import device_named
+from benchmarks.documents.recorded import device_named, own_form
 from benchmarks.documents.tables import markdown_table
+from membench.errors import UsageError
+from membench.json_values import mapping, text
 from membench.machine.identity import Machine
 from membench.tables.numbers import ratio, share
 
@@ -28,9 +29,29 @@ def repeatability_part(paths: Iterable[Path]) -> str | None:
 
 def _series(paths: Iterable[Path]) -> Iterator[_Series]:
     for path in paths:
-        content = json.loads(path.read_text()) if path.name.startswith("repeatability_") else {}
+        content = own_form(path) if path.name.startswith("repeatability_") else {}
         if content.get("benchmark") == "repeatability":
+            _check_whole(path, content)
             yield path, content
+
+
+def _check_whole(path: Path, content: dict[str, Any]) -> None:
+    """Refuses a file that lacks what a table shows.
+
+    Raises:
+        UsageError: it does.
+    """
+    wrong = [name for name in ("scenario", "started") if text(content, name) is None]
+    wrong += ["environment"] * (not mapping(content, "environment"))
+    wrong += ["condition"] * (content.get("condition") not in _CONDITIONS)
+    for row, shown in _ROWS.items():
+        try:
+            shown(content)
+        except (KeyError, TypeError, ValueError):
+            wrong.append(f"what is shown as '{row}'")
+    if wrong:
+        problem = f"{wrong[0]} is missing or of another form; a file as benchmarks.repeatability writes it is wanted"
+        raise UsageError(problem, source=str(path))
 
 
 def _machine(of: dict[str, _Series]) -> Machine:

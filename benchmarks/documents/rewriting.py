@@ -6,12 +6,16 @@ from pathlib import Path
 
 from benchmarks.documents import main_comparison
 from benchmarks.documents.files_table import files_table, listed
-from benchmarks.documents.marked import parts_of, with_parts
+from benchmarks.documents.marked import Maker, parts_of, with_parts
 from benchmarks.documents.page import results_page
 from benchmarks.documents.recorded import Recorded, newest_by_device, read_all
 from benchmarks.documents.repeatability_table import repeatability_part
+from membench.errors import UsageError, blaming
+from membench.files import read_file
 from membench.scenario.scenario import load_scenario
 from membench.scenario.shipped import list_scenarios
+
+_DOCUMENT_BYTES = 2**22
 
 
 def rewritten(root: Path, names: Iterable[str]) -> dict[Path, bytes]:
@@ -22,8 +26,7 @@ def rewritten(root: Path, names: Iterable[str]) -> dict[Path, bytes]:
         names: of the files in its ``results/`` that may be quoted; one that is gone is passed over.
 
     Raises:
-        UsageError: a file cannot be read.
-        ValueError: a document's marked part has no end.
+        UsageError: a file or a document cannot be read, or a document's marked part has no end or no maker.
     """
     folder = root / "results"
     paths = [path for path in (folder / name for name in names) if path.exists()]
@@ -35,21 +38,36 @@ def rewritten(root: Path, names: Iterable[str]) -> dict[Path, bytes]:
         "main-comparison-seconds": partial(_main_comparison, recorded, folder, main_comparison.seconds_part),
         "repeatability": lambda part: repeatability_part(paths),
     }
-    documents = {
-        path: with_parts((root / path).read_text(), makers) for path in (Path("README.md"), Path("docs/method.md"))
-    }
+    documents = {path: _remade(root / path, makers) for path in (Path("README.md"), Path("docs/method.md"))}
     documents[Path("docs/results.md")] = page
     quoted = sorted({name for text in documents.values() for name in main_comparison.quoted(text)})
     index = Path("results/README.md")
     make_table = {"files": lambda part: files_table(part, folder, quoted)}
-    documents[index] = with_parts((root / index).read_text(), make_table)
+    documents[index] = _remade(root / index, make_table)
     found = {path: text.encode() for path, text in documents.items()}
     return found | {Path("docs/pictures", name): drawn for name, drawn in pictures.items()}
 
 
 def listed_files(root: Path) -> list[str]:
-    """The files that ``results/README.md`` lists."""
-    return listed(parts_of((root / "results/README.md").read_text())["files"])
+    """The files that ``results/README.md`` lists.
+
+    Raises:
+        UsageError: it cannot be read, or has no table.
+    """
+    index = root / "results/README.md"
+    table = parts_of(_document(index)).get("files")
+    if table is None:
+        raise UsageError("the part with the table of files is missing", key="files", source=str(index))
+    return listed(table)
+
+
+def _remade(path: Path, makers: Mapping[str, Maker]) -> str:
+    with blaming(str(path)):
+        return with_parts(_document(path), makers)
+
+
+def _document(path: Path) -> str:
+    return read_file(path, _DOCUMENT_BYTES, "a document of this repository")
 
 
 def _main_comparison(

@@ -12,8 +12,6 @@ from itertools import combinations, permutations
 from typing import Any
 
 from benchmarks.standings import Standing, points_of, seconds_of
-from membench.errors import UsageError
-from membench.machine.identity import Machine
 from membench.results.disturbance import disturbed, disturbed_rounds
 from membench.results.quantiles import CONFIDENCE
 from membench.results.records import ResultFile
@@ -32,12 +30,7 @@ class Told:
 
 
 def judge_runs(runs: Sequence[ResultFile]) -> dict[str, Any]:
-    """Spread, differences, order and disturbance of runs of one scenario on one commit.
-
-    Raises:
-        UsageError: there are fewer than two, one was interrupted, or they are of several scenarios, machines, commits …
-    """
-    _check_alike(runs)
+    """Spread, differences, order and disturbance of runs that ``check_alike`` lets pass."""
     told = [_told(run) for run in runs]
     return {
         "coverage": CONFIDENCE,
@@ -189,23 +182,3 @@ def _middle_and_worst(name: str, ratios: Sequence[float | None]) -> dict[str, fl
 def _minutes(run: ResultFile) -> float | None:
     seconds = seconds_of(run.run)
     return None if seconds is None else seconds / 60
-
-
-def _check_alike(runs: Sequence[ResultFile]) -> None:
-    if len(runs) < 2:
-        raise UsageError(f"two runs or more are compared; there is {len(runs)}")
-    if any(each.run.interrupted for each in runs):
-        raise UsageError("an interrupted run is among them; name whole ones")
-    for what, of in {
-        "scenarios": [each.run.scenario for each in runs],
-        "commits": [str(each.run.git_sha) for each in runs],
-        "overrides": [" ".join(each.run.overrides) for each in runs],
-        "versions of the method": [str(each.run.method_version) for each in runs],
-        "choices of cases": [" ".join(each.run.only) for each in runs],
-    }.items():
-        if len(set(of)) > 1:
-            raise UsageError(f"the runs are of several {what} ({', '.join(sorted(set(of)))}); name those of one")
-    first = Machine.of(runs[0].environment)
-    for each in runs[1:]:
-        if difference := first.difference(Machine.of(each.environment)):
-            raise UsageError(f"the runs are of several machines ({difference}); name those of one")

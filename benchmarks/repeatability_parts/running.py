@@ -12,6 +12,7 @@ from membench.errors import UsageError
 from membench.git.commit import running_commit
 from membench.processes.signals import ended_as_interrupted
 from membench.results.records import read_result
+from membench.running.journal import check_folder
 from membench.scenario.scenario import load_scenario
 
 
@@ -33,10 +34,10 @@ def make_runs(source: str, folder: Path, runs: int, *, loaded: bool) -> list[Pat
         source: a scenario's name or file.
 
     Raises:
-        UsageError: there is no such scenario, a run failed, or the load ended before it.
+        UsageError: there is no such scenario, the folder cannot be written, a run failed, or the load ended before it.
     """
     scenario, sha = load_scenario(source).name, running_commit().sha
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder, "--keep")
     with ended_as_interrupted(), load(0) if loaded else nullcontext():
         while len(done := finished_runs(folder, scenario, sha)) < runs:
             print(f"run {len(done) + 1} of {runs}", file=sys.stderr, flush=True)

@@ -39,17 +39,23 @@ def pacing(base: Record, head: Record, torch: tuple[str | None, str | None]) -> 
     if not before and not now:
         return Pacing(paced=False)
     if not before or not now:
-        side = "new file" if now else "baseline"
-        why = (
-            f"only the {side} was timed in turn with a pacer, which takes longer than alone: measure both the same way"
+        return Pacing(
+            paced=False,
+            refused=_one_sided(base, "baseline", "new file") if now else _one_sided(head, "new file", "baseline"),
         )
-        return Pacing(paced=False, refused=why)
     if len(before) > 1 or len(now) > 1 or before != now:
         return Pacing(paced=False, milliseconds="milliseconds: the two runs' pacers are not the same work, timed alike")
     if torch[0] != torch[1]:
         which = " and ".join(version or "an unknown version" for version in torch)
         return Pacing(paced=False, milliseconds=f"milliseconds: the pacers ran on torch {which}")
     return Pacing(paced=True)
+
+
+def _one_sided(without: Record, side: str, other: str) -> str:
+    """Why a case whose record has no pacer's times is not held against one that has."""
+    if any(r.status == "ok" and r.samples_s and r.pacer for r in without.rounds):
+        return f"the {side}'s pacer has not one time for each sample: measure it again"
+    return f"only the {other} was timed in turn with a pacer, which takes longer than alone: measure both the same way"
 
 
 def ratios_by_round(record: Record) -> dict[int, float]:
@@ -83,11 +89,11 @@ def _on_core(round_: Round) -> tuple[list[float], list[float]] | None:
 
 
 def _times(round_: Round, name: str) -> list[float]:
-    """Samples that the round's pacer has under this name; empty where they are none."""
+    """Samples that the round's pacer has under this name, one for each of the case's; empty where they are none."""
     taken = round_.pacer.get(name)
     if not isinstance(taken, list) or not all(isinstance(each, float) for each in taken):
         return []
-    return taken if are_times(taken) else []
+    return taken if len(taken) == len(round_.samples_s) and are_times(taken) else []
 
 
 def _ratio(round_: Round) -> float | None:
@@ -99,14 +105,16 @@ def _ratio(round_: Round) -> float | None:
         return None
     of_case, of_pacer = _on_core(round_) or (round_.samples_s, _times(round_, "samples_s"))
     paced, taken = [math.log(each) for each in of_pacer], [math.log(each) for each in of_case]
-    triples = zip(taken[1:], paced[:-1], paced[1:], _follows(round_, len(taken))[1:], strict=False)
+    triples = zip(taken[1:], paced[:-1], paced[1:], _follows(round_, len(taken))[1:], strict=True)
     between = [sample - (before + after) / 2 for sample, before, after, follows in triples if follows]
     if not between:
-        between = [sample - after for sample, after in zip(taken, paced, strict=False)]
+        between = [sample - after for sample, after in zip(taken, paced, strict=True)]
     return math.exp(statistics.median(between))
 
 
 def _follows(round_: Round, samples: int) -> list[bool]:
     """For each sample, whether the pair before it was timed directly before: no disturbed one was left out between."""
     said = round_.pacer.get("follows")
-    return said if isinstance(said, list) and len(said) == samples else [True] * samples
+    if isinstance(said, list) and len(said) == samples and all(isinstance(each, bool) for each in said):
+        return said
+    return [True] * samples

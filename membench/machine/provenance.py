@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from membench.errors import UsageError
+from membench.json_values import number, text
 from membench.machine.datasheet import lookup
 from membench.processes.channel import Failed
 from membench.processes.child import ChildProcess
@@ -43,13 +44,14 @@ def probe_environment(device: str) -> dict[str, Any]:
 
 def device_slug(device: dict[str, Any]) -> str:
     """A device's name for a file: a GPU's as in ``h200`` or ``gh200-480gb``, or the processor's words and cores."""
-    name = str(device["name"])
+    name, kind = text(device, "name") or "", text(device, "type") or "device"
     words = re.findall(r"[a-z0-9]+", name.lower().split("@")[0])
-    if device["type"] == "cuda":
+    if kind == "cuda":
         entry = lookup(name)
         told = [word for word in words if word not in _MAKERS]
-        return entry.key if entry else "-".join(told[:4]) or device["type"]
-    return "-".join([*words[:3], f"{device['cores']}c"]) if words else device["type"]
+        return entry.key if entry else "-".join(told[:4]) or kind
+    cores = number(device, "cores")
+    return "-".join([*words[:3], *([f"{cores:.0f}c"] if cores else [])]) if words else kind
 
 
 def result_stem(scenario: str, device: dict[str, Any], started: str, sha: str | None) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from membench.machine.disturbance import Watch
 from membench.measuring.retaking import Retaking
-from membench.measuring.time import Clock, Samples, Sampling, StepCall, affordable, bundled, cache_of, warm_up
+from membench.measuring.time import Clock, Samples, Sampling, StepCall, affordable, bundled, warm_up
 
 try:
     import resource
@@ -95,13 +95,12 @@ def sample_in_turn(
     """
     if watch:
         watch.begin()
-    warmup_calls, steady, fastest_s = warm_up(clock, step, sampling.warmup_seconds)
-    _, _, pacer_s = warm_up(clock, pacer, 0.0)
+    warm, pacer_s = warm_up(clock, step, sampling.warmup_seconds), warm_up(clock, pacer, 0.0).fastest_s
     if watch:
         watch.mark()
-    inputs, rows = count(warmup_calls), count()
+    inputs, rows = count(warm.calls), count()
     if clock.device == "cuda":
-        samples, calls, pacer_calls = affordable(sampling, fastest_s + pacer_s), 1, 1
+        samples, calls, pacer_calls = affordable(sampling, warm.fastest_s + pacer_s), 1, 1
         taking = Retaking[Pair](sampling, watch, samples)
         sides, numbers = cycle((step, pacer)), _each_twice(inputs)
 
@@ -111,7 +110,7 @@ def sample_in_turn(
 
         taking.take_batches(batch)
     else:
-        calls, pacer_calls = bundled(fastest_s), bundled(pacer_s)
+        calls, pacer_calls = bundled(warm.fastest_s), bundled(pacer_s)
         taking = Retaking[Pair](sampling, watch)
         taking.take(
             lambda: Pair(take_turn(clock, step, inputs, calls), take_turn(clock, pacer, rows, pacer_calls)),
@@ -119,16 +118,8 @@ def sample_in_turn(
         )
     taken = taking.taken()
     own, paced = Side.of(calls, [p.own for p in taken.kept]), Side.of(pacer_calls, [p.paced for p in taken.kept])
-    found = Samples(
-        seconds=own.seconds,
-        calls_per_sample=calls,
-        stopped_by=taking.stopped_by,
-        warmup_calls=warmup_calls,
-        steady=steady,
-        cache=cache_of(clock, cold=True),
-        disturbed=[p.own.seconds for p in taken.apart],
-        disturbance=taken.disturbance,
-    )
+    cache = "cold" if clock.device == "cuda" else "rotating"
+    found = Samples.of(taken.each(lambda p: p.own.seconds), calls, warm, cache)
     return PacedSamples(found, own, paced, taken.follows, [p.paced.seconds for p in taken.apart])
 
 

@@ -22,6 +22,8 @@ _READINGS = 20  # as long as so many readings, where they take longer: there may
 
 
 Sample = TypeVar("Sample")  # whatever a sample is to the one who takes it
+Part = TypeVar("Part")
+StoppedBy = Literal["samples", "disturbance", "time"]
 
 
 class Window(NamedTuple, Generic[Sample]):
@@ -50,10 +52,12 @@ class Taken(NamedTuple, Generic[Sample]):
     kept: list[Sample]
     apart: list[Sample]
     follows: list[bool]
+    stopped_by: StoppedBy
     disturbance: dict[str, Any]
 
-
-StoppedBy = Literal["samples", "disturbance", "time"]
+    def each(self, part: Callable[[Sample], Part]) -> "Taken[Part]":
+        """A part of every sample."""
+        return Taken([*map(part, self.kept)], [*map(part, self.apart)], self.follows, self.stopped_by, self.disturbance)
 
 
 class Retaking(Generic[Sample]):
@@ -149,6 +153,7 @@ class Retaking(Generic[Sample]):
             kept=[each for _, each in kept],
             apart=[each for number, each, window in numbered if window.disturbed and number not in filling],
             follows=[number - 1 == before for number, before in zip(numbers, [-2, *numbers], strict=False)],
+            stopped_by=self.stopped_by,
             disturbance=self._record([window.seen for _, _, window in disturbed[:short]], len(disturbed)),
         )
 

@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, repeat
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 
 from membench.machine.disturbance import Watch
-from membench.measuring.retaking import Retaking, StoppedBy
+from membench.measuring.retaking import Retaking, StoppedBy, Taken
 
 StepCall = Callable[[int], object]  # makes one step, on input number i
+CacheState = Literal["rotating", "cold", "hot"]  # what the caches hold before each sample
 
 _SAMPLE_SECONDS = 0.5e-3  # on a CPU: thousands of ticks of the clock
 _STEADY_CALLS = 3
@@ -38,6 +39,14 @@ class Sampling:
     retake_seconds: float = 0.0
 
 
+class Warm(NamedTuple):
+    """A warm-up: calls made, whether it became steady, and the seconds of the fastest late call."""
+
+    calls: int
+    steady: bool
+    fastest_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Samples:
     """Raw seconds a call, and how they came about.
@@ -50,9 +59,23 @@ class Samples:
     stopped_by: StoppedBy
     warmup_calls: int
     steady: bool
-    cache: Literal["rotating", "cold", "hot"]
+    cache: CacheState
     disturbed: list[float] = field(default_factory=list)
     disturbance: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, taken: Taken[float], calls: int, warm: Warm, cache: CacheState) -> Self:
+        """What came of a sampling, of samples of so many calls."""
+        return cls(
+            seconds=taken.kept,
+            calls_per_sample=calls,
+            stopped_by=taken.stopped_by,
+            warmup_calls=warm.calls,
+            steady=warm.steady,
+            cache=cache,
+            disturbed=taken.apart,
+            disturbance=taken.disturbance,
+        )
 
     @property
     def median_s(self) -> float:
@@ -105,13 +128,10 @@ class Clock:
         return [begin.elapsed_time(end) / 1e3 for begin, end in marks]
 
 
-def warm_up(clock: Clock, step: StepCall, seconds: float) -> tuple[int, bool, float]:
+def warm_up(clock: Clock, step: StepCall, seconds: float) -> Warm:
     """Call until the last three calls are no faster than those before by more than 3 %.
 
     Of calls that take more than a tenth of a second the last one alone, so that two calls may do.
-
-    Returns:
-        Calls made, whether it became steady, and the seconds of the fastest late call.
     """
     inputs, times = count(), []
     begin = time.perf_counter()
@@ -122,7 +142,7 @@ def warm_up(clock: Clock, step: StepCall, seconds: float) -> tuple[int, bool, fl
         earlier, latest = times[:-late], times[-late:]
         steady = bool(earlier) and min(latest) >= (1 - _STEADY_WITHIN) * min(earlier)
         if (spent >= seconds and steady) or (len(times) > late and spent >= _WARMUP_LIMIT * seconds):
-            return len(times), steady, min(latest)
+            return Warm(len(times), steady, min(latest))
 
 
 def bundled(call_s: float) -> int:
@@ -147,31 +167,17 @@ def sample(
     """
     if watch:
         watch.begin()
-    warmup_calls, steady, fastest_s = warm_up(clock, step, sampling.warmup_seconds)
+    warm = warm_up(clock, step, sampling.warmup_seconds)
     if watch:
         watch.mark()
     if clock.device == "cuda":
-        samples, calls = affordable(sampling, fastest_s), 1
-        inputs = count(warmup_calls) if cold else repeat(0)
+        samples, calls = affordable(sampling, warm.fastest_s), 1
+        inputs = count(warm.calls) if cold else repeat(0)
         taking = Retaking[float](sampling, watch, samples)
         taking.take_batches(lambda: clock.queued_seconds(step, inputs, samples, cold=cold))
     else:
-        calls, inputs = bundled(fastest_s), count(warmup_calls)
+        calls, inputs = bundled(warm.fastest_s), count(warm.calls)
         taking = Retaking[float](sampling, watch)
         taking.take(lambda: clock.seconds(step, inputs, calls), lambda: clock.seconds(step, inputs, calls))
-    taken = taking.taken()
-    return Samples(
-        seconds=taken.kept,
-        calls_per_sample=calls,
-        stopped_by=taking.stopped_by,
-        warmup_calls=warmup_calls,
-        steady=steady,
-        cache=cache_of(clock, cold=cold),
-        disturbed=taken.apart,
-        disturbance=taken.disturbance,
-    )
-
-
-def cache_of(clock: Clock, *, cold: bool) -> Literal["rotating", "cold", "hot"]:
-    """What the caches hold before each sample."""
-    return "rotating" if clock.device != "cuda" else "cold" if cold else "hot"
+    cache = "rotating" if clock.device != "cuda" else "cold" if cold else "hot"
+    return Samples.of(taking.taken(), calls, warm, cache)

@@ -14,11 +14,20 @@ _SAME_FLOPS = 0.01  # relative: what a budget may be missed by
 def answers_of(result: ResultFile) -> dict[str, Answer]:
     """The answer at every comparable point, by its title, in the order of ``comparable_groups``.
 
-    Taken from the file where it has them; a file from before answers were kept has none.
+    Taken from the file where it has them; a file from before answers were kept has none. What is kept of other cases
+    or of other times than the file holds, as it was edited, is no answer.
     """
     kept = {each.compared_at: each for each in result.answers}
-    groups = comparable_groups(result.cases)
-    return {title: kept.get(title) or answer(title, records) for title, records in groups.items()}
+    found = {}
+    for title, records in comparable_groups(result.cases).items():
+        known = kept.get(title)
+        found[title] = known if known and _is_of(known, records) else answer(title, records)
+    return found
+
+
+def _is_of(kept: Answer, records: Sequence[Record]) -> bool:
+    """Whether an answer stands on just these cases' times."""
+    return {(each.id, each.step_ms) for each in kept.standings} == {(r.id, step_ms(r)) for r in ranked(records)}
 
 
 def answer(compared_at: str, records: Sequence[Record]) -> Answer:

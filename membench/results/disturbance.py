@@ -1,6 +1,7 @@
 """What a round says of its disturbance, in words: which of its samples others disturbed, who, and by how much."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from membench.json_values import mapping, number, value_at
 from membench.results.records import Record, Round
@@ -56,11 +57,18 @@ def disturbed(round_: Round) -> Disturbed | None:
     )
     for says, samples in sampled:
         kept, share = number(says, "kept_samples"), number(says, "kept_share")
-        if round_.status == "ok" and kept and kept > 0 and share is not None:
-            names = value_at(says, "kept_by")
-            causes = [_WORDS[name] for name in names if name in _WORDS] if isinstance(names, list) else []
-            return Disturbed((round_.number,), int(kept), len(samples), (share,), tuple(dict.fromkeys(causes)))
+        if kept is None or share is None or round_.status != "ok":
+            continue
+        if kept.is_integer() and 0 < kept <= len(samples) and 0 <= share <= 1:
+            causes = _causes(value_at(says, "kept_by"))
+            return Disturbed((round_.number,), int(kept), len(samples), (share,), causes)
     return None
+
+
+def _causes(names: Any) -> tuple[str, ...]:
+    """In words, each once; without what is no name of a signal."""
+    known = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return tuple(dict.fromkeys(_WORDS[name] for name in known if name in _WORDS))
 
 
 def disturbed_rounds(record: Record) -> Disturbed | None:

@@ -144,8 +144,8 @@ def newest_journal(folder: Path, scenario: str) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def check_folder(folder: Path) -> None:
-    """Makes the folder of the results.
+def check_folder(folder: Path, option: str = "--output") -> None:
+    """Makes the folder of the results, which ``option`` names.
 
     Raises:
         UsageError: it cannot be made or written.
@@ -155,12 +155,12 @@ def check_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise _unwritable(folder, error) from error
+        raise _unwritable(folder, error, option) from error
 
 
-def _unwritable(folder: Path, error: Exception) -> UsageError:
+def _unwritable(folder: Path, error: Exception, option: str = "--output") -> UsageError:
     reason = getattr(error, "strerror", None) or error
-    return UsageError(f"cannot be written ({reason}); name a folder", source=f"--output {folder}")
+    return UsageError(f"cannot be written ({reason}); name a folder", source=f"{option} {folder}")
 
 
 def _created(path: Path) -> Path:
