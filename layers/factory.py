@@ -4,25 +4,22 @@ from typing import Any
 
 import torch
 
-from membench.layers.dense import Dense
 from membench.layers.external import External
 from membench.layers.layer import Layer
-from membench.layers.memory import Memory
-from membench.layers.moe import MoE
+from membench.layers.models.block import Block
+from membench.layers.models.model import Model
 from membench.layers.operators.experts import GroupedExperts
 from membench.layers.operators.retrieval import KeyScores, ProductKeyTopK
 from membench.layers.operators.rows import ExpertRows, WeightedBag
-from membench.layers.peer import Peer
+from membench.layers.own_layers import OWN_LAYERS
 from membench.layers.spec import AnySpec
 from membench.layers.tables.value_table import ValueTable
 
 # The module of each kind, built as Module(spec, ranks, device=…, generator=…).
 MODULES: dict[str, type[Layer]] = {
-    "dense": Dense,
-    "moe": MoE,
-    "memory": Memory,
-    "memory_plus": Memory,
-    "peer": Peer,
+    **OWN_LAYERS,
+    "block": Block,
+    "model": Model,
     "external": External,
     "weighted_bag": WeightedBag,
     "key_scores": KeyScores,

@@ -129,6 +129,15 @@ class Layer(nn.Module):
         """An empty tensor of the shape, dtype and memory layout of y; for an operator they are not those of x."""
         return torch.empty_like(x)
 
+    def make_ready(self, step: Step, seed: int = 0) -> None:
+        """Make what a step of this kind needs besides its input, drawn from ``seed``; most layers need nothing."""
+        del step, seed
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """What keys and values of earlier tokens take."""
+        return 0
+
     def select(self, x: Tensor) -> Selection | None:
         """The layer's own choice for x (B, d); None where nothing is chosen."""
         del x
@@ -243,6 +252,11 @@ class Layer(nn.Module):
             raise ValueError(f"x should be (tokens, {d}), not {tuple(x.shape)}: flatten what is before the last")
         if product_dtype(x) != product_dtype(weight):
             raise ValueError(f"x is {x.dtype}, the layer {weight.dtype}")
+
+
+def has_gradient(x: Tensor) -> bool:
+    """Whether a backward pass gives an input a gradient: tokens' numbers in a vocabulary have none."""
+    return x.is_floating_point()
 
 
 def torch_dtype(name: str) -> torch.dtype:

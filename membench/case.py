@@ -23,6 +23,7 @@ from membench.layers.spec import (
     RetrievalSpec,
     RoutingKind,
     Spec,
+    Step,
     WeightedBagSpec,
 )
 
@@ -47,10 +48,12 @@ class Case(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     arm: str
-    level: Literal["layer", "op"] = "layer"
+    level: Literal["layer", "op", "block", "model"] = "layer"
     mode: Mode
     layer: LayerSpec
     tokens: PositiveInt = Field(description="b, tokens of one rank")
+    sequences: PositiveInt = Field(default=1, description="of a block or a model, that the tokens belong to")
+    context: NonNegativeInt = Field(default=0, description="tokens of a sequence before these, in its KV cache")
     ranks: PositiveInt = Field(default=1, description="P: one rank's share of a P-way parallel layer is measured")
     optimizer: Optimizer | None = Field(default=None, description="only in mode train_step")
     routing: RoutingConfig = RoutingConfig()
@@ -71,6 +74,18 @@ class Case(BaseModel):
         """
         case = self.model_copy(update={"layer": self.layer.under_first_names()})
         return _used(case, case.model_dump(mode="json"))
+
+    def step(self, **known: Any) -> Step:
+        """One step of the case, for its cost; ``known`` is what else of a ``Step`` is."""
+        return Step(
+            self.tokens,
+            mode=self.mode,
+            optimizer=self.optimizer,
+            ranks=self.ranks,
+            sequences=self.sequences,
+            context=self.context,
+            **known,
+        )
 
     @property
     def name(self) -> str:

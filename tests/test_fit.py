@@ -7,7 +7,7 @@ import pytest
 from layers.spec import DenseSpec, MoESpec, Step
 from membench.errors import UsageError
 from membench.machine.datasheet import parse_hardware
-from membench.planning.check_size import CHECK_WORKSPACE_BYTES, check_bytes, sampled_tokens
+from membench.planning.check_size import CHECK_WORKSPACE_BYTES, check_bytes, sampled_inputs
 from membench.planning.fit import PROCESS_BYTES, Work, need_bytes
 from membench.planning.planner import make_plan
 from membench.scenario.scenario import parse_scenario
@@ -142,8 +142,8 @@ def test_need_counts_the_layer_and_the_process():
 def test_the_check_takes_fewer_tokens_of_large_experts():
     small = MoESpec(model_dim=512, num_experts=64, expert_hidden=192)
     huge = MoESpec(model_dim=4096, num_experts=64, expert_hidden=14336, top_k=1)
-    assert sampled_tokens(small) == 4
-    assert sampled_tokens(huge) == 3
+    assert sampled_inputs(small) == 4
+    assert sampled_inputs(huge) == 3
     assert check_bytes(huge) > 3 * huge.expert_params * 8
     dense = DenseSpec(model_dim=4096, ffn_hidden=14336)
     assert check_bytes(dense) == pytest.approx(CHECK_WORKSPACE_BYTES + 8 * 3 * 4096 * 14336 * 5 / 3)

@@ -93,8 +93,12 @@ def _panels(result: ResultFile) -> list[_Panel]:
 
 
 def _tokens_axis(points: Sequence[Point]) -> list[float] | None:
-    """The token counts of points that differ in nothing else."""
-    elsewhere = {tuple(part for part in point.title.split(", ") if " token" not in part) for point in points}
+    """The token counts of points that differ in nothing else; of models in decoding they are the batch."""
+    counts = (" token", " sequence")
+    elsewhere = {
+        tuple(part for part in point.title.split(", ") if not any(count in part for count in counts))
+        for point in points
+    }
     tokens = [float(point.standings[0].record.case.tokens) for point in points]
     return tokens if len(elsewhere) == 1 and len(set(tokens)) == len(points) > 1 else None
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from membench.layers.checking.digest import Digest
-from membench.layers.layer import Layer, Routing
+from membench.layers.layer import Layer, Routing, has_gradient
 
 Call = Callable[[Tensor, Routing | None], Tensor]
 Given = tuple[Tensor, Routing | None]
@@ -59,7 +59,7 @@ def _faults(
     backward = upstream is not None
     before, like = _Before(layer, given), layer.output_like(given[0])
     sent = None if upstream is None else upstream.clone()
-    x, routing = given[0].clone().requires_grad_(backward), _copied(given[1])
+    x, routing = given[0].clone().requires_grad_(backward and has_gradient(given[0])), _copied(given[1])
     if backward and routing is not None:
         routing = routing.with_leaf_weights()
     poisoned = _unwritten_is_nan() if call is layer and not backward else nullcontext()
@@ -131,7 +131,9 @@ def parameter_faults(layer: Layer) -> Iterator[str]:
 
 
 def _gradient_faults(layer: Layer, x: Tensor, routing: Routing | None) -> Iterator[str]:
-    if x.grad is None:
+    if not has_gradient(x):
+        pass
+    elif x.grad is None:
         yield "no gradient reaches x: y does not depend on it in a way that autograd sees"
     else:
         yield from _if_not_finite("the gradient of x", x.grad)

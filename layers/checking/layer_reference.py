@@ -5,7 +5,7 @@ Letters: B tokens, T of them sampled, P ranks, E experts, K experts a token, H h
 
 import math
 from collections.abc import Collection
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -102,14 +102,25 @@ class MoEReference(SampledReference):
 
 
 class RowsReference(SampledReference):
-    """A layer that looks up rows: leaves for the table rows that a sampled token's output depends on."""
+    """A layer that looks up rows: leaves for the table rows that a sampled token's output depends on.
+
+    ``pool`` is given where other layers read the same table: its rows that any of them touches, and their one leaf,
+    which is then none of this layer's.
+    """
 
     layer: RetrievalLayer
+
+    def __init__(self, *given: Any, pool: tuple[Tensor, Tensor] | None = None, **named: Any) -> None:
+        self.pool = pool
+        super().__init__(*given, **named)
 
     def leaves(self) -> dict[str, Tensor]:
         """Of all but the tables, and of those the rows that are read, by tokens of other ranks too."""
         self.tables = tables_of(self.layer)
         self.groups = [self.in_force, *(lookups.indices[at].long() for lookups, at in self.places())]
+        if self.pool is not None:
+            self.touched = self.pool[0]
+            return super().leaves()
         self.touched = torch.cat([group.flatten() for group in self.groups]).unique()
         rows = {name: float64_leaf(exact_rows(table, self.touched)) for name, table in self.tables.items()}
         return super().leaves() | rows
@@ -122,6 +133,10 @@ class RowsReference(SampledReference):
         # rank r's columns of token t stand for the lookups of that rank's token t
         return [(lookups, self.sample + rank * self.batch) for rank in range(self.layer.ranks - 1)]
 
+    def rows_and_weights(self) -> dict[str, Tensor]:
+        """The weights by name, tables as the rows of them that are touched."""
+        return self.w if self.pool is None else {**self.w, "table": self.pool[1]}
+
     def local_rows(self) -> list[Tensor]:
         """Per rank, this one first, the rows (T, H, k) by index into a table's leaf."""
         return [torch.searchsorted(self.touched, group) for group in self.groups]
@@ -130,8 +145,10 @@ class RowsReference(SampledReference):
         return f"{name}.weight" if name in self.tables else name
 
     def _gradient(self, name: str) -> Tensor:
-        if name not in self.tables:
-            return super()._gradient(name)
+        return self.row_gradient(name) if name in self.tables else super()._gradient(name)
+
+    def row_gradient(self, name: str) -> Tensor:
+        """The layer's gradient of the rows of a table that are touched."""
         gradient = self.tables[name].gradient
         assert gradient is not None, f"{name} got no row gradient"
         touched = self.touched.to(gradient.rows)  # of a table in host memory, the gradient is there too
@@ -166,7 +183,7 @@ class MemoryReference(RowsReference):
         remote = [
             (rows, lookups.weights[at].double()) for rows, (lookups, at) in zip(others, self.places(), strict=True)
         ]
-        return reference.memory(self.layer.spec, self.w, self.x, self.chosen, local, remote)
+        return reference.memory(self.layer.spec, self.rows_and_weights(), self.x, self.chosen, local, remote)
 
 
 class PeerReference(RowsReference):
@@ -189,3 +206,12 @@ class PeerReference(RowsReference):
             return []
         assert lookups.products is not None
         return [lookups.products[self.sample + rank * self.batch].double() for rank in range(self.layer.ranks)]
+
+
+OWN_REFERENCES: dict[str, type[SampledReference]] = {
+    "dense": DenseReference,
+    "moe": MoEReference,
+    "memory": MemoryReference,
+    "memory_plus": MemoryReference,
+    "peer": PeerReference,
+}

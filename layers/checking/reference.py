@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from membench.layers.spec import DenseSpec, MemorySpec, MoESpec, PeerSpec, RetrievalSpec
+from membench.layers.spec import AttentionSpec, DenseSpec, MemorySpec, MoESpec, PeerSpec, RetrievalSpec
 
 Weights = Mapping[str, Any]
 EPS = 1e-6
@@ -95,9 +95,45 @@ def moe_auxiliary_loss(spec: MoESpec, w: Weights, x: Tensor, chosen: Tensor) -> 
     return loss
 
 
-def rms_norm(x: Tensor, scale: Tensor) -> Tensor:
+def rms_norm(x: Tensor, scale: Tensor, eps: float = EPS) -> Tensor:
     """x / rms(x) * scale over the last dimension."""
-    return x / torch.sqrt(x.square().mean(dim=-1, keepdim=True) + EPS) * scale
+    return x / torch.sqrt(x.square().mean(dim=-1, keepdim=True) + eps) * scale
+
+
+def turned(heads: Tensor, position: int, theta: float) -> Tensor:
+    """Heads (…, c) of a token, each pair (j, j + c/2) turned by position · theta^(-2j/c) (arXiv 2104.09864)."""
+    c = heads.shape[-1]
+    pairs = torch.complex(heads[..., : c // 2], heads[..., c // 2 :])
+    angles = position * theta ** (-2.0 * torch.arange(c // 2, dtype=torch.float64, device=heads.device) / c)
+    pairs = pairs * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([pairs.real, pairs.imag], dim=-1)
+
+
+def attention(
+    spec: AttentionSpec, w: Weights, x: Tensor, wanted: Sequence[int], context: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """(W, d): what attention adds to the tokens ``wanted`` of one sequence x (T, d), which are W.
+
+    Query by query and head by head: softmax over the keys of the tokens up to its own.
+
+    Args:
+        context: keys and values (g, C, c) of the C tokens before x, keys turned already.
+    """
+    c, group = spec.head_dim, spec.heads // spec.kv_heads
+    queries, keys, values = (x @ w["qkv"].T).view(len(x), -1, c).split([spec.heads, spec.kv_heads, spec.kv_heads], 1)
+    before = 0 if context is None else context[0].shape[1]
+    keys = torch.stack([turned(keys[t], before + t, spec.rope_theta) for t in range(len(x))])
+    if context is not None:
+        keys, values = (torch.cat([old.transpose(0, 1), new]) for old, new in zip(context, (keys, values), strict=True))
+    rows = []
+    for t in wanted:
+        query, seen = turned(queries[t], before + t, spec.rope_theta), before + t + 1
+        heads = []
+        for head in range(spec.heads):
+            scores = keys[:seen, head // group] @ query[head] / c**0.5
+            heads.append(torch.softmax(scores, dim=0) @ values[:seen, head // group])
+        rows.append(torch.cat(heads))
+    return torch.stack(rows) @ w["out"].T
 
 
 def half_scores(spec: RetrievalSpec, w: Weights, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """Which reference each kind has."""
 
 from membench.layers.checking.external_reference import ExternalReference
-from membench.layers.checking.layer_reference import DenseReference, MemoryReference, MoEReference, PeerReference
+from membench.layers.checking.layer_reference import OWN_REFERENCES
+from membench.layers.checking.model_reference import BlockReference, ModelReference
 from membench.layers.checking.operator_reference import (
     ExpertRowsReference,
     GroupedExpertsReference,
@@ -13,11 +14,9 @@ from membench.layers.checking.sampled_reference import SampledReference
 from membench.layers.layer import Layer
 
 REFERENCES: dict[str, type[SampledReference]] = {
-    "dense": DenseReference,
-    "moe": MoEReference,
-    "memory": MemoryReference,
-    "memory_plus": MemoryReference,
-    "peer": PeerReference,
+    **OWN_REFERENCES,
+    "block": BlockReference,
+    "model": ModelReference,
     "external": ExternalReference,
     "weighted_bag": WeightedBagReference,
     "key_scores": KeyScoresReference,

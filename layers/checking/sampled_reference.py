@@ -62,16 +62,23 @@ class SampledReference:
         sample: (T,) ascending indices of the compared ones.
         selection: the layer's own choice for x.
         routing: of the compared pass; its weights have the gradient.
+        given: (T, d) the sampled tokens in float64, where they are what another part's reference gave.
     """
 
     IN_PARTS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
-        self, layer: Layer, x: Tensor, sample: Tensor, selection: Selection | None, routing: Routing | None
+        self,
+        layer: Layer,
+        x: Tensor,
+        sample: Tensor,
+        selection: Selection | None,
+        routing: Routing | None,
+        given: Tensor | None = None,
     ) -> None:
         self.layer, self.sample, self.batch = layer, sample, len(x)
         self.selection, self.routing = selection, routing or Routing()
-        self.x = float64_leaf(x[sample])
+        self.x = self.input(x) if given is None else given
         self.w = self.leaves()
         self.y = self.output()
 
@@ -80,6 +87,20 @@ class SampledReference:
         of_tables = {id(part) for table in tables_of(self.layer).values() for part in table.parameters()}
         named = self.layer.named_parameters()
         return {name: float64_leaf(p) for name, p in named if id(p) not in of_tables and name not in self.IN_PARTS}
+
+    def input(self, x: Tensor) -> Tensor:
+        """The leaf that the sampled tokens are."""
+        return float64_leaf(x[self.sample])
+
+    def input_gradient(self) -> Tensor:
+        """(T, d), after ``gradient_errors``.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.x.grad is None:
+            raise ValueError("the reference does not depend on x in a way that autograd sees")
+        return self.x.grad
 
     def output(self) -> Tensor:
         """y (T, d), of x and w."""

@@ -4,7 +4,9 @@ from typing import Annotated, get_args
 
 from pydantic import Discriminator, TypeAdapter
 
+from membench.layers.spec.attention import AttentionSpec
 from membench.layers.spec.base import Choice, FreeDimension, Spec, TokenSpec
+from membench.layers.spec.block import BlockSpec, FfnSpec, OwnLayerSpec
 from membench.layers.spec.cost import (
     MODES,
     OPTIMIZERS,
@@ -20,6 +22,7 @@ from membench.layers.spec.dense import DenseSpec
 from membench.layers.spec.expectation import ROUTINGS, RoutingKind
 from membench.layers.spec.external import ExternalSpec
 from membench.layers.spec.memory import MemoryPlusSpec, MemorySpec
+from membench.layers.spec.model import ModelSpec, Pool
 from membench.layers.spec.moe import MoESpec
 from membench.layers.spec.operator import OperatorSpec
 from membench.layers.spec.operators import (
@@ -32,16 +35,20 @@ from membench.layers.spec.operators import (
 )
 from membench.layers.spec.peer import PeerSpec
 from membench.layers.spec.retrieval import RetrievalSpec
+from membench.layers.spec.shapes import PRESETS, At, ModelShape, Spaced
 
-# The kinds there are: a layer's and an operator's config each stands in one of these, and nowhere else.
-OwnLayerSpec = DenseSpec | MoESpec | MemorySpec | MemoryPlusSpec | PeerSpec
+# The kinds there are: a layer's (OwnLayerSpec), an operator's and a whole's config each stands in one of these, and
+# nowhere else.
 AnyOperatorSpec = WeightedBagSpec | KeyScoresSpec | ProductKeyTopKSpec | ExpertRowsSpec | GroupedExpertsSpec
 
-AnySpec = OwnLayerSpec | ExternalSpec | AnyOperatorSpec
+WholeSpec = BlockSpec | ModelSpec
+
+AnySpec = OwnLayerSpec | ExternalSpec | AnyOperatorSpec | WholeSpec
 LayerSpec = Annotated[AnySpec, Discriminator("kind")]
 
 KINDS: dict[str, type[Spec]] = {spec.model_fields["kind"].default: spec for spec in get_args(OwnLayerSpec)}
 OPERATORS: dict[str, type[Spec]] = {spec.model_fields["kind"].default: spec for spec in get_args(AnyOperatorSpec)}
+WHOLES: dict[str, type[Spec]] = {spec.model_fields["kind"].default: spec for spec in get_args(WholeSpec)}
 
 _ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(LayerSpec)
 
@@ -60,14 +67,20 @@ __all__ = [
     "MODES",
     "OPERATORS",
     "OPTIMIZERS",
+    "PRESETS",
     "ROUTINGS",
+    "WHOLES",
     "AnyOperatorSpec",
     "AnySpec",
+    "At",
+    "AttentionSpec",
+    "BlockSpec",
     "Choice",
     "Cost",
     "DenseSpec",
     "ExpertRowsSpec",
     "ExternalSpec",
+    "FfnSpec",
     "FreeDimension",
     "GroupedExpertsSpec",
     "KeyScoresSpec",
@@ -77,18 +90,24 @@ __all__ = [
     "MemorySpec",
     "MoESpec",
     "Mode",
+    "ModelShape",
+    "ModelSpec",
     "OperatorSpec",
     "Optimizer",
+    "OwnLayerSpec",
     "PeerSpec",
+    "Pool",
     "ProductKeyTopKSpec",
     "RetrievalSpec",
     "RoutingKind",
     "RowOperatorSpec",
+    "Spaced",
     "Spec",
     "StageCost",
     "Step",
     "TokenSpec",
     "WeightedBagSpec",
+    "WholeSpec",
     "has_backward",
     "spec_from",
 ]

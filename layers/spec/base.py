@@ -43,6 +43,23 @@ class Choice:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a whole is made of, where it is measured part by part.
+
+    Attributes:
+        name: what all wholes with the same part call it; None: it is the arm's own.
+        level: at which it is measured.
+        spec: its config.
+        count: how many of it there are.
+    """
+
+    name: str | None
+    level: Literal["block", "model"]
+    spec: "Spec"
+    count: int
+
+
 class Spec(BaseModel):
     """A layer's or an operator's typed config: all that a plan asks of a kind. No torch.
 
@@ -52,7 +69,7 @@ class Spec(BaseModel):
     ``FREE`` names, per budget, the dimensions a solver may choose to meet it, in the
     order in which they are tried. ``ROUTED`` is False where the workload's routing has no effect.
     ``COUNTED`` is False where the cost is known only when the layer is built. ``YARDSTICK`` is what its like is held
-    against.
+    against. ``SAMPLED`` is how much of an input the check against the reference compares: tokens, or sequences.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -60,12 +77,23 @@ class Spec(BaseModel):
     ROUTED: ClassVar[bool] = True
     COUNTED: ClassVar[bool] = True
     YARDSTICK: ClassVar[str] = "dense"
+    SAMPLED: ClassVar[int] = 4
 
     dtype: DTypeName = "bfloat16"
 
     @property
     def item_bytes(self) -> int:
         return ITEM_BYTES[self.dtype]
+
+    @property
+    def routed(self) -> bool:
+        """Whether the workload's routing has an effect."""
+        return self.ROUTED
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What can be measured in its place, one by one, where it is too large; empty: it is one piece."""
+        return ()
 
     @property
     def table_params(self) -> int:
@@ -114,12 +142,16 @@ class Spec(BaseModel):
         """
         raise TypeError(f"{type(self).__name__} must define cost()")
 
-    def checked_params(self, tokens: int) -> int:
-        """Parameters that the check against the reference copies for so many tokens, table rows left out.
+    def checked_params(self, sampled: int, new_tokens: int = 1) -> int:
+        """Parameters that the check against the reference copies at a time, table rows left out.
 
-        All that are in no table; of experts, those that the tokens can touch.
+        All that are in no table; of experts, those that the sampled tokens can touch.
+
+        Args:
+            sampled: tokens; of what has sequences as its inputs, sequences.
+            new_tokens: of each sequence.
         """
-        del tokens
+        del sampled, new_tokens
         return self.cost(Step(1)).params - self.table_params
 
     def split_error(self, ranks: int) -> str | None:

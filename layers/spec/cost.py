@@ -32,6 +32,8 @@ class Step:
 
     Attributes:
         tokens: b, tokens of this rank; the ranks together have P·b.
+        sequences: that these tokens belong to, as many to each; of account only to attention.
+        context: tokens of each sequence that came before and lie in its KV cache.
         mode: what is computed; ``prefill`` and ``decode`` are forward passes.
         optimizer: counted in mode ``train_step``, which needs one; its state is held in any.
         ranks: P.
@@ -51,6 +53,13 @@ class Step:
     assignments: float | None = None
     zipf_exponent: float = 0.0
     cache_bytes: float = 0.0
+    sequences: int = 1
+    context: int = 0
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens of each sequence."""
+        return self.tokens // self.sequences
 
     @property
     def group_tokens(self) -> int:
@@ -108,11 +117,12 @@ class MemoryNeed:
     optimizer: float
     activations: float
     host: float = 0.0
+    kv_cache: float = 0.0
 
     @property
     def total(self) -> float:
         """On the device."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + self.activations + self.kv_cache
 
 
 @dataclass(frozen=True, slots=True)

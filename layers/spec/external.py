@@ -43,8 +43,8 @@ class ExternalSpec(TokenSpec):
     def under_first_names(self) -> Self:
         return self.model_copy(update={"factory": _with_module_renamed(self.factory, _FIRST_NAMES)})
 
-    def checked_params(self, tokens: int) -> int:
-        del tokens
+    def checked_params(self, sampled: int, new_tokens: int = 1) -> int:
+        del sampled, new_tokens
         return 0
 
     def split_error(self, ranks: int) -> str | None:

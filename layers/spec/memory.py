@@ -111,6 +111,13 @@ class MemorySpec(RetrievalSpec):
 
     def cost(self, step: Step) -> Cost:
         """Column-sharded over ranks: projections and scores on b tokens, the bag on P·b tokens by D/P columns."""
+        return self._cost(step, tables=1)
+
+    def cost_beside_pool(self, step: Step) -> Cost:
+        """Of one more layer that reads another's table: it holds none itself, and no update of one is its own."""
+        return self._cost(step, tables=0)
+
+    def _cost(self, step: Step, tables: int) -> Cost:
         if error := self.split_error(step.ranks):
             raise ValueError(error)
         d, width, s = self.model_dim, self.row_elements, self.item_bytes
@@ -136,30 +143,31 @@ class MemorySpec(RetrievalSpec):
             stages += accounting.linear("output", tokens, width, d, s, mode)
         if self.companion_hidden:
             stages += accounting.swiglu("companion_", tokens, d, self.companion_hidden, s, mode)
-        table_share = self.num_keys * columns
+        table_share = tables * self.num_keys * columns
         stages += accounting.update(self.layer_params, table_share, s, step.update)
-        params = self.layer_params + self.table_params
+        params = self.layer_params + tables * self.table_params
         return Cost(
             params=params,
             active_params=self.layer_params + self.lookups_per_token * width,
             rank_params=self.layer_params + table_share,
-            stored_bytes=self.layer_params * s + self.num_keys * self.stored_row_bytes(width),
+            stored_bytes=self.layer_params * s + tables * self.num_keys * self.stored_row_bytes(width),
             stages=tuple(stages),
-            memory=self._memory(step, rows),
+            memory=self._memory(step, rows, tables),
             communication_bytes=self._communication(step),
             lookups=lookups,
             unique_rows=rows,
             is_expectation=step.unique_rows is None,
         )
 
-    def _memory(self, step: Step, rows: float) -> MemoryNeed:
+    def _memory(self, step: Step, rows: float, tables: int) -> MemoryNeed:
         """With a table on the host the device holds copies of the rows that were read, and their gradient."""
         s, columns, group = self.item_bytes, self.row_elements // step.ranks, step.group_tokens
-        tokens, table_share, backward = step.tokens, self.num_keys * columns, step.has_backward
+        held = tables * self.num_keys
+        tokens, table_share, backward = step.tokens, held * columns, step.has_backward
         dense = self.layer_params * s
-        table = float(self.num_keys * self.stored_row_bytes(columns))
+        table = float(held * self.stored_row_bytes(columns))
         state = accounting.optimizer_state_bytes(self.layer_params, 0, 0, s, step.optimizer)
-        whole = accounting.optimizer_state_bytes(self.layer_params, table_share, self.num_keys, s, step.optimizer)
+        whole = accounting.optimizer_state_bytes(self.layer_params, table_share, held, s, step.optimizer)
         table_state = whole - state
         activations = (
             self.retrieval_activation_bytes(tokens, step.mode)

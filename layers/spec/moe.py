@@ -96,9 +96,9 @@ class MoESpec(TokenSpec):
         """Parameters of one expert."""
         return swiglu_params(self.model_dim, self.expert_hidden)
 
-    def checked_params(self, tokens: int) -> int:
+    def checked_params(self, sampled: int, new_tokens: int = 1) -> int:
         shared = self.router_params + swiglu_params(self.model_dim, self.shared_hidden)
-        return shared + min(self.num_experts, tokens * self.top_k) * self.expert_params
+        return shared + min(self.num_experts, sampled * self.top_k) * self.expert_params
 
     def experts_on_rank(self, ranks: int) -> int:
         """ceil(E/P): what the fullest rank holds."""

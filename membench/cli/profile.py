@@ -66,13 +66,37 @@ def profile(
         list[str] | None,
         _option("--set", "Any other key of the layer, such as router=sigmoid. Repeatable.", _LAYER, "KEY=VALUE"),
     ] = None,
+    block: Annotated[
+        str | None,
+        _option("--block", "Profile a block of this model, with the layer in it: 134m, 8b, …", _WORK, "PRESET"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        _option("--model", "Profile this model with the layer in all blocks; --set at=middle: in one.", _WORK, "PRESET"),
+    ] = None,
     tokens: Annotated[
-        int | None, _option("--tokens", "b, the number of tokens. Default: 512 on a CPU, 16384 on a GPU.", _WORK)
+        int | None,
+        _option(
+            "--tokens",
+            "b, the number of tokens; of a block or a model those of a prompt. Default: 512 on a CPU, 16384 on a GPU.",
+            _WORK,
+        ),
+    ] = None,
+    sequences: Annotated[
+        int | None, _option("--sequences", "Of a block or a model: the batch. Default: 1.", _WORK)
+    ] = None,
+    context: Annotated[
+        int | None,
+        _option("--context", "Of a block or a model: tokens in the KV cache before a step. Default: 0.", _WORK),
     ] = None,
     modes: Annotated[
         list[str] | None,
         _option(
-            "--mode", "forward, forward_backward or train_step. Repeatable. Default: the first two.", _WORK, "MODE"
+            "--mode",
+            "forward, forward_backward or train_step; of a block or a model prefill and decode in the place of "
+            "forward. Repeatable. Default: forward and forward_backward, or prefill and decode.",
+            _WORK,
+            "MODE",
         ),
     ] = None,
     optimizer: Annotated[
@@ -107,6 +131,7 @@ def profile(
 
     from membench.cli.device_option import checked_device
     from membench.cli.standard_output import StandardOutput
+    from membench.errors import UsageError
     from membench.profiler.asked import Asked
     from membench.profiler.profile import check_trace_folder, run_profile
     from membench.report.profile_picture import check_picture_path, write_rooflines
@@ -126,6 +151,8 @@ def profile(
         "shared_hidden": shared_hidden,
         "ffn_hidden": ffn_hidden,
     }
+    if block is not None and model is not None:
+        raise UsageError("is given beside --block: name one of them", source="--model")
     checked_device(device)
     for path in roofline or ():
         check_picture_path(path)
@@ -137,8 +164,12 @@ def profile(
         dimensions={name: value for name, value in dimensions.items() if value is not None},
         model_dim=dim,
         dtype=dtype,
+        level="block" if block is not None else "model" if model is not None else "layer",
+        preset=block or model,
         tokens=tokens,
-        modes=tuple(modes) if modes else Asked.modes,
+        sequences=sequences,
+        context=context,
+        modes=tuple(modes or ()),
         optimizer=optimizer,
         routing=routing,
         ranks=ranks,

@@ -4,15 +4,15 @@ Letters: b tokens of this rank, d model dim.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from membench.case import Case
-from membench.layers.layer import Layer, Routing
+from membench.layers.layer import Layer, Routing, has_gradient
 from membench.layers.routing import StatedRouting
-from membench.layers.spec import Spec, Step
+from membench.layers.spec import Spec
 from membench.scenario.traces import read_rows, trace_for
 
 _POOL_CACHES = 4  # inputs rotate past this many times the last-level cache
@@ -34,7 +34,7 @@ class Input:
 
     def leaves(self) -> tuple[Tensor, Routing | None]:
         """Both for a pass with a backward: what then has a gradient is a new leaf."""
-        return self.x.detach().requires_grad_(True), self.routing and self.routing.with_leaf_weights()
+        return self.x.detach().requires_grad_(has_gradient(self.x)), self.routing and self.routing.with_leaf_weights()
 
 
 def pool_size(case: Case, cache_bytes: int, counted_as: Spec | None = None) -> int:
@@ -50,7 +50,7 @@ def pool_size(case: Case, cache_bytes: int, counted_as: Spec | None = None) -> i
     own = spec.input_bytes(tokens)
     shared = 0.0
     if spec.COUNTED:
-        cost = spec.cost(Step(tokens, ranks=case.ranks))
+        cost = spec.cost(replace(case.step(), mode="forward", optimizer=None))
         own += sum(stage.row_bytes_unique for stage in cost.stages)
         shared = float((cost.rank_params - spec.table_params // case.ranks) * spec.item_bytes)
     return max(2, min(_MAX_POOL, math.ceil((_POOL_CACHES * cache_bytes - shared) / own)))

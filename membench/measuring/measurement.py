@@ -85,6 +85,7 @@ class CaseMeasurement:
         watch = StopWatch()
         begin_ran()
         self.layer.train(has_backward(case.mode))
+        self.layer.make_ready(case.step(), case.seed)
         self.progress("inputs")
         with watch.on("inputs"):
             inputs, traffic = self.preparation.inputs(case)
@@ -274,6 +275,7 @@ class CaseMeasurement:
             "gradient_bytes": gradient_bytes(self.layer) + dense_gradients if has_backward(case.mode) else 0,
             "optimizer_bytes": tensor_bytes(optimizer.state_tensors()) if optimizer else 0,
             "saved_activation_bytes": saved,
+            "kv_cache_bytes": self.layer.kv_cache_bytes,
             **peak_bytes(device, besides=self.clock.own_bytes + self.preparation.input_bytes()),
         }
         self.layer.zero_gradients()

@@ -34,7 +34,7 @@ def weights_bytes(layer: Layer) -> int:
 def gradient_bytes(layer: Layer) -> int:
     """Gradients as they are: dense ones, and touched rows with their indices."""
     total = tensor_bytes(p.grad for p in layer.parameters() if p.grad is not None)
-    for table in layer.tables():
+    for table in {id(table): table for table in layer.tables()}.values():
         if table.gradient is not None:
             total += table.gradient.values.nbytes + table.gradient.rows.nbytes
     return total

@@ -13,14 +13,14 @@ from membench.layers.checking.update_verification import update_errors
 from membench.layers.checking.verification import Verification, verify
 from membench.layers.layer import Layer
 from membench.layers.optim.layer_optimizer import LayerOptimizer
-from membench.layers.spec import Cost, Step, has_backward
+from membench.layers.spec import Cost, has_backward
 from membench.measuring.as_record import verification_of
 from membench.measuring.checked_answer import CheckedAnswer
 from membench.measuring.implementations import Call
 from membench.measuring.inputs import Input, make_inputs, pool_size
 from membench.measuring.stored_inputs import InputStore, Pool
 from membench.measuring.traffic import Traffic, mean_traffic, traffic_of
-from membench.planning.check_size import sampled_tokens
+from membench.planning.check_size import sampled_inputs
 
 
 class WrongAnswer(RuntimeError):
@@ -157,7 +157,7 @@ class Preparation:
             inputs[0].x,
             inputs[0].routing,
             gradients=gradients,
-            sampled_tokens=sampled_tokens(self.layer.counted_as),
+            sampled_tokens=sampled_inputs(self.layer.counted_as, case.tokens // case.sequences),
             seed=case.seed,
             call=call,
         )
@@ -190,18 +190,14 @@ class Preparation:
 
     def planned_cost(self, case: Case) -> Cost:
         """The cost by formulas alone: the same whatever the inputs and caches turn out to be."""
-        return self.layer.cost(Step(case.tokens, mode=case.mode, optimizer=case.optimizer, ranks=case.ranks))[0]
+        return self.layer.cost(case.step())[0]
 
     def cost(self, case: Case, traffic: Traffic) -> tuple[Cost, str]:
         """The cost of what these inputs really touch, and its source."""
-        step = Step(
-            case.tokens,
-            mode=case.mode,
-            optimizer=case.optimizer,
+        step = case.step(
             unique_rows=traffic.unique_rows,
             active_experts=traffic.active_experts,
             assignments=traffic.assignments,
-            ranks=case.ranks,
             cache_bytes=self.cache_bytes,
         )
         return self.layer.cost(step)
@@ -214,5 +210,6 @@ def _right(found: Verification, name: str, when: str = "not timed") -> Verificat
 
 
 def _pool_key(case: Case) -> str:
-    """Cases of equal keys have the same inputs."""
-    return case.model_copy(update={"mode": "forward", "optimizer": None}).id
+    """Cases of equal keys have the same inputs. A model's are others in training: each token needs the next."""
+    alike = "forward" if case.level in ("layer", "op") else "forward_backward" if has_backward(case.mode) else case.mode
+    return case.model_copy(update={"mode": alike, "optimizer": None}).id

@@ -43,7 +43,7 @@ class InputStore:
         digest = Digest()
         for number, tensor in enumerate(tensors):
             digest.add(str(number), tensor)
-        asked = case.model_dump(mode="json", include={"tokens", "ranks", "routing", "seed"})
+        asked = case.model_dump(mode="json", include={"tokens", "sequences", "context", "ranks", "routing", "seed"})
         identity = json.dumps([settings, asked, digest.hexdigest()], sort_keys=True)
         return f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.pt"
 

@@ -5,12 +5,13 @@ parameters of the whole comparison; ``skip`` leaves out what does not fit and sa
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from membench.errors import UsageError
 from membench.layers.spec import Cost, Mode, Optimizer, Step
 from membench.planning.check_size import CHECK_WORKSPACE_BYTES, check_bytes
 from membench.planning.solved_arms import SolvedArm, planned_zipf_exponent
+from membench.scenario.arms import Level
 from membench.scenario.scenario import Point
 from membench.scenario.settings import MAX_RANKS, Fit
 
@@ -32,18 +33,25 @@ class Room:
 
 @dataclass(frozen=True)
 class Work:
-    """One arm of one point in one mode, before P is known."""
+    """One arm of one point in one mode, before P is known. ``level`` is at which it is measured."""
 
     point: Point
     arm: SolvedArm
     mode: Mode
     optimizer: Optimizer | None = None
+    level: Level = "layer"
+
+    @property
+    def new_tokens(self) -> int:
+        """Of each sequence."""
+        step = self.point.workload.step_of(self.mode)
+        return step["tokens"] // step["sequences"]
 
     def cost(self, ranks: int, cache_bytes: float = 0.0) -> Cost:
         """One rank's cost; ``split_error`` of the layer must be None."""
         workload = self.point.workload
         step = Step(
-            workload.tokens,
+            **workload.step_of(self.mode),
             mode=self.mode,
             optimizer=self.optimizer,
             ranks=ranks,
@@ -51,6 +59,21 @@ class Work:
             cache_bytes=cache_bytes,
         )
         return self.arm.spec.cost(step)
+
+
+def parts_of(work: Work) -> list[tuple[Work, int]]:
+    """What a work is the sum of, each as a work of its own, and how many of each there are."""
+    return [
+        (replace(work, arm=SolvedArm(part.name or f"{work.arm.name} block", part.spec), level=part.level), part.count)
+        for part in work.arm.spec.parts
+    ]
+
+
+def why_in_parts(work: Work, ranks: int, room: Room) -> str | None:
+    """Why a work is measured as the sum of its parts; None where it is measured whole, and for what has none."""
+    if not work.arm.spec.parts:
+        return None
+    return f"one of P = {ranks} ranks" if ranks > 1 else _shortage_of(work, 1, room)
 
 
 @dataclass(frozen=True)
@@ -65,15 +88,21 @@ class Fitted:
 
 def need_bytes(work: Work, ranks: int) -> float:
     """Bytes of its device a process needs to measure one case: the layer's, the check's and the process's own."""
-    return work.cost(ranks).memory.total + check_bytes(work.arm.spec) + PROCESS_BYTES
+    return work.cost(ranks).memory.total + check_bytes(work.arm.spec, work.new_tokens) + PROCESS_BYTES
 
 
 def refusal(work: Work, ranks: int, room: Room) -> str | None:
     """Why a work cannot run as one of ``ranks`` ranks, or None."""
     if error := work.arm.spec.split_error(ranks):
         return f"P = {ranks}: {error}"
-    if not work.arm.spec.COUNTED:
-        return None
+    if why_in_parts(work, ranks, room):
+        refused = ((part, refusal(part, ranks, room)) for part, _ in parts_of(work))
+        return next((f"{part.arm.name}: {reason}" for part, reason in refused if reason), None)
+    return _shortage_of(work, ranks, room) if work.arm.spec.COUNTED else None
+
+
+def _shortage_of(work: Work, ranks: int, room: Room) -> str | None:
+    """Why one process cannot hold a work."""
     need, on_host = need_bytes(work, ranks), work.cost(ranks).memory.host
     if not room.apart:
         return _shortage(need + on_host, ranks, room.device_bytes, "")

@@ -14,7 +14,8 @@ class PlannedCase(BaseModel):
 
     ``point`` has the swept keys' values, less those that change nothing for this arm.
     Counts are one rank's, of one step; they are null for a layer from outside until it is
-    built. ``skipped`` says why a case will not run. ``predicted_ms`` and
+    built. ``skipped`` says why a case will not run. ``parts`` are the cases that a model is the sum of, by id with how
+    many there are of each, where it is not measured whole; ``part_of`` the arms that a case is a part of. ``predicted_ms`` and
     ``communication_ms`` are null where the hardware or the link is unknown.
     """
 
@@ -23,6 +24,8 @@ class PlannedCase(BaseModel):
     case: Case
     point: dict[str, Any]
     skipped: str | None = None
+    parts: dict[str, int] = {}
+    part_of: list[str] = []
     labels: list[str] = []
     notes: list[str] = []
     companion: bool = False
@@ -70,8 +73,8 @@ class Plan(BaseModel):
 
     @property
     def runnable(self) -> list[PlannedCase]:
-        """The cases that are not skipped."""
-        return [planned for planned in self.cases if planned.skipped is None]
+        """The cases that are measured: not skipped, and no sum of others."""
+        return [planned for planned in self.cases if planned.skipped is None and not planned.parts]
 
     def only(self, ids: Sequence[str]) -> "Plan":
         """The same plan with only the cases whose ids begin so; all of them where ``ids`` is empty.

@@ -9,10 +9,9 @@ from membench.errors import UsageError, blaming
 from membench.layers.spec import Cost, Optimizer
 from membench.machine.datasheet import Entry, Hardware
 from membench.machine.device import available_memory_bytes
-from membench.planning.fit import Room, Work, fit, refusal
+from membench.planning.fit import Room, Work, fit, parts_of, refusal, why_in_parts
 from membench.planning.plan import Plan, PlannedCase
 from membench.planning.solved_arms import SolvedArm, solve_points, solve_shrunk
-from membench.scenario.arms import Level
 from membench.scenario.scenario import Scenario
 from membench.scenario.traces import trace_for
 
@@ -65,7 +64,6 @@ def make_plan(
         link_gb_s=link_gb_s,
         cache_bytes=cache_bytes or (hardware.entry.cache_bytes if hardware else None) or 0,
         threads=scenario.measure.threads,
-        level=scenario.level,
     )
     return Plan(
         scenario=scenario.name,
@@ -129,7 +127,7 @@ def _works(scenario: Scenario, solved: list[dict[str, SolvedArm]]) -> Iterator[W
                 steps: list[Optimizer | None] = [*point.workload.optimizers] if mode == "train_step" else [None]
                 for optimizer in steps:
                     if not scenario.excludes(point, arm=arm.name, mode=mode, optimizer=optimizer):
-                        yield Work(point, arm, mode, optimizer)
+                        yield Work(point, arm, mode, optimizer, scenario.level)
 
 
 def _impossible(work: Work) -> str | None:
@@ -140,7 +138,7 @@ def _impossible(work: Work) -> str | None:
 
 def _routing(work: Work) -> RoutingConfig:
     """The workload's routing less what has no effect, so that equal measurements get equal ids."""
-    if not work.arm.spec.ROUTED:
+    if not work.arm.spec.routed:
         return RoutingConfig()
     routing = work.point.workload.routing
     if trace := trace_for(work.arm.spec, routing):
@@ -174,13 +172,15 @@ class _Planner:
     link_gb_s: float | None
     cache_bytes: int
     threads: int | None
-    level: Level
 
     def plan(self, works: list[Work]) -> list[PlannedCase]:
         """A planned case for each work; one that several points have is planned once, without what tells them apart."""
         planned: dict[str, PlannedCase] = {}
         first_arm: dict[tuple[int, str], str] = {}
         for work in works:
+            if not self.skipped(work) and (why := why_in_parts(work, self.ranks, self.room)):
+                self.plan_parts(work, why, planned)
+                continue
             twin = first_arm.setdefault((id(work.point), work.arm.spec.model_dump_json()), work.arm.name)
             case = self.case(work)
             if earlier := planned.get(case.id):
@@ -190,13 +190,31 @@ class _Planner:
                 planned[case.id] = self.planned(work, case, twin)
         return list(planned.values())
 
+    def plan_parts(self, work: Work, why: str, planned: dict[str, PlannedCase]) -> None:
+        """Adds a model to what is planned as the sum of its parts, and the parts that are not there yet."""
+        counts: dict[str, int] = {}
+        for part, count in parts_of(work):
+            case = self.case(part)
+            known = planned.get(case.id) or self.planned(part, case, part.arm.name)
+            arms = [*dict.fromkeys([*known.part_of, work.arm.name])]
+            planned[case.id] = known.model_copy(update={"part_of": arms})
+            counts[case.id] = count
+        case = self.case(work)
+        whole = self.planned(work, case, work.arm.name)
+        note = f"sum of measured blocks: {why}"
+        planned[case.id] = whole.model_copy(update={"parts": counts, "notes": [*whole.notes, note]})
+
+    def skipped(self, work: Work) -> str | None:
+        """Why a work cannot run at all, or None."""
+        return refusal(work, self.ranks, self.room) or _impossible(work)
+
     def case(self, work: Work) -> Case:
         return Case(
             arm=work.arm.name,
-            level=self.level,
+            level=work.level,
             mode=work.mode,
             layer=work.arm.spec,  # type: ignore[arg-type]
-            tokens=work.point.workload.tokens,
+            **work.point.workload.step_of(work.mode),
             ranks=self.ranks,
             optimizer=work.optimizer,
             routing=_routing(work),
@@ -207,7 +225,7 @@ class _Planner:
     def planned(self, work: Work, case: Case, twin: str) -> PlannedCase:
         """A case with its counts, skipped where it cannot run; ``twin`` is the first arm of the same layer."""
         spec = work.arm.spec
-        skipped = refusal(work, self.ranks, self.room) or _impossible(work)
+        skipped = self.skipped(work)
         if twin != work.arm.name:
             skipped = f"the same layer as arm {twin} here"
         known = self.counts(work) if spec.COUNTED and not spec.split_error(self.ranks) else {}

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from membench.errors import UsageError
-from membench.layers.spec import Spec
+from pydantic import ValidationError
+
+from membench.errors import UsageError, usage_error
+from membench.layers.spec import ModelSpec, Spec
 from membench.planning.latency import Record, dimension_for_latency, read_records
 from membench.planning.solver import Ask, BudgetError, quantity, solve
 from membench.scenario.arms import Arm
@@ -110,7 +112,7 @@ class _Solver:
             given = self.shrunk(arm, asks)
         try:
             given, latency_ms = self.given_for_latency(arm, given, budgets)
-            spec = self.solution(arm.kind, given, asks)
+            spec = self.around(arm, self.solution(arm.kind, given, asks))
         except BudgetError as error:
             raise self.blamed(arm, error) from None
         sizes = {name: quantity(spec, name) for name in ("flops_per_token", "params")}
@@ -118,9 +120,17 @@ class _Solver:
             arm.name,
             spec,
             asked=self.asked(arm, asks, budgets),
-            achieved={**sizes, **{ask.budget: ask.achieved(spec) for ask in asks}, **latency_ms},
+            achieved={**sizes, **{ask.budget: ask.of_whole(spec) for ask in asks}, **latency_ms},
             labels=spec.arm_labels(arm.given),
         )
+
+    @staticmethod
+    def around(arm: Arm, layer: Spec) -> Spec:
+        """What is measured of an arm whose layer is this."""
+        try:
+            return arm.around(layer)
+        except ValidationError as error:
+            raise UsageError(usage_error(error, ModelSpec).problem, key=f"arms.{arm.name}") from None
 
     def solution(self, kind: type[Spec], given: dict[str, Any], asks: list[Ask]) -> Spec:
         """The config that meets the asks, found once."""
@@ -142,7 +152,8 @@ class _Solver:
         """What stays given of an arm when its rows or experts are solved anew; adds the ask they are solved for."""
         capacity = capacity_dimensions(arm.kind)
         if capacity and not any(ask.budget in CAPACITY_BUDGETS for ask in asks):
-            asks.append(Ask("params", quantity(self.whole[arm.name].spec, "params") * self.scale))
+            params = quantity(self.whole[arm.name].spec, "params") * self.scale
+            asks.append(Ask("params", params, whole=arm.whole))
         return {key: value for key, value in arm.given.items() if key not in capacity}
 
     def asks(self, arm: Arm, budgets: Budgets) -> Iterator[Ask]:
@@ -161,7 +172,7 @@ class _Solver:
                 value = quantity(other.spec, name, tokens, zipf)
             else:
                 value = amount * (self.scale if name in CAPACITY_BUDGETS else 1.0)
-            yield Ask(name, value, tokens, zipf)
+            yield Ask(name, value, tokens, zipf, arm.whole)
 
     def given_for_latency(
         self, arm: Arm, given: dict[str, Any], budgets: Budgets

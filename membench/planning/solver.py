@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from membench.layers.spec import FreeDimension, Spec, Step
 from membench.layers.spec.quantities import format_quantity
 from membench.scenario.dimensions import largest, missing_dimensions, with_placeholders
+from membench.scenario.wholes import Whole
 
 TOLERANCE = 0.01  # asked against achieved
 _MAX_PASSES = 64
@@ -36,16 +37,21 @@ class Ask:
     """One budget as a number: FLOPs, parameters or bytes.
 
     ``tokens`` are those of moved_bytes, ``zipf_exponent`` the skew under which its unique
-    rows are expected.
+    rows are expected. ``whole`` is what a layer stands in whose size is asked for; None: it stands alone.
     """
 
     budget: str
     value: float
     tokens: int = 1
     zipf_exponent: float = 0.0
+    whole: Whole | None = None
 
     def achieved(self, spec: Spec) -> float:
-        """What ``spec`` has of the quantity asked for."""
+        """What there is of the quantity asked for with the layer ``spec``."""
+        return self.of_whole(spec if self.whole is None else self.whole.around(spec, checked=False))
+
+    def of_whole(self, spec: Spec) -> float:
+        """What ``spec`` has of it, the layer or what it stands in."""
         return quantity(spec, self.budget, self.tokens, self.zipf_exponent)
 
 

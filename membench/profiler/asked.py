@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from membench.errors import UsageError, shown, suggestion
-from membench.layers.spec import KINDS, Spec, Step
+from membench.layers.spec import KINDS, PRESETS, Spec
 from membench.layers.spec.base import WIDTH_MULTIPLE
 from membench.layers.spec.quantities import format_quantity
 from membench.planning.solved_arms import solve_points
@@ -39,9 +39,13 @@ DIMENSIONS = {
 }
 # The other keys of the scenario in memory, and the options that set them.
 _OPTIONS = {
+    "model": "--block or --model",
     "model_dim": "--dim",
     "dtype": "--dtype",
     "workload.tokens": "--tokens",
+    "workload.prompt": "--tokens",
+    "workload.sequences": "--sequences",
+    "workload.context": "--context",
     "workload.modes": "--mode",
     "workload.optimizers": "--optimizer",
     "workload.routing": "--routing",
@@ -51,19 +55,37 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Asked:
-    """The options, those left out as None. ``dimensions`` are by the names of the layer's config."""
+    """The options, those left out as None. ``dimensions`` are by the names of the layer's config.
+
+    ``level`` is what is profiled: the layer, or the block or the model of a ``preset`` with it; then ``tokens`` are
+    those of a sequence.
+    """
 
     layer: str
     against: str | None = None
     dimensions: dict[str, Any] = field(default_factory=dict)
     model_dim: int = 1024
     dtype: str = "bf16"
+    level: Literal["layer", "block", "model"] = "layer"
+    preset: str | None = None
     tokens: int | None = None
-    modes: tuple[str, ...] = ("forward", "forward_backward")
+    sequences: int | None = None
+    context: int | None = None
+    modes: tuple[str, ...] = ()
     optimizer: str = "row_adagrad"
     routing: str = "routed"
     ranks: int | None = None
     overrides: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """d: the layer's, or the model's that it is in."""
+        return PRESETS[self.preset].model_dim if self.preset in PRESETS else self.model_dim
+
+    @property
+    def default_modes(self) -> tuple[str, ...]:
+        """The modes profiled where none is named."""
+        return ("forward", "forward_backward") if self.level == "layer" else ("prefill", "decode")
 
 
 def scenario_of(asked: Asked, device: str) -> Scenario:
@@ -86,14 +108,21 @@ def scenario_of(asked: Asked, device: str) -> Scenario:
 
 def _tree(asked: Asked, device: str) -> dict[str, Any]:
     """All of the scenario but its arms."""
+    tokens = DEFAULT_TOKENS[device] if asked.tokens is None else asked.tokens
+    in_sequences = {"sequences": asked.sequences, "context": asked.context}
+    stated = {name: value for name, value in in_sequences.items() if value is not None}
+    if asked.level == "layer":
+        size, work = {"model_dim": asked.model_dim}, {"tokens": tokens, **stated}
+    else:
+        size, work = {"level": asked.level, "model": {"preset": asked.preset}}, {"prompt": tokens, **stated}
     return {
         "schema_version": 1,
         "name": "profile",
-        "model_dim": asked.model_dim,
+        **size,
         "dtype": DTYPES.get(asked.dtype, asked.dtype),
         "workload": {
-            "tokens": DEFAULT_TOKENS[device] if asked.tokens is None else asked.tokens,
-            "modes": list(dict.fromkeys(asked.modes)),
+            **work,
+            "modes": list(dict.fromkeys(asked.modes or asked.default_modes)),
             "optimizers": [asked.optimizer],
             "routing": {"kind": asked.routing},
         },
@@ -197,9 +226,10 @@ def _dimensions_against(asked: Asked, scenario: Scenario) -> dict[str, Any]:
     given = {**{name: value for name, value in defaults.items() if name not in solved}, **given}
     ((asked_arm,),) = (arms.values() for arms in solve_points(scenario.points))
     flops = asked_arm.achieved["flops_per_token"]
-    shared = {"model_dim": asked.model_dim, "dtype": asked_arm.spec.dtype}
-    spec = nearest(kind, {**shared, **given}, Ask("flops_per_token", flops))
-    found = spec.cost(Step(1)).flops
+    shared = {"model_dim": asked.width, "dtype": asked_arm.spec.dtype}
+    ask = Ask("flops_per_token", flops, whole=scenario.points[0].arms[_arm_name(asked.layer)].whole)
+    spec = nearest(kind, {**shared, **given}, ask)
+    found = ask.achieved(spec)
     if abs(found / flops - 1) > _FLOPS_TOLERANCE:
         asked_flops, found_flops = format_quantity(flops), format_quantity(found)
         raise UsageError(f"{asked_flops} FLOPs a token are asked, nearest is {found_flops}", source=source)
@@ -215,11 +245,13 @@ def _defaults(kind: type[Spec] | None, asked: Asked) -> dict[str, Any]:
     if kind is None:
         return {}
     if _has(kind, "num_keys"):
-        return {"num_keys": DEFAULT_KEYS, "key_dim": max(2, asked.model_dim // 4 * 2)}
+        return {"num_keys": DEFAULT_KEYS, "key_dim": max(2, asked.width // 4 * 2)}
     if _has(kind, "num_experts"):
         used = asked.dimensions.get("top_k") or kind.model_fields["top_k"].default
-        return {"num_experts": DEFAULT_EXPERTS, "expert_hidden": _width(WIDTH_FACTOR * asked.model_dim // used)}
-    return {"ffn_hidden": WIDTH_FACTOR * asked.model_dim} if _has(kind, "ffn_hidden") else {}
+        return {"num_experts": DEFAULT_EXPERTS, "expert_hidden": _width(WIDTH_FACTOR * asked.width // used)}
+    if _has(kind, "ffn_hidden") and asked.level == "layer":
+        return {"ffn_hidden": WIDTH_FACTOR * asked.width}
+    return {}
 
 
 def _width(width: int) -> int:

@@ -61,6 +61,10 @@ METRICS = _by_name(
     Quantity("step_ms", "step ms", "number", "lower", 1, "step, ms"),
     Quantity("step_ms_low", "step ms from", "number", "lower", 6),
     Quantity("step_ms_high", "step ms to", "number", "lower", 6),
+    Quantity("ttft_ms", "TTFT ms", "number", "lower", 6, "time to first token, ms"),
+    Quantity("tpot_ms_p50", "TPOT ms", "number", "lower", 6, "time per output token, ms"),
+    Quantity("tpot_ms_p90", "TPOT p90 ms", "number", "lower", 6),
+    Quantity("tpot_ms_p99", "TPOT p99 ms", "number", "lower", 6),
     Quantity("tokens_per_s", "tokens/s", "quantity", "higher", 5, "tokens a second"),
     Quantity("flops_per_s", "FLOP/s", "quantity", "higher", 5, "FLOP/s"),
     Quantity("dram_bytes_per_s", "GB/s", "billions", "higher", 5),
@@ -80,6 +84,7 @@ METRICS = _by_name(
     Quantity("gradient_bytes", "gradients GB", "billions", "lower", 5),
     Quantity("optimizer_bytes", "optimizer GB", "billions", "lower", 5),
     Quantity("saved_activation_bytes", "activations GB", "billions", "lower", 5),
+    Quantity("kv_cache_bytes", "KV cache GB", "billions", "lower", 5),
     Quantity("reference_error", "ref error", "error", "lower", 6),
 )
 # What is shown, and is no column of a case's row: sizes of a plan, stages of a profile, traffic, comparisons.

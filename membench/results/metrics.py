@@ -122,6 +122,7 @@ def metrics_of(
         "communication_ms_predicted": communication_ms,
         "step_ms": latency_ms + communication_ms if communication_ms is not None else None,
         **step_interval(done, communication_ms, run_spread),
+        **generation_ms(case, done, latency_ms),
         "tokens_per_s": case.tokens / (latency_s + (communication_ms or 0.0) / 1e3),
         "flops_per_s": cost["flops"] / latency_s,
         "dram_bytes_per_s": cost["bytes_dram_expected"] / latency_s,
@@ -140,7 +141,24 @@ def metrics_of(
         "gradient_bytes": memory.get("gradient_bytes"),
         "optimizer_bytes": memory.get("optimizer_bytes"),
         "saved_activation_bytes": memory.get("saved_activation_bytes"),
+        "kv_cache_bytes": memory.get("kv_cache_bytes"),
         "reference_error": _median_of_rounds(done, worst_error),
+    }
+
+
+def generation_ms(case: Case, done: list[Round], latency_ms: float) -> dict[str, float | None]:
+    """What serving calls the times of a model's prefill and decode step; None in other modes and of what is no model.
+
+    The quantiles are of single steps: where a sample is a mean over several, only the median is known.
+    """
+    prefills, decodes = (case.level == "model" and case.mode == mode for mode in ("prefill", "decode"))
+    single = all(r.sampling.get("calls_per_sample") == 1 for r in done)
+    steps = [seconds for r in done for seconds in r.samples_s] if decodes and single else []
+    return {
+        "ttft_ms": latency_ms if prefills else None,
+        "tpot_ms_p50": latency_ms if decodes else None,
+        "tpot_ms_p90": _tail_ms(steps, 0.9),
+        "tpot_ms_p99": _tail_ms(steps, 0.99),
     }
 
 

@@ -15,7 +15,7 @@ def comparable_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
 
     Where training steps ran with several optimizers there is one group more, of each arm at its best.
     """
-    records = list(records)
+    records = [record for record in records if not is_part(record)]
     routings = sorted({routing_name(r) for r in records if routing_name(r)})
     groups: dict[str, list[Record]] = defaultdict(list)
     best: dict[str, dict[str, Record]] = defaultdict(dict)
@@ -30,6 +30,11 @@ def comparable_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
                     arms[arm_name(record)] = record
     several = len({r.case.optimizer for r in records if r.case.optimizer}) > 1
     return {**groups, **({title: list(arms.values()) for title, arms in best.items()} if several else {})}
+
+
+def is_part(record: Record) -> bool:
+    """Whether it is a block, or the ends, of models that were measured in parts: it is compared with nothing."""
+    return bool(record.planned.get("part_of"))
 
 
 def ranked(records: Iterable[Record]) -> list[Record]:
@@ -59,7 +64,7 @@ def arm_name(record: Record, but: str = "") -> str:
 
 def swept(record: Record, but: str = "") -> str:
     """Swept keys that every arm shares, without key ``but``; tokens and routing are told by themselves."""
-    own = ("arms.", "workload.tokens", "workload.routing")
+    own = ("arms.", *(f"workload.{name}" for name in ("tokens", "sequences", "prompt", "context", "routing")))
     shared = {k: v for k, v in mapping(record.planned, "point").items() if not k.startswith(own)}
     named = {key.removeprefix("every_arm."): value for key, value in shared.items()}
     return ", ".join(f"{key} {value}" for key, value in named.items() if key != but)
@@ -72,8 +77,13 @@ def step_name(record: Record) -> str:
 
 
 def tokens_name(record: Record) -> str:
-    """b, with what it is a count of."""
-    return f"{how_many(record.case.tokens, 'token')} a rank"
+    """b, with what it is a count of; of a block or a model the sequences, their new tokens and what came before."""
+    case = record.case
+    if case.level in ("layer", "op"):
+        return f"{how_many(case.tokens, 'token')} a rank"
+    new = "" if case.mode == "decode" else f" of {how_many(case.tokens // case.sequences, 'token')}"
+    after = f" after {case.context}" if case.context else ""
+    return f"{how_many(case.sequences, 'sequence')}{new}{after}"
 
 
 def mode_name(record: Record) -> str:
@@ -92,7 +102,7 @@ def yardstick(records: Iterable[Record]) -> tuple[str, float | None]:
 def routing_name(record: Record) -> str:
     """Where lookups or assignments come from; empty for a layer that routes nothing."""
     case = record.case
-    if not case.layer.ROUTED:
+    if not case.layer.routed:
         return ""
     return (
         f"routing zipf {case.routing.zipf_exponent:g}"

@@ -118,7 +118,7 @@ def sample_row(of: FiledRecord, found: Round, cache: str | None) -> tuple[Cells,
 
 def _config(record: Record) -> Cells:
     case = record.case
-    routing = case.routing if case.layer.ROUTED else None
+    routing = case.routing if case.layer.routed else None
     return {
         "arm": case.arm,
         "kind": case.layer.kind,
@@ -126,6 +126,8 @@ def _config(record: Record) -> Cells:
         "mode": case.mode,
         "optimizer": case.optimizer,
         "tokens": case.tokens,
+        "sequences": case.sequences,
+        "context": case.context,
         "ranks": case.ranks,
         "routing": routing and routing.kind,
         "zipf_exponent": routing.zipf_exponent if routing and routing.kind == "zipf" else None,

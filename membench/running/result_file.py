@@ -14,11 +14,13 @@ from membench.results.intervals import pooled_spread
 from membench.results.metrics import flags_of, metrics_of
 from membench.results.records import Record, ResultFile, Round, Run, read_result, strict_json, write_result
 from membench.running.journal import SUFFIX, Journal
+from membench.running.summed import summed_rounds
 
 
 def assemble(plan: Plan, run: Run, environment: dict[str, Any], journal: Journal) -> ResultFile:
     """The result file of what the journal holds; cases never reached are skipped, and say so."""
     rounds = {planned.case.id: journal.latest(planned.case.id) for planned in plan.cases}
+    rounds |= {each.case.id: summed_rounds(each, rounds) for each in plan.cases if each.parts}
     run_spread = pooled_spread(rounds.values())
     records = [_record(planned, rounds[planned.case.id], run_spread, environment) for planned in plan.cases]
     result = ResultFile(run=run, environment=environment, cases=records)

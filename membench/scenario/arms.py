@@ -8,14 +8,16 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from membench.errors import UsageError, shown, suggestion, usage_error
-from membench.layers.spec import KINDS, OPERATORS, ExternalSpec, Spec
+from membench.layers.spec import KINDS, OPERATORS, ExternalSpec, ModelShape, Spec
 from membench.scenario.budgets import Budgets
 from membench.scenario.dimensions import with_placeholders
+from membench.scenario.wholes import WHOLE_LEVELS, Whole, WholeLevel, whole_from
 
 ENTRY_POINT_GROUP = "membench.layers"
-# What an arm compares, and the key by which it names one.
-Level = Literal["layer", "op"]
-LEVELS: tuple[Level, ...] = ("layer", "op")
+# What an arm compares: an operator, a layer, or a layer in the block or the model that it makes.
+Level = Literal["layer", "op", "block", "model"]
+_NAMED_BY: dict[Level, str] = {"layer": "layer", "op": "op", "block": "layer", "model": "layer"}
+_NAMES = tuple(dict.fromkeys(_NAMED_BY.values()))  # the keys by which arms name what they compare
 _SAID = {"layer": "a layer", "op": "an operator"}
 _MAX_NAME_CHARS = 64
 _ARM_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9_-]{{0,{_MAX_NAME_CHARS - 1}}}")
@@ -26,13 +28,19 @@ class Arm:
     """An arm as the scenario states it; what it leaves open is for the budgets to solve.
 
     ``given`` are validated values of the kind's config. ``budgets`` is None where the arm
-    does not say ``budgets:`` and takes the scenario's.
+    does not say ``budgets:`` and takes the scenario's. ``whole`` is what the layer stands in, if it is measured in
+    more than itself.
     """
 
     name: str
     kind: type[Spec]
     given: dict[str, Any]
     budgets: Budgets | None
+    whole: Whole | None = None
+
+    def around(self, layer: Spec) -> Spec:
+        """What is measured: the layer, or the block or the model with it."""
+        return layer if self.whole is None else self.whole.around(layer)
 
 
 def entry_point_layers() -> dict[str, str]:
@@ -40,12 +48,20 @@ def entry_point_layers() -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
-def arm_from(name: str, raw: Any, every_arm: dict[str, Any], defaults: dict[str, Any], level: Level) -> Arm:
+def arm_from(
+    name: str,
+    raw: Any,
+    every_arm: dict[str, Any],
+    defaults: dict[str, Any],
+    level: Level,
+    shape: ModelShape | None = None,
+) -> Arm:
     """An arm out of its YAML mapping.
 
     Args:
         every_arm: the scenario's section of that name: what arms take that do not state it themselves.
         defaults: the scenario's model_dim and dtype.
+        shape: of the model, at levels block and model.
 
     Raises:
         UsageError: an unknown layer, operator or key, or a value that makes no sense.
@@ -60,9 +76,13 @@ def arm_from(name: str, raw: Any, every_arm: dict[str, Any], defaults: dict[str,
         raise UsageError(f"should be a mapping such as {{layer: dense, ffn_hidden: 14336}}, not {shown(raw)}", key=key)
     values, shared = dict(raw), dict(every_arm)
     kind, found = _kind_of(values, shared, key, level)
+    whole = None
+    if level in WHOLE_LEVELS:
+        assert shape is not None
+        whole = _whole_of(kind, level, shape, values, shared, key)
     budgets = _budgets_from(values.pop("budgets"), f"{key}.budgets") if "budgets" in values else None
     if "kind" in values or "factory" in values:
-        raise UsageError(f"the kind of an arm is said by {level}:", key=key)
+        raise UsageError(f"the kind of an arm is said by {_NAMED_BY[level]}:", key=key)
     known = {field: value for field, value in {**defaults, **shared}.items() if field in kind.model_fields}
     given = {**known, **values, **found}
     if "model_dim" in kind.model_fields and "model_dim" not in given:
@@ -74,14 +94,34 @@ def arm_from(name: str, raw: Any, every_arm: dict[str, Any], defaults: dict[str,
         field = wrong.key.removeprefix(f"{key}.")
         place = f"every_arm.{field}" if field in shared and field not in values else wrong.key
         raise UsageError(wrong.problem, key=place) from None
-    return Arm(name, kind, {field: getattr(probe, field) for field in given}, budgets)
+    return Arm(name, kind, {field: getattr(probe, field) for field in given}, budgets, whole)
+
+
+def _whole_of(
+    kind: type[Spec],
+    level: WholeLevel,
+    shape: ModelShape,
+    values: dict[str, Any],
+    shared: dict[str, Any],
+    key: str,
+) -> Whole:
+    """What an arm's layer stands in; ``at`` and ``pool`` are taken out of what the arm and all arms state."""
+    if kind is ExternalSpec:
+        raise UsageError(f"a layer from outside is compared at level layer, not {level}", key=f"{key}.layer")
+    for section, where in ((values, key), (shared, "every_arm")):
+        if "model_dim" in section:
+            raise UsageError("is the model's: say it in model:", key=f"{where}.model_dim")
+    stated = {name: section.pop(name) for section in (shared, values) for name in ("at", "pool") if name in section}
+    return whole_from(level, shape, stated, key)
 
 
 def check_every_arm(every_arm: dict[str, Any], arms: dict[str, Arm]) -> None:
     """Refuses keys of ``every_arm:`` that no arm has: they would be given to nobody."""
     known = {field for arm in arms.values() for field in arm.kind.model_fields} - {"kind", "factory"}
+    if any(arm.whole is not None for arm in arms.values()):
+        known |= {"at", "pool"}
     for key in every_arm:
-        if key not in known and key not in LEVELS:
+        if key not in known and key not in _NAMES:
             raise UsageError(f"no arm has this key; {suggestion(key, known)}", key=f"every_arm.{key}")
 
 
@@ -89,21 +129,22 @@ def _kind_of(
     values: dict[str, Any], shared: dict[str, Any], key: str, level: Level
 ) -> tuple[type[Spec], dict[str, str]]:
     """What an arm names, taken out of what it states or of what all share: a config class, and what the name says."""
+    name = _NAMED_BY[level]
     for section, where in ((values, key), (shared, "every_arm")):
-        for other in LEVELS:
-            if other != level and other in section:
-                problem = f"is for scenarios of level {other}; at level {level} an arm says {level}:"
+        for other in _NAMES:
+            if other != name and other in section:
+                problem = f"is for scenarios of level {other}; at level {level} an arm says {name}:"
                 raise UsageError(problem, key=f"{where}.{other}")
-    common = shared.pop(level, None)
-    place = f"every_arm.{level}" if level not in values and common is not None else f"{key}.{level}"
-    named, known = values.pop(level, common), KINDS if level == "layer" else OPERATORS
+    common = shared.pop(name, None)
+    place = f"every_arm.{level}" if name not in values and common is not None else f"{key}.{name}"
+    named, known = values.pop(name, common), KINDS if name == "layer" else OPERATORS
     if named is None:
         raise UsageError(f"is missing; {suggestion('', known)}", key=place)
     if not isinstance(named, str):
-        raise UsageError(f"should be the name of {_SAID[level]}, not {shown(named)}", key=place)
+        raise UsageError(f"should be the name of {_SAID[name]}, not {shown(named)}", key=place)
     if named in known:
         return known[named], {}
-    return _operator(named, place) if level == "op" else _layer(named, place)
+    return _operator(named, place) if name == "op" else _layer(named, place)
 
 
 def _operator(named: str, key: str) -> tuple[type[Spec], dict[str, str]]:

@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, PrivateAttr, ValidationError
 
 from membench.errors import UsageError, blaming, shown, suggestion, usage_error
-from membench.layers.spec import MODES, OPTIMIZERS
+from membench.layers.spec import MODES, OPTIMIZERS, PRESETS, ModelShape
 from membench.layers.spec.quantities import DTypeName
 from membench.scenario.arms import Arm, Level, arm_from, check_every_arm
 from membench.scenario.axes import SWEPT_SECTIONS, Axes, axes_from, put_at, without_axis
 from membench.scenario.budgets import Budgets, Strict
 from membench.scenario.settings import Fit, Limits, Measure, Workload
 from membench.scenario.shipped import find_scenario, list_scenarios
+from membench.scenario.wholes import WHOLE_LEVELS, shape_from
 from membench.words import how_many
 from membench.yaml_files.reader import parse_mapping, parse_value, read_text
 
@@ -54,10 +55,13 @@ class Scenario(Strict):
     schema_version: Annotated[Literal[1], BeforeValidator(_whole_number)] = Field(description="this version reads 1")
     name: ScenarioName
     description: str = ""
-    level: Level = Field(default="layer", description="op: single operators, which an arm names by op:")
+    level: Level = Field(
+        default="layer", description="op: single operators, which an arm names by op:; block, model: a layer in one"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     model_dim: PositiveInt | None = Field(default=None, le=2**20, description="d of arms that state none")
     dtype: DTypeName | None = Field(default=None, description="of arms that state none")
+    model: dict[str, Any] = Field(default={}, description="levels block and model: a preset, or the shape itself")
     budgets: Budgets = Field(default=Budgets(), description="of arms that state none")
     every_arm: dict[str, Any] = Field(default={}, description="keys of arms that state none")
     arms: dict[str, Any] = Field(min_length=1)
@@ -186,13 +190,29 @@ def _point(tree: dict[str, Any], values: dict[str, Any], base: Scenario) -> Poin
             put_at(tree, key, value)
         base = _validated(tree)
     defaults = {key: value for key in ("model_dim", "dtype") if (value := getattr(base, key)) is not None}
-    arms = {name: arm_from(name, raw, base.every_arm, defaults, base.level) for name, raw in base.arms.items()}
+    shape = _shape(base)
+    if shape is not None:
+        defaults |= {"model_dim": shape.model_dim, "ffn_hidden": shape.ffn_hidden}
+    arms = {name: arm_from(name, raw, base.every_arm, defaults, base.level, shape) for name, raw in base.arms.items()}
     check_every_arm(base.every_arm, arms)
     if base.level == "op":
         _check_operators(base, arms)
     for owner, budgets in [("", base.budgets), *((f"arms.{name}.", arm.budgets) for name, arm in arms.items())]:
         _check_references(budgets, f"{owner}budgets", arms)
-    return Point(values, tree, base.budgets, arms, base.workload)
+    return Point(values, tree, base.budgets, arms, base.workload.at_level(whole=shape is not None))
+
+
+def _shape(base: Scenario) -> ModelShape | None:
+    """The shape of the model, at the levels that have one."""
+    if base.level in WHOLE_LEVELS:
+        if base.model_dim is not None:
+            raise UsageError("is the model's: say it in model:", key="model_dim")
+        if not base.model:
+            raise UsageError(f"is missing; name a preset ({', '.join(PRESETS)}) or give the shape", key="model")
+        return shape_from(base.model)
+    if base.model:
+        raise UsageError(f"is for levels {' and '.join(WHOLE_LEVELS)}, this is {base.level}", key="model")
+    return None
 
 
 def _check_references(budgets: Budgets | None, key: str, arms: dict[str, Arm]) -> None:

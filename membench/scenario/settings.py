@@ -15,14 +15,17 @@ from pydantic import (
 )
 
 from membench.case import RoutingConfig
-from membench.errors import shown_path
-from membench.layers.spec import Mode, Optimizer
+from membench.errors import UsageError, shown_path
+from membench.layers.spec import Mode, Optimizer, has_backward
 from membench.scenario.budgets import Strict, parse_bytes
 from membench.scenario.traces import form_problem
 
 MAX_RANKS = 2**16
 Implementation = Literal["eager", "compiled", "cuda_graph"]
 _RETAKE_SECONDS = (1.5, 10.0)  # at least three of the half seconds that a disturbance takes to be out of sight
+
+
+_OF_SEQUENCES = {"sequences": 1, "prompt": 512, "context": 0}  # and what they are if left out
 
 
 def _number_or_auto(parse: Any) -> BeforeValidator:
@@ -45,12 +48,47 @@ class Workload(Strict):
     """What is computed, the same for every arm."""
 
     tokens: PositiveInt = Field(default=32, le=2**24, description="b, tokens of one rank")
+    sequences: PositiveInt | None = Field(
+        default=None, le=2**20, description="levels block and model, in the place of tokens: the batch; 1 if left out"
+    )
+    prompt: PositiveInt | None = Field(
+        default=None, le=2**20, description="tokens of a sequence in all modes but decode, which has one; 512 if left out"
+    )
+    context: NonNegativeInt | None = Field(
+        default=None, le=2**20, description="tokens of a sequence before a prefill or decode step, in its KV cache"
+    )
     modes: list[Mode] = Field(default=["forward"], min_length=1)
     routing: RoutingConfig = RoutingConfig()
     optimizers: list[Optimizer] = Field(
         default=["adamw", "row_adagrad"], min_length=1, description="each is a case of mode train_step"
     )
     seed: NonNegativeInt = Field(default=0, le=2**63 - 1)
+
+    def at_level(self, *, whole: bool) -> Self:
+        """The workload of a block or a model, in sequences; or of a layer or an operator, in tokens.
+
+        Raises:
+            UsageError: it states what belongs to the other.
+        """
+        sequences = {name: default for name, default in _OF_SEQUENCES.items() if getattr(self, name) is None}
+        if whole:
+            if "tokens" in self.model_fields_set:
+                raise UsageError("is for layers: a block or a model has sequences and prompt", key="workload.tokens")
+            return self.model_copy(update=sequences)
+        if stated := _OF_SEQUENCES.keys() - sequences.keys():
+            raise UsageError("is for levels block and model: a layer has tokens", key=f"workload.{min(stated)}")
+        return self
+
+    def tokens_of(self, mode: Mode) -> int:
+        """b, tokens of one rank in a step of a mode."""
+        if self.sequences is None:
+            return self.tokens
+        return self.sequences * (1 if mode == "decode" else self.prompt or 1)
+
+    def step_of(self, mode: Mode) -> dict[str, int]:
+        """What a step of a mode says of tokens: how many, of how many sequences, and what came before."""
+        context = 0 if has_backward(mode) else self.context or 0
+        return {"tokens": self.tokens_of(mode), "sequences": self.sequences or 1, "context": context}
 
     @model_validator(mode="after")
     def _check_routing(self) -> Self:

@@ -24,8 +24,10 @@ _PARTS = {
     "gradients": "gradient_bytes",
     "optimizer": "optimizer_bytes",
     "activations": "saved_activation_bytes",
+    "kv_cache": "kv_cache_bytes",
     "host": "host_bytes",
 }
+_SHOWN_WHERE_HELD = ("kv_cache", "host")
 
 
 def plan_tables(plan: Plan) -> list[Table]:
@@ -71,8 +73,8 @@ def _arms_table(plan: Plan) -> Table:
 
 def _cases_table(plan: Plan) -> Table:
     swept = _swept(plan)
-    on_host = any((planned.memory_bytes or {}).get("host") for planned in plan.cases)
-    parts = [part for part in _PARTS if part != "host" or on_host]
+    held = {part for planned in plan.cases for part, size in (planned.memory_bytes or {}).items() if size}
+    parts = [part for part in _PARTS if part not in _SHOWN_WHERE_HELD or part in held]
     columns = [
         Column("arm", right=False),
         Column("mode", right=False),
@@ -80,7 +82,7 @@ def _cases_table(plan: Plan) -> Table:
         Column("tokens", priority=2),
         *(quantity(name) for name in ("flops_of_step", "dram_bytes_of_step", *(_PARTS[part] for part in parts))),
         *(quantity(name) for name in ("predicted_ms", "communication_ms_predicted", "predicted_step_ms")),
-        Column("runs", right=False, priority=1 if any(each.skipped for each in plan.cases) else 5),
+        Column("runs", right=False, priority=1 if any(each.skipped or each.parts for each in plan.cases) else 5),
     ]
     rows = [_case_row(swept, parts, each) for each in plan.cases]
     return Table("Cases, one rank of each", _caption(plan), columns, rows)
@@ -101,8 +103,14 @@ def _case_row(swept: list[str], parts: list[str], planned: PlannedCase) -> list[
         compute_ms,
         communication_ms,
         total_ms,
-        "yes" if planned.skipped is None else f"no: {planned.skipped}",
+        _runs(planned),
     ]
+
+
+def _runs(planned: PlannedCase) -> str:
+    if planned.skipped is not None:
+        return f"no: {planned.skipped}"
+    return "in parts" if planned.parts else "yes"
 
 
 def _caption(plan: Plan) -> str:
@@ -128,7 +136,10 @@ def _swept_value(value: Any) -> str:
 
 
 def dimensions(layer: dict[str, Any]) -> str:
-    """The dimensions that make the size of a layer; a key count as the square it is."""
+    """The dimensions that make the size of a layer; a key count as the square it is. Of a model its layer's."""
+    inside = layer.get("layer") or layer.get("ffn")
+    if inside:
+        return f"{layer['kind']} with {dimensions(inside)}"
     parts = [layer["kind"]]
     for name in _ARM_DIMENSIONS:
         if value := layer.get(name):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from membench.errors import one_line
-from membench.json_values import text, value_at
+from membench.json_values import number, text, value_at
 from membench.results.answers import answers_of, how_compared
 from membench.results.derived import with_derived
 from membench.results.ranking import (
@@ -13,11 +13,13 @@ from membench.results.ranking import (
     chosen_implementation,
     comparable_groups,
     counted,
+    is_part,
     peak_bytes,
     rank_key,
     step_ms,
     step_name,
     swept,
+    tokens_name,
     yardstick,
 )
 from membench.results.records import Answer, Record, ResultFile
@@ -37,8 +39,38 @@ def result_tables(result: ResultFile) -> list[Table]:
         _answer_table(result, list(answers.values())),
         arms_table(result),
         *(_cases_table(title, records, answers[title]) for title, records in groups.items() if _measured(records)),
+        *_parts_table(result),
         *notes_table(result),
     ]
+
+
+def _parts_table(result: ResultFile) -> list[Table]:
+    """What models that were measured in parts are the sums of; no table where none was."""
+    parts = [record for record in result.cases if is_part(record)]
+    names = ("latency_ms_p50", "mfu", "mbu", "floor_ms", "over_floor")
+    columns = [
+        Column("part", right=False),
+        Column("step", right=False),
+        Column("of the models", right=False, priority=3),
+        *map(quantity, names),
+    ]
+    rows = [
+        [
+            record.case.arm,
+            f"{step_name(record)}, {tokens_name(record)}",
+            ", ".join(_times_in(result, record)),
+            *(record.metrics.get(name) for name in names),
+        ]
+        for record in parts
+    ]
+    caption = "A model's step is the sum of its parts' medians, each as often as the model has it."
+    return [Table("Parts of the models", caption, columns, rows, _FILE)] if rows else []
+
+
+def _times_in(result: ResultFile, part: Record) -> list[str]:
+    """The models that a part is of, with how many of it each has."""
+    counts = {r.case.arm: number(r.planned, "parts", part.id) for r in result.cases}
+    return [f"{arm} {count:.0f}" for arm, count in counts.items() if count]
 
 
 def _measured(records: Sequence[Record]) -> bool:

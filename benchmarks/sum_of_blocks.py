@@ -1,0 +1,126 @@
+"""Is a model the sum of its blocks? The same models measured whole and in parts, in turn.
+
+    python -m benchmarks.sum_of_blocks FOLDER [--scenario decode_batch] [--set model.preset=134m …] [--runs 3] [--json FILE]
+
+Each run measures the scenario twice: whole, and with as little memory as makes every model be measured part by part.
+What is there already in FOLDER is not measured again. For each case the ratio of the two steps, sum over whole, is the
+median over the runs of their ratios.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from membench.errors import UsageError
+from membench.planning.planner import make_plan, solve_budgets
+from membench.results.ranking import is_part, mode_name, step_ms, tokens_name
+from membench.results.records import Record, ResultFile, read_result
+from membench.running.journal import check_folder
+from membench.running.run import run_scenario
+from membench.scenario.scenario import Scenario, load_scenario
+
+WAYS = ("whole", "parts")
+
+
+def memory_for_parts(scenario: Scenario) -> float:
+    """Bytes with which no model is measured whole, and every part is.
+
+    Raises:
+        UsageError: there is no such amount, as where the largest part is a model's half.
+    """
+    solved = solve_budgets(scenario)
+    low, high = 1e9, 1e12
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        plan = make_plan(scenario, solved=solved, available_bytes=int(middle))
+        wholes = [p for p in plan.cases if not p.part_of]
+        if any(p.skipped for p in wholes):
+            low = middle
+        elif all(p.parts for p in wholes):
+            return middle
+        else:
+            high = middle
+    raise UsageError("no amount of memory makes every model be measured in parts; take smaller parts", source="--set")
+
+
+def measure(folder: Path, name: str, overrides: list[str], runs: int) -> None:
+    """Make what is missing of so many pairs of runs."""
+    whole = load_scenario(name, overrides)
+    limit = f"fit.memory={memory_for_parts(whole):.0f}"
+    scenarios = {"whole": whole, "parts": load_scenario(name, [*overrides, limit])}
+    for number in range(1, runs + 1):
+        for way in WAYS if number % 2 else reversed(WAYS):
+            path = folder / f"{way}_{number}.json"
+            if path.exists():
+                continue
+            print(path, file=sys.stderr)
+            scenario = scenarios[way]
+            done = run_scenario(scenario, solve_budgets(scenario), "cpu", folder / "made", resume=False)
+            if done.interrupted or done.path is None or not done.measured:
+                raise UsageError(f"{path} was not made")
+            done.path.rename(path)
+
+
+def ratios(folder: Path, runs: int) -> dict[str, list[float]]:
+    """By case the sum of blocks over the whole, a number for each pair of runs."""
+    found: dict[str, list[float]] = {}
+    for number in range(1, runs + 1):
+        whole, parts = (steps(read_result(folder / f"{way}_{number}.json")) for way in WAYS)
+        for case in whole.keys() & parts.keys():
+            found.setdefault(case, []).append(parts[case] / whole[case])
+    return dict(sorted(found.items()))
+
+
+def steps(result: ResultFile) -> dict[str, float]:
+    """Milliseconds of every model's step."""
+    return {_name(r): step for r in result.cases if not is_part(r) and (step := step_ms(r))}
+
+
+def _name(record: Record) -> str:
+    return f"{record.case.arm} {mode_name(record)}, {tokens_name(record)}"
+
+
+def judged(folder: Path, runs: int) -> dict[str, Any]:
+    """What is kept: every case's ratio, and how far the worst is from one."""
+    of_cases = {name: statistics.median(values) for name, values in ratios(folder, runs).items()}
+    first = read_result(folder / "whole_1.json")
+    return {
+        "benchmark": "sum_of_blocks",
+        "scenario": first.run.scenario,
+        "overrides": first.run.overrides,
+        "started": first.run.started,
+        "git_sha": first.run.git_sha,
+        "environment": first.environment,
+        "runs": runs,
+        "sum_over_whole": of_cases,
+        "furthest_from_one": max(abs(ratio - 1) for ratio in of_cases.values()),
+    }
+
+
+def main() -> None:
+    """Measure what is missing, then judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--scenario", default="decode_batch")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    try:
+        check_folder(options.folder, "FOLDER")
+        measure(options.folder, options.scenario, options.overrides, options.runs)
+        found = judged(options.folder, options.runs)
+    except UsageError as error:
+        parser.error(str(error))
+    for case, ratio in found["sum_over_whole"].items():
+        print(f"{case:60} {ratio:.3f}")
+    print(f"furthest from one: {found['furthest_from_one']:.1%}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Decoders made of the layers."""

@@ -1,0 +1,87 @@
+"""Causal self-attention by torch's fused kernels, with rotary positions and fewer key heads than query heads.
+
+Letters: S sequences, T new tokens of each, C tokens of context, d model dim, h query heads, g key and value heads,
+c head dim.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
+
+from membench.layers.initialize import fill_normal_
+from membench.layers.kernels.matmul import project
+from membench.layers.kernels.stages import stage
+from membench.layers.models.cache import KVCache
+from membench.layers.models.rotary import turned, turns
+from membench.layers.spec import AttentionSpec
+
+_POSITIONS_STEP = 1024  # angles are made for so many positions at a time
+
+
+class Attention(nn.Module):
+    """Parameters ``qkv`` ((h + 2g)·c, d), queries first, and ``out`` (d, h·c)."""
+
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        model_dim: int,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.qkv = nn.Parameter(torch.empty(spec.qkv_width, model_dim, device=device, dtype=dtype))
+        self.out = nn.Parameter(torch.empty(model_dim, spec.query_width, device=device, dtype=dtype))
+        fill_normal_(self.qkv, 1 / math.sqrt(model_dim), generator)
+        fill_normal_(self.out, 1 / math.sqrt(spec.query_width), generator)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        """(S, T, d) of x (S, T, d), which come after what the cache holds."""
+        sequences, new, _ = x.shape
+        with stage("qkv"):
+            projected = project(x.flatten(0, 1), self.qkv).view(sequences, new, -1)
+        with stage("attention"):
+            attended = self._attend(projected, cache)
+        with stage("out_proj"):
+            return project(attended.reshape(sequences * new, -1), self.out).view(sequences, new, -1)
+
+    def _attend(self, projected: Tensor, cache: KVCache | None) -> Tensor:
+        """(S, T, h·c) of the projected queries, keys and values (S, T, (h + 2g)·c)."""
+        spec, (sequences, new, _) = self.spec, projected.shape
+        heads = projected.view(sequences, new, -1, spec.head_dim).transpose(1, 2)
+        before = cache.held if cache else 0
+        placed, values = heads.split([spec.heads + spec.kv_heads, spec.kv_heads], dim=1)
+        queries, keys = turned(placed, *self._angles(before, new, projected)).split([spec.heads, spec.kv_heads], dim=1)
+        if cache is not None:
+            keys, values = cache.write(keys, values)
+        if new == 1:
+            found = self._of_last(queries, keys, values)
+        else:
+            mask = causal_lower_right(new, before + new) if before else None
+            found = functional.scaled_dot_product_attention(
+                queries,
+                keys,
+                values,
+                attn_mask=mask,
+                is_causal=mask is None,
+                enable_gqa=spec.heads != spec.kv_heads,
+            )
+        return found.transpose(1, 2).reshape(sequences, new, -1)
+
+    def _of_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Of one new token, which sees all keys: the query heads of a key head are rows of one product."""
+        sequences, _, _, head_dim = queries.shape
+        grouped = queries.reshape(sequences, self.spec.kv_heads, -1, head_dim)
+        found = functional.scaled_dot_product_attention(grouped, keys, values)
+        return found.reshape(sequences, self.spec.heads, 1, head_dim)
+
+    def _angles(self, before: int, new: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (T, c) of the new tokens' positions."""
+        known = -(-(before + new) // _POSITIONS_STEP) * _POSITIONS_STEP
+        cosines, sines = turns(known, self.spec.head_dim, self.spec.rope_theta, like.dtype, str(like.device))
+        return cosines[before : before + new], sines[before : before + new]

@@ -1,0 +1,68 @@
+"""Keys and values of the tokens that a decoder has seen.
+
+Letters: S sequences, g key and value heads, c head dim, C tokens that are there, T new ones.
+"""
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """``keys`` and ``values`` (S, g, capacity, c) of one block. New tokens are written from position ``held`` on.
+
+    ``held`` stays where it is until ``advance``: a step that is repeated writes the same places again.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values, self.held = keys, values, 0
+
+    @classmethod
+    def empty(
+        cls,
+        sequences: int,
+        heads: int,
+        capacity: int,
+        head_dim: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> Self:
+        """One that holds nothing."""
+        shape = (sequences, heads, capacity, head_dim)
+        return cls(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+
+    @property
+    def nbytes(self) -> int:
+        """Of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of a sequence that there is room for."""
+        return self.keys.shape[2]
+
+    def fill(self, tokens: int, generator: torch.Generator) -> None:
+        """Random keys and values of unit variance in the place of those of so many tokens."""
+        for part in (self.keys, self.values):
+            drawn = torch.randn(part[:, :, :tokens].shape, generator=generator, device=generator.device)
+            part[:, :, :tokens].copy_(drawn)
+        self.held = tokens
+
+    def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts in the new tokens' (S, g, T, c). Returns views (S, g, C + T, c) of all.
+
+        Raises:
+            ValueError: there is no room for them.
+        """
+        end = self.held + keys.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"the cache has room for {self.capacity} tokens of a sequence, not {end}")
+        self.keys[:, :, self.held : end].copy_(keys)
+        self.values[:, :, self.held : end].copy_(values)
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def advance(self, tokens: int) -> None:
+        """What was written last is kept: the next tokens come after it."""
+        self.held += tokens

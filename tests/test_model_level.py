@@ -1,0 +1,174 @@
+"""Scenarios of levels ``block`` and ``model``: what is refused, what is planned, and the whole way in real processes."""
+
+import json
+
+import pytest
+from test_run import one_result, run
+from typer.testing import CliRunner
+
+from membench.cli import app
+from membench.errors import UsageError
+from membench.layers.spec import ModelSpec
+from membench.machine.datasheet import parse_hardware
+from membench.planning.planner import make_plan
+from membench.results.ranking import comparable_groups
+from membench.scenario.scenario import load_scenario, parse_scenario
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+SMALL = """schema_version: 1
+name: small
+level: model
+model: {preset: tiny, num_blocks: 3}
+dtype: float32
+arms:
+  dense: {layer: dense}
+  memory: {layer: memory_plus, num_keys: 1K, heads: 2, top_k: 4, key_dim: 16, at: all, pool: shared}
+  moe: {layer: moe, num_experts: 8, expert_hidden: 32, top_k: 2, at: middle}
+  peer: {layer: peer, num_keys: 256, heads: 2, top_k: 4, key_dim: 16, at: [0, 2]}
+workload: {sequences: 2, prompt: 12, context: 5, modes: [prefill, decode, forward_backward, train_step], optimizers: [row_adagrad]}
+fit: {policy: skip}
+measure: {min_samples: 5, floor_samples: 2, max_seconds: 0.2, warmup_seconds: 0.02}
+"""
+IN_PARTS = ["fit.policy=rank", "fit.ranks=2", "workload.modes=[prefill, decode]"]
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "said"),
+    [
+        ("model.preset=7b", "model.preset", "no preset is '7b'"),
+        ("model.heads=5", "model", "model_dim 64 is no multiple of heads 5"),
+        ("model.num_block=5", "model.num_block", "did you mean 'num_blocks'?"),
+        ("model={}", "model", "is missing; name a preset (tiny, 91m"),
+        ("level=layer", "model", "is for levels block and model, this is layer"),
+        ("model_dim=64", "model_dim", "is the model's"),
+        ("arms.dense.model_dim=64", "arms.dense.model_dim", "is the model's"),
+        ("workload.tokens=64", "workload.tokens", "a block or a model has sequences and prompt"),
+        ("workload.modes=[forward]", "", "take mode prefill or decode"),
+        ("arms.moe.at=4", "arms.moe.at", "should be all, middle, {count: 3, stride: 8}"),
+        ("arms.moe.at=[0, 3]", "arms.moe.at", "name some from 0 to 2"),
+        ("arms.moe.at={count: 2, stride: 4}", "arms.moe.at", "name some from 0 to 2"),
+        ("arms.moe.at=last", "arms.moe.at", "should be all, middle"),
+        ("arms.moe.pool=shared", "arms.moe", "pool shared is for memory and memory_plus"),
+        ("arms.memory.pool=one", "arms.memory.pool", "should be shared or own, not 'one'"),
+        ("arms.moe.layer=package.module:layer", "arms.moe.layer", "is compared at level layer, not model"),
+        ("level=block", "arms.memory.at", "is for level model: a block has one layer"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_its_key(override, key, said):
+    with pytest.raises(UsageError) as caught:
+        plan = make_plan(parse_scenario(SMALL, "small.yaml", [override]), available_bytes=2**34)
+        raise UsageError("; ".join(p.skipped for p in plan.cases if p.skipped), key="")
+    assert said in str(caught.value) and (not key or key in str(caught.value))
+
+
+def test_sequences_are_for_blocks_and_models():
+    text = "schema_version: 1\nname: a\nmodel_dim: 64\narms: {d: {layer: dense, ffn_hidden: 64}}\nworkload: {prompt: 3}\n"
+    with pytest.raises(UsageError, match=r"workload\.prompt: is for levels block and model: a layer has tokens"):
+        parse_scenario(text, "a.yaml")
+
+
+def test_a_step_has_the_tokens_of_its_mode():
+    plan = make_plan(parse_scenario(SMALL, "small.yaml"), available_bytes=2**34)
+    steps = {(p.case.mode, p.case.tokens, p.case.sequences, p.case.context) for p in plan.cases}
+    assert steps == {
+        ("prefill", 24, 2, 5),
+        ("decode", 2, 2, 5),
+        ("forward_backward", 24, 2, 0),
+        ("train_step", 24, 2, 0),
+    }
+
+
+def test_budgets_are_the_models():
+    asks = ["budgets={params: memory, flops_per_token: dense}", "arms.memory.budgets={}", "arms.dense.budgets={}"]
+    moe = "arms.moe={layer: moe, top_k: 2, at: all}"
+    plan = make_plan(parse_scenario(SMALL, "small.yaml", [*asks, moe, "model.ffn_hidden=1024"]), available_bytes=2**34)
+    achieved = {p.case.arm: p.achieved for p in plan.cases}
+    assert achieved["moe"]["params"] == pytest.approx(achieved["memory"]["params"], rel=0.01)
+    assert achieved["moe"]["flops_per_token"] == pytest.approx(achieved["dense"]["flops_per_token"], rel=0.01)
+    found = next(p.case.layer for p in plan.cases if p.case.arm == "moe")
+    assert isinstance(found, ModelSpec) and found.at == (0, 1, 2)
+    assert found.cost(plan.cases[0].case.step()).params == achieved["moe"]["params"]
+
+
+@pytest.mark.parametrize("level", ["model", "block"])
+def test_every_kind_in_every_mode(scenario_file, tmp_path, level):
+    text = SMALL if level == "model" else SMALL.replace("level: model", "level: block")
+    if level == "block":
+        for stated in (", at: all, pool: shared", ", at: middle", ", at: [0, 2]"):
+            text = text.replace(stated, "")
+    done = run("run", scenario_file(text), "--output", str(tmp_path / "out"), "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    result = one_result(tmp_path / "out")
+    assert {r.status for r in result.cases} == {"ok"}, [(r.case.arm, r.case.mode, r.reason) for r in result.cases]
+    assert len(result.cases) == 16
+    for record in result.cases:
+        (found,) = record.rounds
+        assert max(found.reference["errors"].values()) <= 1e-5
+        held = record.case.mode in ("prefill", "decode")
+        assert (found.memory["kv_cache_bytes"] > 0) == held
+        assert any("depth held" in note for note in found.notes) == held
+        assert (record.metrics["ttft_ms"] is not None) == (level == "model" and record.case.mode == "prefill")
+        assert (record.metrics["tpot_ms_p50"] is not None) == (level == "model" and record.case.mode == "decode")
+        assert found.cost["params"] == record.planned["params"]
+        if record.case.arm != "memory" or level == "block":  # a shared pool is held once
+            assert found.memory["weights_bytes"] == 4 * found.cost["params"]
+
+
+def test_a_model_that_does_not_fit_is_the_sum_of_its_blocks(scenario_file, tmp_path):
+    words = [word for override in IN_PARTS for word in ("--set", override)]
+    done = run("run", scenario_file(SMALL), "--output", str(tmp_path / "out"), "--device", "cpu", "--json", *words)
+    assert done.returncode == 0, done.stderr
+    result = one_result(tmp_path / "out")
+    parts = {r.id: r for r in result.cases if r.planned["part_of"]}
+    wholes = [r for r in result.cases if r.planned["parts"]]
+    assert len(wholes) == 8 and {r.case.arm for r in parts.values()} == {
+        "ends",
+        "plain block",
+        "memory block",
+        "moe block",
+        "peer block",
+    }
+    for record in wholes:
+        assert record.status == "ok" and record.case.level == "model"
+        counts = record.planned["parts"]
+        assert sum(counts.values()) == 1 + 3
+        expected = sum(count * parts[id_].metrics["latency_ms_p50"] for id_, count in counts.items())
+        assert record.metrics["latency_ms_p50"] == pytest.approx(expected)
+        assert any("sum of measured blocks" in note for note in record.planned["notes"])
+    groups = comparable_groups(result.cases)
+    assert all({r.case.arm for r in group} == {"dense", "memory", "moe", "peer"} for group in groups.values())
+
+
+def test_the_8b_models_are_planned_for_eight_gpus_in_a_moment():
+    plan = make_plan(load_scenario("iso_model_8b"), hardware=parse_hardware("h200x8"))
+    assert plan.ranks == 8
+    wholes = {p.case.arm: p for p in plan.cases if not p.part_of and p.case.mode == "decode"}
+    assert wholes["dense"].params == pytest.approx(8.03e9, rel=1e-3)
+    for arm, planned in wholes.items():
+        if arm != "dense":
+            assert planned.params == pytest.approx(wholes["memory"].params, rel=0.01), arm
+
+
+def test_a_block_is_profiled_by_stage():
+    words = "--layer memory --keys 1K --key-dim 16 --top-k 4 --block tiny --dtype fp32 --tokens 8 --context 6 --json"
+    done = CliRunner().invoke(app, ["profile", *words.split(), "--device", "cpu"])
+    assert done.exit_code == 0, done.stderr
+    (layer,) = json.loads(done.stdout)["profile"]["layers"]
+    modes = {mode["mode"]: {row["name"] for row in mode["stages"]} for mode in layer["modes"]}
+    for stages in modes.values():
+        assert {"qkv", "attention", "out_proj", "query", "scores", "bag"} <= stages
+    assert set(modes) == {"prefill", "decode"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--block 7b", "--block or --model: no preset is '7b'"),
+        ("--block tiny --model tiny", "--model: is given beside --block"),
+        ("--sequences 2", "--sequences: is for levels block and model"),
+    ],
+)
+def test_profile_refuses_what_makes_no_block(words, said):
+    done = CliRunner().invoke(app, ["profile", "--layer", "memory", *words.split(), "--device", "cpu"])
+    assert isinstance(done.exception, UsageError) and said in str(done.exception)

@@ -1,0 +1,161 @@
+"""Blocks and models against float64, decoding against prefilling, and what they are counted to be."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from layers import build
+from layers.checking.verification import verify
+from layers.models.model import Model
+from layers.spec import (
+    PRESETS,
+    AttentionSpec,
+    BlockSpec,
+    DenseSpec,
+    MemoryPlusSpec,
+    MemorySpec,
+    ModelSpec,
+    MoESpec,
+    PeerSpec,
+    Spaced,
+    Step,
+)
+
+WIDTH = 24
+SHAPE = {"model_dim": WIDTH, "dtype": "float32"}
+ATTENTION = AttentionSpec(heads=6, kv_heads=2, head_dim=4)
+LAYERS = {
+    "dense": DenseSpec(ffn_hidden=40, **SHAPE),
+    "moe": MoESpec(num_experts=6, expert_hidden=16, top_k=2, shared_hidden=8, **SHAPE),
+    "moe_top1": MoESpec(num_experts=5, expert_hidden=16, top_k=1, router="sigmoid", **SHAPE),
+    "memory": MemorySpec(num_keys=81, heads=2, top_k=5, key_dim=8, companion_hidden=8, **SHAPE),
+    "memory_plus": MemoryPlusSpec(num_keys=49, heads=3, top_k=4, key_dim=6, **SHAPE),
+    "peer": PeerSpec(num_keys=64, heads=2, top_k=3, key_dim=8, **SHAPE),
+}
+STEPS = {
+    "forward_backward": Step(15, mode="forward_backward", sequences=3),
+    "prefill": Step(15, mode="prefill", sequences=3),
+    "prefill_after_context": Step(15, mode="prefill", sequences=3, context=7),
+    "decode": Step(3, mode="decode", sequences=3, context=11),
+    "decode_first": Step(1, mode="decode"),
+}
+
+
+def block_of(kind: str) -> BlockSpec:
+    return BlockSpec(attention=ATTENTION, ffn=LAYERS[kind], **SHAPE)
+
+
+def model_of(kind: str, *, tied: bool = False, at: tuple[int, ...] = (0, 2), pool: str = "own") -> ModelSpec:
+    return ModelSpec(
+        vocab_size=37,
+        num_blocks=3,
+        attention=ATTENTION,
+        ffn_hidden=32,
+        layer=LAYERS[kind],
+        at=at,
+        pool=pool,  # type: ignore[arg-type]
+        tied=tied,
+        **SHAPE,
+    )
+
+
+def checked(spec: BlockSpec | ModelSpec, step: Step, seed: int) -> None:
+    layer = build(spec, seed=seed).train(step.has_backward)
+    layer.make_ready(step, seed)
+    generator = torch.Generator().manual_seed(seed)
+    x = layer.draw_tokens(step.tokens, generator)
+    found = verify(layer, x, gradients=step.has_backward, seed=seed)
+    assert found.failure is None, found
+    if step.has_backward:
+        assert any(name.endswith("qkv") for name in found.errors)
+
+
+@pytest.mark.parametrize("mode", STEPS)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_block_is_its_float64_reference(kind: str, mode: str) -> None:
+    checked(block_of(kind), STEPS[mode], seed=len(kind))
+
+
+@pytest.mark.parametrize("mode", STEPS)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_model_is_its_float64_reference(kind: str, mode: str) -> None:
+    checked(model_of(kind, tied=kind == "moe"), STEPS[mode], seed=3)
+
+
+@pytest.mark.parametrize("mode", STEPS)
+@pytest.mark.parametrize("kind", ["memory", "memory_plus"])
+def test_layers_that_share_a_pool_are_their_reference(kind: str, mode: str) -> None:
+    checked(model_of(kind, at=(0, 1, 2), pool="shared"), STEPS[mode], seed=5)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_decoding_with_the_cache_is_prefilling(kind: str) -> None:
+    model = build(model_of(kind), seed=1).eval()
+    assert isinstance(model, Model)
+    x = torch.randint(37, (2, 9), generator=torch.Generator().manual_seed(2))
+    model.start(sequences=2, capacity=9)
+    stepwise = [model.next_logits(part) for part in x.split([4, 1, 1, 2, 1], dim=1)]
+    for found, seen in zip(stepwise, (4, 5, 6, 8, 9), strict=True):
+        model.start(sequences=2, capacity=9)
+        torch.testing.assert_close(found, model.next_logits(x[:, :seen]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["own", "shared"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_counted_parameters_are_those_there_are(kind: str, tied: bool, pool: str) -> None:
+    if pool == "shared" and not kind.startswith("memory"):
+        pytest.skip("there is no table to share")
+    spec = model_of(kind, tied=tied, pool=pool)
+    model, cost = build(spec), spec.cost(Step(4))
+    parameters = {id(p): p for p in model.parameters()}.values()
+    assert cost.params == cost.rank_params == sum(p.numel() for p in parameters)
+    assert cost.stored_bytes == sum(p.nbytes for p in parameters)
+    block = block_of(kind)
+    assert block.cost(Step(4)).params == sum(p.numel() for p in build(block).parameters())
+
+
+@pytest.mark.parametrize(("sequences", "new", "context"), [(2, 5, 0), (3, 1, 8), (2, 4, 3)])
+def test_flops_of_attention_are_those_of_plain_products(sequences: int, new: int, context: int) -> None:
+    spec, width = ATTENTION, ATTENTION.head_dim
+    with FlopCounterMode(display=False) as counter:
+        torch.empty(sequences * new, WIDTH) @ torch.empty(WIDTH, spec.qkv_width)
+        torch.empty(sequences * new, spec.query_width) @ torch.empty(spec.query_width, WIDTH)
+        for _ in range(sequences * spec.heads):
+            for token in range(new):
+                seen = context + token + 1
+                weights = torch.empty(1, width) @ torch.empty(width, seen)
+                weights @ torch.empty(seen, width)
+    step = Step(sequences * new, mode="prefill", sequences=sequences, context=context)
+    assert sum(stage.flops for stage in spec.stages(step, WIDTH, 4)) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("mode", ["prefill", "decode", "forward_backward", "train_step"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_model_costs_what_its_parts_do(kind: str, mode: str) -> None:
+    spec = model_of(kind)
+    step = Step(6, mode=mode, sequences=6 if mode == "decode" else 2, optimizer="sgd" if mode == "train_step" else None)  # type: ignore[arg-type]
+    parts = [spec.ends.cost(step), spec.plain_block.cost(step), *2 * [block_of(kind).cost(step)]]
+    whole = spec.cost(step)
+    for name in ("flops", "flops_executed", "bytes_min", "params", "active_params", "stored_bytes"):
+        assert getattr(whole, name) == pytest.approx(sum(getattr(part, name) for part in parts)), name
+    assert whole.memory.weights == sum(part.memory.weights for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("preset", "params"),
+    [("134m", 134.1e6), ("373m", 373.9e6), ("720m", 721e6), ("1.3b", 1.345e9), ("8b", 8.03e9), ("91m", 91.2e6)],
+)
+def test_presets_have_the_sizes_that_they_are_named_by(preset: str, params: float) -> None:
+    shape = PRESETS[preset]
+    dense = DenseSpec(model_dim=shape.model_dim, ffn_hidden=shape.ffn_hidden)
+    assert shape.around(dense, "all", "own").cost(Step(1)).params == pytest.approx(params, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "count", "stride", "found"), [(24, 3, 8, (4, 12, 20)), (12, 3, 4, (2, 6, 10)), (32, 3, 8, (8, 16, 24))]
+)
+def test_spaced_blocks_lie_around_the_middle(blocks: int, count: int, stride: int, found: tuple[int, ...]) -> None:
+    from layers.spec import Spaced
+
+    assert Spaced(count=count, stride=stride).of(blocks) == found
