@@ -11,16 +11,19 @@ from torch import Tensor
 
 from membench.layers.models.checkpoint import fill, to_llama
 from membench.layers.models.model import Model
-from membench.layers.spec.quantities import DTypeName
+from membench.layers.spec.quantities import ITEM_BYTES, DTypeName
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """``generate(prompt, count)`` gives so many tokens, greedily. ``exact``: in fp32, whose tokens all must agree on."""
+    """``generate(prompt, count)`` gives so many tokens, greedily. ``exact``: in fp32, whose tokens all must agree on.
+
+    ``weight_bytes`` are those of a number of a matrix.
+    """
 
     name: str
     generate: Callable[[list[int], int], list[int]]
-    dtype: DTypeName
+    weight_bytes: int
     exact: bool
 
 
@@ -40,7 +43,7 @@ def our_engine(model: Model, dtype: DTypeName) -> Engine:
                 logits = copy.next_logits(token[:, None])
         return found
 
-    return Engine(f"membench {dtype}", generate, dtype, exact=dtype == "float32")
+    return Engine(f"membench {dtype}", generate, ITEM_BYTES[dtype], exact=dtype == "float32")
 
 
 def llama_of(model: Model) -> Any:
@@ -85,7 +88,7 @@ def transformers_engine(model: Model, *, compiled: bool) -> Engine:
         found = theirs.generate(ids, max_new_tokens=count, min_new_tokens=count, **options)
         return found[0, len(prompt) :].tolist()
 
-    return Engine(f"transformers {'compiled' if compiled else 'eager'}", generate, "float32", exact=True)
+    return Engine(f"transformers {'compiled' if compiled else 'eager'}", generate, 4, exact=True)
 
 
 def ctranslate2_engine(model: Model, folder: Path, compute: str) -> Engine:
@@ -113,7 +116,7 @@ def ctranslate2_engine(model: Model, folder: Path, compute: str) -> Engine:
         )
         return list(found.sequences_ids[0])
 
-    return Engine(f"ctranslate2 {compute}", generate, "float32", exact=compute == "float32")
+    return Engine(f"ctranslate2 {compute}", generate, 4 if compute == "float32" else 1, exact=compute == "float32")
 
 
 def _made_up_tokenizer(folder: Path, vocab_size: int) -> None:

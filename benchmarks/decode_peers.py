@@ -2,8 +2,8 @@
 
     python -m benchmarks.decode_peers [--preset 91m] [--tokens 64] [--rounds 5] [--json FILE]
 
-Greedy decoding after a prompt of 16 tokens, random weights. Engines take turns, round by round: ours in fp32, bf16 and
-int8; transformers' Llama, eager and compiled; ctranslate2 in fp32 and int8, where they are installed. Each generates
+Greedy decoding after a prompt of 16 tokens, random weights. Engines take turns, round by round: ours in fp32 and
+bf16; transformers' Llama, eager and compiled; ctranslate2 in fp32 and int8, where they are installed. Each generates
 the same number of tokens; all in fp32 must generate the same ones. A token's floor is the bytes of all weights but the
 embedding, and of keys and values, over the read rate that is measured in the same process.
 """
@@ -122,8 +122,7 @@ def main() -> None:
 
 def row(each: Timed, spec: ModelSpec, read_bytes_per_s: float, tokens: int) -> dict[str, Any]:
     """What is kept of one engine."""
-    as_stored = spec.with_dtype(each.engine.dtype)
-    needed = decode_bytes(as_stored, PROMPT_TOKENS + tokens // 2)
+    needed = decode_bytes(spec, PROMPT_TOKENS + tokens // 2) * each.engine.weight_bytes / spec.item_bytes
     seconds = statistics.median(each.seconds)
     return {
         "engine": each.engine.name,

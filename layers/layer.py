@@ -133,6 +133,10 @@ class Layer(nn.Module):
         """Make what a step of this kind needs besides its input, drawn from ``seed``; most layers need nothing."""
         del step, seed
 
+    def context(self) -> tuple[Tensor, ...]:
+        """What a call reads of earlier tokens and must leave as it is: keys and values before the new tokens."""
+        return ()
+
     @property
     def kv_cache_bytes(self) -> int:
         """What keys and values of earlier tokens take."""

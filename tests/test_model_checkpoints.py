@@ -71,8 +71,7 @@ def test_a_llama_checkpoint_gives_the_logits_of_transformers(kv_heads: int, tied
     )
     theirs = transformers.LlamaForCausalLM(config).eval()
     model = Model(llama_spec(config.to_dict())).eval()
-    weights = from_llama(theirs.state_dict())
-    fill(model, {name: tensor for name, tensor in weights.items() if name != "head" or not tied})
+    fill(model, from_llama(theirs.state_dict(), tied=tied))
     x = torch.randint(61, (2, 11))
     with torch.no_grad():
         expected = theirs(x).logits

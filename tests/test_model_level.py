@@ -52,6 +52,10 @@ IN_PARTS = ["fit.policy=rank", "fit.ranks=2", "workload.modes=[prefill, decode]"
         ("arms.moe.pool=shared", "arms.moe", "pool shared is for memory and memory_plus"),
         ("arms.memory.pool=one", "arms.memory.pool", "should be shared or own, not 'one'"),
         ("arms.moe.layer=package.module:layer", "arms.moe.layer", "is compared at level layer, not model"),
+        ("budgets={latency_ms: {value: 3, measured: [a.json]}}", "budgets.latency_ms", "is for level layer, this is model"),
+        ("fit.policy=shrink", "fit.policy", "shrink is for level layer"),
+        ("arms.moe.at={count: 10000000000, stride: 1}", "arms.moe.at", "should be all, middle"),
+        ("model.kv_heads=3", "model", "heads 4 is no multiple of kv_heads 3"),
         ("level=block", "arms.memory.at", "is for level model: a block has one layer"),
     ],
 )
@@ -111,8 +115,9 @@ def test_every_kind_in_every_mode(scenario_file, tmp_path, level):
         assert (record.metrics["ttft_ms"] is not None) == (level == "model" and record.case.mode == "prefill")
         assert (record.metrics["tpot_ms_p50"] is not None) == (level == "model" and record.case.mode == "decode")
         assert found.cost["params"] == record.planned["params"]
-        if record.case.arm != "memory" or level == "block":  # a shared pool is held once
-            assert found.memory["weights_bytes"] == 4 * found.cost["params"]
+        assert found.memory["weights_bytes"] == 4 * found.cost["params"]
+        for name in ("mfu", "mbu", "floor_ms", "over_floor"):
+            assert record.metrics[name] is not None, (record.case.arm, record.case.mode, name)
 
 
 def test_a_model_that_does_not_fit_is_the_sum_of_its_blocks(scenario_file, tmp_path):
@@ -136,8 +141,29 @@ def test_a_model_that_does_not_fit_is_the_sum_of_its_blocks(scenario_file, tmp_p
         expected = sum(count * parts[id_].metrics["latency_ms_p50"] for id_, count in counts.items())
         assert record.metrics["latency_ms_p50"] == pytest.approx(expected)
         assert any("sum of measured blocks" in note for note in record.planned["notes"])
+        assert record.flags[0] == "sum of measured blocks" and record.metrics["over_floor"] is not None
     groups = comparable_groups(result.cases)
     assert all({r.case.arm for r in group} == {"dense", "memory", "moe", "peer"} for group in groups.values())
+
+
+def test_equal_blocks_are_one_part():
+    plan = make_plan(parse_scenario(SMALL, "s.yaml", [*IN_PARTS, "arms.dense.at=middle"]), available_bytes=2**34)
+    counts = {p.case.arm: sorted(p.parts.values()) for p in plan.cases if p.parts}
+    assert counts == {"dense": [1, 3], "memory": [1, 3], "moe": [1, 1, 2], "peer": [1, 1, 2]}
+
+
+def test_a_shared_pool_is_not_trained_in_parts():
+    plan = make_plan(parse_scenario(SMALL, "s.yaml", [*IN_PARTS[:2]]), available_bytes=2**34)
+    skipped = {(p.case.arm, p.case.mode): p.skipped for p in plan.cases if p.skipped}
+    assert list(skipped) == [("memory", "train_step")]
+    assert "a pool that several blocks read is updated once a step" in skipped["memory", "train_step"]
+
+
+def test_a_summed_case_asked_for_brings_its_parts():
+    plan = make_plan(parse_scenario(SMALL, "s.yaml", IN_PARTS), available_bytes=2**34)
+    whole = next(p for p in plan.cases if p.parts)
+    kept = plan.only([whole.id])
+    assert {p.id for p in kept.cases} == {whole.id, *whole.parts} and len(kept.runnable) == len(whole.parts)
 
 
 def test_the_8b_models_are_planned_for_eight_gpus_in_a_moment():

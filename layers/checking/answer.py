@@ -160,6 +160,7 @@ class _Before:
     def __init__(self, layer: Layer, given: Given) -> None:
         self.layer, self.x, self.routing = layer, given[0], given[1]
         known = {name: p for name, p in layer.named_parameters() if not is_lazy(p)}
+        self.context = [_some(part).clone() for part in layer.context()]
         self.parameters = {name: (p, _version(p), _some(p).clone()) for name, p in known.items()}
 
     @torch.no_grad()
@@ -171,6 +172,8 @@ class _Before:
         for name, tensor in mine.items():
             if not _same(tensor, theirs[name]):
                 yield f"the call changes the routing ({name})"
+        if not all(_same(_some(part), known) for part, known in zip(self.layer.context(), self.context, strict=True)):
+            yield "the call changes keys or values of earlier tokens"
         now = dict(self.layer.named_parameters())
         for name, (parameter, version, values) in self.parameters.items():
             found = now.get(name)

@@ -66,8 +66,8 @@ class BlockReference(SampledReference):
     def input(self, x: Tensor) -> Tensor:
         return float64_leaf(x[self.tokens()])
 
-    def input_gradient(self) -> Tensor:
-        return super().input_gradient()[self._sampled()]
+    def input_tokens(self) -> Tensor:
+        return self.tokens()
 
     def _sampled(self) -> Tensor:
         """Where in ``x`` the sampled tokens are."""

@@ -114,7 +114,7 @@ def attention(
 ) -> Tensor:
     """(W, d): what attention adds to the tokens ``wanted`` of one sequence x (T, d), which are W.
 
-    Query by query and head by head: softmax over the keys of the tokens up to its own.
+    Query by query: softmax over the keys of the tokens up to its own, of which each serves h/g heads.
 
     Args:
         context: keys and values (g, C, c) of the C tokens before x, keys turned already.
@@ -128,11 +128,8 @@ def attention(
     rows = []
     for t in wanted:
         query, seen = turned(queries[t], before + t, spec.rope_theta), before + t + 1
-        heads = []
-        for head in range(spec.heads):
-            scores = keys[:seen, head // group] @ query[head] / c**0.5
-            heads.append(torch.softmax(scores, dim=0) @ values[:seen, head // group])
-        rows.append(torch.cat(heads))
+        scores = query.view(-1, group, c) @ keys[:seen].permute(1, 2, 0) / c**0.5  # (g, h/g, seen)
+        rows.append((torch.softmax(scores, dim=-1) @ values[:seen].transpose(0, 1)).flatten())
     return torch.stack(rows) @ w["out"].T
 
 

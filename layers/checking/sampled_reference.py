@@ -92,15 +92,19 @@ class SampledReference:
         """The leaf that the sampled tokens are."""
         return float64_leaf(x[self.sample])
 
-    def input_gradient(self) -> Tensor:
-        """(T, d), after ``gradient_errors``.
+    def input_error(self, gradient: Tensor) -> float:
+        """The error of the gradient of all tokens (B, d), where sampled ones have one; after ``gradient_errors``.
 
         Raises:
             ValueError: there is none.
         """
         if self.x.grad is None:
             raise ValueError("the reference does not depend on x in a way that autograd sees")
-        return self.x.grad
+        return relative_rms(gradient[self.input_tokens()], self.x.grad)
+
+    def input_tokens(self) -> Tensor:
+        """The tokens that ``x`` are."""
+        return self.sample
 
     def output(self) -> Tensor:
         """y (T, d), of x and w."""

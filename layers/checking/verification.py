@@ -101,6 +101,6 @@ def verify(
     if gradients:
         errors |= expected.gradient_errors(upstream[sample].double())
         if inputs.grad is not None:
-            errors["x"] = relative_rms(inputs.grad[sample], expected.input_gradient())
+            errors["x"] = expected.input_error(inputs.grad)
         layer.zero_gradients()
     return Verification(count, errors, expected.selection_shortfall(x), TOLERANCE[layer.spec.dtype])

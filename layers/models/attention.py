@@ -5,11 +5,11 @@ c head dim.
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention.bias import causal_lower_right
 
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.matmul import project
@@ -62,7 +62,7 @@ class Attention(nn.Module):
         if new == 1:
             found = self._of_last(queries, keys, values)
         else:
-            mask = causal_lower_right(new, before + new) if before else None
+            mask = _causal(new, before + new, str(keys.device)) if before else None
             found = functional.scaled_dot_product_attention(
                 queries,
                 keys,
@@ -85,3 +85,9 @@ class Attention(nn.Module):
         known = -(-(before + new) // _POSITIONS_STEP) * _POSITIONS_STEP
         cosines, sines = turns(known, self.spec.head_dim, self.spec.rope_theta, like.dtype, str(like.device))
         return cosines[before : before + new], sines[before : before + new]
+
+
+@lru_cache(maxsize=4)
+def _causal(new: int, seen: int, device: str) -> Tensor:
+    """(T, C + T): which of all tokens each of the last T sees. Made once, and not in every block."""
+    return torch.ones(new, seen, dtype=torch.bool, device=device).tril(seen - new)

@@ -123,6 +123,9 @@ class Block(Layer):
         held = () if self.cache is None or not self.cache.held else (held_note(self.cache),)
         return (*held, *self.ffn.notes)
 
+    def context(self) -> tuple[Tensor, ...]:
+        return () if self.cache is None else self.cache.context()
+
     @property
     def kv_cache_bytes(self) -> int:
         return 0 if self.cache is None else self.cache.nbytes

@@ -63,6 +63,10 @@ class KVCache:
         self.values[:, :, self.held : end].copy_(values)
         return self.keys[:, :, :end], self.values[:, :, :end]
 
+    def context(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the tokens that are held."""
+        return self.keys[:, :, : self.held], self.values[:, :, : self.held]
+
     def advance(self, tokens: int) -> None:
         """What was written last is kept: the next tokens come after it."""
         self.held += tokens

@@ -55,7 +55,8 @@ def fill(model: Model, weights: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: names or shapes are others.
     """
-    wanted = _stored_once(model)
+    wanted, given = _stored_once(model), model.state_dict()
+    weights = {name: tensor for name, tensor in weights.items() if name in wanted or name not in given}
     if missing := sorted(wanted.keys() - weights.keys()):
         raise ValueError(f"the weights lack {_some(missing)}")
     if unknown := sorted(weights.keys() - wanted.keys()):
@@ -78,6 +79,8 @@ def llama_spec(config: Mapping[str, Any], dtype: DTypeName = "float32") -> Model
             raise ValueError(f"{name} is {config[name]!r}; only {ours!r} is supported")
     heads, width = config["num_attention_heads"], config["hidden_size"]
     rope = config.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default":
+        raise ValueError(f"rope_parameters ask for {rope['rope_type']!r}; only 'default' is supported")
     return ModelSpec(
         vocab_size=config["vocab_size"],
         model_dim=width,
@@ -95,14 +98,16 @@ def llama_spec(config: Mapping[str, Any], dtype: DTypeName = "float32") -> Model
     )
 
 
-def from_llama(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_llama(weights: Mapping[str, Tensor], *, tied: bool = False) -> dict[str, Tensor]:
     """A Llama checkpoint's weights under our names: q, k, v together, gate and up together.
+
+    ``tied``: the head is the embedding, also where the checkpoint has it twice.
 
     Raises:
         KeyError: one is missing.
     """
     found = {"embedding": weights["model.embed_tokens.weight"], "norm": weights["model.norm.weight"]}
-    if "lm_head.weight" in weights:
+    if "lm_head.weight" in weights and not tied:
         found["head"] = weights["lm_head.weight"]
     blocks = {int(name.split(".")[2]) for name in weights if name.startswith("model.layers.")}
     for number in sorted(blocks):

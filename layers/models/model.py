@@ -168,8 +168,10 @@ class Model(Layer):
         return tuple(table for block in self.blocks for table in block.tables())
 
     @property
-    def random_rows(self) -> Tensor | None:
-        return next((rows for block in self.blocks if (rows := block.random_rows) is not None), None)
+    def random_rows(self) -> Tensor:
+        """Of the first table that a block reads; where there is none, of the embedding."""
+        found = (block.random_rows for block in self.blocks)
+        return next((rows for rows in found if rows is not None), self.embedding.detach())
 
     @property
     def unavailable(self) -> str | None:
@@ -180,6 +182,9 @@ class Model(Layer):
         caches = [block.cache for block in self.blocks if block.cache is not None and block.cache.held]
         of_layers = dict.fromkeys(note for block in self.blocks for note in block.ffn.notes)
         return (*([held_note(caches[0])] if caches else []), *of_layers)
+
+    def context(self) -> tuple[Tensor, ...]:
+        return tuple(part for block in self.blocks for part in block.context())
 
     @property
     def kv_cache_bytes(self) -> int:

@@ -126,7 +126,7 @@ def row_reads(
 
 def updates_in_backward(step: Step) -> bool:
     """Whether table rows are updated by the backward pass that reads them: by every rule but dense AdamW."""
-    return step.update not in (None, "adamw")
+    return step.fused and step.update not in (None, "adamw")
 
 
 def table_gradients(step: Step, touched: float, table_params: float) -> float:

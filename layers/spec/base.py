@@ -95,6 +95,11 @@ class Spec(BaseModel):
         """What can be measured in its place, one by one, where it is too large; empty: it is one piece."""
         return ()
 
+    def parts_error(self, mode: Mode) -> str | None:
+        """Why the sum of its parts would not be it, in a mode, or None."""
+        del mode
+        return None
+
     @property
     def table_params(self) -> int:
         """Parameters in tables, of which a step reads few."""

@@ -42,6 +42,7 @@ class Step:
         assignments: (token, expert) pairs that this rank computes.
         zipf_exponent: skew of what is expected; 0: every row and expert is as likely.
         cache_bytes: of the last-level cache, for ``bytes_dram_expected``.
+        fused: the backward pass updates the rows that it reads, where the optimizer can; False: another layer does.
     """
 
     tokens: int
@@ -53,6 +54,7 @@ class Step:
     assignments: float | None = None
     zipf_exponent: float = 0.0
     cache_bytes: float = 0.0
+    fused: bool = True
     sequences: int = 1
     context: int = 0
 

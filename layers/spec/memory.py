@@ -4,6 +4,7 @@
 normalised queries and keys, and usually shares its pool between several layers.
 """
 
+from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -65,7 +66,7 @@ class MemorySpec(RetrievalSpec):
 
     def mode_error(self, mode: Mode, optimizer: Optimizer | None) -> str | None:
         if has_backward(mode) and self.quantized:
-            return f"rows in {self.row_format} are read, not trained: take mode forward, prefill or decode"
+            return f"rows in {self.row_format} are read, not trained: take a mode without gradients"
         return super().mode_error(mode, optimizer)
 
     def stored_row_bytes(self, columns: int) -> int:
@@ -115,7 +116,7 @@ class MemorySpec(RetrievalSpec):
 
     def cost_beside_pool(self, step: Step) -> Cost:
         """Of one more layer that reads another's table: it holds none itself, and no update of one is its own."""
-        return self._cost(step, tables=0)
+        return self._cost(replace(step, fused=False), tables=0)
 
     def _cost(self, step: Step, tables: int) -> Cost:
         if error := self.split_error(step.ranks):

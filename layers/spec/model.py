@@ -15,7 +15,7 @@ from membench.layers.spec.base import Part, Spec
 from membench.layers.spec.block import FORWARD_IS, BlockSpec, FfnSpec
 from membench.layers.spec.cost import Cost, Mode, Optimizer, StageCost, Step
 from membench.layers.spec.dense import DenseSpec
-from membench.layers.spec.expectation import RoutingKind
+from membench.layers.spec.expectation import RoutingKind, expected_unique
 from membench.layers.spec.joined import joined
 from membench.layers.spec.memory import MemorySpec
 from membench.layers.spec.quantities import DTypeName
@@ -132,15 +132,22 @@ class ModelSpec(Spec):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Its ends, its plain blocks, and those with the layer."""
-        stay = self.num_blocks - len(self.at)
+        """Its ends, its plain blocks, and those with the layer; equal blocks are one part."""
+        if not self.num_blocks:
+            return ()
         plain, replaced = self.plain_block, self.replaced_block
-        found = [Part("ends", "model", self.ends, 1)] if self.num_blocks else []
-        if stay:
-            found.append(Part("plain block", "block", plain, stay))
-        if replaced is not None:
-            found.append(Part("plain block" if replaced == plain else None, "block", replaced, len(self.at)))
-        return tuple(found)
+        if replaced is None or replaced == plain:
+            blocks = [Part("plain block", "block", plain, self.num_blocks)]
+        else:
+            stay = self.num_blocks - len(self.at)
+            blocks = [Part("plain block", "block", plain, stay)] if stay else []
+            blocks.append(Part(None, "block", replaced, len(self.at)))
+        return (Part("ends", "model", self.ends, 1), *blocks)
+
+    def parts_error(self, mode: Mode) -> str | None:
+        if mode == "train_step" and self.pool == "shared" and len(self.at) > 1:
+            return "a pool that several blocks read is updated once a step: its training is measured whole only"
+        return None
 
     def split_error(self, ranks: int) -> str | None:
         return None if self.layer is None else self.layer.split_error(ranks)
@@ -190,16 +197,16 @@ class ModelSpec(Spec):
         """
         d, s, mode, tokens = self.model_dim, self.item_bytes, step.mode, step.tokens
         row, scored = d * s, tokens if step.has_backward else step.sequences
-        rows = min(tokens, self.vocab_size)
+        rows = expected_unique(self.vocab_size, tokens, 1)
         embed = accounting.passes(
             mode,
             StageCost("embed", 0.0, 0.0, tokens * (_ID_BYTES + row), rows * row, tokens * row, rows * row),
             StageCost("embed", stream_bytes=tokens * row + self.vocab_size * row, backward=True),
         )
         stages = [*embed, *accounting.linear("head", scored, d, self.vocab_size, s, mode)]
-        logits = 4.0 * scored * self.vocab_size
-        cost = accounting.replicated_cost(
-            step, self.end_params, s, stages, (2 if step.has_backward else 1) * (logits + 2 * tokens * row)
-        )
+        # in training the logits, in fp32 too, their softmax and its gradient, and that of the logits
+        logits = scored * self.vocab_size * (2 * s + 3 * 4 if step.has_backward else s)
+        hidden = 2 * tokens * row * (2 if step.has_backward else 1)
+        cost = accounting.replicated_cost(step, self.end_params, s, stages, logits + hidden)
         unread = 0 if self.tied else (self.vocab_size - 1) * d  # of the embedding a token reads one row
         return replace(cost, active_params=cost.active_params - unread)

@@ -16,7 +16,7 @@ open is said here, by whose shape was taken:
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from membench.layers.spec.attention import AttentionSpec
 from membench.layers.spec.block import BlockSpec, OwnLayerSpec
@@ -27,8 +27,8 @@ class Spaced(BaseModel):
     """Blocks around the middle: 3 by 8 of 24 are 4, 12 and 20."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    count: PositiveInt
-    stride: PositiveInt
+    count: PositiveInt = Field(le=2**12)
+    stride: PositiveInt = Field(le=2**12)
 
     def of(self, num_blocks: int) -> tuple[int, ...]:
         """Their numbers; some are beyond the blocks there are if they do not fit."""
@@ -59,7 +59,10 @@ class ModelShape(BaseModel):
     def _check(self) -> Self:
         if self.head_dim is None and self.model_dim % self.heads:
             raise ValueError(f"model_dim {self.model_dim} is no multiple of heads {self.heads}: give head_dim")
-        assert self.attention
+        try:
+            _ = self.attention
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         return self
 
     @property

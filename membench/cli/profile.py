@@ -31,7 +31,7 @@ def profile(
         str | None,
         _option("--against", "A second layer to compare with, sized to the same FLOPs per token.", _LAYER, "KIND"),
     ] = None,
-    dim: Annotated[int, _option("--dim", "d, the width of a token.", _LAYER)] = 1024,
+    dim: Annotated[int | None, _option("--dim", "d, the width of a token. Default: 1024.", _LAYER)] = None,
     dtype: Annotated[str, _option("--dtype", "bf16, fp16 or fp32.", _LAYER, "DTYPE")] = "bf16",
     keys: Annotated[
         str | None,
@@ -153,6 +153,8 @@ def profile(
     }
     if block is not None and model is not None:
         raise UsageError("is given beside --block: name one of them", source="--model")
+    if dim is not None and (block or model):
+        raise UsageError("is the model's: leave it out", source="--dim")
     checked_device(device)
     for path in roofline or ():
         check_picture_path(path)
@@ -162,7 +164,7 @@ def profile(
         layer=layer,
         against=against,
         dimensions={name: value for name, value in dimensions.items() if value is not None},
-        model_dim=dim,
+        model_dim=Asked.model_dim if dim is None else dim,
         dtype=dtype,
         level="block" if block is not None else "model" if model is not None else "layer",
         preset=block or model,

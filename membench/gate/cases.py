@@ -15,7 +15,7 @@ from membench.gate.verdicts import ORDER, MetricVerdict, Verdict, worst
 from membench.machine.identity import Machine
 from membench.results.conditions import conditions_differ, same_software
 from membench.results.disturbance import touched_rounds
-from membench.results.ranking import arm_name, routing_name, step_name, swept
+from membench.results.ranking import arm_name, is_summed, routing_name, step_name, swept
 from membench.results.records import Pair, Record, ResultFile
 from membench.words import how_many
 
@@ -100,6 +100,9 @@ def _compare(
     status = _status_verdict(base, head, how)
     if status is not None:
         metrics.append(status)
+    elif base and head and is_summed(base) != is_summed(head):
+        why = "one was measured whole, the other is the sum of its blocks"
+        metrics.append(MetricVerdict("status", Verdict.INCOMPARABLE, why))
     elif base and head and base.status == head.status == "ok":
         metrics += _timed_verdicts(base, head, how, thresholds)
         metrics += _counted_verdicts(base, head, how, thresholds)

@@ -95,7 +95,9 @@ def refusal(work: Work, ranks: int, room: Room) -> str | None:
     """Why a work cannot run as one of ``ranks`` ranks, or None."""
     if error := work.arm.spec.split_error(ranks):
         return f"P = {ranks}: {error}"
-    if why_in_parts(work, ranks, room):
+    if why := why_in_parts(work, ranks, room):
+        if error := work.arm.spec.parts_error(work.mode):
+            return f"{why}: {error}"
         refused = ((part, refusal(part, ranks, room)) for part, _ in parts_of(work))
         return next((f"{part.arm.name}: {reason}" for part, reason in refused if reason), None)
     return _shortage_of(work, ranks, room) if work.arm.spec.COUNTED else None

@@ -88,5 +88,7 @@ class Plan(BaseModel):
                 raise UsageError(f"{problem}; membench plan {self.scenario} --json lists them", source="--case")
         if not ids:
             return self
-        kept = [planned for planned in self.cases if planned.id.startswith(tuple(ids))]
+        named = [planned for planned in self.cases if planned.id.startswith(tuple(ids))]
+        parts = {id_ for planned in named for id_ in planned.parts}
+        kept = [planned for planned in self.cases if planned in named or planned.id in parts]
         return self.model_copy(update={"cases": kept})

@@ -198,7 +198,7 @@ class _Planner:
             known = planned.get(case.id) or self.planned(part, case, part.arm.name)
             arms = [*dict.fromkeys([*known.part_of, work.arm.name])]
             planned[case.id] = known.model_copy(update={"part_of": arms})
-            counts[case.id] = count
+            counts[case.id] = counts.get(case.id, 0) + count
         case = self.case(work)
         whole = self.planned(work, case, work.arm.name)
         note = f"sum of measured blocks: {why}"

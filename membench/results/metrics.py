@@ -179,7 +179,7 @@ def worst_error(r: Round) -> float | None:
 
 def flags_of(record: Record) -> list[str]:
     """What a reader should distrust: utilizations above one, unsteady or unchecked measurements."""
-    flags = []
+    flags = ["sum of measured blocks"] if record.planned.get("parts") else []
     for name, why in _ABOVE_ONE.items():
         value = record.metrics.get(name)
         if value is not None and value > FLAG_ABOVE:

@@ -37,6 +37,11 @@ def is_part(record: Record) -> bool:
     return bool(record.planned.get("part_of"))
 
 
+def is_summed(record: Record) -> bool:
+    """Whether it is a model whose time is the sum of its parts'."""
+    return bool(record.planned.get("parts"))
+
+
 def ranked(records: Iterable[Record]) -> list[Record]:
     """Those that were measured, the fastest step first."""
     return sorted((r for r in records if step_ms(r)), key=rank_key)

@@ -14,7 +14,7 @@ from membench.results.intervals import pooled_spread
 from membench.results.metrics import flags_of, metrics_of
 from membench.results.records import Record, ResultFile, Round, Run, read_result, strict_json, write_result
 from membench.running.journal import SUFFIX, Journal
-from membench.running.summed import summed_rounds
+from membench.running.summed import summed_rounds, with_flags_of_parts
 
 
 def assemble(plan: Plan, run: Run, environment: dict[str, Any], journal: Journal) -> ResultFile:
@@ -23,7 +23,7 @@ def assemble(plan: Plan, run: Run, environment: dict[str, Any], journal: Journal
     rounds |= {each.case.id: summed_rounds(each, rounds) for each in plan.cases if each.parts}
     run_spread = pooled_spread(rounds.values())
     records = [_record(planned, rounds[planned.case.id], run_spread, environment) for planned in plan.cases]
-    result = ResultFile(run=run, environment=environment, cases=records)
+    result = ResultFile(run=run, environment=environment, cases=with_flags_of_parts(records))
     return result.model_copy(update={"answers": list(answers_of(result).values())})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from membench.json_values import number
 from membench.planning.plan import PlannedCase
 from membench.results.metrics import worst_error
-from membench.results.records import Round
+from membench.results.records import Record, Round
 
 _TOTALS = ("flops", "flops_executed", "bytes_min", "bytes_issued", "bytes_dram_expected", "row_bytes_dram_expected")
 SOURCE = "sum of blocks"
@@ -78,3 +78,14 @@ def _worst(parts: list[tuple[Round, int]]) -> dict[str, Any] | None:
     checks = [(worst_error(part), part.reference) for part, _ in parts]
     known = [(error, reference) for error, reference in checks if error is not None]
     return max(known, key=lambda each: each[0])[1] if len(known) == len(checks) else None
+
+
+def with_flags_of_parts(records: list[Record]) -> list[Record]:
+    """The records; what to distrust of a part, to distrust of the models that it is in."""
+    known = {record.id: record for record in records}
+    return [_with_flags(record, [known[id_] for id_ in record.planned["parts"] if id_ in known]) for record in records]
+
+
+def _with_flags(record: Record, parts: list[Record]) -> Record:
+    told = [f"{part.case.arm}: {flag}" for part in parts for flag in part.flags]
+    return record.model_copy(update={"flags": [*record.flags, *told]}) if told else record

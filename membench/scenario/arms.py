@@ -136,7 +136,7 @@ def _kind_of(
                 problem = f"is for scenarios of level {other}; at level {level} an arm says {name}:"
                 raise UsageError(problem, key=f"{where}.{other}")
     common = shared.pop(name, None)
-    place = f"every_arm.{level}" if name not in values and common is not None else f"{key}.{name}"
+    place = f"every_arm.{name}" if name not in values and common is not None else f"{key}.{name}"
     named, known = values.pop(name, common), KINDS if name == "layer" else OPERATORS
     if named is None:
         raise UsageError(f"is missing; {suggestion('', known)}", key=place)

@@ -197,6 +197,8 @@ def _point(tree: dict[str, Any], values: dict[str, Any], base: Scenario) -> Poin
     check_every_arm(base.every_arm, arms)
     if base.level == "op":
         _check_operators(base, arms)
+    if shape is not None:
+        _check_whole(base, arms)
     for owner, budgets in [("", base.budgets), *((f"arms.{name}.", arm.budgets) for name, arm in arms.items())]:
         _check_references(budgets, f"{owner}budgets", arms)
     return Point(values, tree, base.budgets, arms, base.workload.at_level(whole=shape is not None))
@@ -222,6 +224,16 @@ def _check_references(budgets: Budgets | None, key: str, arms: dict[str, Arm]) -
             raise UsageError(
                 f"{shown(amount)} is neither a quantity such as 352.3M nor an arm; {known}", key=f"{key}.{name}"
             )
+
+
+def _check_whole(base: Scenario, arms: dict[str, Arm]) -> None:
+    """Refuses what is only for single layers: latency budgets, whose measured cases are layers, and shrinking."""
+    own = [(f"arms.{arm.name}.budgets", arm.budgets) for arm in arms.values()]
+    for key, budgets in [("budgets", base.budgets), *own]:
+        if budgets is not None and budgets.latency_ms:
+            raise UsageError(f"is for level layer, this is {base.level}", key=f"{key}.latency_ms")
+    if base.fit.policy == "shrink":
+        raise UsageError("shrink is for level layer; a model that does not fit is measured in parts", key="fit.policy")
 
 
 def _check_operators(base: Scenario, arms: dict[str, Arm]) -> None:
