@@ -15,8 +15,8 @@ BUILD := hatchling hatch-fancy-pypi-readme
 run: $(VENV)/.run-ready
 	$(BIN)/membench run iso_flop_8b
 
-# Measures every shipped scenario, three rounds or more, then writes docs/results.md: hours. What is recorded already is
-# passed over, unless FORCE=1; a scenario that fails stops neither the next one nor the document.
+# Measures every shipped scenario, three rounds or more, then writes docs/results.md: most of an hour on two cores. What
+# is recorded already is passed over, unless FORCE=1; a scenario that fails stops neither the next one nor the document.
 results: $(VENV)/.dev-ready
 	$(BIN)/python -m benchmarks.all_scenarios $(if $(FORCE),--force); code=$$?; \
 		$(BIN)/python -m benchmarks.documents && exit $$code

@@ -180,6 +180,15 @@ def _gate_quality(content: dict, found: Figures, path: Path) -> None:
                 found.of[rule] += [100 * shares["slow"], 100 * shares["inconclusive"]]
 
 
+def _stored_runs(content: dict, found: Figures, path: Path) -> None:
+    for variant, shares in content["verdicts"].items():
+        asked = 100 * content["slowdowns_asked"][variant]
+        found.of[""].append(asked)
+        for of in shares.values():
+            found.of[""].append(of["comparisons"])
+            found.of[f"{asked:g} % more work" if asked else "the same code"].append(100 * of["slow"])
+
+
 def _memory_step(content: dict, found: Figures, path: Path) -> None:
     found.of[""] += [value for value in content["sizes"].values() if isinstance(value, int)]
     found.of[""] += content["sizes"]["key_counts"]
@@ -240,4 +249,5 @@ _FORMS = {
     "gate_quality": _gate_quality,
     "memory_step": _memory_step,
     "row_optimizers": _row_optimizers,
+    "stored_runs": _stored_runs,
 }

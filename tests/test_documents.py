@@ -292,7 +292,7 @@ def test_a_scenario_without_a_file_is_said_to_have_none():
     assert "*Who is faster?*" in first and "`quick` is the fastest" in first and "results/f.json" in first
     assert "On 2 cores of a processor, 16 GiB" in first
     assert list(drawn) == ["x_a-processor-2c.svg"] and "](pictures/x_a-processor-2c.svg)" in first
-    assert "*And here?*" in second and "Not recorded yet." in second
+    assert "*And here?*" in second and "Not recorded here yet: `membench run" in second
 
 
 def test_flagged_cases_are_counted():

@@ -47,12 +47,13 @@ def results_page(
         recorded: by scenario the runs that answer it, one a device.
     """
     pictures: dict[str, bytes] = {}
-    sections = [_HEAD]
+    known = sum(bool(recorded.get(scenario)) for scenario, _ in questions)
+    sections = [_HEAD, f"{known} of {len(questions)} shipped scenarios are answered here.\n"]
     for scenario, question in questions:
         sections.append(f"## {scenario}\n\n{filled(f'*{question}*')}\n")
         runs = recorded.get(scenario, ())
         if not runs:
-            sections.append("Not recorded yet.\n")
+            sections.append(f"Not recorded here yet: `membench run {scenario}` measures it.\n")
         for each, slug in zip(runs, slugs(runs), strict=True):
             sections.append(_device(each, slug, pictures))
     return "\n".join(sections), pictures
