@@ -124,6 +124,6 @@ def _made_up_tokenizer(folder: Path, vocab_size: int) -> None:
     from tokenizers import Tokenizer, models
 
     words = {f"t{token}": token for token in range(vocab_size)}
-    Tokenizer(models.WordLevel(words, unk_token="t0")).save(str(folder / "tokenizer.json"))  # noqa: S106
+    Tokenizer(models.WordLevel(words, unk_token="t0")).save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "t0", "bos_token": "t0", "eos_token": "t1"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -88,7 +88,9 @@ def main() -> None:
     options = parser.parse_args()
     wanted = measuring_environment()
     if any(os.environ.get(name) != value for name, value in wanted.items()):
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.decode_peers", *sys.argv[1:]], {**os.environ, **wanted})
+        os.execve(
+            sys.executable, [sys.executable, "-m", "benchmarks.decode_peers", *sys.argv[1:]], {**os.environ, **wanted}
+        )
     shape = PRESETS[options.preset]
     dense = DenseSpec(model_dim=shape.model_dim, ffn_hidden=shape.ffn_hidden, dtype="float32")
     spec = shape.around(dense, "all", "own")

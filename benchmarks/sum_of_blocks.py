@@ -1,6 +1,6 @@
 """Is a model the sum of its blocks? The same models measured whole and in parts, in turn.
 
-    python -m benchmarks.sum_of_blocks FOLDER [--scenario decode_batch] [--set model.preset=134m …] [--runs 3] [--json FILE]
+    python -m benchmarks.sum_of_blocks FOLDER [--scenario decode_batch] [--set KEY=VALUE …] [--runs 3] [--json FILE]
 
 Each run measures the scenario twice: whole, and with as little memory as makes every model be measured part by part.
 What is there already in FOLDER is not measured again. For each case the ratio of the two steps, sum over whole, is the

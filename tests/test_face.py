@@ -27,7 +27,8 @@ ASKED = {
         spec:MoESpec spec:Mode spec:OPERATORS spec:OPTIMIZERS spec:OperatorSpec spec:Optimizer spec:PeerSpec
         spec:ProductKeyTopKSpec spec:RetrievalSpec spec:RoutingKind spec:Spec spec:StageCost spec:Step
         spec:WeightedBagSpec spec:has_backward layer:has_gradient spec:At spec:BlockSpec spec:ModelShape
-        spec:ModelSpec spec:OwnLayerSpec spec:PRESETS spec:Pool tables.host_table:HostTable tables.value_table:ValueTable
+        spec:ModelSpec spec:OwnLayerSpec spec:PRESETS spec:Pool
+        tables.host_table:HostTable tables.value_table:ValueTable
     """,
 }
 

@@ -26,7 +26,10 @@ TOKENS, RANKS, SEED = 16, 4, 7
 def test_every_kind_has_a_module_and_a_reference():
     kinds = {*specs.KINDS, *specs.OPERATORS, *specs.WHOLES, "external"}
     assert set(MODULES) == set(REFERENCES) == kinds
-    assert all(name == kind.model_fields["kind"].default for name, kind in {**specs.KINDS, **specs.OPERATORS, **specs.WHOLES}.items())
+    assert all(
+        name == kind.model_fields["kind"].default
+        for name, kind in {**specs.KINDS, **specs.OPERATORS, **specs.WHOLES}.items()
+    )
 
 
 def test_a_layer_of_no_kind_has_no_reference():

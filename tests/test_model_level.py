@@ -1,4 +1,4 @@
-"""Scenarios of levels ``block`` and ``model``: what is refused, what is planned, and the whole way in real processes."""
+"""Scenarios of levels ``block`` and ``model``: what is refused, what is planned, and the whole way in processes."""
 
 import json
 
@@ -26,7 +26,9 @@ arms:
   memory: {layer: memory_plus, num_keys: 1K, heads: 2, top_k: 4, key_dim: 16, at: all, pool: shared}
   moe: {layer: moe, num_experts: 8, expert_hidden: 32, top_k: 2, at: middle}
   peer: {layer: peer, num_keys: 256, heads: 2, top_k: 4, key_dim: 16, at: [0, 2]}
-workload: {sequences: 2, prompt: 12, context: 5, modes: [prefill, decode, forward_backward, train_step], optimizers: [row_adagrad]}
+workload:
+  {sequences: 2, prompt: 12, context: 5, modes: [prefill, decode, forward_backward, train_step],
+   optimizers: [row_adagrad]}
 fit: {policy: skip}
 measure: {min_samples: 5, floor_samples: 2, max_seconds: 0.2, warmup_seconds: 0.02}
 """
@@ -52,7 +54,11 @@ IN_PARTS = ["fit.policy=rank", "fit.ranks=2", "workload.modes=[prefill, decode]"
         ("arms.moe.pool=shared", "arms.moe", "pool shared is for memory and memory_plus"),
         ("arms.memory.pool=one", "arms.memory.pool", "should be shared or own, not 'one'"),
         ("arms.moe.layer=package.module:layer", "arms.moe.layer", "is compared at level layer, not model"),
-        ("budgets={latency_ms: {value: 3, measured: [a.json]}}", "budgets.latency_ms", "is for level layer, this is model"),
+        (
+            "budgets={latency_ms: {value: 3, measured: [a.json]}}",
+            "budgets.latency_ms",
+            "is for level layer, this is model",
+        ),
         ("fit.policy=shrink", "fit.policy", "shrink is for level layer"),
         ("arms.moe.at={count: 10000000000, stride: 1}", "arms.moe.at", "should be all, middle"),
         ("model.kv_heads=3", "model", "heads 4 is no multiple of kv_heads 3"),
@@ -67,7 +73,9 @@ def test_what_makes_no_sense_is_refused_by_its_key(override, key, said):
 
 
 def test_sequences_are_for_blocks_and_models():
-    text = "schema_version: 1\nname: a\nmodel_dim: 64\narms: {d: {layer: dense, ffn_hidden: 64}}\nworkload: {prompt: 3}\n"
+    text = (
+        "schema_version: 1\nname: a\nmodel_dim: 64\narms: {d: {layer: dense, ffn_hidden: 64}}\nworkload: {prompt: 3}\n"
+    )
     with pytest.raises(UsageError, match=r"workload\.prompt: is for levels block and model: a layer has tokens"):
         parse_scenario(text, "a.yaml")
 

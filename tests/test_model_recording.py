@@ -29,7 +29,7 @@ def test_every_layer_that_chooses_is_recorded(kind: str) -> None:
     assert choice is not None
     for chosen in choices.values():
         assert chosen.shape == (3 * 2 * 5, *choice.shape)
-        assert 0 <= chosen.min() and chosen.max() < choice.count
+        assert chosen.min() >= 0 and chosen.max() < choice.count
 
 
 def test_what_is_recorded_is_what_the_forward_pass_chose() -> None:

@@ -179,6 +179,4 @@ def test_presets_have_the_sizes_that_they_are_named_by(preset: str, params: floa
     ("blocks", "count", "stride", "found"), [(24, 3, 8, (4, 12, 20)), (12, 3, 4, (2, 6, 10)), (32, 3, 8, (8, 16, 24))]
 )
 def test_spaced_blocks_lie_around_the_middle(blocks: int, count: int, stride: int, found: tuple[int, ...]) -> None:
-    from layers.spec import Spaced
-
     assert Spaced(count=count, stride=stride).of(blocks) == found

@@ -11,11 +11,9 @@ from torch import Tensor
 from membench.layers.checking import reference
 from membench.layers.checking.layer_reference import OWN_REFERENCES, RowsReference
 from membench.layers.checking.sampled_reference import SampledReference, float64_leaf, relative_rms
-from membench.layers.layer import Layer
 from membench.layers.models.block import Block
 from membench.layers.models.model import Model
 from membench.layers.tables.quantized_table import exact_rows
-
 
 _FFN = "ffn."  # what the names of the FFN's parameters begin with
 
@@ -29,9 +27,7 @@ class BlockReference(SampledReference):
     layer: Block
     ffn: SampledReference
 
-    def __init__(
-        self, layer: Block, x: Tensor, *given: Any, pool: tuple[Tensor, Tensor] | None = None
-    ) -> None:
+    def __init__(self, layer: Block, x: Tensor, *given: Any, pool: tuple[Tensor, Tensor] | None = None) -> None:
         self.whole, self.pool = x, pool
         super().__init__(layer, x, *given)
 

@@ -82,7 +82,10 @@ def verify(
     upstream[sample] = torch.randn(count, *upstream.shape[1:], generator=generator).to(upstream)
 
     layer.zero_gradients()
-    inputs, routing = x.detach().clone().requires_grad_(gradients and has_gradient(x)), routing and routing.with_leaf_weights()
+    inputs, routing = (
+        x.detach().clone().requires_grad_(gradients and has_gradient(x)),
+        routing and routing.with_leaf_weights(),
+    )
     with torch.no_grad():
         selection = layer.select(inputs)
     with torch.set_grad_enabled(gradients), layer.on_path():

@@ -81,9 +81,7 @@ class Block(Layer):
     def new_cache(self, sequences: int, capacity: int) -> KVCache:
         """An empty cache for so many tokens of each sequence."""
         shape, like = self.spec.attention, self.attention_norm
-        return KVCache.empty(
-            sequences, shape.kv_heads, capacity, shape.head_dim, dtype=like.dtype, device=like.device
-        )
+        return KVCache.empty(sequences, shape.kv_heads, capacity, shape.head_dim, dtype=like.dtype, device=like.device)
 
     def draw_input(
         self, tokens: int, stated: StatedRouting, generator: torch.Generator

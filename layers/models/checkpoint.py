@@ -3,7 +3,6 @@
 A table that several layers share is stored once.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,9 @@ def fill(model: Model, weights: Mapping[str, Tensor]) -> None:
         raise ValueError(f"the model has no {_some(unknown)}")
     for name, tensor in wanted.items():
         if tensor.shape != weights[name].shape:
-            raise ValueError(f"{name} is {tuple(weights[name].shape)} in the weights, {tuple(tensor.shape)} in the model")
+            raise ValueError(
+                f"{name} is {tuple(weights[name].shape)} in the weights, {tuple(tensor.shape)} in the model"
+            )
         tensor.copy_(weights[name])
 
 

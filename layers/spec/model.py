@@ -49,7 +49,9 @@ class ModelSpec(Spec):
         if (self.layer is None) != (not self.at):
             raise ValueError("layer and at belong together: which layer, and in which blocks")
         if list(self.at) != sorted(set(self.at)) or (self.at and self.at[-1] >= self.num_blocks):
-            raise ValueError(f"at should be blocks from 0 to {self.num_blocks - 1}, each once and in order, not {self.at}")
+            raise ValueError(
+                f"at should be blocks from 0 to {self.num_blocks - 1}, each once and in order, not {self.at}"
+            )
         if self.layer is not None:
             for name in ("model_dim", "dtype"):
                 if getattr(self.layer, name) != getattr(self, name):

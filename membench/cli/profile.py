@@ -72,7 +72,9 @@ def profile(
     ] = None,
     model: Annotated[
         str | None,
-        _option("--model", "Profile this model with the layer in all blocks; --set at=middle: in one.", _WORK, "PRESET"),
+        _option(
+            "--model", "Profile this model with the layer in all blocks; --set at=middle: in one.", _WORK, "PRESET"
+        ),
     ] = None,
     tokens: Annotated[
         int | None,

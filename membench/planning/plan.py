@@ -15,8 +15,8 @@ class PlannedCase(BaseModel):
     ``point`` has the swept keys' values, less those that change nothing for this arm.
     Counts are one rank's, of one step; they are null for a layer from outside until it is
     built. ``skipped`` says why a case will not run. ``parts`` are the cases that a model is the sum of, by id with how
-    many there are of each, where it is not measured whole; ``part_of`` the arms that a case is a part of. ``predicted_ms`` and
-    ``communication_ms`` are null where the hardware or the link is unknown.
+    many there are of each, where it is not measured whole; ``part_of`` the arms that a case is a part of.
+    ``predicted_ms`` and ``communication_ms`` are null where the hardware or the link is unknown.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -52,7 +52,9 @@ class Workload(Strict):
         default=None, le=2**20, description="levels block and model, in the place of tokens: the batch; 1 if left out"
     )
     prompt: PositiveInt | None = Field(
-        default=None, le=2**20, description="tokens of a sequence in all modes but decode, which has one; 512 if left out"
+        default=None,
+        le=2**20,
+        description="tokens of a sequence in all modes but decode, which has one; 512 if left out",
     )
     context: NonNegativeInt | None = Field(
         default=None, le=2**20, description="tokens of a sequence before a prefill or decode step, in its KV cache"
