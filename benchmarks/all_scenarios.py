@@ -35,6 +35,11 @@ def answers(result: ResultFile, scenario: Scenario, machine: Machine) -> bool:
     return answers_scenario(result, scenario) and machine.difference(Machine.of(result.environment)) is None
 
 
+def runs_on(scenario: Scenario, device: str) -> bool:
+    """Whether a scenario may run on this kind of device; some are for a GPU alone."""
+    return scenario.device in ("auto", device)
+
+
 def command(name: str, folder: Path) -> list[str]:
     """The words that measure a scenario in enough rounds."""
     words = ["run", name, "--output", str(folder)]
@@ -52,7 +57,9 @@ def main() -> None:
     every = [name for name, _ in list_scenarios()]
     try:
         check_folder(asked.output)
-        wanted = every if asked.force else missing(asked.output, Machine.of(probe_environment("auto")))
+        environment = probe_environment("auto")
+        wanted = every if asked.force else missing(asked.output, Machine.of(environment))
+        wanted = [name for name in wanted if runs_on(load_scenario(name), environment["device"]["type"])]
     except UsageError as error:
         raise SystemExit(f"benchmarks.all_scenarios: {error}") from None
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import pytest
 from test_documents import CLEAR
 
 from benchmarks import all_scenarios, going_on
-from benchmarks.all_scenarios import answers, command, missing
+from benchmarks.all_scenarios import answers, command, missing, runs_on
 from membench.case import METHOD_VERSION
 from membench.machine.identity import Machine
 from membench.results.records import strict_json
@@ -16,6 +16,7 @@ from membench.scenario.scenario import load_scenario
 from membench.scenario.shipped import list_scenarios
 
 NAMES = [name for name, _ in list_scenarios()]
+HERE = [name for name in NAMES if runs_on(load_scenario(name), "cpu")]
 SCENARIO = load_scenario("quickstart")
 MACHINE = Machine.of(CLEAR.environment)
 
@@ -106,6 +107,10 @@ def test_one_that_may_not_go_on_starts_anew(tmp_path, monkeypatch, capsys):
     held.release()
 
 
+def test_what_needs_a_gpu_is_not_measured_without_one():
+    assert not runs_on(load_scenario("fp8_decode"), "cpu") and runs_on(load_scenario("fp8_decode"), "cuda")
+
+
 def run(monkeypatch, codes, *words):
     asked = []
 
@@ -125,19 +130,19 @@ def run(monkeypatch, codes, *words):
 
 def test_what_fails_stops_nothing_and_is_told(tmp_path, monkeypatch):
     asked, said = run(monkeypatch, {"decode": 5}, "--output", str(tmp_path))
-    assert asked == NAMES
+    assert asked == HERE
     assert said.endswith("decode ended with 5")
 
 
 def test_force_measures_also_what_is_recorded(tmp_path, monkeypatch):
     (tmp_path / "q.json").write_text(strict_json(a_run_of().model_dump(mode="json")))
     assert "quickstart" not in run(monkeypatch, {}, "--output", str(tmp_path))[0]
-    assert run(monkeypatch, {}, "--output", str(tmp_path), "--force") == (NAMES, "")
+    assert run(monkeypatch, {}, "--output", str(tmp_path), "--force") == (HERE, "")
 
 
 def test_an_interrupt_ends_it(tmp_path, monkeypatch):
-    asked, said = run(monkeypatch, {NAMES[1]: 130}, "--output", str(tmp_path))
-    assert asked == NAMES[:2]
+    asked, said = run(monkeypatch, {HERE[1]: 130}, "--output", str(tmp_path))
+    assert asked == HERE[:2]
     assert "130" in said
 
 
