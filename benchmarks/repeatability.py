@@ -13,16 +13,15 @@ how much was flagged as disturbed, which excuses a reversal and is counted.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.alike import check_alike
 from benchmarks.repeatability_parts.judging import judge_runs
+from benchmarks.writing import write_found
 from membench.cli.exit_codes import INTERRUPTED
 from membench.errors import UsageError
-from membench.files import blaming_output, write_whole
 from membench.gate.result_set import LoadedResult
 from membench.json_values import mapping
 from membench.machine.provenance import result_stem
@@ -109,8 +108,7 @@ def _written(found: dict[str, Any], folder: Path) -> Path:
     device = mapping(found, "environment", "device")
     stem = result_stem(f"repeatability_{found['condition']}", device, found["started"], found["git_sha"])
     path = folder / f"{stem}.json"
-    with blaming_output(path, "--output"):
-        write_whole(path, (json.dumps(found, allow_nan=False, indent=1) + "\n").encode())
+    write_found(found, path, "--output")
     return path
 
 

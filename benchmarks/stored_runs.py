@@ -14,7 +14,6 @@ milliseconds, as if no pacer had been timed.
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -27,9 +26,10 @@ from typing import Any
 from benchmarks.alike import check_alike
 from benchmarks.slowed_worker import SHARE
 from benchmarks.standings import seconds_of
+from benchmarks.writing import write_found
 from membench.cli.exit_codes import INTERRUPTED
 from membench.errors import UsageError
-from membench.files import blaming_output, check_writable, write_whole
+from membench.files import check_writable
 from membench.gate.cases import CaseComparison
 from membench.gate.comparison import compare_files
 from membench.gate.metrics import TIMED
@@ -237,8 +237,7 @@ def _judge_and_show(folder: Path, kept: Path | None) -> None:
     found = judge(folder)
     show(found)
     if kept is not None:
-        with blaming_output(kept, "--json"):
-            write_whole(kept, (json.dumps(found, allow_nan=False, indent=1) + "\n").encode())
+        write_found(found, kept, "--json")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 from test_docs import ROOT
 from test_documents import DEVICE, a_measured, a_result
 
-from benchmarks import going_on, repeatability
+from benchmarks import going_on, repeatability, writing
 from benchmarks.documents.repeatability_table import repeatability_part
 from benchmarks.repeatability_parts import running
 from benchmarks.repeatability_parts.judging import difference_ms, judge_runs
@@ -158,7 +158,7 @@ def test_what_was_found_is_shown_where_it_cannot_be_kept(tmp_path, monkeypatch, 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(repeatability, "write_whole", full)
+    monkeypatch.setattr(writing, "write_whole", full)
     monkeypatch.setattr(sys, "argv", ["x", *map(str, paths), "--output", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match=r"--output: .* cannot be written .No space left on device"):
         repeatability.main()

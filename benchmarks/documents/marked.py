@@ -26,8 +26,9 @@ def with_parts(document: str, makers: Mapping[str, Maker]) -> str:
     Raises:
         UsageError: a part that nobody makes, or that has no end.
     """
+    whole = parts_of(document)
     for name in _BEGIN.findall(document):
-        if name not in parts_of(document):
+        if name not in whole:
             raise UsageError(f"a part without its end, <!-- end of {name} -->", key=name)
         if name not in makers:
             raise UsageError(f"a part that nobody makes; {suggestion(name, makers)}", key=name)

@@ -110,9 +110,12 @@ def _membench(name: str, words: list[str], seconds: float, output: str | None = 
 
 
 def _run(scenario: str, device: str, results: Path, seconds: float, settings: list[str]) -> Part:
+    return _membench(Path(scenario).stem, _words_of_run(scenario, device, results, settings), seconds)
+
+
+def _words_of_run(scenario: str, device: str, results: Path, settings: list[str]) -> list[str]:
     words = ["run", scenario, "--device", device, "--output", str(results)]
-    words += [word for setting in ["measure.rounds=1", *settings] for word in ("--set", setting)]
-    return _membench(Path(scenario).stem, words, seconds)
+    return words + [word for setting in ["measure.rounds=1", *settings] for word in ("--set", setting)]
 
 
 def _operator_sizes(name: str, gpu: bool) -> list[str]:
@@ -137,10 +140,9 @@ def _decode_sizes(gpu: bool) -> list[str]:
 
 
 def _one_of_each(device: str, results: Path, seconds: float, settings: list[str]) -> Part:
-    file = str(results / "iso_flop_8b.yaml")
-    run = _run(file, device, results, seconds, settings)
-    _, _, _, *words = run.command  # of python -m membench
-    return _module(run.name, "benchmarks.gpu.one_of_each", [file, *words], seconds)
+    file = results / "iso_flop_8b.yaml"
+    words = [str(file), *_words_of_run(str(file), device, results, settings)]
+    return _module(file.stem, "benchmarks.gpu.one_of_each", words, seconds)
 
 
 def _profile(kind: str, device: str) -> Part:

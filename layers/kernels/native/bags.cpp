@@ -8,8 +8,6 @@
 
 namespace {
 
-constexpr int64_t TOGETHER = 4;        // rows added in one pass over the sum
-constexpr int64_t ROWS_AHEAD = 16;     // asked for before they are needed
 constexpr int64_t LEAST_SLICE = 512;   // columns below which a bag is not shared by several threads
 
 struct Int8 {

@@ -50,6 +50,14 @@ inline float widen(Half value) {
     return float_of(bits_of(scaled) | special | uint32_t(value.bits & 0x8000) << 16);
 }
 
+// Calls `function<Element>` for the element's number: 0 float, 1 bfloat16, 2 float16.
+#define FOR_ELEMENT(element, function, ...)                              \
+    switch (element) {                                                   \
+        case 0: return function<float>(__VA_ARGS__);                     \
+        case 1: return function<BFloat16>(__VA_ARGS__);                  \
+        case 2: return function<Half>(__VA_ARGS__);                      \
+    }
+
 template <typename Element> Element narrow(float value);
 template <> inline float narrow<float>(float value) { return value; }
 

@@ -4,8 +4,6 @@
 
 namespace {
 
-constexpr int64_t TOGETHER = 4;     // rows read line by line side by side
-constexpr int64_t ROWS_AHEAD = 16;  // asked for before they are needed
 constexpr int64_t FOURS_A_TASK = 256;
 
 struct Rows {

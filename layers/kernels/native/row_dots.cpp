@@ -7,9 +7,6 @@
 
 namespace {
 
-constexpr int TOGETHER = 4;           // rows multiplied in one pass over the token
-constexpr int64_t ROWS_AHEAD = 16;    // asked for before they are needed
-
 struct Lookups {
     const int64_t* rows;  // (B, L)
     int64_t tokens, lookups, columns;
@@ -93,13 +90,8 @@ void row_dots(const Lookups& given, const void* table_, const void* tokens_, flo
 
 }  // namespace
 
-// Elements: 0 float, 1 bfloat16, 2 float16.
 extern "C" void membench_row_dots(int element, const void* table, const int64_t* rows, const void* tokens, int64_t count,
                                   int64_t lookups, int64_t columns, float* dots, int threads) {
     const Lookups given{rows, count, lookups, columns};
-    switch (element) {
-        case 0: return row_dots<float>(given, table, tokens, dots, threads);
-        case 1: return row_dots<BFloat16>(given, table, tokens, dots, threads);
-        case 2: return row_dots<Half>(given, table, tokens, dots, threads);
-    }
+    FOR_ELEMENT(element, row_dots, given, table, tokens, dots, threads)
 }

@@ -110,14 +110,6 @@ void update_rows(void* table_, const int64_t* rows, const void* gradient_, int64
     }
 }
 
-// Calls `function<Element>` for the element's number: 0 float, 1 bfloat16, 2 float16.
-#define FOR_ELEMENT(element, function, ...)                              \
-    switch (element) {                                                   \
-        case 0: return function<float>(__VA_ARGS__);                     \
-        case 1: return function<BFloat16>(__VA_ARGS__);                  \
-        case 2: return function<Half>(__VA_ARGS__);                  \
-    }
-
 }  // namespace
 
 extern "C" {

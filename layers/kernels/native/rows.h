@@ -7,6 +7,10 @@
 
 constexpr int64_t LINE_BYTES = 64;
 
+// Of rows that are read in the order of the lookups:
+constexpr int64_t TOGETHER = 4;     // so many side by side, line by line
+constexpr int64_t ROWS_AHEAD = 16;  // asked for before they are needed
+
 // Prefetches a line before it is needed, because hardware cannot predict the addresses of rows. The line goes into
 // the second-level cache, which can wait for more lines at the same time than the first-level cache.
 inline void prefetch_line(const void* address) { __builtin_prefetch(address, 0, 2); }
