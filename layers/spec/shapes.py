@@ -58,7 +58,9 @@ class ModelShape(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.head_dim is None and self.model_dim % self.heads:
-            raise ValueError(f"model_dim {self.model_dim} is no multiple of heads {self.heads}: give head_dim")
+            raise ValueError(
+                f"model_dim {self.model_dim} is no multiple of heads {self.heads}: give head_dim, an even one"
+            )
         try:
             _ = self.attention
         except ValidationError as error:

@@ -74,12 +74,21 @@ class Workload(Strict):
         """
         sequences = {name: default for name, default in _OF_SEQUENCES.items() if getattr(self, name) is None}
         if whole:
-            if "tokens" in self.model_fields_set:
-                raise UsageError("is for layers: a block or a model has sequences and prompt", key="workload.tokens")
+            self._check_of_sequences()
             return self.model_copy(update=sequences)
         if stated := _OF_SEQUENCES.keys() - sequences.keys():
             raise UsageError("is for levels block and model: a layer has tokens", key=f"workload.{min(stated)}")
         return self
+
+    def _check_of_sequences(self) -> None:
+        if "tokens" in self.model_fields_set:
+            raise UsageError("is for layers: a block or a model has sequences and prompt", key="workload.tokens")
+        if "forward" in self.modes:
+            problem = "a block or a model has no mode forward: take mode prefill or decode, which keep a KV cache"
+            raise UsageError(problem, key=f"workload.modes[{self.modes.index('forward')}]")
+        if self.context and all(map(has_backward, self.modes)):
+            problem = f"{self.context} tokens are in no KV cache: only prefill and decode have one; leave it out"
+            raise UsageError(problem, key="workload.context")
 
     def tokens_of(self, mode: Mode) -> int:
         """b, tokens of one rank in a step of a mode."""
