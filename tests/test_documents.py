@@ -186,6 +186,18 @@ def test_of_many_points_those_that_may_be_first_are_bold():
     assert [re.findall(r"\*\*([\d.]+)\*\*", row) for row in rows] == [["3.05"], ["3.20", "3.30"], ["3.05"]]
 
 
+def test_a_picture_has_no_digits_that_are_not_drawn():
+    """Clip paths are named by number, whatever Matplotlib called them."""
+    drawn = """<path clip-path="url(#p611019e38c)"/><defs><clipPath id="p611019e38c"><rect/></clipPath>
+<clipPath id="p821aee9908"/></defs>"""
+    other = drawn.replace("p611019e38c", "p0123456789")
+    assert pictures.with_numbered_clips(drawn.encode()) == pictures.with_numbered_clips(other.encode())
+    assert b'url(#clip0)"/><defs><clipPath id="clip0">' in pictures.with_numbered_clips(drawn.encode())
+    found = pictures.picture(CLEAR)
+    assert set(re.findall(rb"url\(#([^)]+)\)", found)) == set(re.findall(rb'<clipPath id="([^"]+)"', found)) > set()
+    assert all(name.startswith(b"clip") for name in re.findall(rb'<clipPath id="([^"]+)"', found))
+
+
 def test_a_picture_is_the_same_twice_and_opaque():
     for result in (CLEAR, TIED, a_sweep(rounds=3), a_key_sweep()):
         drawn = picture(result)
@@ -344,7 +356,7 @@ def test_a_broken_document_or_file_is_named(tmp_path):
     index.write_text("# Results")
     with pytest.raises(UsageError, match=r"results/README.md: files: the part with the table of files is missing"):
         listed_files(tmp_path)
-    for name in ("README.md", "docs/method.md"):
+    for name in ("README.md", "docs/method.md", "docs/scenario_keys.md"):
         with pytest.raises(UsageError, match=f"{name}: there is no such file"):
             rewritten(tmp_path, [])
         (tmp_path / name).parent.mkdir(exist_ok=True)
