@@ -79,7 +79,7 @@ class Spec(BaseModel):
     YARDSTICK: ClassVar[str] = "dense"
     SAMPLED: ClassVar[int] = 4
 
-    dtype: DTypeName = "bfloat16"
+    dtype: DTypeName = Field(default="bfloat16", description="of weights and activations")
 
     @property
     def item_bytes(self) -> int:
