@@ -47,10 +47,12 @@ def block_of(kind: str) -> BlockSpec:
     return BlockSpec(attention=ATTENTION, ffn=LAYERS[kind], **SHAPE)
 
 
-def model_of(kind: str, *, tied: bool = False, at: tuple[int, ...] = (0, 2), pool: str = "own") -> ModelSpec:
+def model_of(
+    kind: str, *, tied: bool = False, at: tuple[int, ...] = (0, 2), pool: str = "own", num_blocks: int = 3
+) -> ModelSpec:
     return ModelSpec(
         vocab_size=37,
-        num_blocks=3,
+        num_blocks=num_blocks,
         attention=ATTENTION,
         ffn_hidden=32,
         layer=LAYERS[kind],
@@ -93,7 +95,7 @@ def test_layers_that_share_a_pool_are_their_reference(kind: str, mode: str) -> N
 @pytest.mark.parametrize("mode", ["forward_backward", "decode"])
 @pytest.mark.parametrize("kind", ["dense", "memory_plus", "moe"])
 def test_a_deep_model_in_bf16_is_its_reference(kind: str, mode: str) -> None:
-    spec = model_of(kind, at=(3, 7, 11)).model_copy(update={"num_blocks": 16}).with_dtype("bfloat16")
+    spec = model_of(kind, at=(3, 7, 11), num_blocks=16).with_dtype("bfloat16")
     checked(spec, STEPS[mode], seed=2)
 
 
