@@ -218,8 +218,8 @@ class GroupedExpertsSpec(OperatorSpec, TokenSpec):
     def choice_of_token(self) -> Choice:
         return Choice("experts", (self.top_k,), self.num_experts)
 
-    def checked_params(self, tokens: int) -> int:
-        return min(self.num_experts, tokens * self.top_k) * self.expert_params
+    def checked_params(self, sampled: int, new_tokens: int = 1) -> int:
+        return min(self.num_experts, sampled * self.top_k) * self.expert_params
 
     def input_bytes(self, tokens: int) -> float:
         return TokenSpec.input_bytes(self, tokens) + tokens * self.top_k * (2 * INDEX_BYTES + SCORE_BYTES)
