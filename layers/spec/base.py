@@ -101,6 +101,11 @@ class Spec(BaseModel):
         return None
 
     @property
+    def depth(self) -> int:
+        """Blocks that are computed one after the other, each on what the one before gives; 0: it is no model."""
+        return 0
+
+    @property
     def table_params(self) -> int:
         """Parameters in tables, of which a step reads few."""
         return 0
