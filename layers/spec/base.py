@@ -91,6 +91,11 @@ class Spec(BaseModel):
         return self.ROUTED
 
     @property
+    def is_one_of_many(self) -> bool:
+        """Whether it is a part of a model, whose other parts are used between two uses of this one."""
+        return False
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """What can be measured in its place, one by one, where it is too large; empty: it is one piece."""
         return ()

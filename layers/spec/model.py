@@ -137,6 +137,11 @@ class ModelSpec(Spec):
         return None
 
     @property
+    def is_one_of_many(self) -> bool:
+        """The ends are."""
+        return not self.num_blocks
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """Its ends, its plain blocks, and those with the layer; equal blocks are one part."""
         if not self.num_blocks:
