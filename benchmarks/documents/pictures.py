@@ -79,17 +79,17 @@ def picture(result: ResultFile) -> bytes | None:
         )
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
-    return with_numbered_clips(file.getvalue())
+    return _with_clips_numbered(file.getvalue())
 
 
-def with_numbered_clips(drawn: bytes) -> bytes:
-    """The SVG with its clip paths named by a number: Matplotlib names them by all digits of their sizes, where it
-    rounds what it draws, and the last of these differ between runs.
+def _with_clips_numbered(svg: bytes) -> bytes:
+    """Names of clip paths by the order in which they come.
+
+    They are hashes of their bounds, whose last bits the layout's solver leaves to chance.
     """
-    names = dict.fromkeys(re.findall(rb'<clipPath id="(\w+)"', drawn))
-    for number, name in enumerate(names):
-        drawn = re.sub(rb"(?<=[\"#])" + name + rb"(?=[\")])", b"clip%d" % number, drawn)
-    return drawn
+    names = dict.fromkeys(re.findall(rb"url\(#(p[0-9a-f]{10})\)", svg))
+    numbers = {name: b"clip%d" % number for number, name in enumerate(names, 1)}
+    return re.sub(rb"\bp[0-9a-f]{10}\b", lambda found: numbers.get(found[0], found[0]), svg)
 
 
 def _panels(result: ResultFile) -> list[_Panel]:

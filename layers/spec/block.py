@@ -55,6 +55,10 @@ class BlockSpec(TokenSpec):
         return self.ffn.arm_labels(given)
 
     @property
+    def is_one_of_many(self) -> bool:
+        return True
+
+    @property
     def routed(self) -> bool:
         return self.ffn.routed
 

@@ -221,7 +221,6 @@ class GroupedExpertsSpec(OperatorSpec, TokenSpec):
         return Choice("experts", (self.top_k,), self.num_experts)
 
     def checked_params(self, sampled: int, new_tokens: int = 1) -> int:
-        del new_tokens
         return min(self.num_experts, sampled * self.top_k) * self.expert_params
 
     def input_bytes(self, tokens: int) -> float:

@@ -138,6 +138,7 @@ class Fit(Strict):
     memory: Annotated[float | Literal["auto"], _number_or_auto(parse_bytes)] = Field(
         default="auto", description="bytes that the run may use, such as 18GB; auto: what the device has"
     )
+    in_parts: bool = Field(default=False, description="models are measured as sums of their parts, even where they fit")
     link_gb_s: float | None = Field(
         default=None, gt=1e-6, le=1e9, description="10^9 bytes a second that a rank sends; the datasheet's if left out"
     )
