@@ -184,16 +184,27 @@ def test_a_call_that_changes_its_context_is_found() -> None:
     assert fault == "the call changes keys or values of earlier tokens"
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-def test_decoding_with_the_cache_is_prefilling(kind: str) -> None:
-    model = build(model_of(kind), seed=1).eval()
+DECODED = [
+    *((kind, "own", kv_heads) for kind in LAYERS for kv_heads in (1, 2, 6)),
+    *((kind, "shared", 2) for kind in ("memory", "memory_plus")),
+]
+
+
+@pytest.mark.parametrize("pieces", [[1] * 9, [4, 1, 1, 2, 1]], ids=["from the first", "after a prompt"])
+@pytest.mark.parametrize("sequences", [1, 3])
+@pytest.mark.parametrize(("kind", "pool", "kv_heads"), DECODED)
+def test_decoding_with_the_cache_is_prefilling_without(
+    kind: str, pool: str, kv_heads: int, sequences: int, pieces: list[int]
+) -> None:
+    attention = ATTENTION.model_copy(update={"kv_heads": kv_heads})
+    model = build(model_of(kind, pool=pool).model_copy(update={"attention": attention}), seed=1).eval()
     assert isinstance(model, Model)
-    x = torch.randint(37, (2, 9), generator=torch.Generator().manual_seed(2))
-    model.start(sequences=2, capacity=9)
-    stepwise = [model.next_logits(part) for part in x.split([4, 1, 1, 2, 1], dim=1)]
-    for found, seen in zip(stepwise, (4, 5, 6, 8, 9), strict=True):
-        model.start(sequences=2, capacity=9)
-        assert relative_rms(found, model.next_logits(x[:, :seen]).double()) < 1e-5
+    x = torch.randint(37, (sequences, 9), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        prefilled = [model(x[:, : sum(pieces[: number + 1])]) for number in range(len(pieces))]
+    model.start(sequences, capacity=9)
+    for part, expected in zip(x.split(pieces, dim=1), prefilled, strict=True):
+        assert relative_rms(model.next_logits(part), expected.double()) < 1e-5
 
 
 @pytest.mark.parametrize("pool", ["own", "shared"])

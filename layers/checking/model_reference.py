@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from membench.layers.checking import reference
-from membench.layers.checking.layer_reference import OWN_REFERENCES, RowsReference
+from membench.layers.checking.layer_reference import RowsReference
+from membench.layers.checking.own_references import OWN_REFERENCES
 from membench.layers.checking.sampled_reference import SampledReference, float64_leaf, relative_rms
 from membench.layers.models.block import Block
 from membench.layers.models.model import Model

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.matmul import project
+from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Layer, Routing, Touched, torch_dtype
 from membench.layers.models.block import Block, held_note
@@ -89,7 +90,7 @@ class Model(Layer):
     def logits(self, hidden: Tensor) -> Tensor:
         """(R, V) of rows (R, d)."""
         with stage("head"):
-            normed = functional.rms_norm(hidden, hidden.shape[-1:], self.norm, self.spec.norm_eps)
+            normed = rms_norm(hidden, self.norm, self.spec.norm_eps)
             return project(normed, self.embedding if self.spec.tied else self.head)
 
     def output_like(self, x: Tensor) -> Tensor:

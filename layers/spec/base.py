@@ -79,7 +79,7 @@ class Spec(BaseModel):
     YARDSTICK: ClassVar[str] = "dense"
     SAMPLED: ClassVar[int] = 4
 
-    dtype: DTypeName = "bfloat16"
+    dtype: DTypeName = Field(default="bfloat16", description="of weights and activations")
 
     @property
     def item_bytes(self) -> int:
@@ -89,6 +89,11 @@ class Spec(BaseModel):
     def routed(self) -> bool:
         """Whether the workload's routing has an effect."""
         return self.ROUTED
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether it is a part of a model, whose other parts are used between two uses of this one."""
+        return False
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -33,16 +33,16 @@ class ModelSpec(Spec):
     SAMPLED: ClassVar = 1
 
     kind: Literal["model"] = "model"
-    vocab_size: PositiveInt = Field(le=2**24, description="V")
+    vocab_size: PositiveInt = Field(le=2**24, description="V, tokens that there are")
     model_dim: PositiveInt = Field(le=2**20, description="d, width of a token")
     num_blocks: NonNegativeInt = Field(le=2**12, description="L; 0: only the embedding and the head")
-    attention: AttentionSpec
+    attention: AttentionSpec = Field(description="of every block: its heads and their width")
     ffn_hidden: PositiveInt = Field(le=2**24, description="f, hidden width of the FFNs that stay")
     layer: FfnSpec | None = Field(default=None, description="what stands in the place of the FFNs of the blocks at")
     at: tuple[NonNegativeInt, ...] = Field(default=(), description="blocks with the layer, counted from 0, ascending")
     pool: Pool = Field(default="own", description="shared: the memory layers read one table")
     tied: bool = Field(default=False, description="the head is the embedding, transposed")
-    norm_eps: PositiveFloat = 1e-5
+    norm_eps: PositiveFloat = Field(default=1e-5, description="what an RMSNorm adds to the mean square")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -135,6 +135,11 @@ class ModelSpec(Spec):
         if routing != "routed" and self.routed:
             return f"routing {routing} is for one layer: in a model each layer routes what the one before gives it"
         return None
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """The ends are."""
+        return not self.num_blocks
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -16,7 +16,7 @@ from membench.layers.spec import Spec
 from membench.scenario.traces import read_rows, trace_for
 from membench.scenario.wholes import WHOLE_LEVELS
 
-_POOL_CACHES = 4  # inputs rotate past this many times the last-level cache
+PAST_CACHES = 4  # inputs rotate past this many times the last-level cache
 _MAX_POOL = 256
 
 
@@ -56,7 +56,7 @@ def pool_size(case: Case, cache_bytes: int, counted_as: Spec | None = None) -> i
         cost = spec.cost(replace(case.step(), mode="forward", optimizer=None))
         own += sum(stage.row_bytes_unique for stage in cost.stages)
         shared = float((cost.rank_params - spec.table_params // case.ranks) * spec.item_bytes)
-    past = _POOL_CACHES * cache_bytes
+    past = PAST_CACHES * cache_bytes
     if case.level in WHOLE_LEVELS and shared > cache_bytes:
         return max(2, math.ceil(past / (shared + own)))
     return max(2, min(_MAX_POOL, math.ceil((past - shared) / own)))
