@@ -1,56 +1,35 @@
 """Is a model the sum of its blocks? The same models measured whole and in parts, in turn.
 
-    python -m benchmarks.sum_of_blocks FOLDER [--scenario decode_batch] [--set KEY=VALUE …] [--runs 3] [--json FILE]
+    python -m benchmarks.sum_of_blocks FOLDER [--scenario FILE] [--set KEY=VALUE …] [--runs 3] [--json FILE]
 
-Each run measures the scenario twice: whole, and with as little memory as makes every model be measured part by part.
-What is there already in FOLDER is not measured again. For each case the ratio of the two steps, sum over whole, is the
-median over the runs of their ratios.
+Each run measures the scenario twice: whole, and with every model in parts (``fit.in_parts``). What is there already in
+FOLDER is not measured again. For each case the ratio of the two steps, sum over whole, is the median over the runs of
+their ratios.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.writing import write_found
 from membench.errors import UsageError
-from membench.planning.planner import make_plan, solve_budgets
+from membench.planning.planner import solve_budgets
 from membench.results.ranking import is_part, mode_name, step_ms, tokens_name
 from membench.results.records import Record, ResultFile, read_result
 from membench.running.journal import check_folder
 from membench.running.run import run_scenario
-from membench.scenario.scenario import Scenario, load_scenario
+from membench.scenario.scenario import load_scenario
 
 WAYS = ("whole", "parts")
-
-
-def memory_for_parts(scenario: Scenario) -> float:
-    """Bytes with which no model is measured whole, and every part is.
-
-    Raises:
-        UsageError: there is no such amount, as where the largest part is a model's half.
-    """
-    solved = solve_budgets(scenario)
-    low, high = 1e9, 1e12
-    for _ in range(60):
-        middle = (low * high) ** 0.5
-        plan = make_plan(scenario, solved=solved, available_bytes=int(middle))
-        wholes = [p for p in plan.cases if not p.part_of]
-        if any(p.skipped for p in wholes):
-            low = middle
-        elif all(p.parts for p in wholes):
-            return middle
-        else:
-            high = middle
-    raise UsageError("no amount of memory makes every model be measured in parts; take smaller parts", source="--set")
+IN_PARTS = "fit.in_parts=true"
+SCENARIO = Path(__file__).with_suffix(".yaml")
 
 
 def measure(folder: Path, name: str, overrides: list[str], runs: int) -> None:
     """Make what is missing of so many pairs of runs."""
-    whole = load_scenario(name, overrides)
-    limit = f"fit.memory={memory_for_parts(whole):.0f}"
-    scenarios = {"whole": whole, "parts": load_scenario(name, [*overrides, limit])}
+    scenarios = {"whole": load_scenario(name, overrides), "parts": load_scenario(name, [*overrides, IN_PARTS])}
     for number in range(1, runs + 1):
         for way in WAYS if number % 2 else reversed(WAYS):
             path = folder / f"{way}_{number}.json"
@@ -104,7 +83,7 @@ def main() -> None:
     """Measure what is missing, then judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--scenario", default="decode_batch")
+    parser.add_argument("--scenario", default=str(SCENARIO))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", type=Path)
@@ -119,7 +98,7 @@ def main() -> None:
         print(f"{case:60} {ratio:.3f}")
     print(f"furthest from one: {found['furthest_from_one']:.1%}")
     if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_found(found, options.json, "--json")
 
 
 if __name__ == "__main__":

@@ -186,7 +186,17 @@ def _stored_runs(content: dict, found: Figures, path: Path) -> None:
         found.of[""].append(asked)
         for of in shares.values():
             found.of[""].append(of["comparisons"])
-            found.of[f"{asked:g} % more work" if asked else "the same code"].append(100 * of["slow"])
+            found.of[_what(asked)].append(100 * of["slow"])
+        for when, each in content["slow_by_margin"][variant].items():
+            found.of[""] += [100 * float(margin) for margin in each["slow"]]
+            found.of[f"{_what(asked)}, {when}"] += [
+                each["comparisons"],
+                *(100 * slow for slow in each["slow"].values()),
+            ]
+
+
+def _what(asked: float) -> str:
+    return f"{asked:g} % more work" if asked else "the same code"
 
 
 def _decode_peers(content: dict, found: Figures, path: Path) -> None:

@@ -71,6 +71,12 @@ def test_committed_documents_are_what_committed_files_give():
         assert kept == content, f"{path} is not what its result files give: run make results-document"
 
 
+def test_clip_paths_have_numbers_and_not_hashes_of_their_bounds():
+    svg = picture(CLEAR).decode()
+    clips = set(re.findall(r'<clipPath id="([^"]+)"', svg))
+    assert clips == set(re.findall(r"url\(#([^)]+)\)", svg)) == {f"clip{n}" for n in range(1, len(clips) + 1)}
+
+
 def test_every_picture_is_shown():
     shown = set(re.findall(r"\]\(pictures/([^)]+)\)", (ROOT / "docs/results.md").read_text()))
     assert shown == {path.name for path in (ROOT / "docs/pictures").glob("*.svg")}

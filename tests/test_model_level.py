@@ -51,7 +51,7 @@ IN_PARTS = ["fit.policy=rank", "fit.ranks=2", "workload.modes=[prefill, decode]"
         ("arms.moe.at=[0, 3]", "arms.moe.at", "name some from 0 to 2"),
         ("arms.moe.at={count: 2, stride: 4}", "arms.moe.at", "name some from 0 to 2"),
         ("arms.moe.at=last", "arms.moe.at", "should be all, middle"),
-        ("arms.moe.pool=shared", "arms.moe", "pool shared is for memory and memory_plus"),
+        ("arms.moe.pool=shared", "arms.moe.pool", "shared is for memory and memory_plus"),
         ("arms.memory.pool=one", "arms.memory.pool", "should be shared or own, not 'one'"),
         ("arms.moe.layer=package.module:layer", "arms.moe.layer", "is compared at level layer, not model"),
         (

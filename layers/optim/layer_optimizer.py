@@ -6,10 +6,11 @@ table. It is offered as something to compare with.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any, get_args
+from copy import copy
+from typing import Any, Self, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from membench.layers.kernels.row_update import ROW_OPTIMIZERS
 from membench.layers.kernels.stages import stage
@@ -61,7 +62,7 @@ class LayerOptimizer:
             check_rate(name, value)
         self._optimizer = optimizer
         self._layers = _listed(layers)
-        self._frozen = learning_rate == 0.0
+        self._learning_rate = learning_rate
         read = [table for layer in self._layers for table in layer.tables()]
         tables = {id(table): table for table in read}
         self._readers = [read.count(table) for table in tables.values()]
@@ -71,8 +72,7 @@ class LayerOptimizer:
         own = [each for layer in self._layers for each in layer.own_optimizers(optimizer, learning_rate) or []]
         taken = {id(p) for each in own for group in each.param_groups for p in group["params"]}
         matrices = [p for key, p in parameters.items() if key not in table_weights | taken]
-        kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
-        self._matrices = [*own, kind(matrices, lr=learning_rate, fused=True)] if matrices else own
+        self._matrices = [*own, _of_matrices(optimizer, matrices, learning_rate)] if matrices else own
         self.tables: list[TableOptimizer | DenseTableAdamW] = []
         for number, table in enumerate(tables.values()):
             if optimizer in ROW_OPTIMIZERS:
@@ -90,6 +90,14 @@ class LayerOptimizer:
                     stack.enter_context(table.fused() if readers == 1 else table.queued())
             yield
 
+    def for_twin(self, twin: Layer) -> Self:
+        """The same for a copy of the one layer that has the same tables: these have one state."""
+        found, of_tables = copy(self), {id(table.weight) for table in twin.tables()}
+        matrices = [p for p in twin.parameters() if id(p) not in of_tables]
+        found._layers = [twin]
+        found._matrices = [_of_matrices(self._optimizer, matrices, self._learning_rate)] if matrices else []
+        return found
+
     def zero_grad(self) -> None:
         """Clears all gradients, of parameters and of table rows, and uses that wait for ``step``."""
         for layer in self._layers:
@@ -104,7 +112,7 @@ class LayerOptimizer:
                 matrices.step()
         self.step_tables()
         for layer in self._layers:
-            layer.balance(frozen=self._frozen)
+            layer.balance(frozen=self._learning_rate == 0.0)
 
     def step_tables(self) -> None:
         """The part of ``step`` for tables: updates that a fused backward has not done."""
@@ -117,10 +125,13 @@ class LayerOptimizer:
         """Bytes of the dense gradients that AdamW on tables needs during a step."""
         return sum(table.parameter.nbytes for table in self.tables if isinstance(table, DenseTableAdamW))
 
+    def matrix_state_tensors(self) -> list[Tensor]:
+        """Those of matrices; there are none before the first step."""
+        return [tensor for matrices in self._matrices for tensor in moments(matrices)]
+
     def state_tensors(self) -> list[Tensor]:
         """Every tensor of optimizer state, to be counted."""
-        of_matrices = [tensor for matrices in self._matrices for tensor in moments(matrices)]
-        return of_matrices + [tensor for table in self.tables for tensor in table.state_tensors()]
+        return self.matrix_state_tensors() + [tensor for table in self.tables for tensor in table.state_tensors()]
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs; shares memory with the optimizer."""
@@ -150,6 +161,11 @@ class LayerOptimizer:
         for name, optimizers in parts:
             for optimizer, saved in zip(optimizers, state[name], strict=True):
                 optimizer.load_state_dict(saved)
+
+
+def _of_matrices(optimizer: Optimizer, matrices: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
+    return kind(matrices, lr=learning_rate, fused=True)
 
 
 @torch.no_grad()

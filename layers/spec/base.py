@@ -79,7 +79,7 @@ class Spec(BaseModel):
     YARDSTICK: ClassVar[str] = "dense"
     SAMPLED: ClassVar[int] = 4
 
-    dtype: DTypeName = "bfloat16"
+    dtype: DTypeName = Field(default="bfloat16", description="of weights and activations")
 
     @property
     def item_bytes(self) -> int:
@@ -91,6 +91,11 @@ class Spec(BaseModel):
         return self.ROUTED
 
     @property
+    def is_one_of_many(self) -> bool:
+        """Whether it is a part of a model, whose other parts are used between two uses of this one."""
+        return False
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """What can be measured in its place, one by one, where it is too large; empty: it is one piece."""
         return ()
@@ -99,6 +104,11 @@ class Spec(BaseModel):
         """Why the sum of its parts would not be it, in a mode, or None."""
         del mode
         return None
+
+    @property
+    def depth(self) -> int:
+        """Blocks that are computed one after the other, each on what the one before gives; 0: it is no model."""
+        return 0
 
     @property
     def table_params(self) -> int:

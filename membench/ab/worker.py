@@ -5,12 +5,15 @@ Between questions it is silent and idle: the other side is being timed.
 
 import sys
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from membench.machine.device import cache_bytes
 from membench.processes.serving import Answers, Server
 from membench.running.protocol import Build, Built, Found, PrepareCase, Prepared, Sampled, TakeSamples, TellFacts
 from membench.running.worker import Worker, origin, prepare_process
+
+if TYPE_CHECKING:
+    from membench.measuring.time import StepCall
 
 
 class Side(Worker):
@@ -19,6 +22,8 @@ class Side(Worker):
     def __init__(self, server: Server) -> None:
         super().__init__(server)
         self.prepared: Any = None
+        self.timed: StepCall | None = None
+        self.notes: list[str] = []
         self.clocks: list[dict[str, Any]] = []
         self.inputs = count()
 
@@ -49,14 +54,16 @@ class Side(Worker):
         from membench.measuring.time import warm_up
 
         self.prepared = self.measurement.prepare(self.job.cases[asked.index], self.job.implementations)
-        calls, steady, fastest_s = warm_up(self.clock, self.prepared.step, self.job.warmup_seconds)
+        self.timed, self.notes = self.measurement.as_in_model(self.prepared)
+        calls, steady, fastest_s = warm_up(self.clock, self.timed, self.job.warmup_seconds)
         self.inputs = count(calls)
         self.clocks = [read_clocks(self.job.device)]
         return Prepared(fastest_s=fastest_s, warmup_calls=calls, steady=steady)
 
     def sample(self, asked: TakeSamples) -> Sampled:
         """So many samples of so many calls each (CUDA: of one call, the L2 cache flushed before it)."""
-        step = self.prepared.step
+        step = self.timed
+        assert step is not None, "nothing is prepared"
         if self.job.device == "cuda":
             return Sampled(seconds=self.clock.queued_seconds(step, self.inputs, asked.samples, cold=True))
         return Sampled(seconds=[self.clock.seconds(step, self.inputs, asked.calls) for _ in range(asked.samples)])
@@ -68,7 +75,8 @@ class Side(Worker):
         del asked
         self.clocks.append(read_clocks(self.job.device))
         known = {"threads": self.threads, "clocks": self.clocks}
-        return Found(found={**self.measurement.facts(self.prepared), **known})
+        self.timed = None  # the memory of copies is none of the case's
+        return Found(found={**self.measurement.facts(self.prepared, notes=self.notes), **known})
 
 
 if __name__ == "__main__":

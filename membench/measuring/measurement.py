@@ -1,7 +1,7 @@
 """One Case measured in this process: inputs, check, choice of implementation, samples, memory, energy."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +38,7 @@ from membench.measuring.stop_watch import StopWatch
 from membench.measuring.stored_inputs import InputStore
 from membench.measuring.time import Clock, Samples, Sampling, StepCall, sample
 from membench.measuring.traffic import Traffic
+from membench.measuring.twins import in_turn, note, reused_bytes, twin_of, twins_wanted
 
 _TUNING = Sampling(min_samples=5, floor_samples=3, max_seconds=1.0, warmup_seconds=0.2)
 _COUNTED_CALLS = 3
@@ -136,15 +137,18 @@ class CaseMeasurement:
         clocks = [read_clocks(device)]
         with watch.on("pacer"):
             pacer = self._pacer(case) if paced else None
+        with watch.on("copies"):
+            timed, notes = self.as_in_model(prepared)
         with watch.on("sample"):
             others = Watch(device)
-            samples, beside = self._sample(step, sampling, pacer, others)
+            samples, beside = self._sample(timed, sampling, pacer, others)
+            del timed  # the memory of copies is none of the case's
             self.progress("sampling")
             hot = sample(self.clock, step, sampling, cold=False, watch=others) if device == "cuda" else None
         clocks.append(read_clocks(device))
         del pacer  # its tensors are none of the case's memory
         return {
-            **self.facts(prepared, memory=memory),
+            **self.facts(prepared, memory=memory, notes=notes),
             "pacer": beside,
             "samples_s": samples.seconds,
             "sampling": sampling_json(samples),
@@ -155,7 +159,27 @@ class CaseMeasurement:
             "clocks": clocks,
         }
 
-    def facts(self, prepared: Prepared, *, memory: bool = True) -> dict[str, Any]:
+    def as_in_model(self, prepared: Prepared) -> tuple[StepCall, list[str]]:
+        """The step that is timed, and what a reader should know of it: copies take turns where it is a model's part."""
+        case, device = prepared.case, self.clock.device
+        if device != "cpu" or not case.layer.is_one_of_many:
+            return prepared.step, []
+        prepared.step(0)  # makes the optimizer's state
+        each = reused_bytes(self.layer, prepared.optimizer, backward=has_backward(case.mode))
+        count = twins_wanted(each, self.preparation.cache_bytes)
+        if count < 1:
+            return prepared.step, []
+        steps = [self._step_of_twin(prepared) for _ in range(count)]
+        return in_turn([prepared.step, *steps]), [note(count)]
+
+    def _step_of_twin(self, prepared: Prepared) -> StepCall:
+        case, (first, *_) = prepared.case, prepared.inputs
+        twin = twin_of(self.layer)
+        call = implementation(prepared.implementation["chosen"], twin, first.x, first.routing)
+        optimizer = prepared.optimizer and prepared.optimizer.for_twin(twin)
+        return make_step(case.mode, call, twin, prepared.inputs, self.preparation.upstream(case), optimizer)
+
+    def facts(self, prepared: Prepared, *, memory: bool = True, notes: Sequence[str] = ()) -> dict[str, Any]:
         """What a round says of a case beside its samples; measures energy, counts instructions, and memory where asked.
 
         Raises:
@@ -185,7 +209,7 @@ class CaseMeasurement:
             "energy": energy,
             "counters": {"instructions_per_call": instructions},
             "inputs": len(prepared.inputs),
-            "notes": list(self.layer.notes),
+            "notes": [*self.layer.notes, *notes],
             "ran": what_ran,
             "seconds": watch.seconds,
         }

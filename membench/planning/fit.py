@@ -33,13 +33,17 @@ class Room:
 
 @dataclass(frozen=True)
 class Work:
-    """One arm of one point in one mode, before P is known. ``level`` is at which it is measured."""
+    """One arm of one point in one mode, before P is known.
+
+    ``level`` is at which it is measured; ``in_parts``: as the sum of its parts, where it has any, though it fits.
+    """
 
     point: Point
     arm: SolvedArm
     mode: Mode
     optimizer: Optimizer | None = None
     level: Level = "layer"
+    in_parts: bool = False
 
     @property
     def new_tokens(self) -> int:
@@ -73,6 +77,8 @@ def why_in_parts(work: Work, ranks: int, room: Room) -> str | None:
     """Why a work is measured as the sum of its parts; None where it is measured whole, and for what has none."""
     if not work.arm.spec.parts:
         return None
+    if work.in_parts:
+        return "asked for by fit.in_parts"
     return f"one of P = {ranks} ranks" if ranks > 1 else _shortage_of(work, 1, room)
 
 

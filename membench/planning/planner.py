@@ -127,7 +127,7 @@ def _works(scenario: Scenario, solved: list[dict[str, SolvedArm]]) -> Iterator[W
                 steps: list[Optimizer | None] = [*point.workload.optimizers] if mode == "train_step" else [None]
                 for optimizer in steps:
                     if not scenario.excludes(point, arm=arm.name, mode=mode, optimizer=optimizer):
-                        yield Work(point, arm, mode, optimizer, scenario.level)
+                        yield Work(point, arm, mode, optimizer, scenario.level, scenario.fit.in_parts)
 
 
 def _impossible(work: Work) -> str | None:
