@@ -99,7 +99,7 @@ class Block(Layer):
         return self.ffn.select(self.ffn_input(x))
 
     def touched(self, x: Tensor, routing: Routing | None) -> Touched:
-        return self.ffn.touched(self.ffn_input(x), routing)
+        return self.ffn.touched(self.ffn_input(x), routing) if self.spec.routed else Touched()
 
     def tables(self) -> tuple[ValueTable, ...]:
         return self.ffn.tables()

@@ -22,7 +22,7 @@ class Side(Worker):
     def __init__(self, server: Server) -> None:
         super().__init__(server)
         self.prepared: Any = None
-        self.timed: "StepCall | None" = None
+        self.timed: StepCall | None = None
         self.notes: list[str] = []
         self.clocks: list[dict[str, Any]] = []
         self.inputs = count()

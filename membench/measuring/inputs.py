@@ -16,7 +16,6 @@ from membench.layers.spec import Spec
 from membench.scenario.traces import read_rows, trace_for
 
 PAST_CACHES = 4  # inputs rotate past this many times the last-level cache
-_MAX_POOL = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ def pool_size(case: Case, cache_bytes: int, counted_as: Spec | None = None) -> i
         cost = spec.cost(replace(case.step(), mode="forward", optimizer=None))
         own += sum(stage.row_bytes_unique for stage in cost.stages)
         shared = float((cost.rank_params - spec.table_params // case.ranks) * spec.item_bytes)
-    return max(2, min(_MAX_POOL, math.ceil((PAST_CACHES * cache_bytes - shared) / own)))
+    return max(2, min(spec.MOST_INPUTS, math.ceil((PAST_CACHES * cache_bytes - shared) / own)))
 
 
 def make_inputs(layer: Layer, case: Case, count: int, device: str) -> list[Input]:
