@@ -56,8 +56,9 @@ class Attention(nn.Module):
         spec, (sequences, new, _) = self.spec, projected.shape
         before = cache.held if cache else 0
         if new == 1 and cache is not None and can_attend(projected, cache.keys):
-            angles = (each[0] for each in self._angles(before, 1, projected))
-            return attend_last(projected[:, 0], *angles, *cache.place(1), before).view(sequences, 1, -1)
+            cosines, sines = (each[0] for each in self._angles(before, 1, projected))
+            keys, values = cache.place(1)
+            return attend_last(projected[:, 0], cosines, sines, keys, values, before).view(sequences, 1, -1)
         heads = projected.view(sequences, new, -1, spec.head_dim).transpose(1, 2)
         placed, values = heads.split([spec.heads + spec.kv_heads, spec.kv_heads], dim=1)
         queries, keys = turned(placed, *self._angles(before, new, projected)).split([spec.heads, spec.kv_heads], dim=1)

@@ -4,7 +4,7 @@ Letters: S sequences, T tokens of each, B = S·T, d model dim, V vocabulary.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Model(Layer):
     """
 
     spec: ModelSpec
+    blocks: Sequence[Block]
 
     def __init__(
         self,
@@ -45,14 +46,15 @@ class Model(Layer):
         options: dict[str, Any] = {"device": device, "dtype": torch_dtype(spec.dtype)}
         self.embedding = nn.Parameter(torch.empty(spec.vocab_size, spec.model_dim, **options))
         fill_normal_(self.embedding, 1.0 if not spec.tied else 1 / math.sqrt(spec.model_dim), generator)
-        self.blocks = nn.ModuleList()
+        blocks: list[Block] = []
         pool: ValueTable | None = None
         for number in range(spec.num_blocks):
-            shared = pool if spec.pool == "shared" and number in spec.at else None
-            block = Block(spec.block(number), ranks, device=device, generator=generator, table=shared)
-            self.blocks.append(block)
-            if spec.pool == "shared" and number in spec.at and pool is None:
-                pool = block.ffn.table
+            shares = spec.pool == "shared" and number in spec.at
+            block = Block(spec.block(number), ranks, device=device, generator=generator, table=pool if shares else None)
+            blocks.append(block)
+            if shares:
+                (pool,) = block.tables()
+        self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.norm = nn.Parameter(torch.ones(spec.model_dim, **options))
         if not spec.tied:
             self.head = nn.Parameter(torch.empty(spec.vocab_size, spec.model_dim, **options))
@@ -145,9 +147,9 @@ class Model(Layer):
         rows, loads, offset = [], [], 0
         for _, block, hidden in self.block_inputs(x):
             found = block.touched(hidden, routing)
-            if found.rows is not None:
+            if found.rows is not None and block.random_rows is not None:
                 rows.append(found.rows.long() + offset)
-                offset += len(block.ffn.random_rows)
+                offset += len(block.random_rows)
             if found.expert_load is not None:
                 loads.append(found.expert_load)
         return Touched(

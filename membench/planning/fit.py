@@ -6,6 +6,7 @@ parameters of the whole comparison; ``skip`` leaves out what does not fit and sa
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from membench.errors import UsageError
 from membench.layers.spec import Cost, Mode, Optimizer, Step
@@ -54,8 +55,9 @@ class Work:
     def cost(self, ranks: int, cache_bytes: float = 0.0) -> Cost:
         """One rank's cost; ``split_error`` of the layer must be None."""
         workload = self.point.workload
+        sizes: dict[str, Any] = workload.step_of(self.mode)
         step = Step(
-            **workload.step_of(self.mode),
+            **sizes,
             mode=self.mode,
             optimizer=self.optimizer,
             ranks=ranks,
