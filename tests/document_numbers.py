@@ -199,6 +199,14 @@ def _what(asked: float) -> str:
     return f"{asked:g} % more work" if asked else "the same code"
 
 
+def _decode_peers(content: dict, found: Figures, path: Path) -> None:
+    found.of[""] += [content["read_bytes_per_s"] / 1e9]
+    found.of[""] += [content[name] for name in ("prompt_tokens", "tokens", "rounds", "threads")]
+    for each in content["engines"]:
+        times = [each["warm_token_ms"], each["cold_token_ms"]]
+        found.of[each["engine"]] += [*times, each["bytes"] / 1e6, 100 * each["cold_of_read_ceiling"]]
+
+
 def _memory_step(content: dict, found: Figures, path: Path) -> None:
     found.of[""] += [value for value in content["sizes"].values() if isinstance(value, int)]
     found.of[""] += content["sizes"]["key_counts"]
@@ -256,6 +264,7 @@ def _public_over_ours(result: ResultFile, found: Figures) -> None:
 _FORMS = {
     "run": _run,
     "clock_check": _clock_check,
+    "decode_peers": _decode_peers,
     "gate_quality": _gate_quality,
     "memory_step": _memory_step,
     "row_optimizers": _row_optimizers,

@@ -1,4 +1,4 @@
-"""Attention of one token and the norm before it in C++: awkward sizes against float64, and where they are used."""
+"""Attention of one token, and norms, in C++: awkward sizes against float64, and where they are used."""
 
 import pytest
 import torch
@@ -9,6 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from layers.checking.verification import relative_rms
 from layers.kernels import paths
 from layers.kernels.attend_last import attend_last, can_attend
+from layers.kernels.key_scores import key_scores
+from layers.kernels.native.rms_norm import inverse_rms
 from layers.kernels.rms_norm import rms_norm
 from layers.models.rotary import turned, turns
 
@@ -145,3 +147,22 @@ def test_a_norm_is_differentiable_and_takes_parts(seed):
         assert relative_rms(rms_norm(x, scale, 1e-5), found) < 1e-6
     with pytest.raises(ValueError, match="scale should be"):
         rms_norm(x, scale[1:], 1e-5)
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 1), (3, 67), (1030, 24)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scales_of_keys(dtype, rows, columns, seed):
+    torch.manual_seed(seed)
+    x = torch.randn(rows, columns).to(dtype)
+    with poisoned_memory():
+        found = inverse_rms(x, 1e-3)
+    assert relative_rms(found, (x.double().square().mean(dim=1) + 1e-3).rsqrt()) < 1e-6
+
+
+def test_scores_of_normed_keys_take_their_scales_in_one_call(monkeypatch, seed):
+    torch.manual_seed(seed)
+    queries, keys = torch.randn(3, 2, 2, 24), torch.randn(2, 2, 10, 24)
+    monkeypatch.setattr(torch.linalg, "vector_norm", None)
+    found = key_scores(queries, keys, normalized=True, eps=1e-3)
+    normed = functional.rms_norm(keys.double(), (24,), eps=1e-3)
+    assert relative_rms(found, torch.einsum("bhsc,hsnc->hsbn", queries.double(), normed)) < 1e-6

@@ -207,4 +207,4 @@ class ModelReference(SampledReference):
         readers = [self.given[number] for number in self.layer.spec.at]
         read = [selection.indices[self.tokens].long().flatten() for _, _, selection in readers if selection]
         touched = torch.cat(read).unique()
-        return touched, float64_leaf(exact_rows(readers[0][0].ffn.table, touched))
+        return touched, float64_leaf(exact_rows(readers[0][0].ffn.tables()[0], touched))

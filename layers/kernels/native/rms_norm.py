@@ -22,3 +22,19 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
         threads(),
     )
     return normed
+
+
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """(R,) fp32 of x (R, d): what each row is multiplied by to be normed."""
+    x = x.contiguous()
+    found = torch.empty(len(x), dtype=torch.float32)
+    call(
+        "inverse_rms",
+        ctypes.c_int(ELEMENTS[x.dtype]),
+        pointer(x),
+        *map(ctypes.c_int64, x.shape),
+        ctypes.c_double(eps),
+        pointer(found),
+        threads(),
+    )
+    return found
