@@ -39,7 +39,7 @@ def tolerance_of(spec: Spec, *, gradients: bool) -> float:
     of which 32 blocks take at most 131.
     """
     tolerance, of_block = TOLERANCE[spec.dtype], 1 / 2 if gradients else 1 / 8
-    return tolerance if spec.dtype == "float32" else tolerance * math.sqrt(1 + of_block * spec.depth)
+    return tolerance if spec.dtype == "float32" else tolerance * math.sqrt(1 + of_block * spec.stacked_blocks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ class Spec(BaseModel):
         return None
 
     @property
-    def depth(self) -> int:
+    def stacked_blocks(self) -> int:
         """Blocks that are computed one after the other, each on what the one before gives; 0: it is no model."""
         return 0
 

@@ -94,7 +94,7 @@ class ModelSpec(Spec):
         )
 
     @property
-    def depth(self) -> int:
+    def stacked_blocks(self) -> int:
         return self.num_blocks
 
     @property
