@@ -63,7 +63,7 @@ def llama_of(model: Model) -> Any:
         num_key_value_heads=spec.attention.kv_heads,
         head_dim=spec.attention.head_dim,
         rms_norm_eps=spec.norm_eps,
-        rope_theta=spec.attention.rope_theta,
+        rope_parameters={"rope_type": "default", "rope_theta": spec.attention.rope_theta},
         tie_word_embeddings=spec.tied,
         max_position_embeddings=4096,
         bos_token_id=0,
