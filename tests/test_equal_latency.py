@@ -28,14 +28,17 @@ SIZES = [sized("memory", params, ms) for params, ms in ((100, 2.0), (400, 4.0), 
 )
 def test_what_is_carried_at_the_latency_of_dense(ms: float, carried: Carried) -> None:
     (line,) = equal_latency([*SIZES, sized("dense", 50, ms, kind="dense"), sized("peer", 9, 1.0)])
-    assert (line.yardstick, line.params, line.latency_ms) == ("dense", 50, ms)
+    assert (line.yardstick, line.params, line.latency_ms) == ("dense num_keys 50", 50, ms)
     assert line.carried == {"memory": carried}
 
 
 def test_each_size_of_the_yardstick_is_a_line_and_failures_are_none() -> None:
     lost = a_record("memory", None, status="oom")
     lines = equal_latency([sized("wide", 90, 9.0, kind="dense"), sized("dense", 50, 3.0, kind="dense"), *SIZES, lost])
-    assert [(line.yardstick, line.latency_ms) for line in lines] == [("dense", 3.0), ("wide", 9.0)]
+    assert [(line.yardstick, line.latency_ms) for line in lines] == [
+        ("dense num_keys 50", 3.0),
+        ("wide num_keys 90", 9.0),
+    ]
 
 
 def test_one_size_an_arm_makes_no_table() -> None:

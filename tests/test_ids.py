@@ -195,8 +195,8 @@ def test_a_new_kind_needs_no_list():
     both = of(Annotated[OneSpec | OtherSpec, Discriminator("kind")])
     ids = [a_case({"kind": kind, "model_dim": 64}, both).id for kind in ("one", "other")]
     assert len(set(ids)) == 2, "at their defaults, two kinds are still two"
-    later = with_fields(OneSpec, depth=(int, 3))
-    assert a_case({"model_dim": 64, "depth": 3}, of(later)).id == ids[0]
+    later = with_fields(OneSpec, height=(int, 3))
+    assert a_case({"model_dim": 64, "height": 3}, of(later)).id == ids[0]
     assert a_case({"model_dim": 64, "width": 3}, of(later)).id != ids[0]
 
 
@@ -204,11 +204,11 @@ def test_a_default_may_depend_on_other_fields():
     def doubled(known):
         return 2 * known["width"]
 
-    later = with_fields(OneSpec, depth=(int, Field(default_factory=doubled)))
+    later = with_fields(OneSpec, height=(int, Field(default_factory=doubled)))
     before = a_case({"model_dim": 64, "width": 5}, of(OneSpec)).id
     assert a_case({"model_dim": 64, "width": 5}, of(later)).id == before
-    assert a_case({"model_dim": 64, "width": 5, "depth": 10}, of(later)).id == before
-    assert a_case({"model_dim": 64, "width": 5, "depth": 4}, of(later)).id != before
+    assert a_case({"model_dim": 64, "width": 5, "height": 10}, of(later)).id == before
+    assert a_case({"model_dim": 64, "width": 5, "height": 4}, of(later)).id != before
 
 
 # Renamed modules

@@ -1,16 +1,20 @@
 """What a model's layers chose is replayed by a layer measured alone."""
 
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from test_run import one_result, run
 
 from layers import build
+from layers.models.checkpoint import save
 from layers.models.model import Model
 from layers.models.recording import recorded_choices, save_traces
 from layers.routing import StatedRouting
-from layers.spec import Step
+from layers.spec import PRESETS, MoESpec, Step
 from tests.test_models import LAYERS, WIDTH, model_of
 
 
@@ -67,3 +71,35 @@ def test_recording_leaves_caches_alone() -> None:
     before = model.blocks[0].cache
     recorded_choices(model, [torch.zeros(1, 4, dtype=torch.long)])
     assert model.blocks[0].cache is before and not model.training
+
+
+def block_of_document(begin: str) -> str:
+    """The indented lines of docs/models.md from one that begins so up to the next unindented one."""
+    text = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    found = re.search(rf"^    {re.escape(begin)}.*?(?=^\S)", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, begin
+    return textwrap.dedent(found[0]).strip() + "\n"
+
+
+@pytest.mark.xdist_group("processes")
+def test_a_checkpoint_is_recorded_and_replayed_as_the_document_says(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    layer = MoESpec(model_dim=64, num_experts=8, expert_hidden=32, top_k=2, dtype="float32")
+    save(build(PRESETS["tiny"].around(layer, "all", "own"), seed=3), "checkpoint")  # type: ignore[arg-type]
+    np.save("tokens.npy", torch.randint(256, (10, 9), generator=torch.Generator().manual_seed(1)).numpy())
+    exec(compile(block_of_document("import numpy as np"), "docs/models.md", "exec"), {})
+    scenario, _, command = block_of_document("schema_version: 1\n    name: replay").partition("\n\n")
+    assert command == "membench run replay.yaml\n"
+    measure = "measure: {min_samples: 3, floor_samples: 2, max_seconds: 0.1, warmup_seconds: 0.0}"
+    Path("replay.yaml").write_text(f"{scenario}\n{measure}\n")
+    done = run("run", "replay.yaml", "--output", "out", "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    (record,) = one_result(tmp_path / "out").cases
+    assert record.status == "ok", record.reason
+    chosen = np.load("traces/block_0.npy")
+    assert chosen.shape == (90, 2)
+    uneven = []
+    for at in range(0, 64 * record.rounds[0].inputs, 64):
+        load = np.bincount(np.take(chosen, range(at, at + 64), axis=0, mode="wrap").ravel(), minlength=8)
+        uneven.append(load.max() / load.mean())
+    assert record.rounds[0].traffic["expert_load_max_over_mean"] == pytest.approx(np.mean(uneven))

@@ -29,7 +29,7 @@ from layers.spec import (
 )
 from layers.spec.block import OwnLayerSpec
 
-ROWS = {"num_keys": 64**2, "heads": 2, "top_k": 3, "key_dim": 32}
+ROWS: dict[str, Any] = {"num_keys": 64**2, "heads": 2, "top_k": 3, "key_dim": 32}
 KINDS = ["dense", "moe", "memory", "memory_plus", "memory_plus_shared", "peer"]
 STEPS = [
     Step(6, mode="prefill", sequences=2),

@@ -1,14 +1,16 @@
 """Copies of a model's part that take turns: what they share, how many there are, and what their training changes."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from layers import build
 from layers.optim.layer_optimizer import LayerOptimizer
 from layers.spec import Step
+from membench.case import Case
 from membench.measuring import twins
+from membench.measuring.inputs import pool_size
+from membench.measuring.measurement import CaseMeasurement
+from membench.measuring.time import Clock, Sampling
 from membench.measuring.twins import in_turn, reused_bytes, twin_of, twins_wanted
 from tests.test_models import block_of, model_of
 
@@ -93,11 +95,7 @@ def test_parts_of_models_are_one_of_many_and_models_are_not() -> None:
     assert not model.is_one_of_many and not block_of("dense").ffn.is_one_of_many
 
 
-def test_measured_blocks_take_turns(tmp_path: Path) -> None:
-    from membench.case import Case
-    from membench.measuring.measurement import CaseMeasurement
-    from membench.measuring.time import Clock, Sampling
-
+def test_measured_blocks_take_turns() -> None:
     short = Sampling(min_samples=3, floor_samples=2, max_seconds=0.1, warmup_seconds=0.0)
     notes = {}
     for spec in (block_of("memory"), model_of("memory")):
@@ -106,3 +104,19 @@ def test_measured_blocks_take_turns(tmp_path: Path) -> None:
         notes[spec.kind] = measurement.run(case, short, ["eager"], memory=False)["notes"]
     assert any("copies take turns" in note for note in notes["block"])
     assert not any("copies take turns" in note for note in notes["model"])
+
+
+def test_a_model_has_few_inputs() -> None:
+    sizes = {}
+    for spec in (block_of("moe"), model_of("moe")):
+        case = Case(arm="a", level=spec.kind, mode="decode", layer=spec, tokens=2, sequences=2)
+        sizes[spec.kind] = pool_size(case, cache_bytes=2**28)
+    assert sizes == {"block": 256, "model": 32}
+
+
+@pytest.mark.parametrize("spec", [block_of("dense"), model_of("dense")], ids=["block", "model"])
+def test_what_is_not_routed_is_not_run_to_tell_what_it_touches(monkeypatch, spec) -> None:
+    layer = build(spec)
+    monkeypatch.setattr(type(layer.attention if spec.kind == "block" else layer.blocks[0]), "forward", None)
+    found = layer.touched(layer.draw_tokens(2, torch.Generator().manual_seed(0)), None)
+    assert found.rows is None and found.expert_load is None

@@ -163,7 +163,7 @@ class LayerOptimizer:
                 optimizer.load_state_dict(saved)
 
 
-def _of_matrices(optimizer: Optimizer, matrices: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+def _of_matrices(optimizer: str, matrices: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
     kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
     return kind(matrices, lr=learning_rate, fused=True)
 

@@ -31,6 +31,7 @@ class ModelSpec(Spec):
     """
 
     SAMPLED: ClassVar = 1
+    MOST_INPUTS: ClassVar = 32  # what one touches takes a forward pass to tell, and all weights come between two
 
     kind: Literal["model"] = "model"
     vocab_size: PositiveInt = Field(le=2**24, description="V, tokens that there are")

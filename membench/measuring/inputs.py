@@ -17,7 +17,6 @@ from membench.scenario.traces import read_rows, trace_for
 from membench.scenario.wholes import WHOLE_LEVELS
 
 PAST_CACHES = 4  # inputs rotate past this many times the last-level cache
-_MAX_POOL = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def pool_size(case: Case, cache_bytes: int, counted_as: Spec | None = None) -> i
     past = PAST_CACHES * cache_bytes
     if case.level in WHOLE_LEVELS and shared > cache_bytes:
         return max(2, math.ceil(past / (shared + own)))
-    return max(2, min(_MAX_POOL, math.ceil((past - shared) / own)))
+    return max(2, min(spec.MOST_INPUTS, math.ceil((past - shared) / own)))
 
 
 def make_inputs(layer: Layer, case: Case, count: int, device: str) -> list[Input]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from membench.results.ranking import counted, step_ms
+from membench.results.ranking import arm_name, counted, step_ms
 from membench.results.records import Record
 from membench.results.rising import ROUNDING, interpolated, rising
 
@@ -53,7 +53,7 @@ def equal_latency(records: Iterable[Record]) -> list[EqualLatency]:
         if not params or not latency_ms:
             continue
         if record.case.layer.is_yardstick:
-            beside[record.id] = (record.case.arm, params, latency_ms)
+            beside[record.id] = (arm_name(record), params, latency_ms)
         else:
             sizes[record.case.arm].append((params, latency_ms))
     curves = {arm: rising(points) for arm, points in sizes.items() if len({params for params, _ in points}) > 1}

@@ -92,8 +92,8 @@ def _parts_table(result: ResultFile) -> list[Table]:
 
 def _times_in(result: ResultFile, part: Record) -> list[str]:
     """The models that a part is of, with how many of it each has."""
-    counts = {r.case.arm: number(r.planned, "parts", part.id) for r in result.cases}
-    return [f"{arm} {count:.0f}" for arm, count in counts.items() if count]
+    counts = [(r.case.arm, number(r.planned, "parts", part.id)) for r in result.cases]
+    return [f"{arm} {count:.0f}" for arm, count in counts if count]
 
 
 def _measured(records: Sequence[Record]) -> bool:
