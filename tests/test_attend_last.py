@@ -166,3 +166,10 @@ def test_scores_of_normed_keys_take_their_scales_in_one_call(monkeypatch, seed):
     found = key_scores(queries, keys, normalized=True, eps=1e-3)
     normed = functional.rms_norm(keys.double(), (24,), eps=1e-3)
     assert relative_rms(found, torch.einsum("bhsc,hsnc->hsbn", queries.double(), normed)) < 1e-6
+
+
+def test_torch_finds_no_fault_with_the_operators(seed):
+    torch.manual_seed(seed)
+    torch.library.opcheck(torch.ops.membench.rms_norm.default, (torch.randn(3, 8), torch.randn(8), 1e-3))
+    torch.library.opcheck(torch.ops.membench.few_rows_linear.default, (torch.randn(3, 8), torch.randn(5, 8), True))
+    torch.library.opcheck(torch.ops.membench.attend_last.default, drawn(SHAPES["odd"], torch.float32))
