@@ -202,7 +202,7 @@ def _difference(before: Run, now: Run, then: dict[str, Any], environment: dict[s
 def _announcement(plan: Plan, environment: dict[str, Any], scenario: Scenario, left: int) -> str:
     device = environment["device"]
     ranks = f", one rank of P = {plan.ranks} ({plan.ranks_reason})" if plan.ranks > 1 else ""
-    skipped = len(plan.cases) - len(plan.runnable)
+    skipped = sum(planned.skipped is not None for planned in plan.cases)
     also = f", {skipped} skipped" if skipped else ""
     rounds = scenario.measure.rounds
     counts = f"{how_many(left, 'measurement')} in {how_many(rounds, 'round')}{also}"

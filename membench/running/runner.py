@@ -75,7 +75,7 @@ class Runner:
             self._run()
 
     def _run(self) -> None:
-        runnable = [planned.case for planned in self.plan.cases if not planned.skipped]
+        runnable = [planned.case for planned in self.plan.runnable]
         for number in range(self.measure.rounds):
             self._ceilings = RoundCeilings()
             missing = [case for case in runnable if not self.journal.has(case.id, number)]
