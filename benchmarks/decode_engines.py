@@ -13,16 +13,18 @@ from membench.layers.models.checkpoint import fill, to_llama
 from membench.layers.models.model import Model
 from membench.layers.spec.quantities import ITEM_BYTES, DTypeName
 
+After = Callable[[], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """``generate(prompt, count)`` gives so many tokens, greedily. ``exact``: in fp32, whose tokens all must agree on.
+    """``generate(prompt, count, after)`` gives so many tokens, greedily, and calls ``after`` when it has each.
 
-    ``weight_bytes`` are those of a number of a matrix.
+    ``exact``: in fp32, whose tokens all must agree on. ``weight_bytes`` are those of a number of a matrix.
     """
 
     name: str
-    generate: Callable[[list[int], int], list[int]]
+    generate: Callable[[list[int], int, After], list[int]]
     weight_bytes: int
     exact: bool
 
@@ -33,12 +35,13 @@ def our_engine(model: Model, dtype: DTypeName) -> Engine:
     fill(copy, model.state_dict())
 
     @torch.no_grad()
-    def generate(prompt: list[int], count: int) -> list[int]:
+    def generate(prompt: list[int], count: int, after: After) -> list[int]:
         copy.start(sequences=1, capacity=len(prompt) + count)
         logits, found = copy.next_logits(torch.tensor([prompt])), []
         for number in range(count):
             token = logits.argmax(dim=-1)
             found.append(int(token))
+            after()
             if number + 1 < count:
                 logits = copy.next_logits(token[:, None])
         return found
@@ -73,22 +76,40 @@ def llama_of(model: Model) -> Any:
     return theirs
 
 
-def transformers_engine(model: Model, *, compiled: bool) -> Engine:
-    """transformers' own greedy ``generate``; compiled: with a static cache, as it asks for."""
+@dataclass(frozen=True, slots=True)
+class _EachToken:
+    """A streamer of transformers: told of the prompt, then of each token."""
+
+    after: After
+
+    def put(self, value: Tensor) -> None:
+        if value.numel() == 1:
+            self.after()
+
+    def end(self) -> None:
+        """Nothing is kept."""
+
+
+def transformers_engine(model: Model, way: str) -> Engine:
+    """transformers' own greedy ``generate``: eager; compiled, with a static cache; or eager in torchao's int8."""
     theirs = llama_of(model)
     theirs.generation_config.eos_token_id = None
     options: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
-    if compiled:
+    if way == "int8":
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        quantize_(theirs, Int8WeightOnlyConfig())
+    if way == "compiled":
         options["cache_implementation"] = "static"
         theirs.forward = torch.compile(theirs.forward, dynamic=False)
 
     @torch.no_grad()
-    def generate(prompt: list[int], count: int) -> list[int]:
+    def generate(prompt: list[int], count: int, after: After) -> list[int]:
         ids: Tensor = torch.tensor([prompt])
-        found = theirs.generate(ids, max_new_tokens=count, min_new_tokens=count, **options)
+        found = theirs.generate(ids, max_new_tokens=count, min_new_tokens=count, streamer=_EachToken(after), **options)
         return found[0, len(prompt) :].tolist()
 
-    return Engine(f"transformers {'compiled' if compiled else 'eager'}", generate, 4, exact=True)
+    return Engine(f"transformers {way}", generate, 1 if way == "int8" else 4, exact=way != "int8")
 
 
 def ctranslate2_engine(model: Model, folder: Path, compute: str) -> Engine:
@@ -103,7 +124,7 @@ def ctranslate2_engine(model: Model, folder: Path, compute: str) -> Engine:
     ctranslate2.converters.TransformersConverter(str(source)).convert(str(target), quantization=compute)
     generator = ctranslate2.Generator(str(target), compute_type=compute, intra_threads=torch.get_num_threads())
 
-    def generate(prompt: list[int], count: int) -> list[int]:
+    def generate(prompt: list[int], count: int, after: After) -> list[int]:
         words = [f"t{token}" for token in prompt]
         (found,) = generator.generate_batch(
             [words],
@@ -113,6 +134,7 @@ def ctranslate2_engine(model: Model, folder: Path, compute: str) -> Engine:
             sampling_topk=1,
             include_prompt_in_result=False,
             suppress_sequences=[],
+            callback=lambda step: after(),
         )
         return list(found.sequences_ids[0])
 

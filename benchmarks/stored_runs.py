@@ -10,7 +10,8 @@ without work.
 
 ``judge`` holds every pair of runs of base against each other, in the order in which they were made, and every run of
 base against every slowed one. Each pair is judged twice from the same files: by the ratios to the pacer, and in
-milliseconds, as if no pacer had been timed.
+milliseconds, as if no pacer had been timed. By ratios it is also judged with other margins than the gate's, apart for
+runs that were made within an hour and for those of different hours: a machine shared with others is another one later.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import os
 import statistics
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from membench.gate.metrics import TIMED
 from membench.gate.pacing import ratios_by_round
 from membench.gate.result_set import LoadedResult
 from membench.gate.rounds import by_round
-from membench.gate.thresholds import Thresholds
+from membench.gate.thresholds import Threshold, Thresholds
 from membench.gate.verdicts import MetricVerdict, Verdict
 from membench.planning.planner import solve_budgets
 from membench.results.records import Record, read_result
@@ -49,6 +51,7 @@ from membench.tables.numbers import share
 SLOWDOWNS = {"base": 0.0, "slow5": 0.05, "slow10": 0.10, "slow20": 0.20}
 _LATENCY = TIMED[0]
 _BY = ("ratio", "milliseconds")
+_MARGINS = (0.03, 0.05, 0.07)  # the first is the gate's own
 Pair = tuple[LoadedResult, LoadedResult]
 
 
@@ -102,11 +105,12 @@ def pairs(runs: dict[str, list[LoadedResult]], variant: str) -> list[Pair]:
     return [*combinations(runs["base"], 2)] if variant == "base" else [*product(runs["base"], runs[variant])]
 
 
-def verdicts(of: list[Pair], by: str) -> Iterator[tuple[CaseComparison, MetricVerdict]]:
-    """What compare says of every case's latency in every pair."""
+def verdicts(of: list[Pair], by: str, margin: float | None = None) -> Iterator[tuple[CaseComparison, MetricVerdict]]:
+    """What compare says of every case's latency in every pair, with the gate's margin or another."""
+    thresholds = Thresholds(metrics={} if margin is None else {_LATENCY.name: Threshold(margin=margin)})
     for pair in of:
         base, head = map(in_milliseconds, pair) if by == "milliseconds" else pair
-        for case in compare_files(base, head, Thresholds()).cases:
+        for case in compare_files(base, head, thresholds).cases:
             yield from ((case, metric) for metric in case.metrics if metric.metric == _LATENCY.name)
 
 
@@ -123,6 +127,26 @@ def shares(of: list[Pair], by: str) -> dict[str, Any]:
         "interval_half_width_median": statistics.median(widths) / 2 if widths else None,
         "slow_by_case": {each: _share([m for label, m in found if label == each], Verdict.SLOW) for each in labels},
     }
+
+
+def slow_by_margin(of: list[Pair]) -> dict[str, dict[str, Any]]:
+    """Share of all (pair, case) that are called slower by ratios, for each margin, of runs near and far in time."""
+    near = [pair for pair in of if _hours_apart(pair) <= 1]
+    far = [pair for pair in of if _hours_apart(pair) > 1]
+    return {when: _by_margin(those) for when, those in (("within an hour", near), ("hours apart", far)) if those}
+
+
+def _by_margin(of: list[Pair]) -> dict[str, Any]:
+    found = {f"{margin:g}": [metric for _, metric in verdicts(of, "ratio", margin)] for margin in _MARGINS}
+    return {
+        "comparisons": len(found[f"{_MARGINS[0]:g}"]),
+        "slow": {margin: _share(metrics, Verdict.SLOW) for margin, metrics in found.items()},
+    }
+
+
+def _hours_apart(pair: Pair) -> float:
+    first, second = (datetime.fromisoformat(each.result.run.started) for each in pair)
+    return abs((second - first).total_seconds()) / 3600
 
 
 _CALLED = (Verdict.SLOW, Verdict.FAST, Verdict.SAME, Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE)
@@ -181,6 +205,7 @@ def judge(folder: Path) -> dict[str, Any]:
         "slowdowns_asked": {name: SLOWDOWNS[name] for name in runs},
         "spread": {by: spread(runs["base"], by) for by in _BY},
         "verdicts": {name: {by: shares(pairs(runs, name), by) for by in _BY} for name in runs},
+        "slow_by_margin": {name: slow_by_margin(pairs(runs, name)) for name in runs},
     }
 
 
@@ -198,6 +223,10 @@ def show(found: dict[str, Any]) -> None:
     for by, each in found["spread"].items():
         within, between = map(_percent, each.values())
         print(f"spread by {by}: of rounds within a run {within}, of medians between runs {between}")
+    for name, by_time in found["slow_by_margin"].items():
+        for when, each in by_time.items():
+            told = ", ".join(f"{share(slow)} by over {share(float(margin))}" for margin, slow in each["slow"].items())
+            print(f"{name:8} {when:14} {each['comparisons']:4} slow by ratio: {told}")
     for name, by_kind in found["verdicts"].items():
         in_ms = by_kind["milliseconds"]["slow_by_case"]
         for case, slow in by_kind["ratio"]["slow_by_case"].items():

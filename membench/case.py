@@ -37,7 +37,11 @@ class RoutingConfig(BaseModel):
     """Where the lookups or assignments of every sparse arm come from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: RoutingKind = "routed"
+    kind: RoutingKind = Field(
+        default="routed",
+        description="routed: the layer's own weights choose; uniform: all are as likely; zipf: a few are popular; "
+        "trace: as recorded",
+    )
     zipf_exponent: NonNegativeFloat = Field(default=1.0, le=4.0, description="used by kind zipf")
     trace: str | None = Field(default=None, description="used by kind trace: an .npy file of recorded indices")
     trace_sha256: str | None = Field(default=None, description="of the trace's content; found by the plan")

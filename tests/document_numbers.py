@@ -186,7 +186,25 @@ def _stored_runs(content: dict, found: Figures, path: Path) -> None:
         found.of[""].append(asked)
         for of in shares.values():
             found.of[""].append(of["comparisons"])
-            found.of[f"{asked:g} % more work" if asked else "the same code"].append(100 * of["slow"])
+            found.of[_what(asked)].append(100 * of["slow"])
+        for when, each in content["slow_by_margin"][variant].items():
+            found.of[""] += [100 * float(margin) for margin in each["slow"]]
+            found.of[f"{_what(asked)}, {when}"] += [
+                each["comparisons"],
+                *(100 * slow for slow in each["slow"].values()),
+            ]
+
+
+def _what(asked: float) -> str:
+    return f"{asked:g} % more work" if asked else "the same code"
+
+
+def _decode_peers(content: dict, found: Figures, path: Path) -> None:
+    found.of[""] += [content["read_bytes_per_s"] / 1e9]
+    found.of[""] += [content[name] for name in ("prompt_tokens", "tokens", "rounds", "threads")]
+    for each in content["engines"]:
+        times = [each["warm_token_ms"], each["cold_token_ms"]]
+        found.of[each["engine"]] += [*times, each["bytes"] / 1e6, 100 * each["cold_of_read_ceiling"]]
 
 
 def _memory_step(content: dict, found: Figures, path: Path) -> None:
@@ -261,6 +279,7 @@ _FORMS = {
     "block_over_parts": _block_over_parts,
     "run": _run,
     "clock_check": _clock_check,
+    "decode_peers": _decode_peers,
     "gate_quality": _gate_quality,
     "memory_step": _memory_step,
     "row_optimizers": _row_optimizers,

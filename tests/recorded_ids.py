@@ -19,7 +19,9 @@ from membench.scenario.scenario import load_scenario
 from membench.scenario.shipped import list_scenarios
 
 FILE = Path(__file__).parent / "data" / "ids.json"
-EVERYWHERE = ["fit={policy: skip, ranks: 1}"]  # cases that depend on no machine
+# Cases that depend on no machine: layers and models whole, on a device that holds them all, and models' parts too.
+EVERYWHERE = ["fit={policy: skip, ranks: 1, in_parts: true}"]
+AMPLE_BYTES = 10**15
 
 
 def recorded() -> dict[str, Any]:
@@ -28,7 +30,7 @@ def recorded() -> dict[str, Any]:
 
 def ids_of(scenario: str) -> dict[str, str]:
     """Every case of a shipped scenario, by what tells it apart there."""
-    cases = make_plan(load_scenario(scenario, EVERYWHERE)).cases
+    cases = make_plan(load_scenario(scenario, EVERYWHERE), available_bytes=AMPLE_BYTES).cases
     return {" ".join([case.case.name, *(f"{k}={v}" for k, v in case.point.items())]): case.id for case in cases}
 
 

@@ -150,6 +150,24 @@ def test_it_is_measured(project, tmp_path):
     assert "low_rank" in {each["arm"] for answer in shown["runs"][0]["answers"] for each in answer["standings"]}
 
 
+IN_A_MODEL = """
+schema_version: 1
+name: in_a_model
+level: model
+model: {preset: tiny}
+dtype: float32
+arms: {low_rank: {layer: low_rank, bottleneck: 64, at: middle}}
+workload: {prompt: 8, modes: [decode, train_step], optimizers: [adamw]}
+"""
+
+
+def test_it_stands_in_a_model(project, tmp_path):
+    (project / "in_a_model.yaml").write_text(IN_A_MODEL + QUICK)
+    printed = told(project, "run", "in_a_model.yaml", "--device", "cpu", "--output", str(tmp_path / "out"))
+    records = printed["results"][0]["result"]["cases"]
+    assert [(each["case"]["mode"], each["status"]) for each in records] == [("decode", "ok"), ("train_step", "ok")]
+
+
 def test_a_wrong_module_is_not_timed(project, tmp_path):
     wrong = tmp_path / "wrong"
     shutil.copytree(project, wrong, symlinks=True)

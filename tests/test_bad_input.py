@@ -55,7 +55,7 @@ workload: {tokens: 8}
         ("workload.modes=[]", "workload.modes", "should not be empty"),
         ("arms={}", "arms", "should not be empty"),
         ("dtype=bf16", "dtype", "'bfloat16'"),
-        ("level=model", "level", "should be 'layer'"),
+        ("level=modell", "level", "should be 'layer'"),
         ("device=gpu", "device", "'cuda'"),
         ("arms.%s={layer: dense}" % ("x" * 65), "arms." + "x" * 65, "at most 64 characters, not 65"),
         # sizes that are none

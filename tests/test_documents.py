@@ -71,6 +71,12 @@ def test_committed_documents_are_what_committed_files_give():
         assert kept == content, f"{path} is not what its result files give: run make results-document"
 
 
+def test_clip_paths_have_numbers_and_not_hashes_of_their_bounds():
+    svg = picture(CLEAR).decode()
+    clips = set(re.findall(r'<clipPath id="([^"]+)"', svg))
+    assert clips == set(re.findall(r"url\(#([^)]+)\)", svg)) == {f"clip{n}" for n in range(1, len(clips) + 1)}
+
+
 def test_every_picture_is_shown():
     shown = set(re.findall(r"\]\(pictures/([^)]+)\)", (ROOT / "docs/results.md").read_text()))
     assert shown == {path.name for path in (ROOT / "docs/pictures").glob("*.svg")}
@@ -344,7 +350,7 @@ def test_a_broken_document_or_file_is_named(tmp_path):
     index.write_text("# Results")
     with pytest.raises(UsageError, match=r"results/README.md: files: the part with the table of files is missing"):
         listed_files(tmp_path)
-    for name in ("README.md", "docs/method.md"):
+    for name in ("README.md", "docs/method.md", "docs/scenario_keys.md"):
         with pytest.raises(UsageError, match=f"{name}: there is no such file"):
             rewritten(tmp_path, [])
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -11,6 +11,7 @@ from test_gate import compared, only
 
 from membench.gate.outcome import NOTHING_COMPARABLE, outcome_of
 from membench.gate.pacing import ratios_by_round
+from membench.gate.shared_spread import METHOD
 from membench.gate.verdicts import Verdict
 from membench.tables.gate import comparison_tables
 
@@ -143,6 +144,29 @@ def test_times_on_the_core_and_times_that_hold_more_do_not_mix(seed):
     assert "timed alike" in only(compared(base, head)).reason
     assert only(compared(head, head)).verdict is Verdict.SAME
     assert "ratios" in only(compared(head, head)).estimate.method
+
+
+def test_cases_of_runs_with_a_pacer_share_their_spread(seed):
+    """One round of each case is out of line, which would leave six rounds undecided by their ranks."""
+    rng = np.random.default_rng(seed)
+    runs = []
+    for ratio in (1.0, 1.1):
+        cases = []
+        for number in range(6):
+            record = paced_run(rng, 0.004 * ratio, drifts(rng, 6), rounds=6, noise=0.01).cases[0]
+            odd = record.rounds[number]
+            odd = odd.model_copy(update={"samples_s": [(1.2 if ratio == 1 else 0.9) * s for s in odd.samples_s]})
+            rounds = [odd if r.number == odd.number else r for r in record.rounds]
+            case = record.case.model_copy(update={"tokens": number + 1})
+            cases.append(record.model_copy(update={"id": case.id, "case": case, "rounds": rounds}))
+        made = paced_run(rng, 0.004, 0.0)
+        runs.append(made.model_copy(update={"cases": cases}))
+    found = [each.metrics[0] for each in compared(*runs).cases]
+    assert {each.verdict for each in found} == {Verdict.SLOW}
+    assert {each.estimate.method for each in found} == {f"{METHOD}, of the ratios to the pacer"}
+    first = compared(*(run.model_copy(update={"cases": run.cases[:1]}) for run in runs))
+    assert only(first).verdict is Verdict.INCONCLUSIVE
+    assert "Mann" in only(first).estimate.method
 
 
 def test_time_that_others_had_the_core_is_not_compared(seed):

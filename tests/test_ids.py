@@ -24,6 +24,7 @@ ADD = "run python -m tests.recorded_ids, which adds it"
 
 KEYS = {"num_keys": 1024, "key_dim": 32, "top_k": 8}
 EXPERTS = {"num_experts": 16, "expert_hidden": 64}
+ATTENTION = {"heads": 4, "kv_heads": 2, "head_dim": 16}
 SPECS = {
     "dense": {"model_dim": 64, "ffn_hidden": 128},
     "moe": {"model_dim": 64, **EXPERTS},
@@ -36,6 +37,8 @@ SPECS = {
     "product_key_top_k": {"num_keys": 1024},
     "expert_rows": {"model_dim": 64, "num_keys": 1024},
     "grouped_experts": {"model_dim": 64, **EXPERTS},
+    "block": {"model_dim": 64, "attention": ATTENTION, "ffn": {"kind": "dense", "model_dim": 64, "ffn_hidden": 128}},
+    "model": {"model_dim": 64, "attention": ATTENTION, "ffn_hidden": 128, "vocab_size": 256, "num_blocks": 2},
 }
 
 
@@ -103,7 +106,7 @@ def test_defaults_stay():
 
 def test_what_a_case_is_made_of_is_found():
     kinds = {spec.__name__ for spec in get_args(AnySpec)}
-    assert configs().keys() == {"Case", "RoutingConfig"} | kinds
+    assert configs().keys() == {"Case", "RoutingConfig", "AttentionSpec"} | kinds
     assert {spec.model_fields["kind"].default for spec in get_args(AnySpec)} == SPECS.keys()
 
 
@@ -192,8 +195,8 @@ def test_a_new_kind_needs_no_list():
     both = of(Annotated[OneSpec | OtherSpec, Discriminator("kind")])
     ids = [a_case({"kind": kind, "model_dim": 64}, both).id for kind in ("one", "other")]
     assert len(set(ids)) == 2, "at their defaults, two kinds are still two"
-    later = with_fields(OneSpec, depth=(int, 3))
-    assert a_case({"model_dim": 64, "depth": 3}, of(later)).id == ids[0]
+    later = with_fields(OneSpec, height=(int, 3))
+    assert a_case({"model_dim": 64, "height": 3}, of(later)).id == ids[0]
     assert a_case({"model_dim": 64, "width": 3}, of(later)).id != ids[0]
 
 
@@ -201,11 +204,11 @@ def test_a_default_may_depend_on_other_fields():
     def doubled(known):
         return 2 * known["width"]
 
-    later = with_fields(OneSpec, depth=(int, Field(default_factory=doubled)))
+    later = with_fields(OneSpec, height=(int, Field(default_factory=doubled)))
     before = a_case({"model_dim": 64, "width": 5}, of(OneSpec)).id
     assert a_case({"model_dim": 64, "width": 5}, of(later)).id == before
-    assert a_case({"model_dim": 64, "width": 5, "depth": 10}, of(later)).id == before
-    assert a_case({"model_dim": 64, "width": 5, "depth": 4}, of(later)).id != before
+    assert a_case({"model_dim": 64, "width": 5, "height": 10}, of(later)).id == before
+    assert a_case({"model_dim": 64, "width": 5, "height": 4}, of(later)).id != before
 
 
 # Renamed modules
@@ -255,9 +258,8 @@ def test_a_layer_is_built_by_its_former_name():
 
 
 def test_results_with_former_names_are_of_the_same_cases(tmp_path):
-    (path,) = RESULTS.glob("peers_*.json")
-    text = path.read_text()
-    assert '"layers.peers.embedding_bag:build"' in text
+    texts = {path: path.read_text() for path in RESULTS.glob("peers_*.json")}
+    ((path, text),) = (each for each in texts.items() if '"layers.peers.embedding_bag:build"' in each[1])
     now = tmp_path / "now.json"
     now.write_text(text.replace('"layers.peers.', '"layers.public.'))
     before, after = (read_result(each).cases for each in (path, now))

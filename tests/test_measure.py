@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from layers import build, spec_from
-from layers.spec import Step
+from layers.spec import PRESETS, DenseSpec, Step
 from membench.case import Case
 from membench.machine.energy import EnergyCounter
 from membench.measuring import ceilings, memory
@@ -77,6 +77,14 @@ def test_a_round_of_inputs_passes_four_times_the_cache():
     assert shared + count * (tokens + rows) >= 4 * cache_bytes > shared + (count - 1) * (tokens + rows)
     assert pool_size(case, 0) == 2
     assert pool_size(case, 2**40) == 256
+
+
+def test_a_block_that_flushes_the_cache_by_itself_needs_few_inputs() -> None:
+    block = PRESETS["91m"].block_around(DenseSpec(model_dim=768, ffn_hidden=2048))
+    case = Case(arm="dense", level="block", mode="prefill", layer=block, tokens=4, sequences=1)
+    weights = block.cost(case.step()).params * 2
+    assert pool_size(case, weights // 2) == 2 and pool_size(case, weights - 1) == 4  # of 4x the cache
+    assert pool_size(case, 2 * weights) == 256  # that stays in the cache: its tokens alone must not
 
 
 def test_a_train_step_leaves_the_weights_alone():

@@ -51,7 +51,7 @@ IN_PARTS = ["fit.policy=rank", "fit.ranks=2", "workload.modes=[prefill, decode]"
         ("arms.moe.at=[0, 3]", "arms.moe.at", "name some from 0 to 2"),
         ("arms.moe.at={count: 2, stride: 4}", "arms.moe.at", "name some from 0 to 2"),
         ("arms.moe.at=last", "arms.moe.at", "should be all, middle"),
-        ("arms.moe.pool=shared", "arms.moe", "pool shared is for memory and memory_plus"),
+        ("arms.moe.pool=shared", "arms.moe.pool", "shared is for memory and memory_plus"),
         ("arms.memory.pool=one", "arms.memory.pool", "should be shared or own, not 'one'"),
         ("arms.moe.layer=package.module:layer", "arms.moe.layer", "is compared at level layer, not model"),
         (
@@ -92,9 +92,10 @@ def test_a_step_has_the_tokens_of_its_mode():
 
 
 def test_budgets_are_the_models():
-    asks = ["budgets={params: memory, flops_per_token: dense}", "arms.memory.budgets={}", "arms.dense.budgets={}"]
-    moe = "arms.moe={layer: moe, top_k: 2, at: all}"
-    plan = make_plan(parse_scenario(SMALL, "small.yaml", [*asks, moe, "model.ffn_hidden=1024"]), available_bytes=2**34)
+    stated = [f"arms.{arm}.budgets={{}}" for arm in ("dense", "memory", "peer")]
+    asks = ["budgets={params: memory, flops_per_token: dense}", *stated]
+    sizes = ["arms.moe={layer: moe, top_k: 8, at: all}", "arms.memory.num_keys=256K", "model.ffn_hidden=4096"]
+    plan = make_plan(parse_scenario(SMALL, "small.yaml", [*asks, *sizes]), available_bytes=2**34)
     achieved = {p.case.arm: p.achieved for p in plan.cases}
     assert achieved["moe"]["params"] == pytest.approx(achieved["memory"]["params"], rel=0.01)
     assert achieved["moe"]["flops_per_token"] == pytest.approx(achieved["dense"]["flops_per_token"], rel=0.01)
@@ -179,7 +180,7 @@ def test_a_summed_case_asked_for_brings_its_parts():
 
 def test_the_8b_models_are_planned_for_eight_gpus_in_a_moment():
     plan = make_plan(load_scenario("iso_model_8b"), hardware=parse_hardware("h200x8"))
-    assert plan.ranks == 8
+    assert plan.ranks == 8 and not any(p.skipped for p in plan.cases)
     wholes = {p.case.arm: p for p in plan.cases if not p.part_of and p.case.mode == "decode"}
     assert wholes["dense"].params == pytest.approx(8.03e9, rel=1e-3)
     for arm, planned in wholes.items():

@@ -1,5 +1,7 @@
 """Blocks and models against float64, decoding against prefilling, and what they are counted to be."""
 
+from collections.abc import Callable, Iterable
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -8,7 +10,10 @@ from layers import build
 from layers.checking.answer import find_fault
 from layers.checking.sampled_reference import relative_rms
 from layers.checking.verification import verify
+from layers.models.block import Block
+from layers.models.cache import KVCache
 from layers.models.model import Model
+from layers.models.rotary import turned, turns
 from layers.spec import (
     PRESETS,
     AttentionSpec,
@@ -47,10 +52,12 @@ def block_of(kind: str) -> BlockSpec:
     return BlockSpec(attention=ATTENTION, ffn=LAYERS[kind], **SHAPE)
 
 
-def model_of(kind: str, *, tied: bool = False, at: tuple[int, ...] = (0, 2), pool: str = "own") -> ModelSpec:
+def model_of(
+    kind: str, *, tied: bool = False, at: tuple[int, ...] = (0, 2), pool: str = "own", num_blocks: int = 3
+) -> ModelSpec:
     return ModelSpec(
         vocab_size=37,
-        num_blocks=3,
+        num_blocks=num_blocks,
         attention=ATTENTION,
         ffn_hidden=32,
         layer=LAYERS[kind],
@@ -90,11 +97,77 @@ def test_layers_that_share_a_pool_are_their_reference(kind: str, mode: str) -> N
     checked(model_of(kind, at=(0, 1, 2), pool="shared"), STEPS[mode], seed=5)
 
 
+def deep_model_of(kind: str) -> ModelSpec:
+    return model_of(kind, at=(3, 7, 11), num_blocks=16).with_dtype("bfloat16")
+
+
 @pytest.mark.parametrize("mode", ["forward_backward", "decode"])
 @pytest.mark.parametrize("kind", ["dense", "memory_plus", "moe"])
 def test_a_deep_model_in_bf16_is_its_reference(kind: str, mode: str) -> None:
-    spec = model_of(kind, at=(3, 7, 11)).model_copy(update={"num_blocks": 16}).with_dtype("bfloat16")
-    checked(spec, STEPS[mode], seed=2)
+    checked(deep_model_of(kind), STEPS[mode], seed=2)
+
+
+def with_queries_a_position_late(block: Block) -> None:
+    attention, right = block.attention, block.attention._attend
+
+    def attend(projected: torch.Tensor, cache: KVCache | None) -> torch.Tensor:
+        spec = attention.spec
+        queries, others = projected.split([spec.query_width, spec.qkv_width - spec.query_width], dim=-1)
+        cosines, sines = turns(2, spec.head_dim, spec.rope_theta, projected.dtype, "cpu")
+        late = turned(queries.unflatten(-1, (spec.heads, spec.head_dim)), cosines[1], sines[1])
+        return right(torch.cat([late.flatten(-2), others], dim=-1), cache)
+
+    attention._attend = attend  # type: ignore[method-assign]
+
+
+def with_sharper_attention(block: Block) -> None:
+    spec, right = block.attention.spec, block.attention._attend
+
+    def attend(projected: torch.Tensor, cache: KVCache | None) -> torch.Tensor:
+        queries, others = projected.split([spec.query_width, spec.qkv_width - spec.query_width], dim=-1)
+        return right(torch.cat([2**0.5 * queries, others], dim=-1), cache)
+
+    block.attention._attend = attend  # type: ignore[method-assign]
+
+
+def without_residual(block: Block) -> None:
+    right = block._attended
+    block._attended = lambda x: right(x) - x  # type: ignore[method-assign]
+
+
+def with_a_residual_that_takes_no_gradient(block: Block) -> None:
+    right = block._attended
+    block._attended = lambda x: right(x) - x + x.detach()  # type: ignore[method-assign]
+
+
+FAULTS = [
+    with_queries_a_position_late,
+    with_sharper_attention,
+    without_residual,
+    with_a_residual_that_takes_no_gradient,
+]
+
+
+def fault_found(kind: str, step: Step, fault: Callable[[Block], None], blocks: Iterable[int]) -> str | None:
+    model = build(deep_model_of(kind), seed=2).train(step.has_backward)
+    assert isinstance(model, Model)
+    model.make_ready(step, 2)
+    for number in blocks:
+        fault(model.blocks[number])  # type: ignore[arg-type]
+    x = model.draw_tokens(step.tokens, torch.Generator().manual_seed(2))
+    return verify(model, x, gradients=step.has_backward, seed=2).failure
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("kind", ["dense", "memory_plus", "moe"])
+def test_a_fault_in_one_block_of_a_deep_model_is_found_in_bf16(kind: str, fault: Callable[[Block], None]) -> None:
+    assert fault_found(kind, STEPS["forward_backward"], fault, [8])
+
+
+@pytest.mark.parametrize("fault", FAULTS[:3])
+@pytest.mark.parametrize("kind", ["dense", "memory_plus", "moe"])
+def test_a_fault_of_all_blocks_is_found_in_what_they_decode(kind: str, fault: Callable[[Block], None]) -> None:
+    assert fault_found(kind, STEPS["decode"], fault, range(16))
 
 
 def test_a_call_that_changes_its_context_is_found() -> None:

@@ -128,3 +128,17 @@ def test_a_terminal_of_a_hundred_columns_shows_places_intervals_and_over_floor()
     found = fitted(table, 100)
     assert {"place", "step ms", "95 %", "over floor", "vs dense"} <= {table.headers()[i] for i in found.kept}
     assert found.width <= 100
+
+
+def test_a_part_names_the_models_that_have_it_in_its_mode():
+    def planned(name, mode, **changes):
+        record = a_record(name, 2.0, mode=mode)
+        return record.model_copy(update={"id": f"{name} {mode}", "planned": {**record.planned, **changes}})
+
+    modes = ("prefill", "decode")
+    parts = [planned("block", mode, part_of=[f"dense {mode}"]) for mode in modes]
+    wholes = [planned("dense", mode, parts={f"block {mode}": count}) for mode, count in zip(modes, (3, 4), strict=True)]
+    environment = {"device": {"name": "x", "cores": 1, "type": "cpu"}}
+    tables = result_tables(ResultFile(run=a_run(), environment=environment, cases=[*parts, *wholes]))
+    (table,) = (table for table in tables if table.title == "Parts of the models")
+    assert [row[2] for row in table.rows] == ["dense 3", "dense 4"]

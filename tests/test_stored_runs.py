@@ -91,6 +91,27 @@ def test_the_ratio_finds_what_milliseconds_do_not(folder):
     assert found["run_seconds_median"] == 50
 
 
+def test_margins_are_judged_apart_for_runs_of_different_hours(folder, capsys):
+    later = "2026-01-01T02:03"
+    change_run(folder / "base_3.json", started=f"{later}:00Z", finished=f"{later}:50Z")
+    found = stored_runs.judge(folder)["slow_by_margin"]
+    assert {when: each["comparisons"] for when, each in found["base"].items()} == {
+        "within an hour": 1,
+        "hours apart": 2,
+    }
+    near = found["slow10"]["within an hour"]["slow"]
+    assert list(near) == ["0.03", "0.05", "0.07"]
+    assert near["0.03"] == 1
+    stored_runs.show(stored_runs.judge(folder))
+    assert "hours apart" in capsys.readouterr().out
+
+
+def test_a_margin_above_the_slowdown_finds_nothing(folder, monkeypatch):
+    monkeypatch.setattr(stored_runs, "_MARGINS", (0.03, 0.2))
+    found = stored_runs.judge(folder)["slow_by_margin"]["slow10"]["within an hour"]["slow"]
+    assert found == {"0.03": 1, "0.2": 0}
+
+
 def test_what_is_judged_is_shown_and_strict_json(folder, capsys):
     found = stored_runs.judge(folder)
     assert json.loads(json.dumps(found, allow_nan=False)) == found

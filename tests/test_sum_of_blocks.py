@@ -34,7 +34,12 @@ def test_models_are_measured_both_ways_and_compared(tmp_path):
 def test_the_scenario_has_each_kind_in_each_mode():
     scenario = load_scenario(str(sum_of_blocks.SCENARIO), [sum_of_blocks.IN_PARTS])
     (point,) = scenario.points
-    assert {arm.kind.model_fields["kind"].default for arm in point.arms.values()} >= {"dense", "memory_plus", "moe", "peer"}
+    assert {arm.kind.model_fields["kind"].default for arm in point.arms.values()} >= {
+        "dense",
+        "memory_plus",
+        "moe",
+        "peer",
+    }
     assert set(point.workload.modes) == {"prefill", "decode", "train_step"} and scenario.fit.in_parts
 
 

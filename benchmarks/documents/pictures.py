@@ -5,6 +5,7 @@ page. The same run gives the same bytes: no date, fixed ids.
 """
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,17 @@ def picture(result: ResultFile) -> bytes | None:
         )
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    return _with_clips_numbered(file.getvalue())
+
+
+def _with_clips_numbered(svg: bytes) -> bytes:
+    """Names of clip paths by the order in which they come.
+
+    They are hashes of their bounds, whose last bits the layout's solver leaves to chance.
+    """
+    names = dict.fromkeys(re.findall(rb"url\(#(p[0-9a-f]{10})\)", svg))
+    numbers = {name: b"clip%d" % number for number, name in enumerate(names, 1)}
+    return re.sub(rb"\bp[0-9a-f]{10}\b", lambda found: numbers.get(found[0], found[0]), svg)
 
 
 def _panels(result: ResultFile) -> list[_Panel]:

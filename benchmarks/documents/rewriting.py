@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.documents import main_comparison
+from benchmarks.documents import main_comparison, scenario_keys
 from benchmarks.documents.files_table import files_table, listed
 from benchmarks.documents.marked import Maker, parts_of, with_parts
 from benchmarks.documents.page import results_page
@@ -16,6 +16,10 @@ from membench.scenario.scenario import load_scenario
 from membench.scenario.shipped import list_scenarios
 
 _DOCUMENT_BYTES = 2**22
+KEYS: dict[str, Maker] = {
+    "keys-of-sections": lambda part: scenario_keys.sections_part(),
+    "keys-of-arms": lambda part: scenario_keys.arms_part(),
+}
 
 
 def rewritten(root: Path, names: Iterable[str]) -> dict[Path, bytes]:
@@ -40,6 +44,8 @@ def rewritten(root: Path, names: Iterable[str]) -> dict[Path, bytes]:
     }
     documents = {path: _remade(root / path, makers) for path in (Path("README.md"), Path("docs/method.md"))}
     documents[Path("docs/results.md")] = page
+    keys = Path("docs/scenario_keys.md")
+    documents[keys] = _remade(root / keys, KEYS)
     quoted = sorted({name for text in documents.values() for name in main_comparison.quoted(text)})
     index = Path("results/README.md")
     make_table = {"files": lambda part: files_table(part, folder, quoted)}

@@ -206,12 +206,3 @@ class PeerReference(RowsReference):
             return []
         assert lookups.products is not None
         return [lookups.products[self.sample + rank * self.batch].double() for rank in range(self.layer.ranks)]
-
-
-OWN_REFERENCES: dict[str, type[SampledReference]] = {
-    "dense": DenseReference,
-    "moe": MoEReference,
-    "memory": MemoryReference,
-    "memory_plus": MemoryReference,
-    "peer": PeerReference,
-}

@@ -3,13 +3,15 @@
 Letters: S sequences, N new tokens of each, B = S·N tokens, T of them sampled, d model dim, V vocabulary.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from membench.layers.checking import reference
-from membench.layers.checking.layer_reference import OWN_REFERENCES, RowsReference
+from membench.layers.checking.layer_reference import RowsReference
+from membench.layers.checking.own_references import OWN_REFERENCES
 from membench.layers.checking.sampled_reference import SampledReference, float64_leaf, relative_rms
 from membench.layers.models.block import Block
 from membench.layers.models.model import Model
@@ -153,14 +155,26 @@ class ModelReference(SampledReference):
             gradient = part.x.grad
             reader = part.ffn if number in model.spec.at else reader
         assert gradient is not None
-        wanted = torch.zeros_like(model.embedding, dtype=torch.float64) if of_embedding is None else of_embedding
-        wanted.index_add_(0, self.seen.flatten(), gradient)
-        errors["embedding"] = relative_rms(self._gradient("embedding"), wanted)
+        if of_embedding is None:
+            errors["embedding"] = self._embedding_error(gradient)
+        else:
+            of_embedding.index_add_(0, self.seen.flatten(), gradient)
+            errors["embedding"] = relative_rms(self._gradient("embedding"), of_embedding)
         if self.pool is not None:
             assert isinstance(reader, RowsReference) and self.pool[1].grad is not None
             name = f"blocks.{model.spec.at[0]}.ffn.table.weight"
             errors[name] = max(errors.get(name, 0.0), relative_rms(reader.row_gradient("table"), self.pool[1].grad))
         return errors
+
+    def _embedding_error(self, gradient: Tensor) -> float:
+        """Of the rows that the sampled tokens read, whose hidden states have the gradient (T, d); others have none."""
+        rows, read_by = self.seen.flatten().unique(return_inverse=True)
+        wanted = torch.zeros(len(rows), gradient.shape[-1], dtype=torch.float64, device=gradient.device)
+        wanted.index_add_(0, read_by, gradient)
+        found = self._gradient("embedding")
+        lengths = torch.linalg.vector_norm(found, dim=-1, dtype=torch.float32)
+        lengths[rows] = 0
+        return math.inf if lengths.any() else relative_rms(found[rows], wanted)
 
     def selection_shortfall(self, x: Tensor) -> float | None:
         """The worst layer's."""

@@ -1,7 +1,6 @@
 """Which reference each kind has."""
 
 from membench.layers.checking.external_reference import ExternalReference
-from membench.layers.checking.layer_reference import OWN_REFERENCES
 from membench.layers.checking.model_reference import BlockReference, ModelReference
 from membench.layers.checking.operator_reference import (
     ExpertRowsReference,
@@ -10,6 +9,7 @@ from membench.layers.checking.operator_reference import (
     ProductKeyTopKReference,
     WeightedBagReference,
 )
+from membench.layers.checking.own_references import OWN_REFERENCES
 from membench.layers.checking.sampled_reference import SampledReference
 from membench.layers.layer import Layer
 

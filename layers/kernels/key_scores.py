@@ -2,7 +2,8 @@
 
 Many scores would be equal if they were rounded to 16 bits. Products of 16-bit numbers are exact in fp32, so converting
 the keys to fp32 gives the same result as a 16-bit matrix product that accumulates in fp32. A CPU without a kernel that
-widens bf16 keys in registers converts the halves of a few heads at a time, so that they stay in its caches.
+widens bf16 keys in registers converts the halves of a few heads at a time, so that they stay in its caches. The keys'
+norms are taken in C++ where it can be: of one token's scores torch's calls for them were four fifths.
 
 A normalized score is s = r·(q·k) with r = 1/rms(k). r multiplies the scores and not the keys, so normalized keys are
 never formed. Its gradient by k is r·q - k·(r²/c)·s; summed over tokens the second part needs only the
@@ -20,6 +21,9 @@ from torch.utils.flop_counter import register_flop_formula
 from membench.layers.kernels.checks import check_at_most_fp32, check_fp32
 from membench.layers.kernels.matmul import linear_into
 from membench.layers.kernels.native import grouped_matmul as native
+from membench.layers.kernels.native import rms_norm as norms
+from membench.layers.kernels.native.calls import ELEMENTS
+from membench.layers.kernels.paths import path_of
 from membench.layers.kernels.precision import computed_as_given
 from membench.layers.kernels.uncompiled import custom_op
 
@@ -59,11 +63,14 @@ def _key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> 
         scores = native.grouped_linear(of_half.reshape(-1, columns), halves, ends).view(heads, 2, tokens, count)
     else:
         scores = torch.empty(heads, 2, tokens, count, **fp32)
-    for part in _parts(keys) if normalized or not by_native else ():
+    scales_by_native = normalized and keys.dtype in ELEMENTS and path_of(keys) == "native"
+    if scales_by_native:
+        inverse_rms = norms.inverse_rms(keys.reshape(-1, columns), eps).view(heads, 2, 1, count)
+    for part in () if by_native and (scales_by_native or not normalized) else _parts(keys):
         widened = halves[part].float()
         if not by_native:
             _multiply_into(scores.view(2 * heads, tokens, count)[part], of_half[part], widened)
-        if normalized:
+        if normalized and not scales_by_native:
             mean_square = torch.linalg.vector_norm(widened, dim=-1).square() / columns
             inverse_rms.view(2 * heads, count)[part] = torch.rsqrt(mean_square + eps)
     if normalized:

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from membench.layers.kernels.native import few_rows
 from membench.layers.kernels.native import grouped_matmul as native
-from membench.layers.kernels.precision import as_given, at_least_fp32, computed_as_given, operands
+from membench.layers.kernels.plain_operator import plain_operator
+from membench.layers.kernels.precision import as_given, at_least_fp32, computed_as_given, operands, wants_gradient
 from membench.layers.kernels.uncompiled import custom_op
 
 
@@ -24,6 +26,8 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
         ValueError: the two have different dtypes, and autocast is off.
     """
     x, weight = operands(x=x, weight=weight)
+    if not wants_gradient(x, weight):
+        return _as_given_linear(x, weight)
     return _Projection.apply(x, weight)
 
 
@@ -42,7 +46,12 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """
     if len(x) and _by_onednn(x):
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    if _by_few_rows(x, weight):
+        return _few_rows_linear(x, weight, False)
     return _native_linear(x, weight, False) if _by_native(weight) and len(x) else F.linear(x, weight)
+
+
+_as_given_linear = computed_as_given(linear)
 
 
 def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
@@ -92,6 +101,17 @@ def _(y_gradient: Tensor, x: Tensor) -> Tensor:
     return x.new_empty(y_gradient.shape[1], x.shape[1], dtype=torch.bfloat16)
 
 
+_few_rows_linear = plain_operator(
+    "few_rows_linear(Tensor x, Tensor weight, bool wide) -> Tensor",
+    lambda x, weight, wide: few_rows.linear(x, weight, torch.float32 if wide else weight.dtype),
+)
+
+
+@torch.library.register_fake("membench::few_rows_linear")
+def _(x: Tensor, weight: Tensor, wide: bool) -> Tensor:
+    return x.new_empty(len(x), len(weight), dtype=torch.float32 if wide else weight.dtype)
+
+
 class _Projection(torch.autograd.Function):
     @staticmethod
     @computed_as_given
@@ -112,7 +132,8 @@ class _WideProjection(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _native_linear(x, weight, True)
+        by = _few_rows_linear if _by_few_rows(x, weight) else _native_linear
+        return by(x, weight, True)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -130,6 +151,10 @@ def _by_onednn(x: Tensor) -> bool:
 def _by_native(tensor: Tensor) -> bool:
     """Whether the C++ kernels multiply by this matrix; a compiler cannot fuse anything with them, so not for one."""
     return not torch.compiler.is_compiling() and native.is_best_for(tensor)
+
+
+def _by_few_rows(x: Tensor, weight: Tensor) -> bool:
+    return not torch.compiler.is_compiling() and few_rows.is_best_for(x, weight)
 
 
 @cache
@@ -150,7 +175,7 @@ def _flops(x: Any, weight: Any, *arguments: Any, out_shape: Any = None, **others
     return 2 * x[0] * x[1] * weight[0]
 
 
-register_flop_formula(torch.ops.membench.linear)(_flops)
+register_flop_formula([torch.ops.membench.linear, torch.ops.membench.few_rows_linear])(_flops)
 
 
 @register_flop_formula(torch.ops.membench.linear_gradients)

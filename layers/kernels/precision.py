@@ -40,6 +40,11 @@ def operands(**tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(each if each.dtype == wanted else each.to(wanted) for each in tensors.values())
 
 
+def wants_gradient(*tensors: Tensor) -> bool:
+    """Whether autograd would keep something of a product of these; else what it does takes longer than a small one."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
 def at_least_fp32(tensor: Tensor) -> Tensor:
     """The tensor in fp32, if it is narrower."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

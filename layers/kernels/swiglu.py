@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from membench.layers.kernels.matmul import linear, linear_gradients
-from membench.layers.kernels.precision import computed_as_given, operands
+from membench.layers.kernels.precision import computed_as_given, operands, wants_gradient
 from membench.layers.kernels.stages import stage
 
 
@@ -46,17 +46,23 @@ def activate_backward(
     return hidden, result, weight_gradient
 
 
+@computed_as_given
+def _forward(x: Tensor, gate_up: Tensor, down: Tensor, prefix: str) -> tuple[Tensor, Tensor]:
+    """The result, and the pre-activation (R, 2f)."""
+    with stage(f"{prefix}up"):
+        pre = linear(x, gate_up)
+        hidden = activate(pre)
+    with stage(f"{prefix}down"):
+        return linear(hidden, down), pre
+
+
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
-    @computed_as_given
     def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, prefix: str) -> Tensor:
         ctx.prefix = prefix
-        with stage(f"{prefix}up"):
-            pre = linear(x, gate_up)
-            hidden = activate(pre)
+        y, pre = _forward(x, gate_up, down, prefix)
         ctx.save_for_backward(x, gate_up, down, pre)
-        with stage(f"{prefix}down"):
-            return linear(hidden, down)
+        return y
 
     @staticmethod
     @computed_as_given
@@ -90,4 +96,6 @@ def swiglu(x: Tensor, gate_up: Tensor, down: Tensor, prefix: str = "") -> Tensor
         ValueError: they are of different dtypes, and autocast is off.
     """
     x, gate_up, down = operands(x=x, gate_up=gate_up, down=down)
+    if not wants_gradient(x, gate_up, down):
+        return _forward(x, gate_up, down, prefix)[0]
     return _SwiGLU.apply(x, gate_up, down, prefix)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
+from membench.layers.kernels.attend_last import attend_last, can_attend
 from membench.layers.kernels.matmul import project
 from membench.layers.kernels.stages import stage
 from membench.layers.models.cache import KVCache
@@ -53,8 +54,11 @@ class Attention(nn.Module):
     def _attend(self, projected: Tensor, cache: KVCache | None) -> Tensor:
         """(S, T, h·c) of the projected queries, keys and values (S, T, (h + 2g)·c)."""
         spec, (sequences, new, _) = self.spec, projected.shape
-        heads = projected.view(sequences, new, -1, spec.head_dim).transpose(1, 2)
         before = cache.held if cache else 0
+        if new == 1 and cache is not None and can_attend(projected, cache.keys):
+            angles = (each[0] for each in self._angles(before, 1, projected))
+            return attend_last(projected[:, 0], *angles, *cache.place(1), before).view(sequences, 1, -1)
+        heads = projected.view(sequences, new, -1, spec.head_dim).transpose(1, 2)
         placed, values = heads.split([spec.heads + spec.kv_heads, spec.kv_heads], dim=1)
         queries, keys = turned(placed, *self._angles(before, new, projected)).split([spec.heads, spec.kv_heads], dim=1)
         if cache is not None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.layer import Layer, Routing, Selection, Touched, torch_dtype
 from membench.layers.models.attention import Attention
 from membench.layers.models.cache import KVCache
@@ -62,7 +62,7 @@ class Block(Layer):
         return x + self.attention(normed, self.cache).view_as(x)
 
     def _normed(self, x: Tensor, scale: Tensor) -> Tensor:
-        return functional.rms_norm(x, x.shape[-1:], scale, self.spec.norm_eps)
+        return rms_norm(x, scale, self.spec.norm_eps)
 
     def ffn_input(self, x: Tensor) -> Tensor:
         """(B, d), what the FFN is given for x (B, d)."""

@@ -56,12 +56,21 @@ class KVCache:
         Raises:
             ValueError: there is no room for them.
         """
+        self.place(keys.shape[2])
         end = self.held + keys.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"the cache has room for {self.capacity} tokens of a sequence, not {end}")
         self.keys[:, :, self.held : end].copy_(keys)
         self.values[:, :, self.held : end].copy_(values)
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def place(self, tokens: int) -> tuple[Tensor, Tensor]:
+        """All keys and values, with room for so many new tokens from ``held`` on.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if (end := self.held + tokens) > self.capacity:
+            raise ValueError(f"the cache has room for {self.capacity} tokens of a sequence, not {end}")
+        return self.keys, self.values
 
     def context(self) -> tuple[Tensor, Tensor]:
         """Keys and values of the tokens that are held."""

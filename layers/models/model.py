@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.matmul import project
+from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Layer, Routing, Touched, torch_dtype
 from membench.layers.models.block import Block, held_note
@@ -89,7 +90,7 @@ class Model(Layer):
     def logits(self, hidden: Tensor) -> Tensor:
         """(R, V) of rows (R, d)."""
         with stage("head"):
-            normed = functional.rms_norm(hidden, hidden.shape[-1:], self.norm, self.spec.norm_eps)
+            normed = rms_norm(hidden, self.norm, self.spec.norm_eps)
             return project(normed, self.embedding if self.spec.tied else self.head)
 
     def output_like(self, x: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ class Model(Layer):
     @torch.no_grad()
     def touched(self, x: Tensor, routing: Routing | None) -> Touched:
         """Of all layers together, each with rows and experts of its own: every layer reads what it needs."""
-        if not self.spec.routed:  # nothing is worth a forward pass
+        if not self.spec.routed:
             return Touched()
         rows, loads, offset = [], [], 0
         for _, block, hidden in self.block_inputs(x):

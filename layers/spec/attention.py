@@ -27,9 +27,11 @@ class AttentionSpec(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.heads % self.kv_heads:
-            raise ValueError(f"heads {self.heads} is no multiple of kv_heads {self.kv_heads}")
+            raise ValueError(f"heads {self.heads} is no multiple of kv_heads {self.kv_heads}: give a divisor of heads")
         if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} is odd: rotary positions turn pairs of numbers")
+            raise ValueError(
+                f"head_dim {self.head_dim} is odd: rotary positions turn pairs of numbers, give an even one"
+            )
         return self
 
     @property

@@ -81,7 +81,7 @@ class Spec(BaseModel):
     SAMPLED: ClassVar[int] = 4
     MOST_INPUTS: ClassVar[int] = 256
 
-    dtype: DTypeName = "bfloat16"
+    dtype: DTypeName = Field(default="bfloat16", description="of weights and activations")
 
     @property
     def item_bytes(self) -> int:
@@ -116,6 +116,11 @@ class Spec(BaseModel):
         """Why the sum of its parts would not be it, in a mode, or None."""
         del mode
         return None
+
+    @property
+    def depth(self) -> int:
+        """Blocks that are computed one after the other, each on what the one before gives; 0: it is no model."""
+        return 0
 
     @property
     def table_params(self) -> int:

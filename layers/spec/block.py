@@ -29,9 +29,9 @@ class BlockSpec(TokenSpec):
     """One block: two RMSNorms, attention, and the layer that stands where a dense FFN would."""
 
     kind: Literal["block"] = "block"
-    attention: AttentionSpec
+    attention: AttentionSpec = Field(description="its heads and their width")
     ffn: FfnSpec = Field(description="the layer in the place of the FFN")
-    norm_eps: PositiveFloat = 1e-5
+    norm_eps: PositiveFloat = Field(default=1e-5, description="what an RMSNorm adds to the mean square")
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:

@@ -31,7 +31,7 @@ class MemorySpec(RetrievalSpec):
     }
 
     kind: Literal["memory"] = "memory"
-    heads: PositiveInt = Field(default=4, le=2**12, description="H")
+    heads: PositiveInt = Field(default=4, le=2**12, description="H, heads")
     top_k: PositiveInt = Field(default=32, description="k, rows a head reads")
     value_dim: PositiveInt | None = Field(default=None, le=2**20, description="D, width of a value row; d if left out")
     companion_hidden: NonNegativeInt = Field(default=0, description="hidden width of a dense FFN added beside")
@@ -206,7 +206,7 @@ class MemoryPlusSpec(MemorySpec):
     """Memory with the gate (y * silu(x W1)) W2 (arXiv 2412.09764, eq. 2) and qk-norm."""
 
     kind: Literal["memory_plus"] = "memory_plus"  # pyright: ignore[reportIncompatibleVariableOverride]
-    qk_norm: bool = True
+    qk_norm: bool = Field(default=True, description="RMSNorm on query and key halves")
 
     @property
     def gated(self) -> bool:

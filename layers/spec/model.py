@@ -34,16 +34,16 @@ class ModelSpec(Spec):
     MOST_INPUTS: ClassVar = 32  # what one touches takes a forward pass to tell, and all weights come between two
 
     kind: Literal["model"] = "model"
-    vocab_size: PositiveInt = Field(le=2**24, description="V")
+    vocab_size: PositiveInt = Field(le=2**24, description="V, tokens that there are")
     model_dim: PositiveInt = Field(le=2**20, description="d, width of a token")
     num_blocks: NonNegativeInt = Field(le=2**12, description="L; 0: only the embedding and the head")
-    attention: AttentionSpec
+    attention: AttentionSpec = Field(description="of every block: its heads and their width")
     ffn_hidden: PositiveInt = Field(le=2**24, description="f, hidden width of the FFNs that stay")
     layer: FfnSpec | None = Field(default=None, description="what stands in the place of the FFNs of the blocks at")
     at: tuple[NonNegativeInt, ...] = Field(default=(), description="blocks with the layer, counted from 0, ascending")
     pool: Pool = Field(default="own", description="shared: the memory layers read one table")
     tied: bool = Field(default=False, description="the head is the embedding, transposed")
-    norm_eps: PositiveFloat = 1e-5
+    norm_eps: PositiveFloat = Field(default=1e-5, description="what an RMSNorm adds to the mean square")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -92,6 +92,10 @@ class ModelSpec(Spec):
         return BlockSpec.model_construct(
             model_dim=self.model_dim, attention=self.attention, ffn=ffn, norm_eps=self.norm_eps, dtype=self.dtype
         )
+
+    @property
+    def depth(self) -> int:
+        return self.num_blocks
 
     @property
     def table_params(self) -> int:
@@ -166,11 +170,14 @@ class ModelSpec(Spec):
         return None if self.layer is None else self.layer.mode_error(mode, optimizer)
 
     def checked_params(self, sampled: int, new_tokens: int = 1) -> int:
-        """Those of the largest part: parts are checked one after the other."""
-        tokens = sampled * new_tokens
+        """Those of the largest part: parts are checked one after the other.
+
+        Of the ends that is the head; its gradient is as large again, where a layer's largest is two thirds of it.
+        """
+        tokens, head = sampled * new_tokens, self.vocab_size * self.model_dim + self.model_dim
         blocks = [self.plain_block] if self.num_blocks > len(self.at) else []
         blocks += [] if self.replaced_block is None else [self.replaced_block]
-        return max(self.end_params, *(block.checked_params(tokens) for block in blocks), 0)
+        return max([head * 6 // 5, *(block.checked_params(tokens) for block in blocks)])
 
     @property
     def attends(self) -> bool:

@@ -37,12 +37,16 @@ class MoESpec(TokenSpec):
     }
 
     kind: Literal["moe"] = "moe"
-    num_experts: PositiveInt = Field(le=2**20, description="E")
+    num_experts: PositiveInt = Field(le=2**20, description="E, experts")
     expert_hidden: PositiveInt = Field(le=2**24, description="f_e, hidden width of one expert")
     top_k: PositiveInt = Field(default=8, description="K, experts a token uses (its average under expert choice)")
     shared_hidden: NonNegativeInt = Field(default=0, description="hidden width of the experts every token uses")
-    choice: Literal["token", "expert"] = Field(default="token", description="who chooses")
-    router: Literal["softmax", "sigmoid"] = Field(default="softmax", description="scores of the router")
+    choice: Literal["token", "expert"] = Field(
+        default="token", description="who chooses: tokens their experts, or experts their tokens, which is not causal"
+    )
+    router: Literal["softmax", "sigmoid"] = Field(
+        default="softmax", description="how the router's outputs become scores"
+    )
     renormalize: bool = Field(
         default_factory=lambda known: known.get("top_k", 8) > 1,
         description="divide the chosen scores by their sum; by default where K > 1",

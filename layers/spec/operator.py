@@ -32,7 +32,9 @@ class OperatorSpec(Spec):
     TABLES: ClassVar[int] = 0
     YARDSTICK: ClassVar[str] = "plain"
 
-    path: Path = Field(default="auto", description="plain: torch's own calls, as a user would write them")
+    path: Path = Field(
+        default="auto", description="whose code computes; plain: torch's own calls, as a user would write them"
+    )
 
     @model_validator(mode="after")
     def _check_path(self) -> Self:

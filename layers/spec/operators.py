@@ -26,7 +26,7 @@ class RowOperatorSpec(OperatorSpec, TokenSpec):
     """An operator over H·k imposed rows a token, of tables of N rows as wide as a token."""
 
     num_keys: NumKeys = Field(description="N, rows of a table")
-    heads: PositiveInt = Field(le=2**12, description="H")
+    heads: PositiveInt = Field(le=2**12, description="H, heads")
     top_k: PositiveInt = Field(description="k, rows a head reads")
 
     @model_validator(mode="after")
@@ -64,7 +64,7 @@ class WeightedBagSpec(RowOperatorSpec):
     TABLES: ClassVar = 1
 
     kind: Literal["weighted_bag"] = "weighted_bag"
-    heads: PositiveInt = Field(default=4, le=2**12, description="H")
+    heads: PositiveInt = Field(default=4, le=2**12, description="H, heads")
     top_k: PositiveInt = Field(default=32, description="k, rows a head reads")
 
     def input_bytes(self, tokens: int) -> float:
@@ -92,7 +92,7 @@ class ExpertRowsSpec(RowOperatorSpec):
     TABLES: ClassVar = EXPERT_TABLES
 
     kind: Literal["expert_rows"] = "expert_rows"
-    heads: PositiveInt = Field(default=8, le=2**12, description="H")
+    heads: PositiveInt = Field(default=8, le=2**12, description="H, heads")
     top_k: PositiveInt = Field(default=16, description="k, experts a head uses")
 
     def input_bytes(self, tokens: int) -> float:
@@ -113,8 +113,8 @@ class ProductKeyOperatorSpec(OperatorSpec):
 
     ROUTED: ClassVar = False
 
-    num_keys: NumKeys = Field(description="N = n²")
-    heads: PositiveInt = Field(default=4, le=2**12, description="H")
+    num_keys: NumKeys = Field(description="N = n², pairs of sub-keys")
+    heads: PositiveInt = Field(default=4, le=2**12, description="H, heads")
 
     @property
     def sub_keys(self) -> int:
@@ -160,8 +160,10 @@ class ProductKeyTopKSpec(ProductKeyOperatorSpec):
     """The best k of the n² sums of both halves' fp32 scores, with the softmax of those k."""
 
     kind: Literal["product_key_top_k"] = "product_key_top_k"
-    dtype: Literal["float32"] = "float32"  # pyright: ignore[reportIncompatibleVariableOverride]
-    top_k: PositiveInt = Field(default=32, description="k")
+    dtype: Literal["float32"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="float32", description="of scores"
+    )
+    top_k: PositiveInt = Field(default=32, description="k, the best of a head")
 
     @model_validator(mode="after")
     def _check_top_k(self) -> Self:
@@ -191,7 +193,7 @@ class GroupedExpertsSpec(OperatorSpec, TokenSpec):
     PATHS: ClassVar = ()
 
     kind: Literal["grouped_experts"] = "grouped_experts"
-    num_experts: PositiveInt = Field(le=2**20, description="E")
+    num_experts: PositiveInt = Field(le=2**20, description="E, experts")
     expert_hidden: PositiveInt = Field(le=2**24, description="f_e, hidden width of one expert")
     top_k: PositiveInt = Field(default=8, description="K, experts a token uses")
 
@@ -218,8 +220,8 @@ class GroupedExpertsSpec(OperatorSpec, TokenSpec):
     def choice_of_token(self) -> Choice:
         return Choice("experts", (self.top_k,), self.num_experts)
 
-    def checked_params(self, tokens: int) -> int:
-        return min(self.num_experts, tokens * self.top_k) * self.expert_params
+    def checked_params(self, sampled: int, new_tokens: int = 1) -> int:
+        return min(self.num_experts, sampled * self.top_k) * self.expert_params
 
     def input_bytes(self, tokens: int) -> float:
         return TokenSpec.input_bytes(self, tokens) + tokens * self.top_k * (2 * INDEX_BYTES + SCORE_BYTES)

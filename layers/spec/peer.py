@@ -32,7 +32,7 @@ class PeerSpec(RetrievalSpec):
     }
 
     kind: Literal["peer"] = "peer"
-    heads: PositiveInt = Field(default=8, le=2**12, description="H")
+    heads: PositiveInt = Field(default=8, le=2**12, description="H, heads")
     top_k: PositiveInt = Field(default=16, description="k, experts a head uses")
     companion_hidden: NonNegativeInt = Field(default=0, description="hidden width of a dense FFN added beside")
 

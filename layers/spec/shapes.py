@@ -27,8 +27,8 @@ class Spaced(BaseModel):
     """Blocks around the middle: 3 by 8 of 24 are 4, 12 and 20."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    count: PositiveInt = Field(le=2**12)
-    stride: PositiveInt = Field(le=2**12)
+    count: PositiveInt = Field(le=2**12, description="how many blocks")
+    stride: PositiveInt = Field(le=2**12, description="from one of them to the next")
 
     def of(self, num_blocks: int) -> tuple[int, ...]:
         """Their numbers; some are beyond the blocks there are if they do not fit."""
@@ -44,21 +44,27 @@ class ModelShape(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    vocab_size: PositiveInt = Field(le=2**24, description="V")
+    vocab_size: PositiveInt = Field(le=2**24, description="V, tokens that there are")
     model_dim: PositiveInt = Field(le=2**20, description="d, width of a token")
-    num_blocks: PositiveInt = Field(le=2**12, description="L")
-    heads: PositiveInt = Field(le=2**12, description="query heads")
-    kv_heads: PositiveInt | None = Field(default=None, le=2**12, description="as many as heads if left out")
-    head_dim: PositiveInt | None = Field(default=None, le=2**16, description="model_dim / heads if left out")
+    num_blocks: PositiveInt = Field(le=2**12, description="L, how many")
+    heads: PositiveInt = Field(le=2**12, description="h, query heads")
+    kv_heads: PositiveInt | None = Field(
+        default=None, le=2**12, description="g, heads of keys and values, a divisor of heads; as many if left out"
+    )
+    head_dim: PositiveInt | None = Field(
+        default=None, le=2**16, description="c, width of a head; model_dim / heads if left out"
+    )
     ffn_hidden: PositiveInt = Field(le=2**24, description="f, hidden width of the FFNs that stay")
-    rope_theta: PositiveFloat = 10_000.0
-    norm_eps: PositiveFloat = 1e-5
+    rope_theta: PositiveFloat = Field(default=10_000.0, description="base of the rotary positions' wavelengths")
+    norm_eps: PositiveFloat = Field(default=1e-5, description="what an RMSNorm adds to the mean square")
     tied: bool = Field(default=False, description="the head is the embedding, transposed")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.head_dim is None and self.model_dim % self.heads:
-            raise ValueError(f"model_dim {self.model_dim} is no multiple of heads {self.heads}: give head_dim")
+            raise ValueError(
+                f"model_dim {self.model_dim} is no multiple of heads {self.heads}: give head_dim, an even one"
+            )
         try:
             _ = self.attention
         except ValidationError as error:

@@ -2,14 +2,23 @@
 
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from membench.gate.judge import TOPPED_UP_CONFIDENCE, judge_counted, judge_limit, judge_paired, judge_unpaired
+from membench.gate.judge import (
+    TOPPED_UP_CONFIDENCE,
+    judge_counted,
+    judge_limit,
+    judge_paced,
+    judge_paired,
+    judge_unpaired,
+)
 from membench.gate.machine import machine_slowdown
 from membench.gate.metrics import COUNTED, TIMED, TimedMetric
 from membench.gate.pacing import Pacing, pacing, ratios_by_round, torch_versions
 from membench.gate.rounds import by_round, latency_effects
-from membench.gate.statistics import CONFIDENCE
+from membench.gate.shared_spread import shared_spread
+from membench.gate.statistics import CONFIDENCE, Estimate
 from membench.gate.thresholds import MetricThresholds, Thresholds, limits
 from membench.gate.verdicts import ORDER, MetricVerdict, Verdict, worst
 from membench.machine.identity import Machine
@@ -75,8 +84,21 @@ def compare_cases(base: ResultFile, head: ResultFile, thresholds: Thresholds) ->
     how = comparability(base, head)
     before = {record.id: record for record in base.cases}
     now = {record.id: record for record in head.cases}
-    found = [_compare(before.get(id_), now.get(id_), how, thresholds) for id_ in {**before, **now}]
+    shared = _shared_spread(before, now, how)
+    found = [_compare(before.get(id_), now.get(id_), how, thresholds, shared.get(id_)) for id_ in {**before, **now}]
     return sorted((each for each in found if each), key=badness)
+
+
+def _shared_spread(before: Mapping[str, Record], now: Mapping[str, Record], how: Comparability) -> dict[str, Estimate]:
+    """Of the cases that both runs timed in turn with the same pacer, by id."""
+    if how.pair or how.timings:
+        return {}
+    both = [id_ for id_ in before.keys() & now.keys() if pacing(before[id_], now[id_], how.torch).paced]
+    return shared_spread({id_: (_ratios(before[id_]), _ratios(now[id_])) for id_ in sorted(both)})
+
+
+def _ratios(record: Record) -> list[float]:
+    return [*ratios_by_round(record).values()]
 
 
 def badness(found: CaseComparison) -> tuple[int, float, str]:
@@ -92,7 +114,11 @@ def case_label(record: Record) -> str:
 
 
 def _compare(
-    base: Record | None, head: Record | None, how: Comparability, thresholds: Thresholds
+    base: Record | None,
+    head: Record | None,
+    how: Comparability,
+    thresholds: Thresholds,
+    shared: Estimate | None,
 ) -> CaseComparison | None:
     some = head or base
     assert some is not None
@@ -104,7 +130,7 @@ def _compare(
         why = "one was measured whole, the other is the sum of its blocks"
         metrics.append(MetricVerdict("status", Verdict.INCOMPARABLE, why))
     elif base and head and base.status == head.status == "ok":
-        metrics += _timed_verdicts(base, head, how, thresholds)
+        metrics += _timed_verdicts(base, head, how, thresholds, shared)
         metrics += _counted_verdicts(base, head, how, thresholds)
     return CaseComparison(some.id, case_label(some), metrics) if metrics else None
 
@@ -148,7 +174,9 @@ def _counted_verdicts(base: Record, head: Record, how: Comparability, thresholds
     return found
 
 
-def _timed_verdicts(base: Record, head: Record, how: Comparability, thresholds: Thresholds) -> list[MetricVerdict]:
+def _timed_verdicts(
+    base: Record, head: Record, how: Comparability, thresholds: Thresholds, shared: Estimate | None
+) -> list[MetricVerdict]:
     found = []
     paced = Pacing(paced=False) if how.pair else pacing(base, head, how.torch)
     other = None if how.pair or how.timings else conditions_differ(base, head) or paced.refused
@@ -165,8 +193,9 @@ def _timed_verdicts(base: Record, head: Record, how: Comparability, thresholds: 
         elif how.pair:
             found.append(_judge_in_turn(metric, base, head, allowed, how.pair))
         elif metric is _LATENCY and paced.paced:
-            ratios = [*ratios_by_round(base).values()], [*ratios_by_round(head).values()]
-            found.append(judge_unpaired(metric.name, [*before.values()], [*now.values()], allowed, 0.0, ratios))
+            ratios = _ratios(base), _ratios(head)
+            values = [*before.values()], [*now.values()]
+            found.append(judge_paced(metric.name, *values, ratios, allowed, shared))
         else:
             judged = judge_unpaired(metric.name, [*before.values()], [*now.values()], allowed, slowdown)
             why = paced.milliseconds if metric is _LATENCY else None

@@ -35,23 +35,46 @@ def judge_unpaired(
     head: Sequence[float],
     limits: MetricThresholds,
     machine_slowdown: float,
-    ratios: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> MetricVerdict:
     """A timing of two separate runs.
 
     Args:
         base, head: a value a round.
         machine_slowdown: how much slower the machine itself was, ln, >= 0, by its worst ceiling or clock.
-        ratios: of both sides' rounds, to their pacers; these are then judged, and the values only shown.
     """
-    before, now = ratios or (base, head)
-    wanted = f"{how_many(len(before), 'round')} against {len(now)}; 5 a side are needed (8 make it firm)"
-    estimate = unpaired(before, now)
-    if ratios:
-        estimate = replace(estimate, method=f"{estimate.method}{OF_RATIOS}")
-    decided = _decide(_open(name, base, head, limits), estimate, limits, machine_slowdown, wanted)
+    decided = _decide(_open(name, base, head, limits), unpaired(base, head), limits, machine_slowdown, _few(base, head))
+    return _confirmed(decided, base, head)
+
+
+def judge_paced(
+    name: str,
+    base: Sequence[float],
+    head: Sequence[float],
+    ratios: tuple[Sequence[float], Sequence[float]],
+    limits: MetricThresholds,
+    shared: Estimate | None,
+) -> MetricVerdict:
+    """A timing of two separate runs, each with a pacer: the ratios to it are judged, the values only shown.
+
+    Args:
+        base, head: a value a round.
+        ratios: of both sides' rounds.
+        shared: what is estimated with the spread of all cases; None where these are too few.
+    """
+    estimate = shared or unpaired(*ratios)
+    estimate = replace(estimate, method=f"{estimate.method}{OF_RATIOS}")
+    decided = _decide(_open(name, base, head, limits), estimate, limits, 0.0, _few(*ratios))
+    return decided if shared else _confirmed(decided, *ratios)
+
+
+def _few(base: Sequence[float], head: Sequence[float]) -> str:
+    return f"{how_many(len(base), 'round')} against {len(head)}; 5 a side are needed (8 make it firm)"
+
+
+def _confirmed(decided: MetricVerdict, base: Sequence[float], head: Sequence[float]) -> MetricVerdict:
+    """What a rank test decided, if a bootstrap of the same rounds agrees."""
     if decided.verdict in (Verdict.SLOW, Verdict.FAST):
-        low, high = bootstrap_interval(before, now)
+        low, high = bootstrap_interval(base, head)
         if not (low > 0 if decided.verdict is Verdict.SLOW else high < 0):
             return replace(decided, verdict=Verdict.INCONCLUSIVE, reason="rank test and bootstrap do not agree")
     return decided

@@ -6,10 +6,7 @@ monotone line in log-log; beyond them there is no answer.
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Callable
-from itertools import pairwise
-from statistics import median
 from typing import Any
 
 from membench.errors import UsageError
@@ -17,13 +14,13 @@ from membench.files import read_file
 from membench.layers.spec import FreeDimension, Spec
 from membench.planning.solver import TOLERANCE, BudgetError
 from membench.results.records import MAX_RESULT_BYTES
+from membench.results.rising import ROUNDING, interpolated, rising
 from membench.scenario.budgets import Latency
 from membench.scenario.dimensions import free_dimensions, missing_dimensions, with_placeholders
 from membench.words import how_many
 
 Record = dict[str, Any]
 _BUDGET = "latency_ms"
-_ROUNDING = 1e-9  # of logarithms taken and undone
 
 
 def latency_dimension(kind: type[Spec], taken: set[str]) -> FreeDimension:
@@ -68,21 +65,21 @@ def dimension_for_latency(
     layer = {k: v for k, v in with_placeholders(kind, given).model_dump(mode="json").items() if k not in free}
     wanted = {"mode": budget.mode, "tokens": budget.tokens or tokens, "ranks": ranks}
     cases = [record for name in budget.measured for record in records(name)]
-    points = _curve(_measured(cases, wanted, kind, layer, dimension.name))
+    points = rising(_measured(cases, wanted, kind, layer, dimension.name))
     where = f"{wanted['mode']} of {how_many(wanted['tokens'], 'token')} in {', '.join(budget.measured)}"
     if len(points) < 2:
         raise BudgetError(
             _BUDGET, f"{len(points)} measured sizes of {dimension.name} match this arm ({where}); measure at least 2"
         )
     (least, least_ms), (most, most_ms) = points[0], points[-1]
-    if not least_ms * (1 - _ROUNDING) <= budget.value <= most_ms * (1 + _ROUNDING):
+    if not least_ms * (1 - ROUNDING) <= budget.value <= most_ms * (1 + ROUNDING):
         raise BudgetError(
             _BUDGET,
             f"asked {budget.value:g} ms, measured is {least_ms:.4g} to {most_ms:.4g} ms ({dimension.name} {least:g} "
             f"to {most:g}, {where}): ask within, or measure further",
         )
-    value = _on_grid(dimension, _interpolated([(ms, size) for size, ms in points], budget.value))
-    achieved_ms = _interpolated(points, value)
+    value = _on_grid(dimension, interpolated([(ms, size) for size, ms in points], budget.value))
+    achieved_ms = interpolated(points, value)
     if abs(achieved_ms - budget.value) > TOLERANCE * budget.value:
         raise BudgetError(
             _BUDGET,
@@ -133,35 +130,6 @@ def read_records(name: str) -> list[Record]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError("is no result file: a JSON with cases is expected", source=name) from None
     return records
-
-
-def _curve(measured: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Sorted, one latency a size, and rising: sizes that fall back are pooled with those before.
-
-    Pooling adjacent violators is the least-squares monotone fit (in the logarithm).
-    """
-    by_size: dict[float, list[float]] = defaultdict(list)
-    for size, latency_ms in measured:
-        by_size[size].append(math.log(latency_ms))
-    pools: list[tuple[float, int]] = []  # mean log latency, sizes pooled
-    for size in sorted(by_size):
-        mean, count = median(by_size[size]), 1
-        while pools and pools[-1][0] >= mean:
-            last, weight = pools.pop()
-            mean, count = (last * weight + mean * count) / (weight + count), weight + count
-        pools.append((mean, count))
-    rising = [math.exp(mean) for mean, count in pools for _ in range(count)]
-    return list(zip(sorted(by_size), rising, strict=True))
-
-
-def _interpolated(points: list[tuple[float, float]], x: float) -> float:
-    """y at x, along straight lines in log-log; the larger y where several points share an x."""
-    nearest = max((point for point in points if point[0] <= x), default=points[0])
-    for (x0, y0), (x1, y1) in pairwise(points):
-        if x0 <= x <= x1 and x0 < x1 and x > nearest[0]:
-            share = math.log(x / x0) / math.log(x1 / x0)
-            return math.exp(math.log(y0) + share * math.log(y1 / y0))
-    return nearest[1]
 
 
 def _on_grid(dimension: FreeDimension, value: float) -> int:

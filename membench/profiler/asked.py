@@ -39,7 +39,6 @@ DIMENSIONS = {
 }
 # The other keys of the scenario in memory, and the options that set them.
 _OPTIONS = {
-    "model": "--block or --model",
     "model_dim": "--dim",
     "dtype": "--dtype",
     "workload.tokens": "--tokens",
@@ -147,6 +146,8 @@ def naming_options(asked: Asked) -> Iterator[None]:
 
 def _option(key: str, asked: Asked) -> str:
     """The option that set a key of the scenario; the layer's where none alone did."""
+    if key == "model" or key.startswith("model."):
+        return f"--{asked.level}"
     for known, option in _OPTIONS.items():
         if key == known or key.startswith((f"{known}.", f"{known}[")):
             return option
@@ -169,6 +170,7 @@ def _in_options(problem: str) -> str:
         r": allow more memory, pin fit\.ranks, or use fit\.policy skip$", ": take fewer keys or tokens", problem
     )
     problem = re.sub(r": free or allow more$", ": free some", problem)
+    problem = problem.replace("is for levels block and model: a layer has tokens", "is for --block and --model")
     return re.sub(r"\bworkload\.|\bfit\.", "", problem)
 
 

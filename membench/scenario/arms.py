@@ -8,10 +8,10 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from membench.errors import UsageError, shown, suggestion, usage_error
-from membench.layers.spec import KINDS, OPERATORS, ExternalSpec, ModelShape, Spec
+from membench.layers.spec import KINDS, OPERATORS, ExternalSpec, MemorySpec, ModelShape, Spec
 from membench.scenario.budgets import Budgets
 from membench.scenario.dimensions import with_placeholders
-from membench.scenario.wholes import WHOLE_LEVELS, Whole, WholeLevel, whole_from
+from membench.scenario.wholes import WHOLE_KEYS, WHOLE_LEVELS, Whole, WholeLevel, whole_from
 
 ENTRY_POINT_GROUP = "membench.layers"
 # What an arm compares: an operator, a layer, or a layer in the block or the model that it makes.
@@ -111,15 +111,24 @@ def _whole_of(
     for section, where in ((values, key), (shared, "every_arm")):
         if "model_dim" in section:
             raise UsageError("is the model's: say it in model:", key=f"{where}.model_dim")
-    stated = {name: section.pop(name) for section in (shared, values) for name in ("at", "pool") if name in section}
-    return whole_from(level, shape, stated, key)
+    stated, places = {}, {}
+    for section, where in ((shared, "every_arm"), (values, key)):
+        for name in WHOLE_KEYS:
+            if name in section:
+                stated[name], places[name] = section.pop(name), f"{where}.{name}"
+    if stated.get("pool") == "shared" and not issubclass(kind, MemorySpec):
+        if places["pool"] != "every_arm.pool":
+            problem = "shared is for memory and memory_plus: other layers have no table to share; leave it out"
+            raise UsageError(problem, key=places["pool"])
+        del stated["pool"]
+    return whole_from(level, shape, stated, places)
 
 
 def check_every_arm(every_arm: dict[str, Any], arms: dict[str, Arm]) -> None:
     """Refuses keys of ``every_arm:`` that no arm has: they would be given to nobody."""
     known = {field for arm in arms.values() for field in arm.kind.model_fields} - {"kind", "factory"}
     if any(arm.whole is not None for arm in arms.values()):
-        known |= {"at", "pool"}
+        known |= {*WHOLE_KEYS}
     for key in every_arm:
         if key not in known and key not in _NAMES:
             raise UsageError(f"no arm has this key; {suggestion(key, known)}", key=f"every_arm.{key}")

@@ -61,8 +61,8 @@ ByteAmount = Annotated[float | str, BeforeValidator(lambda value: _amount_of(val
 class MovedBytes(Strict):
     """``bytes_min`` of a forward pass over so many tokens."""
 
-    value: ByteAmount
-    tokens: PositiveInt = Field(le=2**24)
+    value: ByteAmount = Field(description="bytes")
+    tokens: PositiveInt = Field(le=2**24, description="of the forward pass")
 
 
 class Latency(Strict):
@@ -70,18 +70,18 @@ class Latency(Strict):
 
     value: float = Field(gt=0, description="milliseconds")
     measured: list[str] = Field(min_length=1, description="result files")
-    mode: Mode = "forward"
+    mode: Mode = Field(default="forward", description="of the measured cases")
     tokens: PositiveInt | None = Field(default=None, description="the workload's if left out")
 
 
 class Budgets(Strict):
     """The budgets of an arm; all of them are met, or it is an error that says what would do."""
 
-    flops_per_token: Amount | None = None
-    params: Amount | None = None
-    stored_bytes: ByteAmount | None = None
-    moved_bytes: MovedBytes | None = None
-    latency_ms: Latency | None = None
+    flops_per_token: Amount | None = Field(default=None, description="FLOPs of a forward pass, a token")
+    params: Amount | None = Field(default=None, description="parameters, all ranks together")
+    stored_bytes: ByteAmount | None = Field(default=None, description="bytes of the weights")
+    moved_bytes: MovedBytes | None = Field(default=None, description="bytes_min of a forward pass")
+    latency_ms: Latency | None = Field(default=None, description="a latency, between measured cases; level layer")
 
     @model_validator(mode="before")
     @classmethod

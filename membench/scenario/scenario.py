@@ -53,23 +53,25 @@ class Scenario(Strict):
     """A scenario as its file states it; the swept sections before any axis is applied."""
 
     schema_version: Annotated[Literal[1], BeforeValidator(_whole_number)] = Field(description="this version reads 1")
-    name: ScenarioName
-    description: str = ""
+    name: ScenarioName = Field(description="of the scenario and its result files: letters, digits, _ . and -")
+    description: str = Field(default="", description="a line that says what is compared")
     level: Level = Field(
-        default="layer", description="op: single operators, which an arm names by op:; block, model: a layer in one"
+        default="layer", description="what an arm is: a layer, an operator, or a layer in a block or a whole model"
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    model_dim: PositiveInt | None = Field(default=None, le=2**20, description="d of arms that state none")
-    dtype: DTypeName | None = Field(default=None, description="of arms that state none")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU if there is one")
+    model_dim: PositiveInt | None = Field(
+        default=None, le=2**20, description="d of arms that state none; a model has its own"
+    )
+    dtype: DTypeName | None = Field(default=None, description="of arms that state none; else bfloat16")
     model: dict[str, Any] = Field(default={}, description="levels block and model: a preset, or the shape itself")
-    budgets: Budgets = Field(default=Budgets(), description="of arms that state none")
-    every_arm: dict[str, Any] = Field(default={}, description="keys of arms that state none")
-    arms: dict[str, Any] = Field(min_length=1)
-    workload: Workload = Workload()
-    axes: dict[str, Any] = {}
-    fit: Fit = Fit()
-    measure: Measure = Measure()
-    limits: Limits = Limits()
+    budgets: Budgets = Field(default=Budgets(), description="what arms must have that state no budgets of their own")
+    every_arm: dict[str, Any] = Field(default={}, description="keys of all arms that know them and do not state them")
+    arms: dict[str, Any] = Field(min_length=1, description="what is compared: a name for each, and its keys")
+    workload: Workload = Field(default=Workload(), description="what is computed, the same for every arm")
+    axes: dict[str, Any] = Field(default={}, description="keys that take several values; all combinations are cases")
+    fit: Fit = Field(default=Fit(), description="what happens where the device is too small")
+    measure: Measure = Field(default=Measure(), description="how much is measured")
+    limits: Limits = Field(default=Limits(), description="what stops a scenario from growing by accident")
 
     _points: tuple[Point, ...] = PrivateAttr(default=())
     _axes: Axes = PrivateAttr(default=Axes())

@@ -47,24 +47,30 @@ def _is_file(path: str) -> bool:
 class Workload(Strict):
     """What is computed, the same for every arm."""
 
-    tokens: PositiveInt = Field(default=32, le=2**24, description="b, tokens of one rank")
+    tokens: PositiveInt = Field(default=32, le=2**24, description="b, tokens of one rank, of a layer or an operator")
     sequences: PositiveInt | None = Field(
-        default=None, le=2**20, description="levels block and model, in the place of tokens: the batch; 1 if left out"
+        default=None, le=2**20, description="the batch of a block or a model, which has no tokens; 1 if left out"
     )
     prompt: PositiveInt | None = Field(
         default=None,
         le=2**20,
-        description="tokens of a sequence in all modes but decode, which has one; 512 if left out",
+        description="new tokens of a sequence in all modes but decode, which has one; 512 if left out",
     )
     context: NonNegativeInt | None = Field(
-        default=None, le=2**20, description="tokens of a sequence before a prefill or decode step, in its KV cache"
+        default=None,
+        le=2**20,
+        description="tokens of a sequence before a prefill or decode step, in its KV cache; 0 if left out",
     )
-    modes: list[Mode] = Field(default=["forward"], min_length=1)
-    routing: RoutingConfig = RoutingConfig()
+    modes: list[Mode] = Field(
+        default=["forward"], min_length=1, description="what a step computes; each is a case of every arm"
+    )
+    routing: RoutingConfig = Field(
+        default=RoutingConfig(), description="where the choices of sparse arms come from; a model's layers choose"
+    )
     optimizers: list[Optimizer] = Field(
         default=["adamw", "row_adagrad"], min_length=1, description="each is a case of mode train_step"
     )
-    seed: NonNegativeInt = Field(default=0, le=2**63 - 1)
+    seed: NonNegativeInt = Field(default=0, le=2**63 - 1, description="of weights, inputs and drawn routing")
 
     def at_level(self, *, whole: bool) -> Self:
         """The workload of a block or a model, in sequences; or of a layer or an operator, in tokens.
@@ -74,12 +80,21 @@ class Workload(Strict):
         """
         sequences = {name: default for name, default in _OF_SEQUENCES.items() if getattr(self, name) is None}
         if whole:
-            if "tokens" in self.model_fields_set:
-                raise UsageError("is for layers: a block or a model has sequences and prompt", key="workload.tokens")
+            self._check_of_sequences()
             return self.model_copy(update=sequences)
         if stated := _OF_SEQUENCES.keys() - sequences.keys():
             raise UsageError("is for levels block and model: a layer has tokens", key=f"workload.{min(stated)}")
         return self
+
+    def _check_of_sequences(self) -> None:
+        if "tokens" in self.model_fields_set:
+            raise UsageError("is for layers: a block or a model has sequences and prompt", key="workload.tokens")
+        if "forward" in self.modes:
+            problem = "a block or a model has no mode forward: take mode prefill or decode, which keep a KV cache"
+            raise UsageError(problem, key=f"workload.modes[{self.modes.index('forward')}]")
+        if self.context and all(map(has_backward, self.modes)):
+            problem = f"{self.context} tokens are in no KV cache: only prefill and decode have one; leave it out"
+            raise UsageError(problem, key="workload.context")
 
     def tokens_of(self, mode: Mode) -> int:
         """b, tokens of one rank in a step of a mode."""
@@ -112,10 +127,16 @@ class Workload(Strict):
 class Fit(Strict):
     """What happens when a layer does not fit on the device."""
 
-    policy: Literal["rank", "shrink", "skip"] = "rank"
-    ranks: Annotated[int | Literal["auto"], _number_or_auto(_ranks)] = Field(default="auto", description="P")
+    policy: Literal["rank", "shrink", "skip"] = Field(
+        default="rank",
+        description="rank: one rank's share of a parallel layer, a model in parts; shrink: all arms get fewer "
+        "parameters (level layer); skip: the case is left out and says why",
+    )
+    ranks: Annotated[int | Literal["auto"], _number_or_auto(_ranks)] = Field(
+        default="auto", description="P, the same for all arms; auto: the fewest with which everything fits"
+    )
     memory: Annotated[float | Literal["auto"], _number_or_auto(parse_bytes)] = Field(
-        default="auto", description="bytes the run may use; auto: what the device has"
+        default="auto", description="bytes that the run may use, such as 18GB; auto: what the device has"
     )
     in_parts: bool = Field(default=False, description="models are measured as sums of their parts, even where they fit")
     link_gb_s: float | None = Field(
@@ -137,11 +158,15 @@ class Measure(Strict):
     retake_seconds: NonNegativeFloat | None = Field(
         default=None,
         le=86_400,
-        description="more, to take disturbed samples again; left out: half of max_seconds, from 1.5 to 10",
+        description="more, to take disturbed samples again; half of max_seconds if left out, from 1.5 to 10",
     )
-    warmup_seconds: NonNegativeFloat = Field(default=0.5, le=3600)
-    timeout_seconds: PositiveFloat = Field(default=300, le=86_400, description="a process is ended after")
-    implementations: list[Implementation] = Field(default=["eager"], min_length=1, description="the fastest counts")
+    warmup_seconds: NonNegativeFloat = Field(default=0.5, le=3600, description="of calls before the first sample")
+    timeout_seconds: PositiveFloat = Field(
+        default=300, le=86_400, description="of silence, after which a process is ended"
+    )
+    implementations: list[Implementation] = Field(
+        default=["eager"], min_length=1, description="what is tried of each arm; the fastest counts"
+    )
     pacer: bool = Field(
         default=False, description="time a fixed mix of the case's own needs in turn with its samples, for compare"
     )
@@ -172,4 +197,4 @@ class Measure(Strict):
 class Limits(Strict):
     """What stops a scenario from growing by accident."""
 
-    max_cases: PositiveInt = Field(default=200, le=10_000, description="counted before exclusions")
+    max_cases: PositiveInt = Field(default=200, le=10_000, description="more are refused; counted before exclusions")

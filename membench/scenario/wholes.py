@@ -10,6 +10,7 @@ from membench.layers.spec import PRESETS, At, ModelShape, OwnLayerSpec, Pool, Sp
 
 WholeLevel = Literal["block", "model"]
 WHOLE_LEVELS: tuple[WholeLevel, ...] = ("block", "model")
+WHOLE_KEYS = ("at", "pool")  # of an arm at level model, beside its layer's own
 _PRESET = "preset"
 _AT: TypeAdapter[At] = TypeAdapter(At)
 _POOL: TypeAdapter[Pool] = TypeAdapter(Pool)
@@ -47,36 +48,41 @@ def shape_from(raw: Any) -> ModelShape:
     preset = values.pop(_PRESET, None)
     if preset is not None and not (isinstance(preset, str) and preset in PRESETS):
         raise UsageError(f"no preset is {shown(preset)}; {suggestion(preset, PRESETS)}", key=f"model.{_PRESET}")
+    for key in values:
+        if key not in ModelShape.model_fields:
+            raise UsageError(f"unknown key; {suggestion(key, [_PRESET, *ModelShape.model_fields])}", key=f"model.{key}")
     base = PRESETS[preset].model_dump() if preset is not None else {}
     try:
         return ModelShape.model_validate({**base, **values}, strict=True)
     except ValidationError as error:
-        raise usage_error(error, ModelShape, "model") from None
+        wrong = usage_error(error, ModelShape, "model")
+        if error.errors()[0]["type"] == "missing":
+            raise UsageError(f"{wrong.problem}; or name a preset: {', '.join(PRESETS)}", key=wrong.key) from None
+        raise wrong from None
 
 
-def whole_from(level: WholeLevel, shape: ModelShape, values: dict[str, Any], key: str) -> Whole:
-    """What an arm's layer stands in, its keys ``at`` and ``pool`` taken out of what it states.
+def whole_from(level: WholeLevel, shape: ModelShape, stated: dict[str, Any], places: dict[str, str]) -> Whole:
+    """What an arm's layer stands in.
+
+    Args:
+        stated: the keys of ``WHOLE_KEYS`` that are given.
+        places: the scenario's key for each of ``stated``.
 
     Raises:
         UsageError: blocks that the model does not have, or a pool of no known kind.
     """
-    stated = {name: values.pop(name) for name in ("at", "pool") if name in values}
     if level == "block" and stated:
-        name = next(iter(stated))
-        raise UsageError("is for level model: a block has one layer", key=f"{key}.{name}")
-    at: At = "all"
-    if "at" in stated:
-        given = tuple(stated["at"]) if isinstance(stated["at"], list) else stated["at"]
-        try:
-            at = _AT.validate_python(given, strict=True)
-        except ValidationError:
-            raise UsageError(f"should be {_AT_FORMS}, not {shown(stated['at'])}", key=f"{key}.at") from None
+        raise UsageError("is for level model: a block has one layer", key=places[next(iter(stated))])
+    at, pool = stated.get("at", "all"), stated.get("pool", "own")
     try:
-        shape.positions(at)
-    except ValueError as error:
-        raise UsageError(str(error), key=f"{key}.at") from None
-    try:
-        pool = _POOL.validate_python(stated.get("pool", "own"))
+        found = _AT.validate_python(tuple(at) if isinstance(at, list) else at, strict=True)
     except ValidationError:
-        raise UsageError(f"should be shared or own, not {shown(stated['pool'])}", key=f"{key}.pool") from None
-    return Whole(level, shape, at, pool)
+        raise UsageError(f"should be {_AT_FORMS}, not {shown(at)}", key=places["at"]) from None
+    try:
+        shape.positions(found)
+    except ValueError as error:
+        raise UsageError(str(error), key=places["at"]) from None
+    try:
+        return Whole(level, shape, found, _POOL.validate_python(pool))
+    except ValidationError:
+        raise UsageError(f"should be shared or own, not {shown(pool)}", key=places["pool"]) from None

@@ -6,8 +6,10 @@ from typing import Any
 
 from membench.errors import one_line
 from membench.json_values import number, text, value_at
+from membench.layers.spec.quantities import format_quantity
 from membench.results.answers import answers_of, how_compared
 from membench.results.derived import with_derived
+from membench.results.equal_latency import Carried, equal_latency
 from membench.results.ranking import (
     arm_name,
     chosen_implementation,
@@ -39,9 +41,30 @@ def result_tables(result: ResultFile) -> list[Table]:
         _answer_table(result, list(answers.values())),
         arms_table(result),
         *(_cases_table(title, records, answers[title]) for title, records in groups.items() if _measured(records)),
+        *(table for title, records in groups.items() for table in _equal_latency_table(title, records)),
         *_parts_table(result),
         *notes_table(result),
     ]
+
+
+def _equal_latency_table(title: str, records: list[Record]) -> list[Table]:
+    """What each arm carries at the yardstick's latency; no table where arms have one size each."""
+    lines = equal_latency(records)
+    if not lines:
+        return []
+    columns = [
+        Column("at the latency of", right=False),
+        quantity("params"),
+        quantity("step_ms"),
+        *(Column(f"{arm} params", _carried) for arm in lines[0].carried),
+    ]
+    rows = [[line.yardstick, line.params, line.latency_ms, *line.carried.values()] for line in lines]
+    caption = "Between measured sizes along straight lines in log-log. over: its largest size is faster than that."
+    return [Table(f"Parameters at equal latency: {title}", caption, columns, rows, _FILE)]
+
+
+def _carried(found: Carried) -> str:
+    return f"{found.bound} {format_quantity(found.params)}".strip()
 
 
 def _parts_table(result: ResultFile) -> list[Table]:
@@ -69,8 +92,8 @@ def _parts_table(result: ResultFile) -> list[Table]:
 
 def _times_in(result: ResultFile, part: Record) -> list[str]:
     """The models that a part is of, with how many of it each has."""
-    counts = {r.case.arm: number(r.planned, "parts", part.id) for r in result.cases}
-    return [f"{arm} {count:.0f}" for arm, count in counts.items() if count]
+    counts = [(r.case.arm, number(r.planned, "parts", part.id)) for r in result.cases]
+    return [f"{arm} {count:.0f}" for arm, count in counts if count]
 
 
 def _measured(records: Sequence[Record]) -> bool:

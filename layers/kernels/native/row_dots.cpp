@@ -2,8 +2,7 @@
 //
 // Letters: N rows, D columns, B tokens, L lookups a token.
 
-#include "rows.h"
-#include "vectors.h"
+#include "dots.h"
 
 namespace {
 
@@ -11,51 +10,6 @@ struct Lookups {
     const int64_t* rows;  // (B, L)
     int64_t tokens, lookups, columns;
 };
-
-// A block of a row as two vectors, in an order that is the same for every row.
-struct Block {
-    Floats first, second;
-};
-
-inline Block block_of(const float* values) { return {load_floats(values), load_floats(values + LANES)}; }
-
-inline Block block_of(const BFloat16* values) {
-    const Words pairs = load_words(values);
-    return {evens_of(pairs), odds_of(pairs)};
-}
-
-inline Block block_of(const Half* values) {
-    float widened[BLOCK];
-#pragma omp simd
-    for (int64_t j = 0; j < BLOCK; ++j) widened[j] = widen(values[j]);
-    return block_of(widened);
-}
-
-// dots[row] = token · rows[row], block by block, and of rows needed later what lies there is asked for.
-template <int ROWS, typename Element>
-inline void dot_rows(const Element* token, const Element* const* rows, const Element* const* later, int64_t columns,
-                     float* dots) {
-    constexpr int64_t LINE = LINE_BYTES / sizeof(Element);
-    Floats sums[ROWS] = {};
-    float rest[ROWS] = {};
-    int64_t begin = 0;
-    for (; begin + BLOCK <= columns; begin += BLOCK) {
-        const Block here = block_of(token + begin);
-#pragma GCC unroll 4
-        for (int row = 0; row < ROWS; ++row) {
-            for (int64_t line = 0; line < BLOCK; line += LINE) prefetch_line(later[row] + begin + line);
-            const Block there = block_of(rows[row] + begin);
-            sums[row] += here.first * there.first;
-            sums[row] += here.second * there.second;
-        }
-    }
-    for (int row = 0; row < ROWS; ++row) {
-        prefetch_line(later[row] + begin);
-        for (int64_t j = begin; j < columns; ++j) rest[row] += widen(token[j]) * widen(rows[row][j]);
-        dots[row] = rest[row];
-    }
-    add_sums<ROWS>(sums, dots, 1);
-}
 
 // The products of `ROWS` lookups of a token, from number `at` on.
 template <int ROWS, typename Element>

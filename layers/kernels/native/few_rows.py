@@ -1,0 +1,54 @@
+"""Products of few rows with a matrix, in C++: a decoder's step, which waits for the matrix and for nothing else.
+
+Torch's libraries pack and reorder even one row, and start as many threads for a small matrix as for a large one. These
+kernels read the matrix once, ask for what comes next, and widen bf16 and fp16 in registers; sums are of fp32.
+
+Letters: R rows, n and m the rows and columns of the matrix.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from membench.layers.kernels.checks import check_shape
+from membench.layers.kernels.native import grouped_matmul
+from membench.layers.kernels.native.calls import ELEMENTS, call, pointer, threads
+from membench.layers.kernels.paths import path_of
+
+
+def is_best_for(x: Tensor, weight: Tensor) -> bool:
+    """Whether this kernel multiplies x (R, m) by weight (n, m) faster than others do.
+
+    In fp32 MKL reads the matrix as fast for one row and for two, and more slowly for three to eight. In bf16, where
+    ``grouped_matmul`` is best, packing rows takes longer than one or two are worth.
+    """
+    few = {torch.float32: range(3, 9), torch.bfloat16: range(1, 3)}.get(weight.dtype, ())
+    if len(x) not in few or x.dtype != weight.dtype or not weight.is_contiguous() or not weight.numel():
+        return False
+    return grouped_matmul.is_best_for(weight) if weight.dtype == torch.bfloat16 else path_of(weight) == "native"
+
+
+def linear(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """(R, n) of x (R, m) and weight (n, m), in their dtype or in fp32.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    check_shape("weight", weight, (None, None), "(n, m)")
+    n, m = weight.shape
+    check_shape("x", x, (None, m), "(R, m)")
+    if x.dtype != weight.dtype or x.dtype not in ELEMENTS or dtype not in (x.dtype, torch.float32):
+        raise ValueError(f"x is {x.dtype}, weight {weight.dtype}, the product {dtype}: they should be the same")
+    x, weight = x.contiguous(), weight.contiguous()
+    result = torch.empty(len(x), n, dtype=dtype)
+    call(
+        "few_rows",
+        ctypes.c_int(ELEMENTS[x.dtype]),
+        *map(pointer, (x, weight)),
+        *map(ctypes.c_int64, (len(x), n, m)),
+        ctypes.c_bool(dtype != x.dtype),
+        pointer(result),
+        threads(),
+    )
+    return result

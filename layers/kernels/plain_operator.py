@@ -1,0 +1,19 @@
+"""Operators that are called often for little work: without ``custom_op``'s guards, which take longer than that."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_LIBRARY = torch.library.Library("membench", "FRAGMENT")
+
+
+def plain_operator(schema: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``membench::<schema>``, computed on a CPU by ``function``, and seen by torch's counters and profilers.
+
+    Not differentiable: for use inside autograd functions, and where no gradient is asked for.
+    """
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(name, function, "CPU")
+    return getattr(torch.ops.membench, name).default
