@@ -140,7 +140,7 @@ class Model(Layer):
     @torch.no_grad()
     def touched(self, x: Tensor, routing: Routing | None) -> Touched:
         """Of all layers together, each with rows and experts of its own: every layer reads what it needs."""
-        if not self.spec.routed:
+        if not self.spec.routed:  # nothing is worth a forward pass
             return Touched()
         rows, loads, offset = [], [], 0
         for _, block, hidden in self.block_inputs(x):
