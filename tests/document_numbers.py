@@ -261,7 +261,22 @@ def _public_over_ours(result: ResultFile, found: Figures) -> None:
                 found.of["EmbeddingBag"].append(steps["embedding_bag_sparse"] / steps[family])
 
 
+def _sum_of_blocks(content: dict, found: Figures, path: Path) -> None:
+    found.of[""] += [content["runs"], 100 * content["furthest_from_one"]]
+    for case, ratio in content["sum_over_whole"].items():
+        found.of[case.split()[0]].append(ratio)
+
+
+def _block_over_parts(content: dict, found: Figures, path: Path) -> None:
+    found.of[""] += [size for size in content["sizes"].values() if isinstance(size, int)]
+    found.of[""].append(100 * (max(of["block_over_parts"] for of in content["layers"].values()) - 1))
+    for kind, of in content["layers"].items():
+        found.of[kind] += of.values()
+
+
 _FORMS = {
+    "sum_of_blocks": _sum_of_blocks,
+    "block_over_parts": _block_over_parts,
     "run": _run,
     "clock_check": _clock_check,
     "decode_peers": _decode_peers,

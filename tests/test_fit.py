@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from layers.spec import DenseSpec, MoESpec, Step
+from layers.spec import PRESETS, DenseSpec, MoESpec, Step
 from membench.errors import UsageError
 from membench.machine.datasheet import parse_hardware
 from membench.planning.check_size import CHECK_WORKSPACE_BYTES, check_bytes, sampled_inputs
@@ -147,3 +147,16 @@ def test_the_check_takes_fewer_tokens_of_large_experts():
     assert check_bytes(huge) > 3 * huge.expert_params * 8
     dense = DenseSpec(model_dim=4096, ffn_hidden=14336)
     assert check_bytes(dense) == pytest.approx(CHECK_WORKSPACE_BYTES + 8 * 3 * 4096 * 14336 * 5 / 3)
+
+
+def test_the_check_of_a_model_takes_memory_with_the_square_of_its_tokens() -> None:
+    shape = PRESETS["tiny"]
+    model = shape.around(DenseSpec(model_dim=64, ffn_hidden=192), "all", "own")
+    block = model.plain_block
+    one, two = (check_bytes(model, tokens) - check_bytes(model, 0) for tokens in (1000, 2000))
+    assert two > 2 * one > 2 * 8 * 1000 * 4 * shape.vocab_size
+    assert check_bytes(model, 1000, sequences=4) == check_bytes(model, 1000), "one sequence of a model is checked"
+    assert check_bytes(block, 1000, sequences=4) > check_bytes(block, 1000)
+    assert model.ends.checked_activations(1, 1000) < model.checked_activations(1, 1000)
+    scores = 8 * 3 * shape.heads * 4000**2
+    assert check_bytes(model, 4000) > scores

@@ -134,6 +134,9 @@ def test_a_model_that_does_not_fit_is_the_sum_of_its_blocks(scenario_file, tmp_p
     done = run("run", scenario_file(SMALL), "--output", str(tmp_path / "out"), "--device", "cpu", "--json", *words)
     assert done.returncode == 0, done.stderr
     result = one_result(tmp_path / "out")
+    told = [line for line in done.stderr.splitlines() if line.startswith("[")]
+    assert len(told) == 10 and not any("] dense prefill" in line for line in told), "wholes are measured too"
+    assert ": 10 measurements in 1 round\n" in done.stderr
     parts = {r.id: r for r in result.cases if r.planned["part_of"]}
     wholes = [r for r in result.cases if r.planned["parts"]]
     assert len(wholes) == 8 and {r.case.arm for r in parts.values()} == {
@@ -207,3 +210,23 @@ def test_a_block_is_profiled_by_stage():
 def test_profile_refuses_what_makes_no_block(words, said):
     done = CliRunner().invoke(app, ["profile", "--layer", "memory", *words.split(), "--device", "cpu"])
     assert isinstance(done.exception, UsageError) and said in str(done.exception)
+
+
+def test_ends_are_measured_once_for_all_contexts() -> None:
+    overrides = [*IN_PARTS, "axes={workload.context: [5, 9]}"]
+    plan = make_plan(parse_scenario(SMALL, "s.yaml", overrides), available_bytes=2**34)
+    parts = [p for p in plan.cases if p.part_of]
+    ends = [p for p in parts if p.case.arm == "ends"]
+    assert sorted((p.case.mode, p.case.context) for p in ends) == [("decode", 0), ("prefill", 0)]
+    assert all(p.point == {} for p in ends)
+    blocks = [p for p in parts if p.case.arm == "plain block"]
+    assert sorted(p.point["workload.context"] for p in blocks) == [5, 5, 9, 9]
+
+
+def test_a_model_that_fits_is_measured_in_parts_where_that_is_asked() -> None:
+    asked = ["fit.in_parts=true", "workload.modes=[prefill, train_step]", "arms.memory.pool=own"]
+    plan = make_plan(parse_scenario(SMALL, "s.yaml", asked), available_bytes=2**34)
+    wholes = [p for p in plan.cases if not p.part_of]
+    assert all(p.parts and not p.skipped for p in wholes) and len(wholes) == 8
+    assert "sum of measured blocks: asked for by fit.in_parts" in wholes[0].notes
+    assert not any(p.parts for p in make_plan(parse_scenario(SMALL, "s.yaml"), available_bytes=2**34).cases)

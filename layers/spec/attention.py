@@ -83,6 +83,14 @@ class AttentionSpec(BaseModel):
             *accounting.linear("out_proj", tokens, self.query_width, model_dim, item_bytes, mode),
         ]
 
+    def checked_activations(self, tokens: int, queries: int, seen: int, model_dim: int) -> int:
+        """Numbers of the float64 reference: of tokens projected, and of queries that look at ``seen`` keys at most.
+
+        A token's input and normed input, projections, keys turned; a query's scores, their softmax and products.
+        """
+        of_tokens = tokens * (2 * model_dim + 2 * self.qkv_width)
+        return of_tokens + queries * (3 * self.heads * seen + 2 * self.query_width + 3 * model_dim)
+
     def activation_bytes(self, step: Step, model_dim: int, item_bytes: int) -> float:
         """Queries, keys, values and outputs of the new tokens, beside the block's normed input and its sum."""
         once = step.tokens * (self.qkv_width + 2 * self.query_width + 3 * model_dim) * item_bytes

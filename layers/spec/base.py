@@ -93,6 +93,16 @@ class Spec(BaseModel):
         return self.ROUTED
 
     @property
+    def attends(self) -> bool:
+        """Whether a step depends on the tokens that came before it."""
+        return False
+
+    def checked_activations(self, sequences: int, new_tokens: int) -> int:
+        """Numbers that the check against the reference holds beside parameters, where these are many."""
+        del sequences, new_tokens
+        return 0
+
+    @property
     def is_one_of_many(self) -> bool:
         """Whether it is a part of a model, whose other parts are used between two uses of this one."""
         return False

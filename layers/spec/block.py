@@ -90,6 +90,15 @@ class BlockSpec(TokenSpec):
     def checked_params(self, sampled: int, new_tokens: int = 1) -> int:
         return self.attention.params(self.model_dim) + self.norm_params + self.ffn.checked_params(sampled)
 
+    @property
+    def attends(self) -> bool:
+        return True
+
+    def checked_activations(self, sequences: int, new_tokens: int) -> int:
+        """Of the sampled tokens, and of those before them in their sequences."""
+        tokens = min(sequences, self.SAMPLED) * new_tokens
+        return self.attention.checked_activations(tokens, min(tokens, self.SAMPLED), new_tokens, self.model_dim)
+
     def cost(self, step: Step) -> Cost:
         """Attention of this rank's own sequences, whole on every rank; the FFN as its kind is split."""
         return joined([(self.attention_cost(step), 1), (self.ffn.cost(step), 1)], step)

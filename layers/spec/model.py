@@ -180,6 +180,18 @@ class ModelSpec(Spec):
         return max([head * 6 // 5, *(block.checked_params(tokens) for block in blocks)])
 
     @property
+    def attends(self) -> bool:
+        return bool(self.num_blocks)
+
+    def checked_activations(self, sequences: int, new_tokens: int) -> int:
+        """Of one block at a time, the tokens between all, and logits of all tokens with their softmax and gradients."""
+        tokens = min(sequences, self.SAMPLED) * new_tokens
+        attended = self.attention.checked_activations(tokens, tokens, new_tokens, self.model_dim)
+        of_block = attended + 3 * tokens * self.ffn_hidden
+        between = (self.num_blocks + 1) * tokens * self.model_dim
+        return (of_block if self.num_blocks else 0) + between + 4 * tokens * self.vocab_size
+
+    @property
     def end_params(self) -> int:
         """Embedding, the scale of the last norm, and the head where it is no view of the embedding."""
         matrices = 1 if self.tied else 2

@@ -49,8 +49,12 @@ class Work:
     @property
     def new_tokens(self) -> int:
         """Of each sequence."""
-        step = self.point.workload.step_of(self.mode)
-        return step["tokens"] // step["sequences"]
+        return self.point.workload.step_of(self.mode)["tokens"] // self.sequences
+
+    @property
+    def sequences(self) -> int:
+        """That the step's tokens are of."""
+        return self.point.workload.step_of(self.mode)["sequences"]
 
     def cost(self, ranks: int, cache_bytes: float = 0.0) -> Cost:
         """One rank's cost; ``split_error`` of the layer must be None."""
@@ -96,7 +100,7 @@ class Fitted:
 
 def need_bytes(work: Work, ranks: int) -> float:
     """Bytes of its device a process needs to measure one case: the layer's, the check's and the process's own."""
-    return work.cost(ranks).memory.total + check_bytes(work.arm.spec, work.new_tokens) + PROCESS_BYTES
+    return work.cost(ranks).memory.total + check_bytes(work.arm.spec, work.new_tokens, work.sequences) + PROCESS_BYTES
 
 
 def refusal(work: Work, ranks: int, room: Room) -> str | None:

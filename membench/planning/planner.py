@@ -162,6 +162,12 @@ def predicted_ms(cost: Cost, dtype: str, entry: Entry | None) -> float | None:
     return 1e3 * sum(seconds)
 
 
+def _at_both(earlier: PlannedCase, work: Work) -> PlannedCase:
+    """A case of one point that is another's, too: without what tells them apart."""
+    same = {key: value for key, value in earlier.point.items() if work.point.values[key] == value}
+    return earlier.model_copy(update={"point": same})
+
+
 @dataclass(frozen=True)
 class _Planner:
     """What is the same for every case of a plan."""
@@ -184,8 +190,7 @@ class _Planner:
             twin = first_arm.setdefault((id(work.point), work.arm.spec.model_dump_json()), work.arm.name)
             case = self.case(work)
             if earlier := planned.get(case.id):
-                same = {key: value for key, value in earlier.point.items() if work.point.values[key] == value}
-                planned[case.id] = earlier.model_copy(update={"point": same})
+                planned[case.id] = _at_both(earlier, work)
             else:
                 planned[case.id] = self.planned(work, case, twin)
         return list(planned.values())
@@ -195,7 +200,8 @@ class _Planner:
         counts: dict[str, int] = {}
         for part, count in parts_of(work):
             case = self.case(part)
-            known = planned.get(case.id) or self.planned(part, case, part.arm.name)
+            earlier = planned.get(case.id)
+            known = _at_both(earlier, part) if earlier else self.planned(part, case, part.arm.name)
             arms = [*dict.fromkeys([*known.part_of, work.arm.name])]
             planned[case.id] = known.model_copy(update={"part_of": arms})
             counts[case.id] = counts.get(case.id, 0) + count
@@ -209,12 +215,15 @@ class _Planner:
         return refusal(work, self.ranks, self.room) or _impossible(work)
 
     def case(self, work: Work) -> Case:
+        step = work.point.workload.step_of(work.mode)
+        if not work.arm.spec.attends:  # the same after any context
+            step = {**step, "context": 0}
         return Case(
             arm=work.arm.name,
             level=work.level,
             mode=work.mode,
             layer=work.arm.spec,  # type: ignore[arg-type]
-            **work.point.workload.step_of(work.mode),
+            **step,
             ranks=self.ranks,
             optimizer=work.optimizer,
             routing=_routing(work),
