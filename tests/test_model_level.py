@@ -202,9 +202,9 @@ def test_a_block_is_profiled_by_stage():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--block 7b", "--block or --model: no preset is '7b'"),
+        ("--block 7b", "--block: no preset is '7b'"),
         ("--block tiny --model tiny", "--model: is given beside --block"),
-        ("--sequences 2", "--sequences: is for levels block and model"),
+        ("--sequences 2", "--sequences: is for --block and --model"),
     ],
 )
 def test_profile_refuses_what_makes_no_block(words, said):

@@ -184,7 +184,8 @@ def test_a_layer_marked_dynamic_is_compiled_once(seed):
         for tokens in TOKENS:
             x = torch.randn(tokens, 24)
             torch._dynamo.mark_dynamic(x, 0)
-            assert torch.equal(compiled(x), layer(x))
+            # not equal bit by bit: for few rows an eager layer takes a kernel of its own, a compiler none
+            assert relative_rms(compiled(x), layer(x).double()) < 1e-6
             frames.add(counter.frame_count)
     assert len(frames) == 1
 

@@ -120,14 +120,17 @@ class ModelReference(SampledReference):
         self.whole = x
         return x[self.sample]
 
-    @torch.no_grad()
     def output(self) -> Tensor:
+        self.given = {n: (block, x, block.select(x)) for n, block, x in self.layer.block_inputs(self.whole)}
+        with torch.no_grad():
+            return self._output()
+
+    def _output(self) -> Tensor:
         model = self.layer
         self.seen = self.x[:, :-1] if model.training else self.x
         new = self.seen.shape[1]
         within = torch.arange(new, device=self.sample.device)
         self.tokens = (self.sample[:, None] * new + within).flatten()
-        self.given = {n: (block, x, block.select(x)) for n, block, x in model.block_inputs(self.whole)}
         self.pool = self._pool() if model.spec.pool == "shared" else None
         self.hidden, self.shortfalls = [model.embedding[self.seen.flatten()].double()], []
         for number in self.given:

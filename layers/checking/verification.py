@@ -104,7 +104,7 @@ def verify(
         x.detach().clone().requires_grad_(gradients and has_gradient(x)),
         routing and routing.with_leaf_weights(),
     )
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradients):  # as the pass below: without a gradient kernels may round otherwise
         selection = layer.select(inputs)
     with torch.set_grad_enabled(gradients), layer.on_path():
         y = (layer if call is None else call)(inputs, routing)
@@ -117,7 +117,8 @@ def verify(
         layer.zero_gradients()
         return Verification(count, {}, None, tolerance, fault)
 
-    expected = reference_of(layer)(layer, x, sample, selection, routing)
+    with torch.set_grad_enabled(gradients):
+        expected = reference_of(layer)(layer, x, sample, selection, routing)
     errors = {"output": relative_rms(y.detach()[sample], expected.y.detach())}
     if gradients:
         errors |= expected.gradient_errors(upstream[sample].double())
