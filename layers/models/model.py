@@ -131,7 +131,7 @@ class Model(Layer):
         return self.draw_tokens(tokens, generator), None
 
     def block_inputs(self, x: Tensor) -> Iterator[tuple[int, Block, Tensor]]:
-        """Each block with its number and what it is given, for x as ``forward`` takes it; no graph leads from it back."""
+        """Each block with its number and what it is given, without a graph, for x as ``forward`` takes it."""
         seen = x[:, :-1] if self.training else x
         hidden = functional.embedding(seen.flatten(), self.embedding)
         for number, block in enumerate(self.blocks):
