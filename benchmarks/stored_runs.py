@@ -20,6 +20,7 @@ import os
 import statistics
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import combinations, product
 from pathlib import Path
@@ -45,7 +46,7 @@ from membench.results.records import Record, read_result
 from membench.running.journal import check_folder
 from membench.running.run import run_scenario
 from membench.running.runner import Runner
-from membench.scenario.scenario import load_scenario
+from membench.scenario.scenario import Scenario, load_scenario
 from membench.tables.numbers import share
 
 SLOWDOWNS = {"base": 0.0, "slow5": 0.05, "slow10": 0.10, "slow20": 0.20}
@@ -63,8 +64,22 @@ def record(folder: Path, variants: list[str], runs: int, overrides: list[str]) -
         KeyboardInterrupt: a run was interrupted; those before it are kept.
     """
     check_folder(folder, "FOLDER")
-    Runner.worker = "benchmarks.slowed_worker"
     scenario = load_scenario("gate", overrides)
+    with _slowed_workers():
+        _record(folder, variants, runs, scenario)
+
+
+@contextmanager
+def _slowed_workers() -> Iterator[None]:
+    """Runs in here have the worker that does more work in every call."""
+    worker, Runner.worker = Runner.worker, "benchmarks.slowed_worker"
+    try:
+        yield
+    finally:
+        Runner.worker = worker
+
+
+def _record(folder: Path, variants: list[str], runs: int, scenario: Scenario) -> None:
     for number, variant in product(range(1, runs + 1), variants):
         path = folder / f"{variant}_{number}.json"
         if path.exists():

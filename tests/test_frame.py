@@ -59,6 +59,8 @@ def frame_of(*results, per="case"):
 
 
 def same(value, known):
+    if isinstance(known, dict | tuple):  # a config or numbers in a config: a cell of JSON, and none of nothing
+        return pd.isna(value) if not known else json.loads(value) == (known if isinstance(known, dict) else [*known])
     return known is None if pd.isna(value) else value == known
 
 

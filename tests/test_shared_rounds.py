@@ -77,7 +77,7 @@ class Processes:
 def run(monkeypatch):
     def start(cases, processes, journal=None, rounds=3):
         monkeypatch.setattr(runner_module, "case_answers", processes)
-        plan = SimpleNamespace(cases=[SimpleNamespace(case=case, skipped=None) for case in cases])
+        plan = SimpleNamespace(runnable=[SimpleNamespace(case=case) for case in cases])
         journal = journal or Rounds()
         Runner(plan, Measure(rounds=rounds), "cpu", journal, print, lambda *_: None).run()
         return journal

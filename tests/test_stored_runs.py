@@ -194,7 +194,10 @@ def test_bad_input_is_one_line(folder, tmp_path_factory, monkeypatch, capsys):
 )
 def test_a_run_that_measured_nothing_is_not_kept(left, words, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(stored_runs, "run_scenario", lambda *_, **__: SimpleNamespace(**left))
-    monkeypatch.setattr(stored_runs, "Runner", SimpleNamespace())
+    worker = stored_runs.Runner.worker
     monkeypatch.setenv(SHARE, "")  # as it was, afterwards
     assert words in said(monkeypatch, capsys, "record", tmp_path, "--variants", "base")
     assert not list(tmp_path.glob("*.json"))
+    assert (
+        stored_runs.Runner.worker == worker != "benchmarks.slowed_worker"
+    )  # other runs in this process are not slowed

@@ -23,6 +23,7 @@ _COMPANION = (FreeDimension(name="companion_hidden", step=WIDTH_MULTIPLE, minimu
 class MemorySpec(RetrievalSpec):
     """Top-k of N keys in each of H heads, the chosen value rows summed with softmax weights."""
 
+    SHARES_A_POOL: ClassVar = True
     FREE: ClassVar = {
         "params": _KEYS,
         "stored_bytes": _KEYS,

@@ -58,7 +58,7 @@ class ModelSpec(Spec):
                 if getattr(self.layer, name) != getattr(self, name):
                     theirs = getattr(self.layer, name)
                     raise ValueError(f"{name} is {getattr(self, name)}, that of its {self.layer.kind} layer {theirs}")
-        if self.pool == "shared" and not isinstance(self.layer, MemorySpec):
+        if self.pool == "shared" and not (self.layer and self.layer.SHARES_A_POOL):
             raise ValueError("pool shared is for memory and memory_plus: other layers have no table to share")
         return self
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from membench.errors import UsageError, shown, suggestion, usage_error
-from membench.layers.spec import KINDS, OPERATORS, ExternalSpec, MemorySpec, ModelShape, Spec
+from membench.layers.spec import KINDS, OPERATORS, ExternalSpec, ModelShape, Spec
 from membench.scenario.budgets import Budgets
 from membench.scenario.dimensions import with_placeholders
 from membench.scenario.wholes import WHOLE_KEYS, WHOLE_LEVELS, Whole, WholeLevel, whole_from
@@ -116,7 +116,7 @@ def _whole_of(
         for name in WHOLE_KEYS:
             if name in section:
                 stated[name], places[name] = section.pop(name), f"{where}.{name}"
-    if stated.get("pool") == "shared" and not issubclass(kind, MemorySpec):
+    if stated.get("pool") == "shared" and not kind.SHARES_A_POOL:
         if places["pool"] != "every_arm.pool":
             problem = "shared is for memory and memory_plus: other layers have no table to share; leave it out"
             raise UsageError(problem, key=places["pool"])

@@ -93,7 +93,7 @@ class Workload(Strict):
             problem = "a block or a model has no mode forward: take mode prefill or decode, which keep a KV cache"
             raise UsageError(problem, key=f"workload.modes[{self.modes.index('forward')}]")
         if self.context and all(map(has_backward, self.modes)):
-            problem = f"{self.context} tokens are in no KV cache: only prefill and decode have one; leave it out"
+            problem = f"{self.context} is of no use: only prefill and decode have a KV cache; leave it out"
             raise UsageError(problem, key="workload.context")
 
     def tokens_of(self, mode: Mode) -> int:
