@@ -200,4 +200,4 @@ def test_a_run_that_measured_nothing_is_not_kept(left, words, tmp_path, monkeypa
     assert not list(tmp_path.glob("*.json"))
     assert (
         stored_runs.Runner.worker == worker != "benchmarks.slowed_worker"
-    )  # other runs in this process are not slowed
+    )  # others are not slowed
