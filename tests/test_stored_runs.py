@@ -198,6 +198,4 @@ def test_a_run_that_measured_nothing_is_not_kept(left, words, tmp_path, monkeypa
     monkeypatch.setenv(SHARE, "")  # as it was, afterwards
     assert words in said(monkeypatch, capsys, "record", tmp_path, "--variants", "base")
     assert not list(tmp_path.glob("*.json"))
-    assert (
-        stored_runs.Runner.worker == worker != "benchmarks.slowed_worker"
-    )  # others are not slowed
+    assert stored_runs.Runner.worker == worker != "benchmarks.slowed_worker"  # others are not slowed
