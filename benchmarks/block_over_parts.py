@@ -20,8 +20,7 @@ from torch.nn import functional
 
 from benchmarks.memory_step_parts.processes import call
 from benchmarks.memory_step_parts.turns import take_turns, timed
-from benchmarks.writing import write_found
-from membench.git.commit import running_commit
+from benchmarks.writing import heading, write_found
 from membench.layers.factory import build
 from membench.layers.layer import Layer, Routing
 from membench.layers.models.block import Block
@@ -36,7 +35,7 @@ from membench.layers.spec import (
     PeerSpec,
     Step,
 )
-from membench.machine.provenance import probe_environment, utc_now
+from membench.machine.provenance import utc_now
 from membench.measuring.inputs import Input
 from membench.measuring.step import make_step
 from membench.measuring.time import StepCall
@@ -138,14 +137,8 @@ def main() -> None:
         parts = " + ".join(f"{name} {times[f'{name}_ms']:.2f}" for name in ("attention", "norms", "ffn"))
         print(f"{kind:12} {times['block_ms']:8.2f} ms, parts {parts} ms, ratio {times['block_over_parts']:.3f}")
     if asked.json is not None:
-        sha, dirty, _ = running_commit()
         content = {
-            "benchmark": "block_over_parts",
-            "started": started,
-            "finished": utc_now(),
-            "git_sha": sha,
-            "git_dirty": dirty,
-            "environment": probe_environment("cpu"),
+            **heading("block_over_parts", started),
             "sizes": dict(zip(("preset", "sequences", "prompt", "rounds"), sizes, strict=True)),
             "optimizer": OPTIMIZER,
             "layers": found,

@@ -27,8 +27,7 @@ from typing import Any
 import torch
 
 from benchmarks.decode_engines import Engine, ctranslate2_engine, our_engine, transformers_engine
-from benchmarks.writing import write_found
-from membench.git.commit import running_commit
+from benchmarks.writing import heading, write_found
 from membench.layers.models.model import Model
 from membench.layers.spec import PRESETS, DenseSpec, ModelSpec, Step
 from membench.machine.device import usable_cores
@@ -136,14 +135,8 @@ def main() -> None:
         sys.exit("engines in fp32 generated different tokens: nothing is compared")
     show(rows, read)
     if options.json is not None:
-        sha, dirty, _ = running_commit()
         content = {
-            "benchmark": "decode_peers",
-            "started": started,
-            "finished": utc_now(),
-            "git_sha": sha,
-            "git_dirty": dirty,
-            "environment": environment,
+            **heading("decode_peers", started, environment),
             "threads": torch.get_num_threads(),
             "versions": {name: version(name) for name in PARTS if find_spec(name) is not None},
             "preset": options.preset,

@@ -25,12 +25,12 @@ from benchmarks.memory_step_parts.forward import compare_forwards
 from benchmarks.memory_step_parts.growth import measure_growth
 from benchmarks.memory_step_parts.largest import train_largest
 from benchmarks.memory_step_parts.processes import ChildDied, call
+from benchmarks.writing import heading
 from membench.errors import usage_error
-from membench.git.commit import running_commit
 from membench.layers.kernels.paths import path_of
 from membench.layers.spec import MemorySpec
 from membench.layers.spec.quantities import format_num_keys, parse_num_keys
-from membench.machine.provenance import probe_environment, utc_now
+from membench.machine.provenance import utc_now
 from membench.running.progress import RunProgress
 
 _LARGEST_KEYS = 4096**2
@@ -61,14 +61,8 @@ def measure(parts: dict[str, Callable[[Sizes], Findings]], sizes: Sizes) -> dict
 
 def as_json(found: dict[str, Findings], sizes: Sizes, started: str) -> dict[str, Any]:
     """The result file."""
-    sha, dirty, _ = running_commit()
     return {
-        "benchmark": "memory_step",
-        "started": started,
-        "finished": utc_now(),
-        "git_sha": sha,
-        "git_dirty": dirty,
-        "environment": probe_environment("cpu"),
+        **heading("memory_step", started),
         "path": path_of(torch.empty(0)),
         "sizes": {**asdict(sizes), "optimizer": "row_adagrad"},
         "answers": [answer.as_json() for part in found.values() for answer in part.answers],

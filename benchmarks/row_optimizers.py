@@ -29,9 +29,9 @@ from typing import Any
 import torch
 
 from benchmarks.recall import DENSE, NONE, RULES, Run, Setup, train
-from membench.git.commit import running_commit
+from benchmarks.writing import heading
 from membench.machine.device import usable_cores
-from membench.machine.provenance import probe_environment, utc_now
+from membench.machine.provenance import utc_now
 from membench.running.progress import RunProgress
 
 _PICKING_SEED = 0
@@ -112,14 +112,8 @@ def print_table(found: dict[str, dict[str, Any]], setup: Setup) -> None:
 
 def as_json(found: dict[str, dict[str, Any]], setup: Setup, started: str) -> dict[str, Any]:
     """The result file; an infinite loss, of a rate that is too high, is null."""
-    sha, dirty, _ = running_commit()
     result = {
-        "benchmark": "row_optimizers",
-        "started": started,
-        "finished": utc_now(),
-        "git_sha": sha,
-        "git_dirty": dirty,
-        "environment": probe_environment("cpu"),
+        **heading("row_optimizers", started),
         "setup": asdict(setup),
         "rules": found,
     }

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import memory_step, recall, row_optimizers
+from benchmarks import memory_step, recall, row_optimizers, writing
 from benchmarks.memory_step_parts import against_public
 from benchmarks.memory_step_parts.answers import Answer, Sizes
 from benchmarks.memory_step_parts.floors import measure_floors
@@ -98,7 +98,7 @@ def test_a_training_step_leaves_the_weights_as_they_are(make, optimizer):
 
 def test_memory_step_answers_every_question(monkeypatch):
     monkeypatch.setattr(against_public, "PAIRS", against_public.PAIRS[-1:])
-    monkeypatch.setattr(memory_step, "probe_environment", lambda device: {"device": device})
+    monkeypatch.setattr(writing, "probe_environment", lambda device: {"device": device})
     found = {
         "training": against_public.compare_training_steps(TINY, "huge"),
         "growth": measure_growth(TINY),
