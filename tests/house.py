@@ -41,14 +41,15 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "__init__": ("public", "face"),
 }
 
-_GROUND = ("words", "errors", "json_values", "files", "case", "yaml_files", "git", "processes")
+_GROUND = ("words", "errors", "json_values", "files", "learning", "case", "yaml_files", "git", "processes")
 # The instrument. Above the ground one chain measures (machine to running) and one reads what was measured.
 MEMBENCH: dict[str, tuple[str, ...]] = {
     "words": (),
     "errors": (),
     "json_values": (),
     "files": ("errors",),
-    "case": (),
+    "learning": (),
+    "case": ("learning",),
     "yaml_files": ("files",),
     "git": (),
     "processes": ("case", "errors"),
@@ -61,9 +62,10 @@ MEMBENCH: dict[str, tuple[str, ...]] = {
     "gate": ("results",),
     "tables": ("planning", "gate"),
     "report": ("tables", "__init__"),
+    "training": ("running",),
     "profiler": ("running",),
     "ab": ("running", "gate"),
-    "cli": ("report", "profiler", "ab"),
+    "cli": ("report", "training", "profiler", "ab"),
     "__main__": ("cli",),
     "__init__": ("results",),
 }

@@ -1,0 +1,1 @@
+"""The training lab: tasks, the loop, checkpoints and what is measured of learning."""
