@@ -97,7 +97,7 @@ def test_a_block_has_one_layer(name):
     for section in ("arms.mem", "every_arm"):
         key, _, value = name.partition(": ")
         assert refused(BLOCK, f"{section}.{key}={value}") == (
-            f"base.yaml: {section}.{key}: is for level model: a block has one layer"
+            f"base.yaml: {section}.{key}: is for levels model and training: a block has one layer"
         )
 
 

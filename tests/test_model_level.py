@@ -42,7 +42,7 @@ IN_PARTS = ["fit.policy=rank", "fit.ranks=2", "workload.modes=[prefill, decode]"
         ("model.heads=5", "model", "model_dim 64 is no multiple of heads 5"),
         ("model.num_block=5", "model.num_block", "did you mean 'num_blocks'?"),
         ("model={}", "model", "is missing; name a preset (tiny, 91m"),
-        ("level=layer", "model", "is for levels block and model, this is layer"),
+        ("level=layer", "model", "is for levels block, model, training; this is layer"),
         ("model_dim=64", "model_dim", "is the model's"),
         ("arms.dense.model_dim=64", "arms.dense.model_dim", "is the model's"),
         ("workload.tokens=64", "workload.tokens", "a block or a model has sequences and prompt"),
@@ -62,7 +62,7 @@ IN_PARTS = ["fit.policy=rank", "fit.ranks=2", "workload.modes=[prefill, decode]"
         ("fit.policy=shrink", "fit.policy", "shrink is for level layer"),
         ("arms.moe.at={count: 10000000000, stride: 1}", "arms.moe.at", "should be all, middle"),
         ("model.kv_heads=3", "model", "heads 4 is no multiple of kv_heads 3"),
-        ("level=block", "arms.memory.at", "is for level model: a block has one layer"),
+        ("level=block", "arms.memory.at", "is for levels model and training: a block has one layer"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_its_key(override, key, said):
