@@ -9,7 +9,7 @@ from typing import Literal
 
 # How a number is written: to three digits, with a suffix (K M B T), in billions, in percent, as from … to, …
 Written = Literal[
-    "number", "quantity", "billions", "bytes", "percent", "multiple", "error", "share", "interval", "places"
+    "number", "quantity", "billions", "bytes", "percent", "multiple", "error", "share", "interval", "shares", "places"
 ]
 Better = Literal["lower", "higher"]
 
@@ -96,6 +96,18 @@ SHOWN = _by_name(
     Quantity("steps", "steps", "quantity", None, 2, "updates"),
     Quantity("tokens_trained", "tokens", "quantity", None, 2, "tokens trained on"),
     Quantity("training_flops", "training FLOPs", "quantity", None, 1, "training FLOPs"),
+    Quantity("answer_nll", "answer NLL", "number", "lower", 1, "answer NLL, nats a token"),
+    Quantity("answer_nll_interval", "95 %", "interval", "lower", 2),
+    Quantity("em", "EM", "percent", "higher", 1, "exact match"),
+    Quantity("em_interval", "EM, 95 %", "shares", "higher", 3),
+    Quantity("f1", "F1", "percent", "higher", 2, "F1"),
+    Quantity("loss", "loss", "number", "lower", 3, "training loss, nats a token"),
+    Quantity("bits_per_fact", "bits a fact", "number", "higher", 2, "bits a fact"),
+    Quantity("bits_learnt", "bits learnt", "quantity", "higher", 3, "bits learnt"),
+    Quantity("bits_per_param", "bits a param", "number", "higher", 2, "bits a parameter"),
+    Quantity("learning_rate", "rate", "number", None, 3),
+    Quantity("table_learning_rate", "table rate", "number", None, 3),
+    Quantity("balance_weight", "balance", "number", None, 4),
     Quantity("flops_of_step", "GFLOP", "billions", "lower", 2),
     Quantity("dram_bytes_of_step", "DRAM GB", "billions", "lower", 3),
     Quantity("host_bytes", "host GB", "billions", "lower", 5),

@@ -99,6 +99,11 @@ class Journal:
         by_number = {r.number: r for r in self.rounds.get(case_id, ())}
         return [by_number[number] for number in sorted(by_number)]
 
+    def latest_trials(self, case_id: str) -> list[Trial]:
+        """A case's trials in order; one that was run again replaces its failed one."""
+        found = {json.dumps([t.rates, t.seed], sort_keys=True): t for t in self.trials.get(case_id, ())}
+        return [*found.values()]
+
     def remove(self) -> None:
         """Forget the file: a whole result has replaced it."""
         with suppress(OSError):  # one that stays does no harm

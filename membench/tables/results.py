@@ -16,6 +16,7 @@ from membench.results.ranking import (
     comparable_groups,
     counted,
     is_part,
+    is_trained,
     peak_bytes,
     rank_key,
     step_ms,
@@ -25,6 +26,7 @@ from membench.results.ranking import (
     yardstick,
 )
 from membench.results.records import Answer, Record, ResultFile
+from membench.tables.learnt import answer_tables, learnt_tables
 from membench.tables.numbers import budget, ratio, signed
 from membench.tables.quantity import quantity
 from membench.tables.table import Column, Table, plain
@@ -36,6 +38,8 @@ _FILE = "in the result file"
 def result_tables(result: ResultFile) -> list[Table]:
     """What was compared and the answer first; then the arms with their budgets; then the measurements."""
     result = with_derived(result)
+    if any(map(is_trained, result.cases)):
+        return [*answer_tables(result), arms_table(result), *learnt_tables(result), *notes_table(result)]
     groups, answers = comparable_groups(result.cases), answers_of(result)
     return [
         _answer_table(result, list(answers.values())),
@@ -135,6 +139,8 @@ def device_name(result: ResultFile) -> str:
 def how_measured(result: ResultFile) -> str:
     """One device or one rank's share, how many rounds, and what a step is."""
     run = result.run
+    if any(map(is_trained, result.cases)):
+        return f"The whole model trained on one device, {how_many(run.rounds, 'seed')} of each arm."
     rounds = how_many(run.rounds, "round")
     if run.ranks == 1:
         return f"The whole layer on one device, {rounds}."

@@ -1,0 +1,59 @@
+"""What the seeds of a trained case say together: means with intervals, and what to distrust of them."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from membench.results.intervals import FEWEST_ROUNDS
+from membench.results.quantiles import student_t
+from membench.results.records import Record, Round
+
+ANSWER = "answer_nll"
+BITS, BITS_A_PARAM = "bits_learnt", "bits_per_param"
+
+
+def of_seeds(rounds: Sequence[Round], name: str) -> dict[int, float]:
+    """A metric of every seed that has it and did not diverge, by the seed."""
+    known = {r.number: r.final.get(name) for r in rounds if r.status == "ok"}
+    return {number: value for number, value in known.items() if value is not None}
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Student's 95 % interval of a mean; None with fewer than three values."""
+    if len(values) < FEWEST_ROUNDS:
+        return None
+    half = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    return mean - half, mean + half
+
+
+def learnt_metrics(rounds: Sequence[Round], params: int | None) -> dict[str, float | None]:
+    """The mean over seeds of every final metric, with the ends of its interval; empty where no seed went well."""
+    names = dict.fromkeys(name for r in rounds if r.status == "ok" for name in r.final)
+    found: dict[str, float | None] = {}
+    for name in names:
+        values = [*of_seeds(rounds, name).values()]
+        found |= _mean(name, values)
+    bits = [*of_seeds(rounds, BITS).values()]
+    if params and bits:
+        found |= _mean(BITS_A_PARAM, [each / params for each in bits])
+    return found
+
+
+def _mean(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    ends = interval(values)
+    low, high = (None, None) if ends is None else ends
+    return {name: statistics.fmean(values) if values else None, f"{name}_low": low, f"{name}_high": high}
+
+
+def learnt_flags(record: Record) -> list[str]:
+    """What a reader should distrust: seeds that diverged, too few of them, rates at the edge of what was tried."""
+    flags = [f"seed {r.number} diverged: {r.reason}" for r in record.rounds if r.status == "diverged"]
+    done = [r for r in record.rounds if r.status == "ok"]
+    if flags and done:
+        flags.append(f"means are over the {len(done)} seeds that did not diverge")
+    for name, value in (done[0].rates if done and record.trials else {}).items():
+        tried = sorted({trial.rates[name] for trial in record.trials if name in trial.rates})
+        if len(tried) > 1 and value in (tried[0], tried[-1]):
+            flags.append(f"{name} {value:g} is the {'lowest' if value == tried[0] else 'highest'} that was tried")
+    return flags

@@ -1,0 +1,66 @@
+"""One run: a case with the rates that it is trained with, on one seed."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from membench.case import Case
+from membench.layers.spec import ModelSpec
+from membench.learning.grid import BALANCE, LEARNING_RATE, TABLE_RATE, Rates
+from membench.learning.settings import Stop, Training
+from membench.scenario.settings import TRIAL_SEEDS
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A trial of rates, or a seed of the result. ``id`` is the case's; ``share`` is of its budget."""
+
+    id: str
+    case: Case
+    rates: Rates
+    seed: int
+    share: float = 1.0
+
+    @property
+    def is_trial(self) -> bool:
+        return self.seed >= TRIAL_SEEDS
+
+    @property
+    def trained(self) -> Case:
+        """The case as it is trained in this run."""
+        training, model = self.case.training, self.case.layer
+        assert training is not None
+        own = {name: self.rates[name] for name in (LEARNING_RATE, TABLE_RATE) if name in self.rates}
+        training = training.model_copy(update={**own, "stop": part_of(training.stop, self.share), "tuning": None})
+        if BALANCE in self.rates and isinstance(model, ModelSpec) and model.layer is not None:
+            layer = model.layer.model_copy(update={BALANCE: self.rates[BALANCE]})
+            model = model.model_copy(update={"layer": layer})
+        return self.case.model_copy(update={"training": training, "layer": model})
+
+    @property
+    def name(self) -> str:
+        """What a line of progress calls it."""
+        said = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in self.rates.items())
+        return f"{self.case.arm} trial of {said}" if self.is_trial else f"{self.case.arm} seed {self.seed}"
+
+    @property
+    def key(self) -> str:
+        """Its own among those of a run, the same when it is taken up again."""
+        rates = hashlib.sha256(json.dumps(self.rates, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.case.arm}-{self.id}-{rates}-{self.seed}"
+
+
+def stated_rates(case: Case) -> Rates:
+    """Those that the scenario states, where none are chosen."""
+    training: Training | None = case.training
+    assert training is not None
+    rates = {LEARNING_RATE: training.learning_rate}
+    if case.layer.table_params and not training.frozen_tables:
+        rates[TABLE_RATE] = training.table_learning_rate or training.learning_rate
+    return rates
+
+
+def part_of(stop: Stop, share: float) -> Stop:
+    """A share of a budget, at least one step."""
+    amount = stop.amount * share
+    return Stop.model_validate({stop.at: max(1, round(amount)) if stop.at == "steps" else amount})
