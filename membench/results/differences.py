@@ -4,11 +4,14 @@ A seed is the same data in the same order for every arm, so that what it adds to
 interval: with five pairs no test without assumptions can decide anything at 95 % over several claims.
 """
 
+import math
+import statistics
 from collections.abc import Sequence
 from itertools import combinations
 
 from membench.results.intervals import FEWEST_ROUNDS
 from membench.results.learnt import ANSWER, interval, of_seeds
+from membench.results.quantiles import student_p
 from membench.results.ranking import arm_name, trained_groups
 from membench.results.records import Difference, Record, ResultFile
 
@@ -56,11 +59,11 @@ def paired_p(differences: Sequence[float]) -> float | None:
     """Of Student's test that the mean of paired differences is 0; None with fewer than three."""
     if len(differences) < FEWEST_ROUNDS:
         return None
-    if len(set(differences)) == 1:  # it has no spread to be tested by
-        return 1.0 if differences[0] == 0 else 0.0
-    from scipy.stats import ttest_1samp
-
-    return float(ttest_1samp(differences, 0.0).pvalue)
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    mean = statistics.fmean(differences)
+    if error == 0:  # equal on every seed, or by the same on every seed
+        return 1.0 if mean == 0 else 0.0
+    return student_p(mean / error, len(differences) - 1)
 
 
 def _corrected(found: Sequence[Difference]) -> list[Difference]:

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 from membench.results.intervals import FEWEST_ROUNDS
-from membench.results.quantiles import student_t
+from membench.results.quantiles import CONFIDENCE, student_t
 from membench.results.records import Record, Round
 
 ANSWER = "answer_nll"
@@ -18,11 +18,11 @@ def of_seeds(rounds: Sequence[Round], name: str) -> dict[int, float]:
     return {number: value for number, value in known.items() if value is not None}
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Student's 95 % interval of a mean; None with fewer than three values."""
+def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+    """Student's interval of a mean, of 95 % by default; None with fewer than three values."""
     if len(values) < FEWEST_ROUNDS:
         return None
-    half = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    half = student_t(len(values) - 1, confidence) * statistics.stdev(values) / math.sqrt(len(values))
     mean = statistics.fmean(values)
     return mean - half, mean + half
 

@@ -63,13 +63,15 @@ class Scenario(Strict):
     description: str = Field(default="", description="a line that says what is compared")
     level: Level = Field(
         default="layer",
-        description="what an arm is: a layer, an operator, a layer in a block or a whole model, or such a model trained",
+        description="what an arm is: a layer, an operator, a layer in a block or a model, or such a model trained",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU if there is one")
     model_dim: PositiveInt | None = Field(
         default=None, le=2**20, description="d of arms that state none; a model has its own"
     )
-    dtype: DTypeName | None = Field(default=None, description="of arms that state none; else bfloat16, in training float32")
+    dtype: DTypeName | None = Field(
+        default=None, description="of arms that state none; else bfloat16, in training float32"
+    )
     model: dict[str, Any] = Field(
         default={}, description="levels block, model and training: a preset, or the shape itself"
     )

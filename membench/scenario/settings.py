@@ -105,9 +105,13 @@ class Workload(Strict):
             UsageError: it states what the task and the training say.
         """
         for name in sorted(self.model_fields_set - {"seed"}):
-            raise UsageError("is not for level training: its steps are training.sequences of the task", key=f"workload.{name}")
+            raise UsageError(
+                "is not for level training: its steps are training.sequences of the task", key=f"workload.{name}"
+            )
         if self.seed + MOST_SEEDS > TRIAL_SEEDS:
-            raise UsageError(f"should be at most {TRIAL_SEEDS - MOST_SEEDS}: trials have the seeds above", key="workload.seed")
+            raise UsageError(
+                f"should be at most {TRIAL_SEEDS - MOST_SEEDS}: trials have the seeds above", key="workload.seed"
+            )
         return self.model_copy(update={"sequences": sequences, "prompt": length, "modes": ["train_step"]})
 
     def tokens_of(self, mode: Mode) -> int:
@@ -184,7 +188,9 @@ class Measure(Strict):
     pacer: bool = Field(
         default=False, description="time a fixed mix of the case's own needs in turn with its samples, for compare"
     )
-    threads: PositiveInt | None = Field(default=None, le=4096, description="CPU threads; all cores if left out, one for small models in training")
+    threads: PositiveInt | None = Field(
+        default=None, le=4096, description="CPU threads; all cores if left out, one for small models in training"
+    )
     at_once: PositiveInt | None = Field(
         default=None, le=4096, description="level training: runs beside each other; as cores allow if left out"
     )

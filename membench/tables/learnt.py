@@ -36,8 +36,8 @@ def answer_tables(result: ResultFile) -> list[Table]:
     device, cores = text(result.environment, "device", "name"), value_at(result.environment, "device", "cores")
     title = f"{one_line(compared)}\non {one_line(device or 'an unknown device')} ({how_many(cores or 0, 'core')})"
     caption = (
-        f"Means over {how_many(run.rounds, 'seed')} with 95 % intervals, the same data in the same order for every arm; "
-        "arms are told apart by paired differences, p after Holm below 0.05."
+        f"Means over {how_many(run.rounds, 'seed')} with 95 % intervals, the same data in the same order for every "
+        "arm; arms are told apart by paired differences, p after Holm below 0.05."
     )
     return [Table(title, caption, columns, rows, _FILE)]
 
@@ -52,12 +52,16 @@ def _answer(at: str, records: Sequence[Record], differences: Sequence[Difference
         if record is best:
             continue
         told = _told_apart(at, arm_name(best), arm_name(record), differences)
-        (worse if told else alike).append(f"{arm_name(record)} +{short(other_value - value)}" if told else arm_name(record))
+        (worse if told else alike).append(
+            f"{arm_name(record)} +{short(other_value - value)}" if told else arm_name(record)
+        )
     return [at, arm_name(best), value, interval_of(best, ANSWER), ", ".join(alike) or None, ", ".join(worse) or None]
 
 
 def _told_apart(at: str, one: str, other: str, differences: Sequence[Difference]) -> bool:
-    of_pair = (d for d in differences if d.compared_at == at and d.metric == ANSWER and {d.arm, d.other} == {one, other})
+    of_pair = (
+        d for d in differences if d.compared_at == at and d.metric == ANSWER and {d.arm, d.other} == {one, other}
+    )
     return any(each.told_apart for each in of_pair)
 
 
@@ -75,7 +79,9 @@ def learnt_tables(result: ResultFile) -> list[Table]:
 
 def _arms_table(at: str, records: Sequence[Record]) -> Table:
     scores = [name for name in _SCORES if any(number(r.metrics, name) is not None for r in records)]
-    rates = [name for name in ("learning_rate", "table_learning_rate", "balance_weight") if any(map(_rates(name), records))]
+    rates = [
+        name for name in ("learning_rate", "table_learning_rate", "balance_weight") if any(map(_rates(name), records))
+    ]
     columns = [
         Column("arm", right=False),
         Column("status", right=False, priority=1 if any(r.status != "ok" for r in records) else 5),

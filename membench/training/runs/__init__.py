@@ -1,1 +1,1 @@
-"""A scenario of level training: trials that choose rates, then paired seeds, each a process, several beside each other."""
+"""A scenario of level training: trials that choose rates, then paired seeds, each a process; several at once."""

@@ -53,7 +53,9 @@ class TrainingRunner:
     def announcement(self) -> str:
         """How many runs there are, and how many at once."""
         once = f", {self.share.at_once} at once" if self.share.at_once > 1 else ""
-        return f"{how_many(self.total - self.done, 'training run')}{once}, {how_many(self.share.threads, 'thread')} each"
+        return (
+            f"{how_many(self.total - self.done, 'training run')}{once}, {how_many(self.share.threads, 'thread')} each"
+        )
 
     def run(self, progress: RunProgress) -> None:
         """All of them."""
@@ -160,7 +162,9 @@ def _line(job: Job, answer: CaseTrained | Failed) -> str:
     if isinstance(answer, Failed):
         return f"{job.name}: {answer.status}: {answer.reason}"
     trained, nll = answer.trained, answer.trained.final.get(ANSWER)
-    told = trained.reason if trained.status != "ok" else "answer NLL unknown" if nll is None else f"answer NLL {nll:.4g}"
+    told = (
+        trained.reason if trained.status != "ok" else "answer NLL unknown" if nll is None else f"answer NLL {nll:.4g}"
+    )
     return f"{job.name}: {told} ({_duration(answer.seconds['process'])})"
 
 

@@ -28,7 +28,7 @@ class Share:
 
     @classmethod
     def of(cls, cases: Iterable[Case], params: Iterable[int | None], measure: Measure, device: str) -> "Share":
-        """As the scenario says; else one core each for small models, as many as there are, unless time is the budget."""
+        """As the scenario says; else a core each for small models, on all cores, unless time is the budget."""
         cores = default_threads()
         small = all(size is not None and size <= SMALL_PARAMS for size in params)
         threads = min(measure.threads or (1 if small and device == "cpu" else cores), cores)

@@ -49,7 +49,9 @@ def choose_rates(
         run: runs these jobs, those that were run before excepted.
         found: what came of a job; None: it failed.
     """
-    tuned = [Tuned(each, each.case.training.tuning) for each in cases if each.case.training and each.case.training.tuning]
+    tuned = [
+        Tuned(each, each.case.training.tuning) for each in cases if each.case.training and each.case.training.tuning
+    ]
 
     def attempt(asked: Sequence[tuple[Tuned, Rates]]) -> None:
         run([job for each, rates in asked for job in each.jobs(rates)])
