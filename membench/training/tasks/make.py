@@ -1,0 +1,51 @@
+"""A task's data, of its config and a seed."""
+
+from membench.learning.tasks import (
+    AnyTask,
+    Arithmetic,
+    Copy,
+    Facts,
+    InContextRecall,
+    LongForm,
+    QAFiles,
+    Text,
+    TwoHop,
+)
+from membench.training.task import TaskData
+from membench.training.tasks.arithmetic import ArithmeticData
+from membench.training.tasks.bare_facts import BareFacts
+from membench.training.tasks.biographies import Biographies
+from membench.training.tasks.copied_string import CopyData
+from membench.training.tasks.fact_sentences import FactSentences
+from membench.training.tasks.in_context_recall import InContextRecallData
+from membench.training.tasks.question_answering import QuestionAnswering
+from membench.training.tasks.text import TextData
+from membench.training.tasks.two_hop import TwoHopData
+
+
+def task_data(config: AnyTask, seed: int) -> TaskData:
+    """The data that a task has for a seed; the task's own ``data_seed`` is added to it.
+
+    Raises:
+        UsageError: a file of the user's cannot be used; it names the file, the line and the column.
+    """
+    seed += config.data_seed
+    match config:
+        case Facts(form="bare"):
+            return BareFacts(config, seed)
+        case Facts():
+            return FactSentences(config, seed)
+        case TwoHop():
+            return TwoHopData(config, seed)
+        case Arithmetic():
+            return ArithmeticData(config, seed)
+        case InContextRecall():
+            return InContextRecallData(config, seed)
+        case Copy():
+            return CopyData(config, seed)
+        case LongForm():
+            return Biographies(config, seed)
+        case Text():
+            return TextData(config, seed)
+        case QAFiles():
+            return QuestionAnswering(config, seed)
