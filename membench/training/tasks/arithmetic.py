@@ -31,6 +31,9 @@ class ArithmeticData(NumberedData):
     def asked(self, numbers: Integers) -> Rows:
         return self._rows(self._pairs.of_rest(numbers))
 
+    def text(self, tokens: list[int]) -> str:
+        return "".join("0123456789+="[token] for token in tokens)
+
     def _rows(self, pairs: Integers) -> Rows:
         a, b = np.divmod(pairs, self._numbers)
         plus, equals = (np.full((len(pairs), 1), sign) for sign in (PLUS, EQUALS))

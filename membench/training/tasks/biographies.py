@@ -53,6 +53,9 @@ class Biographies(NumberedData):
         facts = people[:, None] * self._config.attributes + np.arange(self._config.attributes)
         return self.values.of(facts.ravel()).reshape(facts.shape)
 
+    def text(self, tokens: list[int]) -> str:
+        return " ".join("<end>" if token == self.end else self.words.text([token]) for token in tokens)
+
     def _lives(
         self, people: Integers, key: int, numbers: Integers
     ) -> tuple[Integers, NDArray[np.bool_], NDArray[np.bool_]]:

@@ -24,6 +24,9 @@ class CopyData(NumberedData):
     def asked(self, numbers: Integers) -> Rows:
         return self._rows(self.key("questions"), numbers)
 
+    def text(self, tokens: list[int]) -> str:
+        return " ".join("|" if token == MARK else f"s{token - 1}" for token in tokens)
+
     def _rows(self, key: int, numbers: Integers) -> Rows:
         length = self._config.length
         places = numbers[:, None] * length + np.arange(length)

@@ -11,17 +11,19 @@ from membench.errors import UsageError
 from membench.learning.tasks import Text
 from membench.training.data_files.documents import PYTHON_TEXT, documents_of
 from membench.training.data_files.token_file import token_file
-from membench.training.data_files.tokenizers import tokens_by
+from membench.training.data_files.tokenizers import Tokens, tokens_by
 
 _PART_BYTES = 2**22
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """``tokens`` of all files; those from ``cut`` on are asked. ``asked_bytes`` of UTF-8 text a token these have on
-    average, None where that is unknown. ``description`` says what was read."""
+    """``tokens`` of all files, and the tokenizer that they are ``by``, None where it is unknown. Those from ``cut`` on
+    are asked; ``asked_bytes`` of UTF-8 text a token these have on average, None where that is unknown.
+    ``description`` says what was read."""
 
     tokens: NDArray[Any]
+    by: Tokens | None
     vocab_size: int
     cut: int
     asked_bytes: float | None
@@ -70,7 +72,7 @@ def _of_text(config: Text) -> Corpus:
         "bytes": ends[-1][1],
         "sha256": digest.hexdigest(),
     }
-    return Corpus(tokens, by.vocab_size, cut, float(asked / max(1, len(tokens) - cut)), description)
+    return Corpus(tokens, by, by.vocab_size, cut, float(asked / max(1, len(tokens) - cut)), description)
 
 
 def _of_tokens(config: Text) -> Corpus:
@@ -90,4 +92,4 @@ def _of_tokens(config: Text) -> Corpus:
         "bytes": tokens.nbytes,
         "sha256": digest.hexdigest(),
     }
-    return Corpus(tokens, vocab_size, _cut(len(tokens), config.asked_share), None, description)
+    return Corpus(tokens, by, vocab_size, _cut(len(tokens), config.asked_share), None, description)

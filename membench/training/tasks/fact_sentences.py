@@ -46,6 +46,9 @@ class FactSentences(NumberedData):
         filled = self._said(phrasings, numbers)
         return Rows(filled.tokens, filled.valued[:, 1:])
 
+    def text(self, tokens: list[int]) -> str:
+        return self.words.text(tokens)
+
     def _said(self, phrasings: Integers, facts: Integers) -> Filled:
         owners, attributes = np.divmod(facts, self._config.attributes)
         return self._sentences.filled(phrasings, self.names.of(owners), attributes, self.values.of(facts))
@@ -53,7 +56,7 @@ class FactSentences(NumberedData):
     def score(self, logits: Logits, most: int, device: torch.device) -> Score:
         total = OwnWords()
         for batch in self.questions(most):
-            found, texts = answer_texts(logits, batch, device, self.words.text)
+            found, texts = answer_texts(logits, batch, device, self.text)
             right = batch.tokens[:, 1:][batch.scored].reshape(len(batch.tokens), -1)
-            total.add(found, texts, [[self.words.text(row)] for row in right.tolist()])
+            total.add(found, texts, [[self.text(row)] for row in right.tolist()])
         return Score({**total.metrics(), **fact_bits(self._config, self.values, total.forced)})

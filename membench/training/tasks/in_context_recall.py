@@ -32,6 +32,14 @@ class InContextRecallData(NumberedData):
     def asked(self, numbers: Integers) -> Rows:
         return self._rows(hashes(self.key("questions"), numbers))
 
+    def text(self, tokens: list[int]) -> str:
+        return " ".join(self._word(token) for token in tokens)
+
+    def _word(self, token: int) -> str:
+        if token == BLANK:
+            return "_"
+        return f"k{token - 1}" if token <= self._keys else f"v{token - 1 - self._keys}"
+
     def _rows(self, row_keys: Hashes) -> Rows:
         keys = 1 + self._some(row_keys, "keys", self._keys)
         values = 1 + self._keys + self._some(row_keys, "values", self._values)

@@ -15,4 +15,4 @@ def made_word(number: int) -> str:
     while number or len(found) < _LEAST:
         number, digit = divmod(number, len(_SYLLABLES))
         found.append(_SYLLABLES[digit])
-    return "".join(reversed(found)) + _END
+    return "".join(found) + _END

@@ -16,8 +16,10 @@ from membench.training.tasks.arithmetic import ArithmeticData
 from membench.training.tasks.bare_facts import BareFacts
 from membench.training.tasks.biographies import Biographies
 from membench.training.tasks.copied_string import CopyData
+from membench.training.tasks.examples import examples
 from membench.training.tasks.fact_sentences import FactSentences
 from membench.training.tasks.in_context_recall import InContextRecallData
+from membench.training.tasks.numbered import NumberedData
 from membench.training.tasks.question_answering import QuestionAnswering
 from membench.training.tasks.text import TextData
 from membench.training.tasks.two_hop import TwoHopData
@@ -26,10 +28,17 @@ from membench.training.tasks.two_hop import TwoHopData
 def task_data(config: AnyTask, seed: int) -> TaskData:
     """The data that a task has for a seed; the task's own ``data_seed`` is added to it.
 
+    Its ``description`` has an example of what is trained and of what is asked, as a person reads them.
+
     Raises:
         UsageError: a file of the user's cannot be used; it names the file, the line and the column.
     """
-    seed += config.data_seed
+    found = _made(config, seed + config.data_seed)
+    found.description |= examples(found)
+    return found
+
+
+def _made(config: AnyTask, seed: int) -> NumberedData:
     match config:
         case Facts(form="bare"):
             return BareFacts(config, seed)

@@ -58,6 +58,10 @@ class NumberedData(TaskData):
     def asked(self, numbers: Integers) -> Rows:
         """Questions of these numbers (n,) with their answers, which are what is scored."""
 
+    @abstractmethod
+    def text(self, tokens: list[int]) -> str:
+        """Tokens as a person reads them."""
+
     def key(self, *use: str | int) -> int:
         """The key of what is drawn for a use."""
         return key_of(self.seed, *use)

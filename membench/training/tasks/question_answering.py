@@ -4,6 +4,7 @@ A row is the question, a mark, the answer, a mark; the loss counts on the answer
 of the tokenizer, then the two marks.
 """
 
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from membench.training.scoring.own_words import OwnWords, answer_texts
 from membench.training.task import Logits, Score
 from membench.training.tasks.drawing import Integers
 from membench.training.tasks.numbered import NumberedData, Rows, of_epoch
+
+_MARKS = ("<answer>", "<end>")
 
 
 class QuestionAnswering(NumberedData):
@@ -50,15 +53,22 @@ class QuestionAnswering(NumberedData):
         return self._asked.rows(numbers)
 
     def text(self, tokens: list[int]) -> str:
+        """The marks stand as ``<answer>`` and ``<end>``."""
+        found = [
+            self._by.decoded(list(run)) if known else "".join(_MARKS[token - self._by.vocab_size] for token in run)
+            for known, run in groupby(tokens, lambda token: token < self._by.vocab_size)
+        ]
+        return " ".join(found)
+
+    def answer(self, tokens: list[int]) -> str:
         """The text of an answer's tokens, up to its end."""
-        said = tokens[: tokens.index(self._end)] if self._end in tokens else tokens
-        return self._by.decoded([token for token in said if token < self._by.vocab_size])
+        return self.text(tokens[: tokens.index(self._end)] if self._end in tokens else tokens)
 
     def score(self, logits: Logits, most: int, device: torch.device) -> Score:
         total = OwnWords()
         for numbers in self.asked_numbers(most, self.question_count):
             batch = self.asked(numbers).batch()
-            found, texts = answer_texts(logits, batch, device, self.text, self._end)
+            found, texts = answer_texts(logits, batch, device, self.answer, self._end)
             total.add(found, texts, [self._asked.kept[number].right for number in numbers.tolist()])
         return Score(total.metrics())
 

@@ -23,7 +23,8 @@ class TextData(NumberedData):
 
     def __init__(self, config: Text, seed: int) -> None:
         corpus = read_corpus(config)
-        self._tokens, self._cut, self._asked_bytes = corpus.tokens, corpus.cut, corpus.asked_bytes
+        self._tokens, self._by, self._cut = corpus.tokens, corpus.by, corpus.cut
+        self._asked_bytes = corpus.asked_bytes
         self._trained = max(1, (corpus.cut - 1) // config.length - 1)
         asked = (len(corpus.tokens) - corpus.cut - 1) // config.length
         super().__init__(seed, corpus.vocab_size, config.length, asked)
@@ -38,6 +39,9 @@ class TextData(NumberedData):
 
     def asked(self, numbers: Integers) -> Rows:
         return self._rows(self._cut + numbers * self.length)
+
+    def text(self, tokens: list[int]) -> str:
+        return " ".join(map(str, tokens)) if self._by is None else self._by.decoded(tokens)
 
     def _rows(self, firsts: Integers) -> Rows:
         tokens = self._tokens[firsts[:, None] + np.arange(self.length + 1)].astype(np.int64)

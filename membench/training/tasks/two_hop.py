@@ -73,6 +73,14 @@ class TwoHopData(NumberedData):
         tokens = np.stack([entities + self._first_entity, 1 + first, second, answers + self._first_entity], axis=1)
         return Rows(tokens, np.tile(_LAST, (len(tokens), 1)))
 
+    def text(self, tokens: list[int]) -> str:
+        return " ".join(self._word(token) for token in tokens)
+
+    def _word(self, token: int) -> str:
+        if token == ITSELF:
+            return "itself"
+        return f"r{token - 1}" if token < self._first_entity else f"e{token - self._first_entity}"
+
     def score(self, logits: Logits, most: int, device: torch.device) -> Score:
         """Two-hop questions that training does not have; beside them those that it has, and the facts themselves,
         at most so many of each."""
