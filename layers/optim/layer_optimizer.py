@@ -4,7 +4,7 @@ AdamW on a table is dense by definition: the moments of every row decay in every
 table. It is offered as something to compare with.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import copy
 from typing import Any, Self, get_args
@@ -20,8 +20,8 @@ from membench.layers.optim.table_optimizer import DenseTableAdamW, RowRule, Tabl
 from membench.layers.spec import Optimizer
 
 
-class LayerOptimizer:
-    """What ``optimizer`` means for a whole layer: ``step()`` updates matrices and tables.
+class LayerOptimizer(torch.optim.Optimizer):
+    """What ``optimizer`` means for a whole layer or model: ``step()`` updates matrices and tables.
 
     ``adamw``: AdamW for everything. ``row_adagrad``, ``row_adam``, ``lazy_adam``: AdamW for matrices, that rule for
     tables. ``sgd``: plain SGD, of tables only the rows that were read. With a learning rate of 0 all the work is
@@ -36,9 +36,12 @@ class LayerOptimizer:
     need this. Give layers that share a table to one optimizer, which updates the table once per step. Other modules
     of a model need their own optimizers.
 
+    ``param_groups`` are those of the matrices, then one of each of ``tables``: every scheduler of torch drives them.
+
     Args:
         table_learning_rate: for tables; None: the same as for matrices.
-        table_weight_decay: for tables, decoupled; matrices have torch's default.
+        weight_decay: for matrices, decoupled; None: torch's default.
+        table_weight_decay: for tables, decoupled.
 
     Raises:
         ValueError: there is no such optimizer, or a rate is not a finite number from 0.
@@ -52,17 +55,20 @@ class LayerOptimizer:
         learning_rate: float = 1e-3,
         *,
         table_learning_rate: float | None = None,
+        weight_decay: float | None = None,
         table_weight_decay: float = 0.0,
     ) -> None:
         if optimizer not in get_args(Optimizer):
             raise ValueError(f"optimizer should be one of {', '.join(get_args(Optimizer))}, not {optimizer!r}")
         rate = learning_rate if table_learning_rate is None else table_learning_rate
         given = {"learning_rate": learning_rate, "table_learning_rate": rate, "table_weight_decay": table_weight_decay}
-        for name, value in given.items():
+        for name, value in (given if weight_decay is None else given | {"weight_decay": weight_decay}).items():
             check_rate(name, value)
+        # torch's own __init__ would keep groups and a state of its own beside those of the parts
+        self.__setstate__({"defaults": {}})
         self._optimizer = optimizer
         self._layers = _listed(layers)
-        self._learning_rate = learning_rate
+        self._weight_decay = weight_decay
         read = [table for layer in self._layers for table in layer.tables()]
         tables = {id(table): table for table in read}
         self._readers = [read.count(table) for table in tables.values()]
@@ -72,7 +78,9 @@ class LayerOptimizer:
         own = [each for layer in self._layers for each in layer.own_optimizers(optimizer, learning_rate) or []]
         taken = {id(p) for each in own for group in each.param_groups for p in group["params"]}
         matrices = [p for key, p in parameters.items() if key not in table_weights | taken]
-        self._matrices = [*own, _of_matrices(optimizer, matrices, learning_rate)] if matrices else own
+        if matrices:
+            own = [*own, _of_matrices(optimizer, matrices, learning_rate, weight_decay)]
+        self._matrices = own
         self.tables: list[TableOptimizer | DenseTableAdamW] = []
         for number, table in enumerate(tables.values()):
             if optimizer in ROW_OPTIMIZERS:
@@ -80,6 +88,19 @@ class LayerOptimizer:
                 self.tables.append(TableOptimizer(table, rule, seed=number))
             else:
                 self.tables.append(DenseTableAdamW(table, rate, table_weight_decay))
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Those of the matrices, then one of each table; what is written into one counts from the next update on."""
+        return [group for part in (*self._matrices, *self.tables) for group in part.param_groups]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Raises TypeError: what is trained is what the layers have."""
+        raise TypeError("a LayerOptimizer trains what its layers have: give it all of them when it is made")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy gets: all but the ``step`` that a scheduler has put around this one's."""
+        return {name: value for name, value in self.__dict__.items() if name != "step"}
 
     @contextmanager
     def fused(self) -> Iterator[None]:
@@ -95,24 +116,34 @@ class LayerOptimizer:
         found, of_tables = copy(self), {id(table.weight) for table in twin.tables()}
         matrices = [p for p in twin.parameters() if id(p) not in of_tables]
         found._layers = [twin]
-        found._matrices = [_of_matrices(self._optimizer, matrices, self._learning_rate)] if matrices else []
+        rate = self._matrices[0].param_groups[0]["lr"] if self._matrices else 0.0
+        of_matrices = _of_matrices(self._optimizer, matrices, rate, self._weight_decay) if matrices else None
+        found._matrices = [of_matrices] if of_matrices else []
         return found
 
-    def zero_grad(self) -> None:
-        """Clears all gradients, of parameters and of table rows, and uses that wait for ``step``."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets all gradients, of parameters and of table rows, and uses that wait for ``step``."""
+        if not set_to_none:
+            raise ValueError("gradients of rows are forgotten, not set to zero: set_to_none should be true")
         for layer in self._layers:
             layer.zero_gradients()
         for table in self.tables:
             table.zero_grad()
 
-    def step(self) -> None:
-        """One update from the gradients that the last backward left."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update from the gradients that the last backward left, or that ``closure`` computes."""
+        found = None
+        if closure is not None:
+            with torch.enable_grad():
+                found = closure()
+        frozen = not any(group["lr"] for matrices in self._matrices for group in matrices.param_groups)
         for matrices in self._matrices:
             with stage("update"):
                 matrices.step()
         self.step_tables()
         for layer in self._layers:
-            layer.balance(frozen=self._learning_rate == 0.0)
+            layer.balance(frozen=frozen)
+        return found
 
     def step_tables(self) -> None:
         """The part of ``step`` for tables: updates that a fused backward has not done."""
@@ -163,9 +194,12 @@ class LayerOptimizer:
                 optimizer.load_state_dict(saved)
 
 
-def _of_matrices(optimizer: str, matrices: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+def _of_matrices(
+    optimizer: str, matrices: list[nn.Parameter], learning_rate: float, weight_decay: float | None
+) -> torch.optim.Optimizer:
     kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
-    return kind(matrices, lr=learning_rate, fused=True)
+    decay: dict[str, Any] = {} if weight_decay is None else {"weight_decay": weight_decay}
+    return kind(matrices, lr=learning_rate, fused=True, **decay)
 
 
 @torch.no_grad()
