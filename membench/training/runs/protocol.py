@@ -10,13 +10,17 @@ from membench.training.trained import Trained
 
 
 class TrainCase(Message):
-    """Train a case on one seed. ``cores``: the process's own; ``folder``: for its checkpoints."""
+    """Train a case on one seed.
+
+    ``cores``: the process's own; ``folder``: for its checkpoints; ``ceilings``: that another run has measured.
+    """
 
     case: Case
     seed: int
     device: str
     cores: list[int]
     folder: str
+    ceilings: dict[str, Any] = {}
 
     @field_serializer("case")
     def _with_kinds(self, case: Case) -> dict[str, Any]:
@@ -27,4 +31,5 @@ class CaseTrained(Message):
     """What came of it."""
 
     trained: Trained
+    ceilings: dict[str, Any]
     seconds: dict[str, float] = {}

@@ -4,6 +4,7 @@ import shutil
 import statistics
 from collections import defaultdict
 from contextlib import closing, suppress
+from typing import Any
 
 from membench.machine.provenance import utc_now
 from membench.planning.plan import Plan, PlannedCase
@@ -33,6 +34,7 @@ class TrainingRunner:
         self._failed: dict[str, Failed] = {}
         self._doing: dict[str, str] = {}
         self._estimate = ""
+        self._ceilings: dict[str, Any] = {}
         self._seeds_to_come = 0
         self._started: dict[str, str] = {}
         self._first_seed = {each.id: _seeds(each).start for each in self.cases}
@@ -95,7 +97,14 @@ class TrainingRunner:
         """Asked as soon as there is room for the job."""
         self._started[job.key] = utc_now()
         folder = str(self.folder / job.key)
-        return TrainCase(case=job.trained, seed=job.seed, device=self.device, cores=cores, folder=folder)
+        return TrainCase(
+            case=job.trained,
+            seed=job.seed,
+            device=self.device,
+            cores=cores,
+            folder=folder,
+            ceilings=self._ceilings,
+        )
 
     def _report(self, job: Job, doing: str) -> None:
         self._doing[job.key] = f"{job.name}: {doing}"
@@ -111,6 +120,7 @@ class TrainingRunner:
             trained = answer.trained
             status, reason = trained.status, trained.reason
             facts = {"curve": trained.curve, "final": trained.final, "seconds": answer.seconds}
+            facts["ceilings"] = self._ceilings = answer.ceilings
             facts["ran"] = {"at_once": self.share.at_once, "resumed_at": trained.resumed_at}
             self._seconds[job.id].append(answer.seconds["process"] / job.share)
             shutil.rmtree(self.folder / job.key, ignore_errors=True)

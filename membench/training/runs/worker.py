@@ -4,7 +4,9 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+from membench.layers.spec import ModelSpec
 from membench.processes.serving import Server, be_killed_first
 from membench.training.runs.protocol import CaseTrained, TrainCase
 
@@ -26,8 +28,11 @@ def train_case(asked: TrainCase, server: Server) -> CaseTrained:
     from membench.training.train import train
 
     case = asked.case
+    assert isinstance(case.layer, ModelSpec)
     assert case.task is not None
     assert case.training is not None
+    server.progress("ceiling of matrix products")
+    ceilings = matmul_ceilings(asked.device, "bfloat16" if case.training.autocast else case.layer.dtype, asked.ceilings)
     trained = train(
         case.layer,
         case.task,
@@ -35,9 +40,21 @@ def train_case(asked: TrainCase, server: Server) -> CaseTrained:
         asked.seed,
         device=asked.device,
         folder=Path(asked.folder),
-        report=server.progress,
+        report=lambda doing, share: server.progress(f"{doing} ({share:.0%})"),
+        matmul_flops_per_s=ceilings["matmul_flops_per_s"],
     )
-    return CaseTrained(trained=trained, seconds={"process": time.monotonic() - begin})
+    return CaseTrained(trained=trained, ceilings=ceilings, seconds={"process": time.monotonic() - begin})
+
+
+def matmul_ceilings(device: str, dtype: str, known: dict[str, Any]) -> dict[str, Any]:
+    """What MFU is a share of: as it is known, or measured here."""
+    from membench.layers.layer import torch_dtype
+    from membench.measuring.ceilings import matmul_ceiling
+    from membench.measuring.time import Clock
+
+    if known.get("matmul_dtype") == dtype:
+        return known
+    return {"matmul_flops_per_s": matmul_ceiling(Clock(device), torch_dtype(dtype)), "matmul_dtype": dtype}
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from membench.learning.tasks import LongForm
 from membench.training.scoring.answers import Answers, forced, summed
 from membench.training.scoring.greedy import written
 from membench.training.task import Batch, Logits, Score
-from membench.training.tasks.attributes import ATTRIBUTES
+from membench.learning.attributes import ATTRIBUTES
 from membench.training.tasks.drawing import Integers, drawn
 from membench.training.tasks.numbered import NumberedData, Rows, of_epoch
-from membench.training.tasks.phrasings import OF_A_LIFE
+from membench.learning.phrasings import OF_A_LIFE
 from membench.training.tasks.sentences import STOP_TOKEN, Sentences, vocabulary
 from membench.training.tasks.stored_facts import Names, Values, bits_learnt
 

@@ -14,7 +14,7 @@ from membench.training.tasks.bare_facts import fact_bits
 from membench.training.tasks.drawing import Integers, drawn
 from membench.training.tasks.exposure import exposure_of
 from membench.training.tasks.numbered import NumberedData, Rows
-from membench.training.tasks.phrasings import ASKED, TRAINED
+from membench.learning.phrasings import ASKED, TRAINED
 from membench.training.tasks.sentences import Filled, Sentences, vocabulary
 from membench.training.tasks.stored_facts import Names, Values
 
