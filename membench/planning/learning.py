@@ -1,6 +1,7 @@
 """What the runs of a trained case will be: steps, tokens, FLOPs; and how many there are."""
 
 import math
+from dataclasses import replace
 
 from membench.case import Case
 from membench.learning.grid import grid_size
@@ -11,7 +12,8 @@ from membench.planning.plan import PlannedLearning
 
 def planned_learning(work: Work, case: Case, training: Training) -> PlannedLearning:
     """The runs of one case; what a budget of seconds or joules will buy is not known."""
-    tokens_of_step, flops_of_step = case.tokens, work.cost(1).flops
+    tokens_of_step = case.tokens
+    flops_of_step = replace(work, mode="forward_backward", optimizer=None).cost(1).flops  # as the loop counts them
     steps = steps_within(training.stop, tokens_of_step, flops_of_step)
     return PlannedLearning(
         tokens_of_step=tokens_of_step,

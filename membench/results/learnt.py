@@ -9,7 +9,16 @@ from membench.results.quantiles import CONFIDENCE, student_t
 from membench.results.records import Record, Round
 
 ANSWER = "answer_nll"
-BITS, BITS_A_PARAM = "bits_learnt", "bits_per_param"
+# What a case's row has of a step and of the layer already, and what a run of training spent of it.
+_COUNTED = ("params", "table_params", "table_share")
+_SPENT = {
+    "steps": "steps_trained",
+    "tokens": "tokens_trained",
+    "flops": "training_flops",
+    "seconds": "training_seconds",
+    "joules": "training_joules",
+    "flops_per_s": "training_flops_per_s",
+}
 
 
 def of_seeds(rounds: Sequence[Round], name: str) -> dict[int, float]:
@@ -27,16 +36,15 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[f
     return mean - half, mean + half
 
 
-def learnt_metrics(rounds: Sequence[Round], params: int | None) -> dict[str, float | None]:
+def learnt_metrics(rounds: Sequence[Round]) -> dict[str, float | None]:
     """The mean over seeds of every final metric, with the ends of its interval; empty where no seed went well."""
-    names = dict.fromkeys(name for r in rounds if r.status == "ok" for name in r.final)
     found: dict[str, float | None] = {}
-    for name in names:
-        values = [*of_seeds(rounds, name).values()]
-        found |= _mean(name, values)
-    bits = [*of_seeds(rounds, BITS).values()]
-    if params and bits:
-        found |= _mean(BITS_A_PARAM, [each / params for each in bits])
+    for name in dict.fromkeys(name for r in rounds if r.status == "ok" for name in r.final):
+        if name not in _COUNTED:
+            found |= _mean(_SPENT.get(name, name), [*of_seeds(rounds, name).values()])
+    joules, tokens = of_seeds(rounds, "joules"), of_seeds(rounds, "tokens")
+    if joules:
+        found |= _mean("energy_j_per_token", [each / tokens[seed] for seed, each in joules.items() if tokens.get(seed)])
     return found
 
 

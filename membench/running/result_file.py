@@ -50,7 +50,7 @@ def _record(
     else:
         status, reason = "ok", None
     if planned.learning:
-        metrics = learnt_metrics(rounds, planned.params)
+        metrics = learnt_metrics(rounds)
     else:
         metrics = _timed_metrics(planned, rounds, run_spread, environment)
         if metrics and status != "ok":  # a round failed: what is said of all of them is not known

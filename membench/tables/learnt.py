@@ -16,7 +16,15 @@ from membench.words import how_many
 
 _FILE = "in the result file"
 _SCORES = ("em", "f1", "bits_per_fact", "bits_learnt", "bits_per_param")
-_COSTS = ("tokens_per_s", "mfu")
+_COSTS = ("steps_trained", "tokens_trained", "training_flops", "training_seconds", "tokens_per_s", "mfu")
+_WHERE_KNOWN = (
+    "energy_j_per_token",
+    "peak_memory_bytes",
+    "rows_used_share",
+    "rows_kl_nats",
+    "expert_load_entropy",
+    "dropped_token_share",
+)
 
 
 def answer_tables(result: ResultFile) -> list[Table]:
@@ -79,6 +87,7 @@ def learnt_tables(result: ResultFile) -> list[Table]:
 
 def _arms_table(at: str, records: Sequence[Record]) -> Table:
     scores = [name for name in _SCORES if any(number(r.metrics, name) is not None for r in records)]
+    costs = [*_COSTS, *(name for name in _WHERE_KNOWN if any(number(r.metrics, name) is not None for r in records))]
     rates = [
         name for name in ("learning_rate", "table_learning_rate", "balance_weight") if any(map(_rates(name), records))
     ]
@@ -89,15 +98,13 @@ def _arms_table(at: str, records: Sequence[Record]) -> Table:
         quantity("answer_nll_interval"),
         *map(quantity, scores),
         *([quantity("em_interval")] if "em" in scores else []),
-        *(quantity(name) for name in ("steps", "tokens_trained", "training_flops")),
-        *map(quantity, _COSTS),
+        *map(quantity, costs),
         *map(quantity, rates),
         Column("trials", priority=3),
         Column("seeds", priority=3),
     ]
     rows = []
     for record in sorted(records, key=_by_answer):
-        spent = _spent(record)
         rows.append(
             [
                 arm_name(record),
@@ -106,8 +113,7 @@ def _arms_table(at: str, records: Sequence[Record]) -> Table:
                 interval_of(record, ANSWER),
                 *(record.metrics.get(name) for name in scores),
                 *([interval_of(record, "em")] if "em" in scores else []),
-                *spent,
-                *(record.metrics.get(name) for name in _COSTS),
+                *(record.metrics.get(name) for name in costs),
                 *(_rates(name)(record) for name in rates),
                 len(record.trials),
                 sum(r.status == "ok" for r in record.rounds),
@@ -123,12 +129,6 @@ def _rates(name: str) -> Any:
 def _by_answer(record: Record) -> float:
     value = number(record.metrics, ANSWER)
     return float("inf") if value is None else value
-
-
-def _spent(record: Record) -> list[float | None]:
-    """Steps, tokens and FLOPs at the end of a run, of the last seed."""
-    last = next((r.curve[-1] for r in reversed(record.rounds) if r.status == "ok" and r.curve), None)
-    return [None, None, None] if last is None else [last.step, last.tokens, last.flops]
 
 
 def _differences_tables(differences: Sequence[Difference]) -> list[Table]:
