@@ -48,7 +48,7 @@ MEMBENCH: dict[str, tuple[str, ...]] = {
     "errors": (),
     "json_values": (),
     "files": ("errors",),
-    "learning": ("errors",),
+    "learning": ("files",),
     "case": ("learning",),
     "yaml_files": ("files",),
     "git": (),

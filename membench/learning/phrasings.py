@@ -3,7 +3,7 @@
 A phrasing is a list of words; those of ``SLOTS`` stand for what is told. All end with the value and a full stop.
 """
 
-from membench.training.tasks.attributes import ATTRIBUTES
+from membench.learning.attributes import ATTRIBUTES
 
 NAME, ATTRIBUTE, VALUE = "<name>", "<attribute>", "<value>"
 SLOTS = (NAME, ATTRIBUTE, VALUE)
