@@ -4,7 +4,7 @@ AdamW on a table is dense by definition: the moments of every row decay in every
 table. It is offered as something to compare with.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import copy
 from typing import Any, Self, get_args
@@ -18,6 +18,7 @@ from membench.layers.layer import Layer
 from membench.layers.optim.state import check_keys, check_torch_state
 from membench.layers.optim.table_optimizer import DenseTableAdamW, RowRule, TableOptimizer, check_rate, moments
 from membench.layers.spec import Optimizer
+from membench.layers.tables.value_table import ValueTable
 
 
 class LayerOptimizer(torch.optim.Optimizer):
@@ -111,6 +112,15 @@ class LayerOptimizer(torch.optim.Optimizer):
                     stack.enter_context(table.fused() if readers == 1 else table.queued())
             yield
 
+    @contextmanager
+    def queued(self) -> Iterator[None]:
+        """Inside, several backward passes keep what the updates of rows need; ``step`` then makes them, once each."""
+        with ExitStack() as stack:
+            for table in self.tables:
+                if isinstance(table, TableOptimizer):
+                    stack.enter_context(table.queued())
+            yield
+
     def for_twin(self, twin: Layer) -> Self:
         """The same for a copy of the one layer that has the same tables: these have one state."""
         found, of_tables = copy(self), {id(table.weight) for table in twin.tables()}
@@ -129,6 +139,11 @@ class LayerOptimizer(torch.optim.Optimizer):
             layer.zero_gradients()
         for table in self.tables:
             table.zero_grad()
+
+    def clip_gradients_(self, max_norm: float) -> Tensor:
+        """``clip_gradients_`` of all that it trains."""
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return _clip(gradients, [table.table for table in self.tables], max_norm)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update from the gradients that the last backward left, or that ``closure`` computes."""
@@ -215,25 +230,36 @@ def clip_gradients_(layers: Layer | Sequence[Layer], max_norm: float) -> Tensor:
         ValueError: ``max_norm`` is below 0 or not a number.
         TypeError: a layer is not one of membench's.
     """
-    if not max_norm >= 0:
-        raise ValueError(f"max_norm should be a number from 0, not {max_norm}")
     layers = _listed(layers)
     parameters = {id(p): p.grad for layer in layers for p in layer.parameters() if p.grad is not None}
     tables = {id(table): table for layer in layers for table in layer.tables()}
-    gradients = [*parameters.values(), *(t.gradient.values for t in tables.values() if t.gradient is not None)]
-    norm = _total_norm(gradients)
+    return _clip(list(parameters.values()), list(tables.values()), max_norm)
+
+
+@torch.no_grad()
+def _clip(gradients: list[Tensor], tables: list[ValueTable], max_norm: float) -> Tensor:
+    """``clip_gradients_`` of gradients of parameters, and those of the rows of tables."""
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm should be a number from 0, not {max_norm}")
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for each in [*gradients, *(table.gradient.values for table in tables if table.gradient is not None)]:
+        alike.setdefault((each.device, each.dtype), []).append(each)
+    norm = _total_norm(alike.values())
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(scale.to(gradient.device, gradient.dtype))
+    for (device, dtype), some in alike.items():
+        torch._foreach_mul_(some, scale.to(device, dtype))  # type: ignore[attr-defined]
     return norm
 
 
-def _total_norm(gradients: list[Tensor]) -> Tensor:
-    """A scalar, fp32 at least. torch's own norm has the gradients' dtype, and fp16 ends at 65504."""
-    if not gradients:
+def _total_norm(alike: Iterable[list[Tensor]]) -> Tensor:
+    """A scalar, fp32 at least, of lists of one dtype and device each. torch's own norm has the gradients' dtype, and
+    fp16 ends at 65504."""
+    norms: list[Tensor] = []
+    for some in alike:
+        wide = torch.promote_types(some[0].dtype, torch.float32)
+        norms += torch._foreach_norm(some, 2, wide)  # type: ignore[attr-defined]
+    if not norms:
         return torch.zeros((), dtype=torch.float32)
-    wide = [torch.promote_types(gradient.dtype, torch.float32) for gradient in gradients]
-    norms = [torch.linalg.vector_norm(each, dtype=dtype) for each, dtype in zip(gradients, wide, strict=True)]
     return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
 
 

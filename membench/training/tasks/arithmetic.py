@@ -6,6 +6,7 @@ Tokens: the ten digits, the plus, the equals sign.
 
 import numpy as np
 
+from membench.learning.extent import extent_of
 from membench.learning.tasks import Arithmetic
 from membench.training.tasks.drawing import Integers
 from membench.training.tasks.numbered import NumberedData, Rows, of_epoch
@@ -20,9 +21,8 @@ class ArithmeticData(NumberedData):
     def __init__(self, config: Arithmetic, seed: int) -> None:
         self._digits, self._numbers = config.digits, 10**config.digits
         self._pairs = TwoParts(seed, self._numbers**2, 1 - config.asked_share)
-        length = 3 * config.digits + 2
-        super().__init__(seed, EQUALS + 1, length, self._pairs.rest)
-        self._scored = np.arange(length) >= 2 * config.digits + 1
+        super().__init__(seed, extent_of(config), self._pairs.rest)
+        self._scored = np.arange(self.length) >= 2 * config.digits + 1
         self.description = {"pairs_trained": self._pairs.first, "pairs_asked": self._pairs.rest}
 
     def samples(self, numbers: Integers) -> Rows:

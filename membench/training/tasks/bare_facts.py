@@ -6,6 +6,7 @@ Tokens: the symbols of values, then those of names, an alphabet for each place o
 import numpy as np
 import torch
 
+from membench.learning.extent import extent_of
 from membench.learning.tasks import Facts
 from membench.training.scoring.answers import Answers
 from membench.training.scoring.own_words import OwnWords, answer_texts
@@ -25,11 +26,10 @@ class BareFacts(NumberedData):
         self.names = Names(seed, config.name_tokens, config.name_symbols)
         self.values = Values(seed, config.value_tokens, config.value_pool)
         self._first_name = config.value_symbols
-        length = config.name_tokens + config.value_tokens - 1
-        super().__init__(seed, config.value_symbols + self.names.vocab_size, length, config.facts)
+        super().__init__(seed, extent_of(config), config.facts)
         self._config = config
         self._shown = exposure_of(seed, config.facts, config.zipf_exponent)
-        self._scored = np.arange(1, length + 1) >= config.name_tokens
+        self._scored = np.arange(1, self.length + 1) >= config.name_tokens
         self.description = {"facts": config.facts, "bits_per_fact": self.values.bits}
 
     def samples(self, numbers: Integers) -> Rows:

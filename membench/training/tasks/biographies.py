@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from membench.learning.attributes import ATTRIBUTES
+from membench.learning.extent import extent_of
+from membench.learning.phrasings import OF_A_LIFE
 from membench.learning.tasks import LongForm
 from membench.training.scoring.answers import Answers, forced, summed
 from membench.training.scoring.greedy import written
 from membench.training.task import Batch, Logits, Score
-from membench.learning.attributes import ATTRIBUTES
 from membench.training.tasks.drawing import Integers, drawn
 from membench.training.tasks.numbered import NumberedData, Rows, of_epoch
-from membench.learning.phrasings import OF_A_LIFE
 from membench.training.tasks.sentences import STOP_TOKEN, Sentences, vocabulary
 from membench.training.tasks.stored_facts import Names, Values, bits_learnt
 
@@ -35,8 +36,7 @@ class Biographies(NumberedData):
         self.end = self.words.size
         self._config = config
         self._sentences = Sentences(OF_A_LIFE[: config.phrasings], self.words, 0, 1)
-        length = config.name_tokens + config.attributes * self._sentences.length
-        super().__init__(seed, self.end + 1, length, config.names)
+        super().__init__(seed, extent_of(config), config.names)
         self.description = {"facts": config.names * config.attributes, "bits_per_fact": self.values.bits}
 
     def samples(self, numbers: Integers) -> Rows:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from membench.learning.extent import extent_of
 from membench.learning.tasks import Copy
 from membench.training.scoring.answers import Answers
 from membench.training.tasks.drawing import Integers, drawn
@@ -15,8 +16,8 @@ class CopyData(NumberedData):
 
     def __init__(self, config: Copy, seed: int) -> None:
         self._config = config
-        super().__init__(seed, 1 + config.symbols, 2 * config.length, ENDLESS)
-        self._scored = np.arange(2 * config.length) >= config.length
+        super().__init__(seed, extent_of(config), ENDLESS)
+        self._scored = np.arange(self.length) >= config.length
 
     def samples(self, numbers: Integers) -> Rows:
         return self._rows(self.key("samples"), numbers)

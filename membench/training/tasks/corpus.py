@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from membench.errors import UsageError
+from membench.learning.extent import extent_of
 from membench.learning.tasks import Text
 from membench.training.data_files.documents import PYTHON_TEXT, documents_of
 from membench.training.data_files.token_file import token_file
@@ -24,7 +25,6 @@ class Corpus:
 
     tokens: NDArray[Any]
     by: Tokens | None
-    vocab_size: int
     cut: int
     asked_bytes: float | None
     description: dict[str, Any]
@@ -72,14 +72,13 @@ def _of_text(config: Text) -> Corpus:
         "bytes": ends[-1][1],
         "sha256": digest.hexdigest(),
     }
-    return Corpus(tokens, by, by.vocab_size, cut, float(asked / max(1, len(tokens) - cut)), description)
+    return Corpus(tokens, by, cut, float(asked / max(1, len(tokens) - cut)), description)
 
 
 def _of_tokens(config: Text) -> Corpus:
     """Files of tokens. One stays on the disk; several are joined in memory."""
     by = None if config.tokenizer is None else tokens_by(config.tokenizer)
-    vocab_size = config.vocab_size if by is None else by.vocab_size
-    assert vocab_size is not None  # the config holds one of the two
+    vocab_size = extent_of(config).vocab_size
     files = [token_file(path, config.bin_dtype, vocab_size) for path in config.files]
     tokens = files[0] if len(files) == 1 else np.concatenate(files)
     digest = hashlib.sha256()
@@ -92,4 +91,4 @@ def _of_tokens(config: Text) -> Corpus:
         "bytes": tokens.nbytes,
         "sha256": digest.hexdigest(),
     }
-    return Corpus(tokens, by, vocab_size, _cut(len(tokens), config.asked_share), None, description)
+    return Corpus(tokens, by, _cut(len(tokens), config.asked_share), None, description)

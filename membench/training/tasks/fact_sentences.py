@@ -7,6 +7,8 @@ Training has the loss on all words of a sentence, as text has. A question is a s
 import numpy as np
 import torch
 
+from membench.learning.extent import extent_of
+from membench.learning.phrasings import ASKED, TRAINED
 from membench.learning.tasks import Facts
 from membench.training.scoring.own_words import OwnWords, answer_texts
 from membench.training.task import Logits, Score
@@ -14,7 +16,6 @@ from membench.training.tasks.bare_facts import fact_bits
 from membench.training.tasks.drawing import Integers, drawn
 from membench.training.tasks.exposure import exposure_of
 from membench.training.tasks.numbered import NumberedData, Rows
-from membench.learning.phrasings import ASKED, TRAINED
 from membench.training.tasks.sentences import Filled, Sentences, vocabulary
 from membench.training.tasks.stored_facts import Names, Values
 
@@ -31,7 +32,7 @@ class FactSentences(NumberedData):
         self.words = vocabulary(config.value_symbols, self.names.vocab_size)
         phrasings = [*TRAINED[: config.phrasings], *ASKED]
         self._sentences = Sentences(phrasings, self.words, config.name_tokens, config.value_tokens)
-        super().__init__(seed, self.words.size, self._sentences.length - 1, config.facts)
+        super().__init__(seed, extent_of(config), config.facts)
         self._config = config
         self._shown = exposure_of(seed, config.facts, config.zipf_exponent)
         self.description = {"facts": config.facts, "bits_per_fact": self.values.bits}

@@ -8,6 +8,7 @@ Tokens: the blank, keys, values. Letters: n rows, P pairs.
 
 import numpy as np
 
+from membench.learning.extent import extent_of
 from membench.learning.tasks import InContextRecall
 from membench.training.scoring.answers import Answers
 from membench.training.tasks.drawing import Hashes, Integers, hashes
@@ -24,7 +25,7 @@ class InContextRecallData(NumberedData):
         self._pairs, self._keys = config.pairs, config.symbols // 2
         self._values = config.symbols - self._keys
         self._places = config.length // 2 - config.pairs  # where a key and its value may be asked
-        super().__init__(seed, 1 + config.symbols, config.length - 1, ENDLESS)
+        super().__init__(seed, extent_of(config), ENDLESS)
 
     def samples(self, numbers: Integers) -> Rows:
         return self._rows(hashes(self.key("samples"), numbers))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from membench.learning.extent import Extent
 from membench.training.scoring.answers import Answers, all_answered
 from membench.training.task import Batch, Logits, Score, TaskData
 from membench.training.tasks.drawing import Integers, key_of
@@ -39,15 +40,15 @@ class NumberedData(TaskData):
 
     Args:
         seed: of all that is drawn, the task's own added.
-        vocab_size: V.
-        length: T.
+        extent: V and T.
         questions: how many there are.
     """
 
-    def __init__(self, seed: int, vocab_size: int, length: int, questions: int) -> None:
-        self.seed, self.vocab_size, self.length, self.question_count = seed, vocab_size, length, questions
+    def __init__(self, seed: int, extent: Extent, questions: int) -> None:
+        self.seed, self.question_count = seed, questions
+        self.vocab_size, self.length = extent.vocab_size, extent.length
         self.description = {}
-        self._block_rows = max(1, _BLOCK_TOKENS // (length + 1))
+        self._block_rows = max(1, _BLOCK_TOKENS // (extent.length + 1))
         self._block = lru_cache(maxsize=_HELD_BLOCKS)(self._made_block)
 
     @abstractmethod

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from membench.errors import UsageError
+from membench.learning.extent import extent_of
 from membench.learning.tasks import QAFiles
 from membench.training.data_files.questions import Question, questions_of
 from membench.training.data_files.tokenizers import Tokens, tokens_by
@@ -37,7 +38,7 @@ class QuestionAnswering(NumberedData):
         asked = [each for path in config.asked for each in questions_of(path)]
         self._trained = _Table(trained, by, config.length, config.train)
         self._asked = _Table(asked, by, config.length, config.asked) if asked else self._trained
-        super().__init__(seed, by.vocab_size + 2, config.length - 1, len(self._asked.kept))
+        super().__init__(seed, extent_of(config), len(self._asked.kept))
         texts = {each.text for each in trained}
         self.description = {
             "tokenizer": by.description,

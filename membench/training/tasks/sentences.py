@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from membench.learning.attributes import ATTRIBUTES
+from membench.learning.phrasings import ATTRIBUTE, NAME, VALUE, closed_vocabulary
 from membench.training.tasks.drawing import Integers
 from membench.training.tasks.made_words import made_word
-from membench.learning.phrasings import ATTRIBUTE, NAME, VALUE, closed_vocabulary
 
 STOP_TOKEN = 0  # the first word, and what rows are filled up with
 _FILL = -1

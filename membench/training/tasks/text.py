@@ -7,6 +7,7 @@ from math import exp, log
 
 import numpy as np
 
+from membench.learning.extent import extent_of
 from membench.learning.tasks import Text
 from membench.training.scoring.answers import Answers
 from membench.training.tasks.corpus import read_corpus
@@ -27,7 +28,7 @@ class TextData(NumberedData):
         self._asked_bytes = corpus.asked_bytes
         self._trained = max(1, (corpus.cut - 1) // config.length - 1)
         asked = (len(corpus.tokens) - corpus.cut - 1) // config.length
-        super().__init__(seed, corpus.vocab_size, config.length, asked)
+        super().__init__(seed, extent_of(config), asked)
         self._slack = min(config.length, corpus.cut - self._trained * config.length)
         self.description = corpus.description
 

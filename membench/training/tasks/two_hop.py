@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from membench.learning.extent import extent_of
 from membench.learning.tasks import TwoHop
 from membench.training.scoring.answers import all_answered
 from membench.training.task import Logits, Score
@@ -33,7 +34,7 @@ class TwoHopData(NumberedData):
         self._first_entity = 1 + config.relations
         # question number q of all: an entity, a relation, a relation
         self._pairs = TwoParts(seed, self._fact_count * config.relations, config.taught_share)
-        super().__init__(seed, self._first_entity + config.entities, 3, self._pairs.rest)
+        super().__init__(seed, extent_of(config), self._pairs.rest)
         self.description = {
             "facts": self._fact_count,
             "bits_per_fact": value_bits(1, config.entities - 1),
