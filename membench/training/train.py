@@ -33,8 +33,8 @@ def train(
         UsageError: the task's data cannot be had or has more tokens than the model, the budget cannot be measured
             here, or the folder cannot be written or holds another run.
     """
-    from membench.training.tasks import make_data
+    from membench.training.tasks.make import task_data
 
     run = {"task": task.model_dump(mode="json"), "seed": seed}
-    trained = Run(spec, make_data(task, seed), settings, seed, torch.device(device), folder, run)
+    trained = Run(spec, task_data(task, seed), settings, seed, torch.device(device), folder, run)
     return trained.finish(report, matmul_flops_per_s)
