@@ -52,7 +52,8 @@ def _cut(tokens: int, asked_share: float) -> int:
 
 
 def _of_text(config: Text) -> Corpus:
-    """Text in parts, so that only tokens are held. A token never spans two parts, each of some 64 KiB."""
+    """Text in parts, so that only tokens are held. A token never spans two parts, each of some 8 KiB, and a part's
+    bytes are taken to be spread evenly over its tokens."""
     by = tokens_by(config.tokenizer)
     dtype = np.min_scalar_type(by.vocab_size - 1)
     parts, ends, digest = [], [(0, 0)], hashlib.sha256()
