@@ -43,7 +43,7 @@ def read_corpus(config: Text) -> Corpus:
             f"{len(found.tokens)} tokens are too few: asked_share {config.asked_share:g} should leave "
             f"{needed} and more (length + 1) to train and to ask"
         )
-        raise UsageError(problem, key="files", source=", ".join(config.files) or PYTHON_TEXT)
+        raise UsageError(problem, source=", ".join(config.files) or PYTHON_TEXT)
     return found
 
 
