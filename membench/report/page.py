@@ -22,7 +22,7 @@ from membench.results.frame import results_frame
 from membench.results.ranking import comparable_groups, is_trained, trained_groups
 from membench.results.records import Answer, ResultFile
 from membench.tables.cases import raw_table
-from membench.tables.learnt import answer_tables, learnt_tables
+from membench.tables.learnt import answer_tables, differences_tables, learnt_tables
 from membench.tables.numbers import interval, places, ratio, three
 from membench.tables.results import arms_table, device_name, how_measured, notes_table
 from membench.tables.table import Table
@@ -43,6 +43,7 @@ class RunView:
     points: list[str]
     answers: list[Answer]
     learnt: list[Table]
+    differences: list[Table]
     decisions: list[Table]
     traffic: list[Table]
     slots: list[Slot]
@@ -71,6 +72,7 @@ def run_view(file: str, result: ResultFile, styles: dict[str, Style]) -> RunView
         points=[*groups],
         answers=list(answers.values()),
         learnt=[],
+        differences=[],
         decisions=[decision_table(members, answers[title]) for title, members in groups.items()],
         traffic=[traffic_table(members) for members in groups.values()],
         slots=slots(cases, groups),
@@ -86,7 +88,6 @@ def _learnt_view(file: str, result: ResultFile, styles: dict[str, Style]) -> Run
         title: [Evidence.of(record, styles) for record in records]
         for title, records in trained_groups(result.cases).items()
     }
-    *decisions, differences = learnt_tables(result)
     return RunView(
         file=file,
         result=result,
@@ -95,8 +96,9 @@ def _learnt_view(file: str, result: ResultFile, styles: dict[str, Style]) -> Run
         statuses=_statuses(result),
         points=[*groups],
         answers=[],
-        learnt=[*answer_tables(result), differences],
-        decisions=decisions,
+        learnt=answer_tables(result),
+        differences=differences_tables(result),
+        decisions=learnt_tables(result),
         traffic=[],
         slots=learnt_slots(groups),
         arms=arms_table(result),

@@ -80,9 +80,8 @@ def interval_of(record: Record, name: str) -> tuple[float, float] | None:
 
 
 def learnt_tables(result: ResultFile) -> list[Table]:
-    """Every arm at each point, the best first; then the differences of all pairs."""
-    tables = [_arms_table(at, records) for at, records in trained_groups(result.cases).items()]
-    return [*tables, *_differences_tables(differences_of(result))]
+    """Every arm at each point, the best first."""
+    return [_arms_table(at, records) for at, records in trained_groups(result.cases).items()]
 
 
 def _arms_table(at: str, records: Sequence[Record]) -> Table:
@@ -131,7 +130,8 @@ def _by_answer(record: Record) -> float:
     return float("inf") if value is None else value
 
 
-def _differences_tables(differences: Sequence[Difference]) -> list[Table]:
+def differences_tables(result: ResultFile) -> list[Table]:
+    """The differences of all pairs of arms; no table where no two have a seed in common."""
     columns = [
         Column("compared at", right=False, priority=3),
         Column("metric", right=False, priority=2),
@@ -155,7 +155,7 @@ def _differences_tables(differences: Sequence[Difference]) -> list[Table]:
             "yes" if each.told_apart else "no",
             each.seeds,
         ]
-        for each in differences
+        for each in differences_of(result)
     ]
     title = "Differences of arms, paired by seed"
     return [Table(title, "", columns, rows, _FILE)] if rows else []

@@ -9,16 +9,23 @@ from typing import Any
 import torch
 
 from membench.errors import UsageError
+from membench.files import blaming_output
 
 FILE = "checkpoint.pt"
 _VERSION = 1
 
 
 class Checkpoint:
-    """The file of one run in its folder. ``identity`` says what is trained on what: no other run goes on from it."""
+    """The file of one run in its folder. ``identity`` says what is trained on what: no other run goes on from it.
+
+    Raises:
+        UsageError: the folder cannot be made.
+    """
 
     def __init__(self, folder: Path, identity: str) -> None:
         self.path, self._identity = folder / FILE, identity
+        with blaming_output(folder, "training"):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, state: dict[str, Any]) -> None:
         """In the place of the last one; a process that is killed meanwhile leaves that.
@@ -28,7 +35,6 @@ class Checkpoint:
         """
         temporary = self.path.with_suffix(".new")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as stream:
                 torch.save({"version": _VERSION, "identity": self._identity, **state}, stream)
                 stream.flush()

@@ -74,8 +74,7 @@ class Run:
                 block.compile()
         self._update = Update(self.model, self.optimizer, settings, device)
         self._evaluation = Evaluation(self.model, data, settings, device)
-        run = settings.model_dump(mode="json", exclude=_NOT_OF_A_RUN) | named | spec.model_dump(mode="json")
-        identity = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
+        identity = _identity(spec, settings, seed, named)
         self._checkpoint = None if folder is None else Checkpoint(folder, identity)
         if self._checkpoint is not None and (state := self._checkpoint.read(device)) is not None:
             self._load(state)
@@ -206,6 +205,13 @@ class Run:
             setattr(self, name, state[name])
         if self.final is None:
             self.resumed_at.append(self.clock.steps)
+
+
+def _identity(spec: ModelSpec, settings: Training, seed: int, named: dict[str, Any]) -> str:
+    """The same for what gives the same run."""
+    training = settings.model_dump(mode="json", exclude=_NOT_OF_A_RUN)
+    run = {"model": spec.model_dump(mode="json"), "training": training, "seed": seed, **named}
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
 def _optimizer(model: Model, settings: Training) -> LayerOptimizer:

@@ -35,6 +35,6 @@ def train(
     """
     from membench.training.tasks.make import task_data
 
-    run = {"task": task.model_dump(mode="json"), "seed": seed}
-    trained = Run(spec, task_data(task, seed), settings, seed, torch.device(device), folder, run)
-    return trained.finish(report, matmul_flops_per_s)
+    named = {"task": task.model_dump(mode="json")}
+    run = Run(spec, task_data(task, seed), settings, seed, torch.device(device), folder, named)
+    return run.finish(report, matmul_flops_per_s)

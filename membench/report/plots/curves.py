@@ -89,10 +89,11 @@ def _figure(curves: Sequence[Curve], learnt: Measure, spent: Measure) -> Figure:
     heights = [value for curve in curves for value in (*curve.y, *curve.high)]
     y_axis = value_axis(learnt.axis, [max(0.0, value) for value in heights], learnt.shown)
     x_axis = value_axis(spent.axis, [0.0, *(x for curve in curves for x in curve.x)], spent.shown)
+    floor = 10 ** y_axis["range"][0] if y_axis.get("type") == "log" else 0.0  # an interval may reach below nothing
     names = [curve.case.name for curve in curves]
     ends = [(curve.case.name, curve.y[-1], curve.case) for curve in curves]
     return figure(
-        [*map(_band, curves), *(_line(curve, learnt, spent) for curve in curves)],
+        [*(_band(curve, floor) for curve in curves), *(_line(curve, learnt, spent) for curve in curves)],
         HEIGHT_PX,
         margin=margin_with(names),
         xaxis=x_axis,
@@ -116,14 +117,14 @@ def _line(curve: Curve, learnt: Measure, spent: Measure) -> dict[str, Any]:
     }
 
 
-def _band(curve: Curve) -> dict[str, Any]:
-    """From one end of the intervals and back along the other."""
+def _band(curve: Curve, floor: float) -> dict[str, Any]:
+    """From one end of the intervals and back along the other; ``floor`` is the lowest that the axis shows."""
     return {
         "type": "scatter",
         "mode": "lines",
         "name": safe(curve.case.name),
         "x": [*curve.x, *reversed(curve.x)],
-        "y": [*curve.low, *reversed(curve.high)],
+        "y": [max(floor, each) for each in (*curve.low, *reversed(curve.high))],
         "fill": "toself",
         "fillcolor": curve.case.style.colour,
         "opacity": _BAND,

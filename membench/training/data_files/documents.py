@@ -11,11 +11,11 @@ BETWEEN = "\n\n"
 """What documents are joined by."""
 PYTHON_TEXT = f"pydoc_data.topics of Python {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
 """The name of the text that is read where no file is stated. Its words differ from version to version."""
-_PART_CHARS = 2**16
+_PART_CHARS = 2**13
 
 
 def documents_of(files: tuple[str, ...], column: str) -> Iterator[str]:
-    """The text of files in parts of some 64 KiB, which end where a line or a document ends.
+    """The text of files in parts of some 8 KiB, which end where a line or a document ends.
 
     Args:
         files: .txt, .jsonl or .parquet; none: the help texts of Python, in the order of their names.

@@ -43,7 +43,7 @@ class OwnWords:
 
 
 def answer_texts(
-    logits: Logits, batch: Batch, device: torch.device, as_text: AsText, end: int | None = None
+    logits: Logits, batch: Batch, device: torch.device, longest: int, as_text: AsText, end: int | None = None
 ) -> tuple[Answers, list[str]]:
     """The sums of a batch's losses, and what the model writes to each question.
 
@@ -54,19 +54,19 @@ def answer_texts(
         logits: of the model.
         batch: scored are the tokens of one answer, which stand together.
         device: where the model is.
+        longest: A, so many tokens are written at most; no right answer of the task has more.
         as_text: of the tokens of an answer; it cuts them at the ``end``.
         end: the token that ends an answer.
     """
     found = forced(logits, batch, device)
     starts = batch.scored.int().argmax(1) + 1
     lengths = batch.scored.sum(1)
-    count = int(lengths.max())
-    places = (starts[:, None] + torch.arange(count)).clamp(max=batch.tokens.shape[1] - 1)
+    places = (starts[:, None] + torch.arange(longest)).clamp(max=batch.tokens.shape[1] - 1)
     answers = batch.tokens.gather(1, places)
     wrong = _wrong(found, batch.scored)
     if len(wrong):
-        answers[wrong] = written(logits, batch.tokens[wrong, :-1], starts[wrong], count, device, end)
-        lengths[wrong] = count
+        answers[wrong] = written(logits, batch.tokens[wrong, :-1], starts[wrong], longest, device, end)
+        lengths[wrong] = longest
     texts = [as_text(row[:length]) for row, length in zip(answers.tolist(), lengths.tolist(), strict=True)]
     return summed(found, batch.scored), texts
 

@@ -47,7 +47,7 @@ class BareFacts(NumberedData):
     def score(self, logits: Logits, most: int, device: torch.device) -> Score:
         total = OwnWords()
         for batch in self.questions(most):
-            found, texts = answer_texts(logits, batch, device, self.text)
+            found, texts = answer_texts(logits, batch, device, self._config.value_tokens, self.text)
             total.add(found, texts, [[self.text(row)] for row in batch.tokens[:, self._config.name_tokens :].tolist()])
         return Score({**total.metrics(), **fact_bits(self._config, self.values, total.forced)})
 

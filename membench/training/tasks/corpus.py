@@ -43,7 +43,7 @@ def read_corpus(config: Text) -> Corpus:
             f"{len(found.tokens)} tokens are too few: asked_share {config.asked_share:g} should leave "
             f"{needed} and more (length + 1) to train and to ask"
         )
-        raise UsageError(problem, key="files", source=", ".join(config.files) or PYTHON_TEXT)
+        raise UsageError(problem, source=", ".join(config.files) or PYTHON_TEXT)
     return found
 
 
@@ -52,7 +52,8 @@ def _cut(tokens: int, asked_share: float) -> int:
 
 
 def _of_text(config: Text) -> Corpus:
-    """Text in parts, so that only tokens are held. A token never spans two parts, each of some 64 KiB."""
+    """Text in parts, so that only tokens are held. A token never spans two parts, each of some 8 KiB, and a part's
+    bytes are taken to be spread evenly over its tokens."""
     by = tokens_by(config.tokenizer)
     dtype = np.min_scalar_type(by.vocab_size - 1)
     parts, ends, digest = [], [(0, 0)], hashlib.sha256()

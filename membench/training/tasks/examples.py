@@ -4,6 +4,7 @@ from itertools import groupby
 
 import numpy as np
 
+from membench.errors import one_line
 from membench.training.tasks.numbered import NumberedData, Rows
 
 _MAX_CHARS = 300
@@ -21,5 +22,5 @@ def _shown(data: NumberedData, rows: Rows) -> str:
     end = len(scored) - scored[::-1].index(True)
     runs = groupby(zip(tokens[:end], scored[:end], strict=True), key=lambda each: each[1])
     texts = ((counts, data.text([token for token, _ in run])) for counts, run in runs)
-    found = " ".join(f"[{text}]" if counts else text for counts, text in texts)
+    found = one_line(" ".join(f"[{text}]" if counts else text for counts, text in texts))
     return found if len(found) <= _MAX_CHARS else found[: _MAX_CHARS - 1] + "…"

@@ -57,7 +57,7 @@ class FactSentences(NumberedData):
     def score(self, logits: Logits, most: int, device: torch.device) -> Score:
         total = OwnWords()
         for batch in self.questions(most):
-            found, texts = answer_texts(logits, batch, device, self.text)
+            found, texts = answer_texts(logits, batch, device, self._config.value_tokens, self.text)
             right = batch.tokens[:, 1:][batch.scored].reshape(len(batch.tokens), -1)
             total.add(found, texts, [[self.text(row)] for row in right.tolist()])
         return Score({**total.metrics(), **fact_bits(self._config, self.values, total.forced)})

@@ -24,8 +24,8 @@ _MARKS = ("<answer>", "<end>")
 
 
 class QuestionAnswering(NumberedData):
-    """The task ``qa_files``. The first of a question's answers is trained, and its loss asked; what the model writes
-    may be any of them.
+    """The task ``qa_files``. The first of a question's answers is trained, and its loss asked; what the model writes,
+    as long as the longest of those at most, may be any of them.
 
     Answers take at most half of a row: those that are longer are left out, and counted. Questions have what the
     longest answer leaves of a row, and lose their beginning where they are longer.
@@ -69,13 +69,14 @@ class QuestionAnswering(NumberedData):
         total = OwnWords()
         for numbers in self.asked_numbers(most, self.question_count):
             batch = self.asked(numbers).batch()
-            found, texts = answer_texts(logits, batch, device, self.answer, self._end)
+            found, texts = answer_texts(logits, batch, device, self._asked.longest, self.answer, self._end)
             total.add(found, texts, [self._asked.kept[number].right for number in numbers.tolist()])
         return Score(total.metrics())
 
 
 class _Table:
-    """Questions as rows of tokens. ``kept`` are those whose answers have room.
+    """Questions as rows of tokens. ``kept`` are those whose answers have room; ``longest`` are the tokens of the
+    longest of these with its mark.
 
     Raises:
         UsageError: none has.
@@ -93,7 +94,8 @@ class _Table:
         if not pairs:
             problem = f"no answer is short enough; length {length} should be twice that of answers in tokens, and more"
             raise UsageError(problem, source=", ".join(files))
-        room = length - 2 - max(len(answer) for _, answer in pairs)
+        self.longest = 1 + max(len(answer) for _, answer in pairs)
+        room = length - 1 - self.longest
         self._tokens = np.full((len(pairs), length), end, np.min_scalar_type(end))
         self._first, self._last = np.zeros((2, len(pairs), 1), np.int64)
         for number, (question, answer) in enumerate(pairs):

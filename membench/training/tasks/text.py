@@ -29,7 +29,7 @@ class TextData(NumberedData):
         self._trained = max(1, (corpus.cut - 1) // config.length - 1)
         asked = (len(corpus.tokens) - corpus.cut - 1) // config.length
         super().__init__(seed, extent_of(config), asked)
-        self._slack = min(config.length, corpus.cut - self._trained * config.length)
+        self._slack = corpus.cut - self._trained * config.length
         self.description = corpus.description
 
     def samples(self, numbers: Integers) -> Rows:
