@@ -133,7 +133,7 @@ def test_a_context_stays_where_one_of_the_modes_has_a_cache():
         (["dense", "--block", "tiny", "--tokens", "0"], "--tokens: should be greater than 0, not 0"),
         (["moe", "--model", "tiny", "--set", "at=[7]"], "--set at=[7]: blocks 7: name some from 0 to 1"),
         (["moe", "--model", "tiny", "--set", "pool=shared"], "--set pool=shared: shared is for memory and memory_plus"),
-        (["moe", "--block", "tiny", "--set", "at=middle"], "--set at=middle: is for level model"),
+        (["moe", "--block", "tiny", "--set", "at=middle"], "--set at=middle: is for levels model and training"),
         (["dense", "--model", "tiny", "--against", "moe"], "--against moe: "),
     ],
 )

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from membench.layers.spec import Optimizer
+from membench.layers.spec.quantities import format_quantity
 
 StopAt = Literal["steps", "tokens", "flops", "seconds", "joules"]
 
@@ -42,6 +43,11 @@ class Stop(_Part):
     def amount(self) -> float:
         """How much of it."""
         return float(getattr(self, self.at))
+
+    @property
+    def in_words(self) -> str:
+        """As in ``2.5T FLOPs``."""
+        return f"{format_quantity(self.amount)} {'FLOPs' if self.at == 'flops' else self.at}"
 
 
 class Tuning(_Part):

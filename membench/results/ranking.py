@@ -6,7 +6,6 @@ from typing import Any
 
 from membench.json_values import mapping, number, positive, text, value_at
 from membench.layers.spec import Spec
-from membench.layers.spec.quantities import format_quantity
 from membench.results.records import Record
 from membench.words import how_many
 
@@ -51,11 +50,9 @@ def trained_name(record: Record) -> str:
     case = record.case
     assert case.task is not None
     assert case.training is not None
-    stop = case.training.stop
-    budget = f"{format_quantity(stop.amount)} {'FLOPs' if stop.at == 'flops' else stop.at}"
     shared = swept(record, but="training.stop")
     told = ", ".join(part for part in shared.split(", ") if part and not part.startswith(("task ", "training.stop")))
-    return ", ".join(part for part in (case.task.kind, budget, told) if part)
+    return ", ".join(part for part in (case.task.kind, case.training.stop.in_words, told) if part)
 
 
 def is_part(record: Record) -> bool:

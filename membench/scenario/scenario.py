@@ -259,9 +259,8 @@ def _task(base: Scenario) -> AnyTask | None:
         return None
     if "rounds" in base.measure.model_fields_set:
         raise UsageError("is not for level training: its rounds are training.seeds", key="measure.rounds")
-    for key in ("ranks", "in_parts", "policy"):
-        if key in base.fit.model_fields_set:
-            raise UsageError("is not for level training: a model is trained whole, on one device", key=f"fit.{key}")
+    if base.fit.ranks not in ("auto", 1):
+        raise UsageError(f"should be 1, not {base.fit.ranks}: a model is trained whole, on one device", key="fit.ranks")
     training_from(base.training)
     return task_from(base.task)
 

@@ -138,7 +138,7 @@ def differences_tables(result: ResultFile) -> list[Table]:
         Column("arm", right=False),
         Column("less", right=False),
         Column("difference", _signed),
-        Column("95 %", _signed_interval),
+        Column(quantity("answer_nll_interval").header, _signed_interval),
         Column("p, Holm", _p, priority=2),
         Column("told apart", right=False),
         Column("seeds", priority=4),

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from membench.layers.spec.quantities import format_quantity
-from membench.learning.settings import Stop
 from membench.planning.plan import Plan, PlannedCase
 from membench.tables.numbers import budget
 from membench.tables.quantity import quantity
@@ -122,16 +120,12 @@ def _runs_table(plan: Plan) -> Table:
             ]
         )
     runs = sum(each.learning.trials + each.learning.seeds for each in plan.cases if each.learning and not each.skipped)
-    stops = dict.fromkeys(_stop(each.case.training.stop) for each in plan.cases if each.case.training)
+    stops = dict.fromkeys(each.case.training.stop.in_words for each in plan.cases if each.case.training)
     caption = (
         f"{how_many(runs, 'run')}: trials choose an arm's rates (more, where the best lies on an edge of the grid; "
         f"all arms get as many), seeds are the result. Each stops at {', or '.join(stops)}."
     )
     return Table("Runs of each case", caption, columns, rows)
-
-
-def _stop(stop: Stop) -> str:
-    return f"{format_quantity(stop.amount)} {'FLOPs' if stop.at == 'flops' else stop.at}"
 
 
 def _case_row(swept: list[str], parts: list[str], planned: PlannedCase) -> list[Any]:

@@ -31,16 +31,21 @@ def _metric(name: str) -> Callable[[Point], float | None]:
     return lambda point: point.metrics.get(name)
 
 
+def _measured(name: str, of: Callable[[Point], float | None], shown: Callable[[float], str] = "{:g}".format) -> Measure:
+    known = QUANTITIES[name]
+    return Measure(known.heading, known.axis, of, shown)
+
+
 LEARNT = (
-    Measure("answer NLL", QUANTITIES["answer_nll"].axis, _metric("answer_nll")),
-    Measure("training loss", QUANTITIES["loss"].axis, lambda point: point.loss),
-    Measure("exact match", QUANTITIES["em"].axis, _metric("em"), "{:.0%}".format),
-    Measure("F1", QUANTITIES["f1"].axis, _metric("f1"), "{:.0%}".format),
+    _measured("answer_nll", _metric("answer_nll")),
+    _measured("loss", lambda point: point.loss),
+    _measured("em", _metric("em"), "{:.0%}".format),
+    _measured("f1", _metric("f1"), "{:.0%}".format),
 )
 SPENT = (
-    Measure("tokens", QUANTITIES["tokens_trained"].axis, lambda point: point.tokens, format_quantity),
-    Measure("FLOPs", QUANTITIES["training_flops"].axis, lambda point: point.flops, format_quantity),
-    Measure("seconds", "seconds of training", lambda point: point.seconds),
+    _measured("tokens_trained", lambda point: point.tokens, format_quantity),
+    _measured("training_flops", lambda point: point.flops, format_quantity),
+    _measured("training_seconds", lambda point: point.seconds),
 )
 
 

@@ -3,23 +3,29 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from membench.case import Case
 from membench.layers.spec import ModelSpec
 from membench.learning.grid import BALANCE, LEARNING_RATE, TABLE_RATE, Rates
 from membench.learning.settings import Stop, Training
+from membench.planning.plan import PlannedCase
 from membench.scenario.settings import TRIAL_SEEDS
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A trial of rates, or a seed of the result. ``id`` is the case's; ``share`` is of its budget."""
+    """A trial of rates, or a seed of the result.
+
+    ``id`` is the case's; ``share`` is of its budget; ``at`` says where it was swept.
+    """
 
     id: str
     case: Case
     rates: Rates
     seed: int
     share: float = 1.0
+    at: str = ""
 
     @property
     def is_trial(self) -> bool:
@@ -41,13 +47,24 @@ class Job:
     def name(self) -> str:
         """What a line of progress calls it."""
         said = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in self.rates.items())
-        return f"{self.case.arm} trial of {said}" if self.is_trial else f"{self.case.arm} seed {self.seed}"
+        arm = f"{self.case.arm} ({self.at})" if self.at else self.case.arm
+        return f"{arm} trial of {said}" if self.is_trial else f"{arm} seed {self.seed}"
 
     @property
     def key(self) -> str:
         """Its own among those of a run, the same when it is taken up again."""
         rates = hashlib.sha256(json.dumps(self.rates, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.case.arm}-{self.id}-{rates}-{self.seed}"
+
+
+def where(planned: PlannedCase) -> str:
+    """What was swept of a case, in a few words: of a task or a budget what it is."""
+    said = [(key.rpartition(".")[2], value) for key, value in planned.point.items()]
+    return ", ".join(f"{name} {_in_words(value)}" for name, value in said)
+
+
+def _in_words(value: Any) -> Any:
+    return value.get("kind") or " ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else value
 
 
 def stated_rates(case: Case) -> Rates:

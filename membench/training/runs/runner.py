@@ -13,7 +13,7 @@ from membench.results.records import Round, Trial
 from membench.running.journal import SUFFIX, Journal
 from membench.running.progress import RunProgress
 from membench.scenario.settings import Measure
-from membench.training.runs.jobs import Job, stated_rates
+from membench.training.runs.jobs import Job, stated_rates, where
 from membench.training.runs.protocol import CaseTrained, TrainCase
 from membench.training.runs.slots import Share, Slots
 from membench.training.runs.tuning import ANSWER, choose_rates
@@ -70,7 +70,7 @@ class TrainingRunner:
             rates[each.id] |= chosen.get(each.id, {})
         seeds = max((each.learning.seeds for each in self.cases if each.learning), default=0)
         jobs = [
-            Job(each.id, each.case, rates[each.id], _seeds(each)[number])
+            Job(each.id, each.case, rates[each.id], _seeds(each)[number], at=where(each))
             for number in range(seeds)  # all arms on a seed before the next: what is interrupted is still paired
             for each in self.cases
             if number < len(_seeds(each))

@@ -11,7 +11,7 @@ from membench.learning.settings import Tuning
 from membench.planning.plan import PlannedCase
 from membench.results.records import Trial
 from membench.scenario.settings import TRIAL_SEEDS
-from membench.training.runs.jobs import Job
+from membench.training.runs.jobs import Job, where
 
 ANSWER = "answer_nll"  # by which rates are chosen
 
@@ -32,7 +32,8 @@ class Tuned:
     def jobs(self, rates: Rates) -> list[Job]:
         """The runs of one trial."""
         id_, case, share = self.planned.id, self.planned.case, self.tuning.share
-        return [Job(id_, case, rates, TRIAL_SEEDS + number, share) for number in range(self.tuning.seeds)]
+        at = where(self.planned)
+        return [Job(id_, case, rates, TRIAL_SEEDS + number, share, at) for number in range(self.tuning.seeds)]
 
 
 def choose_rates(
@@ -56,11 +57,11 @@ def choose_rates(
     def attempt(asked: Sequence[tuple[Tuned, Rates]]) -> None:
         run([job for each, rates in asked for job in each.jobs(rates)])
         for each, rates in asked:
-            trials = [found(job) for job in each.jobs(rates)]
-            if None in trials and each in tuned:
+            trials = [trial for job in each.jobs(rates) if (trial := found(job)) is not None]
+            if len(trials) == each.tuning.seeds:
+                each.tried.append(Tried(rates, _mean_nll(trials)))
+            elif each in tuned:
                 tuned.remove(each)
-            else:
-                each.tried.append(Tried(rates, _mean_nll([trial for trial in trials if trial])))
 
     attempt([(each, rates) for each in tuned for rates in grid(axes_of(each.tuning, each.planned.case.layer))])
     for number in range(max((each.tuning.widenings for each in tuned), default=0)):
