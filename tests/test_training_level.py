@@ -118,10 +118,20 @@ def test_a_model_too_large_is_skipped_whole():
     assert all("needs" in (planned.skipped or "") and not planned.parts for planned in plan.cases)
 
 
-TRAINED = (
-    "budget_parity capacity capacity_entropy energy long_form memory_ablation memory_layer_count param_balance "
-    "replace_one_ffn task_domains train_key_scaling two_hop_pool"
-).split()
+TRAINED = [
+    "budget_parity",
+    "capacity",
+    "capacity_entropy",
+    "energy",
+    "long_form",
+    "memory_ablation",
+    "memory_layer_count",
+    "param_balance",
+    "replace_one_ffn",
+    "task_domains",
+    "train_key_scaling",
+    "two_hop_pool",
+]
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])

@@ -59,7 +59,7 @@ class Kept:
 
 
 def a_run(**more) -> Run:
-    said = {name: "x" for name in ("description", "scenario_text", "scenario_hash", "source", "command")}
+    said = dict.fromkeys(("description", "scenario_text", "scenario_hash", "source", "command"), "x")
     said |= {"started": "2026-11-28T12:00:00Z", "membench_version": "0", "device": "cpu", "ranks_reason": "x"}
     return Run(scenario="tiny", overrides=[], method_version=1, ranks=1, rounds=3, **{**said, **more})
 
