@@ -1,4 +1,4 @@
-"""What a task's keys refuse, in one line that names the key, the value and what would be right; and what a plan knows."""
+"""What a task's keys refuse, in a line that says what would be right; and what a plan knows of its data."""
 
 import subprocess
 import sys
