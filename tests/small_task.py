@@ -41,6 +41,7 @@ class SmallTask(TaskData):
     vocab_size, length = VOCAB, 4
 
     def __init__(self, seed=0):
+        self.description = {"strings": 24}
         self._strings = torch.from_numpy(np.random.default_rng(seed).integers(VOCAB, size=(24, 5)))
         self._scored = torch.tensor([False, False, True, True])
 

@@ -201,6 +201,7 @@ def test_it_learns_and_says_what_it_took(tmp_path):
     trained = run_of("memory", settings_of(60), folder=tmp_path).finish(lambda *_: None, matmul_flops_per_s=1e9)
     assert losses(trained)[-1] < 0.5 * losses(trained)[0]
     final = trained.final
+    assert trained.data == {"strings": 24}
     assert final["answer_nll"] == trained.curve[-1].metrics["answer_nll"]
     assert final["best_loss"] == min(losses(trained))
     assert final["mfu"] == pytest.approx(final["flops"] / final["seconds"] / 1e9)

@@ -1,7 +1,8 @@
 """A model asked what its task asks."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ class Evaluation:
 
     def __init__(self, model: Model, data: TaskData, settings: Training, device: torch.device) -> None:
         self._model, self._data, self._most, self._device = model, data, settings.asked, device
-        self._autocast = settings.autocast
+        self._autocast, self._compiled = settings.autocast, settings.compiled
 
     def score(self) -> Score:
         """What it answers."""
@@ -35,12 +36,15 @@ class Evaluation:
         hidden = self._model.hidden(tokens.to(self._device))
         return self._model.logits(hidden).view(*tokens.shape, -1)
 
+    def _eager(self) -> AbstractContextManager[Any]:
+        """Not compiled: the shapes of questions are others, and few steps are of each."""
+        return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
+
     @contextmanager
     def _as_asked(self) -> Iterator[None]:
-        """Not compiled: the shapes of questions are others, and few steps are of each."""
         self._model.eval()
         try:
-            with torch.no_grad(), bf16_where(self._autocast, self._device), torch.compiler.set_stance("force_eager"):
+            with torch.no_grad(), bf16_where(self._autocast, self._device), self._eager():
                 yield
         finally:
             self._model.train()

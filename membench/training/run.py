@@ -97,6 +97,7 @@ class Run:
             curve=self.curve,
             final=self.final,
             resumed_at=self.resumed_at,
+            data=self.data.description,
         )
 
     def _go_on(self, report: Report) -> None:

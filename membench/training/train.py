@@ -8,6 +8,7 @@ from membench.layers.spec import ModelSpec
 from membench.learning.settings import Training
 from membench.learning.tasks import AnyTask
 from membench.training.run import Report, Run
+from membench.training.tasks.make import task_data
 from membench.training.trained import Trained
 
 
@@ -33,8 +34,6 @@ def train(
         UsageError: the task's data cannot be had or has more tokens than the model, the budget cannot be measured
             here, or the folder cannot be written or holds another run.
     """
-    from membench.training.tasks.make import task_data
-
     named = {"task": task.model_dump(mode="json")}
     run = Run(spec, task_data(task, seed), settings, seed, torch.device(device), folder, named)
     return run.finish(report, matmul_flops_per_s)

@@ -1,6 +1,6 @@
 """What one training run leaves behind: plain data, which a process sends and a result file keeps."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,3 +20,4 @@ class Trained(BaseModel):
         default_factory=dict, description="of the last evaluation, and tokens_per_s, mfu, peak_memory_bytes, …"
     )
     resumed_at: list[int] = Field(default_factory=list, description="steps at which a checkpoint was taken up")
+    data: dict[str, Any] = Field(default_factory=dict, description="what was made or read; of files their sha256")
