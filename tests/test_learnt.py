@@ -87,7 +87,7 @@ def test_a_file_is_read_back_and_an_old_one_has_nothing_new(tmp_path):
     for case in content["cases"]:
         del case["trials"]
         for round_ in case["rounds"]:
-            for name in ("curve", "final", "rates"):
+            for name in ("curve", "final", "rates", "data"):
                 del round_[name]
     del content["differences"]
     (tmp_path / "a.json").write_text(json.dumps(content))

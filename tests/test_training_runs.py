@@ -42,6 +42,7 @@ def test_trials_choose_rates_and_seeds_are_the_rounds(scenario_file, tmp_path):
         assert all(len(r.curve) == 2 and r.curve[-1].step == 6 and r.threads for r in record.rounds)
         assert record.metrics["answer_nll_low"] < record.metrics["answer_nll"] < record.metrics["answer_nll_high"]
         assert record.metrics["mfu"] > 0
+        assert all(r.data["facts"] == 64 for r in record.rounds)
         assert record.planned["learning"]["flops"] == record.metrics["training_flops"]
     assert {each.metric for each in result.differences} >= {"answer_nll", "em"}
     assert len(membench.read_results(str(tmp_path / "out" / "*.json"), per="point")) == 2 * 3 * 2

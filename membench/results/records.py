@@ -77,6 +77,7 @@ class Round(_Strict):
     curve: list[Point] = Field(default_factory=list, description="level training: after each evaluation")
     final: dict[str, float | None] = Field(default_factory=dict, description="level training: what came of this seed")
     rates: dict[str, float] = Field(default_factory=dict, description="level training: those it was trained with")
+    data: dict[str, Any] = Field(default_factory=dict, description="level training: what was learnt, with an example")
 
 
 class Trial(_Strict):

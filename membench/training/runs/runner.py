@@ -119,7 +119,7 @@ class TrainingRunner:
         else:
             trained = answer.trained
             status, reason = trained.status, trained.reason
-            facts = {"curve": trained.curve, "final": trained.final, "seconds": answer.seconds}
+            facts = {"curve": trained.curve, "final": trained.final, "seconds": answer.seconds, "data": trained.data}
             facts["ceilings"] = self._ceilings = answer.ceilings
             facts["ran"] = {"at_once": self.share.at_once, "resumed_at": trained.resumed_at}
             self._seconds[job.id].append(answer.seconds["process"] / job.share)
