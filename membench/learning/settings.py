@@ -68,7 +68,7 @@ class Tuning(_Part):
 class Training(_Part):
     """One training run, but for its model, task and seed."""
 
-    stop: Stop
+    stop: Stop = Field(description="where training ends; the same for every arm")
     sequences: PositiveInt = Field(default=64, le=2**20, description="samples of the task in a step")
     accumulate: PositiveInt = Field(default=1, le=2**16, description="parts that a step's sequences are computed in")
     optimizer: Optimizer = Field(default="row_adam", description="of tables; matrices are trained by AdamW, or SGD")
