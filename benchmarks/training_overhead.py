@@ -3,9 +3,9 @@
     python -m benchmarks.training_overhead [--steps 200] [--rounds 9] [--threads 1] [--json FILE]
 
 The model is that of scenario ``capacity``: two blocks of width 64, whose second FFN is replaced, trained on bare facts,
-117 a step. A run and a bare loop (the same model, optimizer and batches: zero_grad, forward, backward, clip, step, and
-nothing else) take turns, each from its first step, each kind in a process of its own. ``run_over_bare`` is the median
-over the rounds of the run's seconds, by its own clock, over the bare loop's.
+117 a step at constant rates. A run and a bare loop (the same model, optimizer and batches: zero_grad, forward, backward,
+clip, step, and nothing else) take turns, each from its first step, each kind in a process of its own. ``run_over_bare``
+is the median over the rounds of the run's seconds, by its own clock, over the bare loop's.
 
 ``needed_ms`` is what a step's FLOPs take at the ceiling of matrix products, and its row bytes at that of random rows,
 one after the other, both measured here on as many threads; ``over_needed`` is a bare step beside it.
@@ -60,17 +60,29 @@ def model_of(kind: str, vocab_size: int) -> ModelSpec:
 
 
 def new_run(kind: str, data: TaskData, steps: int) -> Run:
-    """A run of so many steps, evaluated once, at its end."""
-    settings = Training(stop=Stop(steps=steps), sequences=SEQUENCES, table_learning_rate=1e-2, evaluations=1)
+    """A run of so many steps at constant rates, evaluated once, at its end."""
+    settings = Training(
+        stop=Stop(steps=steps),
+        sequences=SEQUENCES,
+        table_learning_rate=1e-2,
+        schedule="constant",
+        warmup_share=0.0,
+        evaluations=1,
+    )
     return Run(model_of(kind, data.vocab_size), data, settings, 0, torch.device("cpu"), None, {})
 
 
-def bare_seconds(kind: str, data: TaskData, steps: int) -> float:
-    """Of the same steps without a loop around them: batches and rates are there before."""
-    run = new_run(kind, data, steps)
+def run_seconds(run: Run) -> float:
+    """Of a whole run, by its own clock."""
+    run.finish(lambda doing, share: None)
+    return run.clock.seconds
+
+
+def bare_seconds(run: Run) -> float:
+    """Of the same calls without a loop around them, on batches that are there before."""
     model, optimizer, clip_norm = run.model, run.optimizer, run.settings.clip_norm
     assert clip_norm is not None
-    batches = [data.batch(step * SEQUENCES, SEQUENCES) for step in range(steps)]
+    batches = [run.data.batch(step * SEQUENCES, SEQUENCES) for step in range(int(run.settings.stop.amount))]
     placed = [(batch.tokens, batch.scored / batch.scored.sum()) for batch in batches]
     begin = time.perf_counter()
     for tokens, weights in placed:
@@ -80,13 +92,6 @@ def bare_seconds(kind: str, data: TaskData, steps: int) -> float:
         optimizer.clip_gradients_(clip_norm)
         optimizer.step()
     return time.perf_counter() - begin
-
-
-def run_seconds(kind: str, data: TaskData, steps: int) -> float:
-    """Of a run, by its own clock."""
-    run = new_run(kind, data, steps)
-    run.finish(lambda doing, share: None)
-    return run.clock.seconds
 
 
 def needed_ms(kind: str, data: TaskData) -> float:
@@ -107,7 +112,7 @@ def compare(kind: str, steps: int, rounds: int, threads: int) -> dict[str, Any]:
     pairs = []
     for number in range(rounds + 1):  # the first warms up
         ways = (run_seconds, bare_seconds) if number % 2 else (bare_seconds, run_seconds)
-        taken = {way: way(kind, data, steps) for way in ways}
+        taken = {way: way(new_run(kind, data, steps)) for way in ways}
         pairs.append((taken[run_seconds], taken[bare_seconds]))
     bare_ms = 1e3 * statistics.median(bare for _, bare in pairs[1:]) / steps
     return {
