@@ -7,6 +7,7 @@ import pytest
 from training_cases import a_seed, learnt, record_of
 
 import membench
+from benchmarks.documents.learnt import learnt_parts
 from membench.gate.comparison import compare_files
 from membench.gate.result_set import LoadedResult
 from membench.gate.thresholds import Thresholds
@@ -137,3 +138,11 @@ def test_other_seeds_are_two_samples():
     cases = judged(learnt(SEEDS), learnt(far, first=100))
     assert all(str(case.worst.verdict) == "WORSE" for case in cases.values())
     assert "seeds 3 against 3" in cases["dense"].worst.reason
+
+
+def test_a_document_says_the_answer_and_has_every_arm():
+    answer, arms = learnt_parts(learnt(SEEDS))
+    assert answer.startswith("**facts, 6 steps**: the lowest answer NLL is memory's, 2.1 (")
+    assert "Surely worse, in nats: dense +1." in answer.replace("\n", " ")
+    assert [line.split(" | ")[0] for line in arms.splitlines()[2:]] == ["| memory", "| dense"]
+    assert "answer NLL" in arms.splitlines()[0] and "J/token" in arms.splitlines()[0]
