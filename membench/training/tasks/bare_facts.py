@@ -15,7 +15,7 @@ from membench.training.tasks.drawing import Integers
 from membench.training.tasks.exposure import exposure_of
 from membench.training.tasks.made_words import made_word
 from membench.training.tasks.numbered import NumberedData, Rows
-from membench.training.tasks.stored_facts import Names, Values, bits_learnt
+from membench.training.tasks.stored_facts import Names, Values, bits_learnt, held
 
 
 class BareFacts(NumberedData):
@@ -28,6 +28,7 @@ class BareFacts(NumberedData):
         self._first_name = config.value_symbols
         super().__init__(seed, extent_of(config), config.facts)
         self._config = config
+        self._told = held(self._told_of, config.facts)
         self._shown = exposure_of(seed, config.facts, config.zipf_exponent)
         self._scored = np.arange(1, self.length + 1) >= config.name_tokens
         self.description = {"facts": config.facts, "bits_per_fact": self.values.bits}
@@ -36,9 +37,10 @@ class BareFacts(NumberedData):
         return self.asked(self._shown.of(numbers))
 
     def asked(self, numbers: Integers) -> Rows:
-        names = self.names.of(numbers) + self._first_name
-        tokens = np.concatenate([names, self.values.of(numbers)], axis=1)
-        return Rows(tokens, np.tile(self._scored, (len(numbers), 1)))
+        return Rows(self._told(numbers), np.tile(self._scored, (len(numbers), 1)))
+
+    def _told_of(self, numbers: Integers) -> Integers:
+        return np.concatenate([self.names.of(numbers) + self._first_name, self.values.of(numbers)], axis=1)
 
     def text(self, tokens: list[int]) -> str:
         """Tokens as words, of which each has its own."""

@@ -17,7 +17,7 @@ from membench.training.tasks.drawing import Integers, drawn
 from membench.training.tasks.exposure import exposure_of
 from membench.training.tasks.numbered import NumberedData, Rows
 from membench.training.tasks.sentences import Filled, Sentences, vocabulary
-from membench.training.tasks.stored_facts import Names, Values
+from membench.training.tasks.stored_facts import Names, Values, held
 
 
 class FactSentences(NumberedData):
@@ -34,6 +34,8 @@ class FactSentences(NumberedData):
         self._sentences = Sentences(phrasings, self.words, config.name_tokens, config.value_tokens)
         super().__init__(seed, extent_of(config), config.facts)
         self._config = config
+        self._names = held(self.names.of, -(-config.facts // config.attributes))
+        self._values = held(self.values.of, config.facts)
         self._shown = exposure_of(seed, config.facts, config.zipf_exponent)
         self.description = {"facts": config.facts, "bits_per_fact": self.values.bits}
 
@@ -52,7 +54,7 @@ class FactSentences(NumberedData):
 
     def _said(self, phrasings: Integers, facts: Integers) -> Filled:
         owners, attributes = np.divmod(facts, self._config.attributes)
-        return self._sentences.filled(phrasings, self.names.of(owners), attributes, self.values.of(facts))
+        return self._sentences.filled(phrasings, self._names(owners), attributes, self._values(facts))
 
     def score(self, logits: Logits, most: int, device: torch.device) -> Score:
         total = OwnWords()

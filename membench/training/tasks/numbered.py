@@ -20,7 +20,7 @@ from membench.training.tasks.permutation import permuted
 
 _BLOCK_TOKENS = 2**15  # made at once, so that numpy's cost a call is shared by many batches
 _HELD_BLOCKS = 4
-_LOGITS_HELD = 2**24  # of a batch of questions: 64 MiB in float32
+_LOGITS_HELD = 2**25  # of a batch of questions: 128 MiB in float32
 _MAX_ASKED_ROWS = 1024
 ENDLESS = 2**31  # questions of a task whose questions are drawn, not counted
 

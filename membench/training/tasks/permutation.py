@@ -9,7 +9,8 @@ import numpy as np
 from membench.training.tasks.drawing import Hashes, Integers, mixed
 
 MAX_COUNT = 2**62
-_ROUNDS = 12  # four do for large halves; with fewer than twelve an order of five is seen to be uneven
+# Four rounds do for large halves; with fewer than twelve an order of five is seen to be uneven.
+_ROUNDS, _ROUNDS_OF_FEW, _FEW_BITS = 6, 12, 12
 _ROUND_STEP = 0xD1B54A32D192ED03  # odd, so that the rounds' keys differ
 
 
@@ -37,7 +38,7 @@ def _network(keys: Hashes, values: Hashes, bits: int) -> Hashes:
     low_mask = (np.uint64(1) << low_bits) - np.uint64(1)
     high_mask = (np.uint64(1) << np.uint64(bits // 2)) - np.uint64(1)
     high, low = values >> low_bits, values & low_mask
-    for number in range(_ROUNDS):
+    for number in range(_ROUNDS if bits > _FEW_BITS else _ROUNDS_OF_FEW):
         round_keys = keys + np.uint64((number + 1) * _ROUND_STEP % 2**64)
         if number % 2:
             high = high ^ (mixed(low ^ round_keys) & high_mask)

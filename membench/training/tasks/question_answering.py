@@ -99,7 +99,7 @@ class _Table:
         self._tokens = np.full((len(pairs), length), end, np.min_scalar_type(end))
         self._first, self._last = np.zeros((2, len(pairs), 1), np.int64)
         for number, (question, answer) in enumerate(pairs):
-            row = [*question[-room:], mark, *answer]
+            row = np.concatenate([question[-room:], [mark], answer])
             self._tokens[number, : len(row)] = row
             # the loss at the mark is of the answer's first token, that at the answer's last token of the end
             self._first[number], self._last[number] = len(row) - len(answer) - 1, len(row) - 1

@@ -3,6 +3,7 @@
 Letters: n facts asked for, N tokens of a name, V tokens of a value.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log2
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from membench.training.tasks.drawing import Integers, drawn, key_of
 from membench.training.tasks.permutation import MAX_COUNT, permuted
+
+_HELD_NUMBERS = 2**20  # 8 MiB, made in less than a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,14 @@ class Values:
         key = key_of(self.seed, "values")
         places = numbers[:, None] * self.tokens + np.arange(self.tokens)
         return drawn(key, places, self.pool)
+
+
+def held(made: Callable[[Integers], Integers], count: int) -> Callable[[Integers], Integers]:
+    """A function of numbers below ``count`` as a table of its rows, if that is small: to look up takes a fraction."""
+    if count * made(np.zeros(1, np.int64)).shape[1] > _HELD_NUMBERS:
+        return made
+    table = made(np.arange(count))
+    return lambda numbers: table[numbers]
 
 
 def value_bits(tokens: int, pool: int) -> float:

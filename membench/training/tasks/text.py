@@ -6,6 +6,7 @@ Letters: n sequences, T tokens.
 from math import exp, log
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from membench.learning.extent import extent_of
 from membench.learning.tasks import Text
@@ -25,6 +26,7 @@ class TextData(NumberedData):
     def __init__(self, config: Text, seed: int) -> None:
         corpus = read_corpus(config)
         self._tokens, self._by, self._cut = corpus.tokens, corpus.by, corpus.cut
+        self._windows = sliding_window_view(corpus.tokens, config.length + 1)
         self._asked_bytes = corpus.asked_bytes
         self._trained = max(1, (corpus.cut - 1) // config.length - 1)
         asked = (len(corpus.tokens) - corpus.cut - 1) // config.length
@@ -45,7 +47,7 @@ class TextData(NumberedData):
         return " ".join(map(str, tokens)) if self._by is None else self._by.decoded(tokens)
 
     def _rows(self, firsts: Integers) -> Rows:
-        tokens = self._tokens[firsts[:, None] + np.arange(self.length + 1)].astype(np.int64)
+        tokens = self._windows[firsts].astype(np.int64)
         return Rows(tokens, np.ones((len(firsts), self.length), bool))
 
     def metrics(self, total: Answers) -> dict[str, float | None]:
