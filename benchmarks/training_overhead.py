@@ -3,9 +3,9 @@
     python -m benchmarks.training_overhead [--steps 200] [--rounds 9] [--threads 1] [--json FILE]
 
 The model is that of scenario ``capacity``: two blocks of width 64, whose second FFN is replaced, trained on bare facts,
-117 a step at constant rates. A run and a bare loop (the same model, optimizer and batches: zero_grad, forward, backward,
-clip, step, and nothing else) take turns, each from its first step, each kind in a process of its own. ``run_over_bare``
-is the median over the rounds of the run's seconds, by its own clock, over the bare loop's.
+117 a step at constant rates. A run and a bare loop (the same model, optimizer and batches; zero_grad, forward and
+backward, clip, step, and nothing else) take turns, each from its first step, each kind in a process of its own.
+``run_over_bare`` is the median over the rounds of the run's seconds, by its own clock, over the bare loop's.
 
 ``needed_ms`` is what a step's FLOPs take at the ceiling of matrix products, and its row bytes at that of random rows,
 one after the other, both measured here on as many threads; ``over_needed`` is a bare step beside it.

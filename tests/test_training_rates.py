@@ -26,20 +26,16 @@ def test_without_a_warm_up_it_begins_at_its_peak():
 
 @pytest.mark.parametrize("table_schedule", ["constant", "same"])
 @pytest.mark.parametrize("kind", ["memory_plus", "peer"])
-def test_updates_see_the_rate_of_what_was_spent_before_them(kind, table_schedule, monkeypatch):
+def test_updates_see_the_rate_of_what_was_spent_before_them(kind, table_schedule):
     settings = settings_of(
         8, warmup_share=0.25, schedule="linear", final_rate=0, table_learning_rate=0.5, table_schedule=table_schedule
     )
     run, seen = run_of(kind, settings), []
-    step = run.optimizer.step
 
-    def watched():
-        seen.append(
-            [run.optimizer.param_groups[0]["lr"], *(table.rule.learning_rate for table in run.optimizer.tables)]
-        )
-        return step()
+    def watched(optimizer, *_):
+        seen.append([optimizer.param_groups[0]["lr"], *(table.rule.learning_rate for table in optimizer.tables)])
 
-    monkeypatch.setattr(run.optimizer, "step", watched)
+    run.optimizer.register_step_pre_hook(watched)
     run.finish(lambda *_: None)
     shares = [0, 0.5, *(1 - number / 6 for number in range(6))]
     assert [row[0] for row in seen] == pytest.approx([0.01 * share for share in shares])

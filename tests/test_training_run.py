@@ -89,7 +89,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from small_task import finished, settings_of
 print("begins", flush=True)
-finished({kind!r}, settings_of(2000, checkpoint_seconds=1e-9, evaluations=4), folder=Path({folder!r}))
+finished({kind!r}, settings_of(300, checkpoint_seconds=1e-9, evaluations=4), folder=Path({folder!r}))
 """
 
 
@@ -113,7 +113,7 @@ def test_a_process_killed_at_any_moment_loses_no_more_than_what_came_after_its_l
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        settings = settings_of(2000, evaluations=4)
+        settings = settings_of(300, evaluations=4)
         found = finished("memory_plus", settings, folder=tmp_path)
         expected = finished("memory_plus", settings)
     finally:

@@ -246,6 +246,8 @@ def _clip(gradients: list[Tensor], tables: list[ValueTable], max_norm: float) ->
         alike.setdefault((each.device, each.dtype), []).append(each)
     norm = _total_norm(alike.values())
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    if scale.device.type == "cpu" and scale == 1:  # what a GPU would have to be waited for
+        return norm
     for (device, dtype), some in alike.items():
         torch._foreach_mul_(some, scale.to(device, dtype))  # type: ignore[attr-defined]
     return norm

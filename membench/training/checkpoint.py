@@ -43,8 +43,8 @@ class Checkpoint:
         except (OSError, RuntimeError) as error:  # RuntimeError: torch's word for a full disk
             raise UsageError(f"cannot be written: {error}", source=str(self.path)) from None
 
-    def read(self, device: torch.device) -> dict[str, Any] | None:
-        """The last one; None: there is none.
+    def read(self) -> dict[str, Any] | None:
+        """The last one, on the CPU: a device need not hold it beside what it is copied into. None: there is none.
 
         Raises:
             UsageError: it is damaged, or of another run.
@@ -52,7 +52,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            state = torch.load(self.path, map_location=device, weights_only=True)
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
             state = None
         if not isinstance(state, dict) or state.get("version") != _VERSION:

@@ -76,7 +76,7 @@ class Run:
         self._evaluation = Evaluation(self.model, data, settings, device)
         identity = _identity(spec, settings, seed, named)
         self._checkpoint = None if folder is None else Checkpoint(folder, identity)
-        if self._checkpoint is not None and (state := self._checkpoint.read(device)) is not None:
+        if self._checkpoint is not None and (state := self._checkpoint.read()) is not None:
             self._load(state)
         # made after a state was taken up, so that the rates it begins with are those of this place
         self._scheduler = scheduler(self.optimizer, settings, lambda: self.clock.share)
