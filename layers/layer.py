@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from membench.layers.kernels.precision import product_dtype
+from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.routing import StatedRouting
 from membench.layers.spec import Cost, Spec, Step, TokenSpec
 from membench.layers.tables.value_table import ValueTable
@@ -124,6 +125,10 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         """y (B, d) of x (B, d)."""
         raise TypeError(f"{type(self).__name__} must define forward()")
+
+    def added(self, x: Tensor, scale: Tensor, eps: float, routing: Routing | None = None) -> Tensor:
+        """(B, d): x + this of the RMS norm of x (B, d) by scale (d,), as a decoder's block has it."""
+        return x + self(rms_norm(x, scale, eps), routing)
 
     def output_like(self, x: Tensor) -> Tensor:
         """An empty tensor of the shape, dtype and memory layout of y; for an operator they are not those of x."""

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.attend_last import attend_last, can_attend
+from membench.layers.kernels.attention_step import attention_step
 from membench.layers.kernels.matmul import project
 from membench.layers.kernels.stages import stage
 from membench.layers.models.cache import KVCache
@@ -50,6 +51,12 @@ class Attention(nn.Module):
             attended = self._attend(projected, cache)
         with stage("out_proj"):
             return project(attended.reshape(sequences * new, -1), self.out).view(sequences, new, -1)
+
+    def step(self, x: Tensor, scale: Tensor, eps: float, cache: KVCache) -> Tensor:
+        """(S, d): x + this of the norm of x (S, d), one token of each sequence, where ``few_tokens.can_step``."""
+        cosines, sines = (each[0] for each in self._angles(cache.held, 1, x))
+        keys, values = cache.place(1)
+        return attention_step(x, scale, self.qkv, self.out, cosines, sines, keys, values, cache.held, eps)
 
     def _attend(self, projected: Tensor, cache: KVCache | None) -> Tensor:
         """(S, T, h·c) of the projected queries, keys and values (S, T, (h + 2g)·c)."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from membench.layers.kernels.few_tokens import can_step
 from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.layer import Layer, Routing, Selection, Touched, torch_dtype
 from membench.layers.models.attention import Attention
@@ -51,13 +52,19 @@ class Block(Layer):
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         """y (B, d) of x (B, d), which come after what the cache holds, if there is one."""
         self.check_tokens(x, self.attention.qkv)
-        between = self._attended(x)
-        y = between + self.ffn(self._normed(between, self.ffn_norm), routing)
+        y = self.ffn.added(self._attended(x), self.ffn_norm, self.spec.norm_eps, routing)
         self.auxiliary_loss = self.ffn.auxiliary_loss
         return y
 
     def _attended(self, x: Tensor) -> Tensor:
         """(B, d): x + attention(norm(x))."""
+        attention, cache, scale = self.attention, self.cache, self.attention_norm
+        if (
+            cache is not None
+            and len(x) == self.sequences
+            and can_step(x, scale, attention.qkv, attention.out, cache.keys)
+        ):
+            return attention.step(x, scale, self.spec.norm_eps, cache)
         normed = self._normed(x, self.attention_norm).view(self.sequences, -1, self.spec.model_dim)
         return x + self.attention(normed, self.cache).view_as(x)
 
