@@ -5,9 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from membench.layers.kernels.few_tokens import can_step
 from membench.layers.kernels.swiglu import swiglu
-from membench.layers.kernels.swiglu_step import swiglu_step
 from membench.layers.layer import Layer, Routing, torch_dtype
 from membench.layers.spec import DenseSpec
 from membench.layers.swiglu import swiglu_parameters
@@ -37,11 +35,9 @@ class Dense(Layer):
         self.check_tokens(x, self.gate_up)
         return swiglu(x, self.gate_up, self.down)
 
-    def added(self, x: Tensor, scale: Tensor, eps: float, routing: Routing | None = None) -> Tensor:
-        """In one call where few tokens want no gradient."""
-        if can_step(x, scale, self.gate_up, self.down):
-            return swiglu_step(x, scale, self.gate_up, self.down, eps)
-        return super().added(x, scale, eps, routing)
+    @property
+    def swiglu(self) -> tuple[Tensor, Tensor]:
+        return self.gate_up, self.down
 
     def drawn_by(self) -> tuple[dict[str, Any], list[Tensor]]:
         """Tokens alone: no weight chooses anything."""

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from membench.layers.kernels.precision import product_dtype
-from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.routing import StatedRouting
 from membench.layers.spec import Cost, Spec, Step, TokenSpec
 from membench.layers.tables.value_table import ValueTable
@@ -126,10 +125,6 @@ class Layer(nn.Module):
         """y (B, d) of x (B, d)."""
         raise TypeError(f"{type(self).__name__} must define forward()")
 
-    def added(self, x: Tensor, scale: Tensor, eps: float, routing: Routing | None = None) -> Tensor:
-        """(B, d): x + this of the RMS norm of x (B, d) by scale (d,), as a decoder's block has it."""
-        return x + self(rms_norm(x, scale, eps), routing)
-
     def output_like(self, x: Tensor) -> Tensor:
         """An empty tensor of the shape, dtype and memory layout of y; for an operator they are not those of x."""
         return torch.empty_like(x)
@@ -184,6 +179,11 @@ class Layer(nn.Module):
     def cost(self, step: Step) -> tuple[Cost, str]:
         """What a step costs, and where that is from: ``exact`` by the formulas of its kind."""
         return self.spec.cost(step), "exact"
+
+    @property
+    def swiglu(self) -> tuple[Tensor, Tensor] | None:
+        """(2f, d), gate first, and (d, f) of a layer that is this SwiGLU and nothing else; None for all others."""
+        return None
 
     @property
     def has_reference(self) -> bool:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.attend_last import attend_last, can_attend
-from membench.layers.kernels.attention_step import attention_step
+from membench.layers.kernels.block_step import block_step
 from membench.layers.kernels.matmul import project
 from membench.layers.kernels.stages import stage
 from membench.layers.models.cache import KVCache
@@ -52,18 +52,21 @@ class Attention(nn.Module):
         with stage("out_proj"):
             return project(attended.reshape(sequences * new, -1), self.out).view(sequences, new, -1)
 
-    def step(self, x: Tensor, scale: Tensor, eps: float, cache: KVCache) -> Tensor:
-        """(S, d): x + this of the norm of x (S, d), one token of each sequence, where ``few_tokens.can_step``."""
-        cosines, sines = (each[0] for each in self._angles(cache.held, 1, x))
+    def step(
+        self, x: Tensor, scale: Tensor, eps: float, cache: KVCache, ffn: tuple[Tensor, Tensor, Tensor] | None
+    ) -> Tensor:
+        """(S, d): x + this of the norm of x (S, d), one token of each sequence, and then ``ffn``: ``block_step``."""
+        held = cache.held
+        cosines, sines = (each[held] for each in self._turns(held + 1, x))
         keys, values = cache.place(1)
-        return attention_step(x, scale, self.qkv, self.out, cosines, sines, keys, values, cache.held, eps)
+        return block_step(x, scale, self.qkv, self.out, cosines, sines, keys, values, held, eps, ffn)
 
     def _attend(self, projected: Tensor, cache: KVCache | None) -> Tensor:
         """(S, T, h·c) of the projected queries, keys and values (S, T, (h + 2g)·c)."""
         spec, (sequences, new, _) = self.spec, projected.shape
         before = cache.held if cache else 0
         if new == 1 and cache is not None and can_attend(projected, cache.keys):
-            cosines, sines = (each[0] for each in self._angles(before, 1, projected))
+            cosines, sines = (each[before] for each in self._turns(before + 1, projected))
             keys, values = cache.place(1)
             return attend_last(projected[:, 0], cosines, sines, keys, values, before).view(sequences, 1, -1)
         heads = projected.view(sequences, new, -1, spec.head_dim).transpose(1, 2)
@@ -94,9 +97,13 @@ class Attention(nn.Module):
 
     def _angles(self, before: int, new: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (T, c) of the new tokens' positions."""
-        known = -(-(before + new) // _POSITIONS_STEP) * _POSITIONS_STEP
-        cosines, sines = turns(known, self.spec.head_dim, self.spec.rope_theta, like.dtype, str(like.device))
+        cosines, sines = self._turns(before + new, like)
         return cosines[before : before + new], sines[before : before + new]
+
+    def _turns(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (…, c) of at least so many positions."""
+        known = -(-positions // _POSITIONS_STEP) * _POSITIONS_STEP
+        return turns(known, self.spec.head_dim, self.spec.rope_theta, like.dtype, str(like.device))
 
 
 @lru_cache(maxsize=4)
