@@ -86,9 +86,9 @@ class CaseMeasurement:
         watch = StopWatch()
         begin_ran()
         self.layer.train(has_backward(case.mode))
-        self.layer.make_ready(case.step(), case.seed)
         self.progress("inputs")
         with watch.on("inputs"):
+            self.layer.make_ready(case.step(), case.seed)
             inputs, traffic = self.preparation.inputs(case)
         optimizer, upstream = self.preparation.optimizer(case), self.preparation.upstream(case)
         name, call, tried = self._choose(case, inputs, upstream, optimizer, implementations, known, watch)
