@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not paths.has_native(), reason="no C++ compiler"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 EPS = 1e-3
 SHAPES = {  # sequences, d, query heads, key heads, head dim, capacity, held
-    "first": (1, 1, 1, 1, 2, 1, 0),
+    "first": (1, 17, 1, 1, 2, 1, 0),
     "second": (8, 67, 6, 2, 34, 5, 1),
     "full": (2, 96, 4, 4, 64, 17, 16),
     "grouped": (5, 130, 6, 1, 10, 23, 21),
