@@ -209,6 +209,16 @@ def test_decoding_with_the_cache_is_prefilling_without(
         assert relative_rms(model.next_logits(part), expected.double()) < 1e-5
 
 
+def test_what_is_kept_of_positions_serves_training_after_inference_mode() -> None:
+    model = build(model_of("dense"))
+    assert isinstance(model, Model)
+    tokens = torch.randint(37, (2, 1500))  # more positions than other tests have made angles for
+    with torch.inference_mode():
+        model.eval()(tokens)
+    model.train()(tokens).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("pool", ["own", "shared"])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("kind", LAYERS)

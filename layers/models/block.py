@@ -58,7 +58,8 @@ class Block(Layer):
         else:
             between = self._attended(x)
             y = between + self.ffn(self._normed(between, self.ffn_norm), routing)
-        self.auxiliary_loss = self.ffn.auxiliary_loss
+        if self.auxiliary_loss is not self.ffn.auxiliary_loss:  # a module's attributes are slow to set
+            self.auxiliary_loss = self.ffn.auxiliary_loss
         return y
 
     def _attended(self, x: Tensor) -> Tensor:

@@ -84,16 +84,22 @@ template <typename Element> void block_step(const Given& given, int first, int l
 
 }  // namespace
 
-// y (S, d): x + attention(norm(x)), and with a hidden width f also y + swiglu(norm(y)), of their parts those from number
-// `first` to `last`. between (S, (2h + 2g)·c + f) keeps what is projected, after it what is attended, and the hidden layer.
-extern "C" void membench_block_step(int element, int first, int last, const void* x, const void* attention_scale,
-                                    const void* qkv, const void* out, const void* cosines, const void* sines, void* keys,
-                                    void* values, const void* ffn_scale, const void* gate_up, const void* down,
-                                    void* between, void* y, int64_t sequences, int64_t heads, int64_t kv_heads,
-                                    int64_t head_dim, int64_t capacity, int64_t held, int64_t model_dim, int64_t hidden,
-                                    double eps, int threads) {
-    const Given given{{sequences, heads, kv_heads, head_dim, capacity, held},
-                      model_dim, hidden, float(eps), x, attention_scale, qkv, out, cosines, sines, keys, values,
-                      ffn_scale, gate_up, down, between, y};
+// y (S, d): x + attention(norm(x)), and with a hidden width f also y + swiglu(norm(y)). between (S, (2h + 2g)·c + f)
+// keeps what is projected, after it what is attended, and the hidden layer. Python packs all of it, in this order.
+struct Arguments {
+    const void *x, *attention_scale, *qkv, *out, *cosines, *sines;
+    void *keys, *values;
+    const void *ffn_scale, *gate_up, *down;
+    void *between, *y;
+    int64_t sequences, heads, kv_heads, head_dim, capacity, held, model_dim, hidden;
+    double eps;
+};
+
+// Of the parts those from number `first` to `last`.
+extern "C" void membench_block_step(int element, int first, int last, const Arguments* all, int threads) {
+    const Given given{{all->sequences, all->heads, all->kv_heads, all->head_dim, all->capacity, all->held},
+                      all->model_dim, all->hidden, float(all->eps), all->x, all->attention_scale, all->qkv, all->out,
+                      all->cosines, all->sines, all->keys, all->values, all->ffn_scale, all->gate_up, all->down,
+                      all->between, all->y};
     FOR_ELEMENT(element, block_step, given, first, last, threads)
 }
