@@ -23,7 +23,7 @@ from membench.results.ranking import comparable_groups
 from membench.results.records import Answer, ResultFile
 from membench.tables.cases import raw_table
 from membench.tables.numbers import interval, places, ratio, three
-from membench.tables.results import arms_table, device_name, how_measured, notes_table
+from membench.tables.results import arms_table, device_name, equal_latency_tables, how_measured, notes_table
 from membench.tables.table import Table
 from membench.words import how_many
 
@@ -41,6 +41,7 @@ class RunView:
     statuses: str
     answers: list[Answer]
     decisions: list[Table]
+    equal_latency: list[Table]
     traffic: list[Table]
     slots: list[Slot]
     arms: Table
@@ -51,10 +52,8 @@ class RunView:
 def run_view(file: str, result: ResultFile, styles: dict[str, Style]) -> RunView:
     """Everything the page says of one result file."""
     result = with_derived(result)
-    groups = {
-        title: [Evidence.of(record, styles) for record in records]
-        for title, records in comparable_groups(result.cases).items()
-    }
+    comparable = comparable_groups(result.cases)
+    groups = {title: [Evidence.of(record, styles) for record in records] for title, records in comparable.items()}
     cases = [Evidence.of(record, styles) for record in result.cases]
     answers = answers_of(result)
     return RunView(
@@ -65,6 +64,7 @@ def run_view(file: str, result: ResultFile, styles: dict[str, Style]) -> RunView
         statuses=_statuses(result),
         answers=list(answers.values()),
         decisions=[decision_table(members, answers[title]) for title, members in groups.items()],
+        equal_latency=equal_latency_tables(comparable),
         traffic=[traffic_table(members) for members in groups.values()],
         slots=slots(cases, groups),
         arms=arms_table(result),
