@@ -147,6 +147,11 @@ class Layer(nn.Module):
         del x
         return None
 
+    def choice_norms(self, x: Tensor) -> dict[str, Tensor]:
+        """How long the vectors are by which it chooses for x (B, d), as scalar means; instability shows there first."""
+        del x
+        return {}
+
     def draw_input(
         self, tokens: int, stated: StatedRouting, generator: torch.Generator
     ) -> tuple[Tensor, Routing | None]:

@@ -114,6 +114,10 @@ class MoE(Layer):
         loss = self._auxiliary_loss(logits, scores, chosen) if self.training else None
         return Selection(chosen, weights, loss)
 
+    def choice_norms(self, x: Tensor) -> dict[str, Tensor]:
+        """Of a token's router logits."""
+        return {"router_logit_norm": project_wide(x, self.router).norm(dim=-1).mean()}
+
     def _dispatch(self, chosen: Tensor, tokens: int, routing: Routing) -> dispatching.Dispatch:
         if isinstance(routing.remote, RemoteAssignments):
             return dispatching.from_counts(routing.remote.counts, tokens, self.spec.top_k)

@@ -88,6 +88,11 @@ class RetrievalLayer(Layer):
             queries = self._query_halves(x)
         return self._selected(queries)
 
+    def choice_norms(self, x: Tensor) -> dict[str, Tensor]:
+        """Of a head's projected query, before it is normalized."""
+        queries = project(x, self.query).float().view(-1, self.spec.heads, self.spec.key_dim)
+        return {"query_norm": queries.norm(dim=-1).mean()}
+
     def _selected(self, queries: Tensor) -> Selection:
         """The choice by query halves (B, H, 2, c)."""
         spec = self.spec

@@ -26,11 +26,13 @@ from membench.layers.spec import (
     Step,
     WeightedBagSpec,
 )
+from membench.learning.settings import Training
+from membench.learning.tasks import AnyTask
 
 # Part of every case id: raise it when a number measured before would no longer be comparable
 # (CHANGELOG.md says what changed).
 METHOD_VERSION = 1
-Status = Literal["ok", "oom", "timeout", "error", "skipped"]  # what became of a case
+Status = Literal["ok", "oom", "timeout", "error", "skipped", "diverged"]  # what became of a case, or of a seed of it
 
 
 class RoutingConfig(BaseModel):
@@ -52,7 +54,7 @@ class Case(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     arm: str
-    level: Literal["layer", "op", "block", "model"] = "layer"
+    level: Literal["layer", "op", "block", "model", "training"] = "layer"
     mode: Mode
     layer: LayerSpec
     tokens: PositiveInt = Field(description="b, tokens of one rank")
@@ -63,12 +65,16 @@ class Case(BaseModel):
     routing: RoutingConfig = RoutingConfig()
     seed: NonNegativeInt = 0
     threads: PositiveInt | None = Field(default=None, description="CPU threads; None: all cores of the device")
+    task: AnyTask | None = Field(default=None, description="level training: what is learnt")
+    training: Training | None = Field(default=None, description="level training: how; rounds are its seeds")
 
     @property
     def id(self) -> str:
         """Hash of the resolved config and the method's version; equal ids are comparable."""
         config = {**self.as_json(), "method_version": METHOD_VERSION}
         config["routing"].pop("trace", None)  # a recording is what is in it, not where it lies
+        for name in _NOT_LEARNT_BY:
+            config.get("training", {}).pop(name, None)
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_json(self) -> dict[str, Any]:
@@ -132,6 +138,7 @@ HASHED_ALWAYS: dict[type[BaseModel], set[str]] = {
     ProductKeyTopKSpec: {"heads", "top_k"},
     GroupedExpertsSpec: {"top_k"},
 }
+_NOT_LEARNT_BY = ("seeds", "checkpoint_seconds")  # how often it is trained, and what is kept meanwhile
 _TAG = "kind"  # tells the classes of a union apart: hashed always, of classes to come too
 
 

@@ -54,9 +54,13 @@ def read_file(path: str | Path, max_bytes: int, wanted: str) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        form = next((f", it is {name}" for start, name in _FORMS.items() if raw.startswith(start)), "")
-        raise UsageError(f"is no text file (UTF-8){form}; name {wanted}", source=source)
+        raise UsageError(f"is no text file (UTF-8){form_of(raw)}; name {wanted}", source=source)
     return text
+
+
+def form_of(raw: bytes) -> str:
+    """What bytes are instead of text, by the first of them, as in ``, it is UTF-16``; nothing where it is unknown."""
+    return next((f", it is {name}" for start, name in _FORMS.items() if raw.startswith(start)), "")
 
 
 def read_text(path: str | Path) -> str | None:

@@ -48,7 +48,7 @@ MEMBENCH: dict[str, tuple[str, ...]] = {
     "errors": (),
     "json_values": (),
     "files": ("errors",),
-    "learning": (),
+    "learning": ("files",),
     "case": ("learning",),
     "yaml_files": ("files",),
     "git": (),

@@ -42,7 +42,7 @@ def refused(text, override):
         ("model.kv_heads=3", "model", "heads 4 is no multiple of kv_heads 3: give a divisor of heads"),
         ("model.head_dim=15", "model", "head_dim 15 is odd: rotary positions turn pairs of numbers, give an even one"),
         ("model.num_blocks=99999", "model.num_blocks", "less than or equal to 4096, not 99999"),
-        ("level=layer", "model", "is for levels block and model, this is layer"),
+        ("level=layer", "model", "is for levels block, model, training; this is layer"),
         ("model_dim=64", "model_dim", "is the model's"),
         ("arms.dense.model_dim=64", "arms.dense.model_dim", "is the model's"),
         ("budgets={latency_ms: {value: 3, measured: [a.json]}}", "budgets.latency_ms", "is for level layer, this is"),
@@ -107,7 +107,7 @@ def test_a_block_has_one_layer(name):
     for section in ("arms.mem", "every_arm"):
         key, _, value = name.partition(": ")
         assert refused(BLOCK, f"{section}.{key}={value}") == (
-            f"base.yaml: {section}.{key}: is for level model: a block has one layer"
+            f"base.yaml: {section}.{key}: is for levels model and training: a block has one layer"
         )
 
 
@@ -151,7 +151,7 @@ def test_a_context_stays_where_one_of_the_modes_has_a_cache():
         (["dense", "--block", "tiny", "--tokens", "0"], "--tokens: should be greater than 0, not 0"),
         (["moe", "--model", "tiny", "--set", "at=[7]"], "--set at=[7]: blocks 7: name some from 0 to 1"),
         (["moe", "--model", "tiny", "--set", "pool=shared"], "--set pool=shared: shared is for memory and memory_plus"),
-        (["moe", "--block", "tiny", "--set", "at=middle"], "--set at=middle: is for level model"),
+        (["moe", "--block", "tiny", "--set", "at=middle"], "--set at=middle: is for levels model and training"),
         (["dense", "--model", "tiny", "--against", "moe"], "--against moe: "),
     ],
 )

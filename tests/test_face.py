@@ -12,13 +12,14 @@ from membench.layers.face import FACE
 
 # What the instrument imports of layers, by the number. A new name: raise FACE and give the new number its names.
 ASKED = {
-    5: """
+    6: """
         checking.answer:find_fault checking.answer:parameter_faults checking.digest:Digest
         checking.update_verification:update_errors checking.verification:Verification
         checking.verification:verify factory:build initialize:fill_normal_ kernels.cpp_build:kernels
         kernels.matmul:linear kernels.pages:on_huge_pages kernels.paths:fallback kernels.paths:forget_taken
         kernels.paths:implementation kernels.paths:path_of kernels.paths:taken kernels.stages:observed_by
         layer:Layer layer:RemoteAssignments layer:RemoteLookups layer:Routing layer:torch_dtype layers:factory
+        models.model:Model
         optim.layer_optimizer:LayerOptimizer routing:StatedRouting spec.base:WIDTH_MULTIPLE
         spec.quantities:DTypeName spec.quantities:MAX_NUM_KEYS spec.quantities:format_num_keys
         spec.quantities:format_quantity spec.quantities:parse_num_keys spec.quantities:parse_quantity

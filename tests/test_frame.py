@@ -314,7 +314,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, given, says):
 def test_another_kind_of_row_is_named(tmp_path):
     with pytest.raises(UsageError, match="per: 'samples' is no kind of row; did you mean 'sample'"):
         membench.read_results(save(tmp_path, a_result()), per="samples")
-    with pytest.raises(UsageError, match="known are case, round, sample"):
+    with pytest.raises(UsageError, match="known are case, point, round, sample"):
         membench.read_results(save(tmp_path, a_result()), per=None)
 
 

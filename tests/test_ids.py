@@ -11,6 +11,7 @@ from recorded_ids import configs, defaults, hashed_always, ids_of, recorded
 from membench.case import Case, RoutingConfig
 from membench.layers import build
 from membench.layers.spec import AnySpec, ExternalSpec, TokenSpec, spec_from
+from membench.learning.tasks import TASKS
 from membench.planning.planner import make_plan
 from membench.results.records import read_result
 from membench.running.protocol import Build
@@ -106,7 +107,8 @@ def test_defaults_stay():
 
 def test_what_a_case_is_made_of_is_found():
     kinds = {spec.__name__ for spec in get_args(AnySpec)}
-    assert configs().keys() == {"Case", "RoutingConfig", "AttentionSpec"} | kinds
+    learnt = {"Training", "Stop", "Tuning", *(task.__name__ for task in TASKS.values())}
+    assert configs().keys() == {"Case", "RoutingConfig", "AttentionSpec"} | kinds | learnt
     assert {spec.model_fields["kind"].default for spec in get_args(AnySpec)} == SPECS.keys()
 
 

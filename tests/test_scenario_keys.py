@@ -8,9 +8,10 @@ from pydantic import BaseModel
 from test_docs import ROOT
 
 from benchmarks.documents.marked import parts_of
-from benchmarks.documents.scenario_keys import ARMS, SECTIONS, arms_part, default, sections_part, takes
+from benchmarks.documents.scenario_keys import ARMS, SECTIONS, arms_part, default, sections_part, takes, tasks_part
 from layers.spec import KINDS, OPERATORS, PRESETS, ModelShape
 from membench.errors import UsageError
+from membench.learning.tasks import TASKS
 from membench.scenario.arms import entry_point_layers
 from membench.scenario.axes import CASE_KEYS, SWEPT_SECTIONS
 from membench.scenario.scenario import Scenario, parse_scenario
@@ -45,6 +46,7 @@ def test_the_page_is_what_the_models_give():
     parts = parts_of(PAGE)
     assert parts["keys-of-sections"].strip() == sections_part()
     assert parts["keys-of-arms"].strip() == arms_part()
+    assert parts["keys-of-tasks"].strip() == tasks_part()
 
 
 def test_every_model_that_reads_a_scenario_is_a_section():
@@ -53,7 +55,7 @@ def test_every_model_that_reads_a_scenario_is_a_section():
 
 
 def test_every_key_says_what_it_means():
-    for model in {*SECTIONS.values(), *ARMS.values()}:
+    for model in {*SECTIONS.values(), *ARMS.values(), *TASKS.values()}:
         silent = [name for name, each in model.model_fields.items() if not each.description and name != "kind"]
         assert not silent, (model.__name__, silent)
 
@@ -68,7 +70,10 @@ def test_every_key_has_one_row():
 
 
 def test_what_shipped_scenarios_state_is_on_the_page():
-    keys, of_an_arm = {*keys_of(sections_part())}, {"layer", "op", "budgets", *WHOLE_KEYS, "model_dim", "dtype"}
+    keys, of_an_arm = (
+        {*keys_of(sections_part())},
+        {"layer", "op", "budgets", *WHOLE_KEYS, "training", "model_dim", "dtype"},
+    )
     assert all(f"`{key}`" in BY_HAND for key in of_an_arm)
     for name, _ in list_scenarios():
         stated = yaml.safe_load((shipped_directory() / f"{name}.yaml").read_text())

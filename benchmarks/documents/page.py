@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 from benchmarks.documents.families import REST, families
 from benchmarks.documents.filled import filled
+from benchmarks.documents.learnt import learnt_parts
 from benchmarks.documents.pictures import picture
 from benchmarks.documents.recorded import Recorded
 from benchmarks.documents.sentences import answer_sentences, named
@@ -13,7 +14,7 @@ from benchmarks.documents.tables import sizes_tables, times_tables
 from membench.json_values import mapping, number
 from membench.machine.provenance import device_slug
 from membench.results.disturbance import disturbed_rounds
-from membench.results.ranking import arm_name
+from membench.results.ranking import arm_name, is_trained
 from membench.results.records import ResultFile
 from membench.tables.results import how_measured
 from membench.words import how_many
@@ -82,6 +83,8 @@ def _device(each: Recorded, slug: str, pictures: dict[str, bytes]) -> str:
     run = each.result.run
     told = f"**On {each.device}** ({link(each, '../results/')}). {how_measured(each.result)}{_without_time(each)}"
     parts = [filled(told)]
+    if any(map(is_trained, each.result.cases)):
+        return "\n\n".join([*parts, *learnt_parts(each.result), *flagged(each.result)]) + "\n"
     for family, result in families(each.result).items():
         beside = "public layers of other sizes" if family == REST else f"{family} and public layers"
         heading = [f"### {run.scenario}: {beside}"] if family else []

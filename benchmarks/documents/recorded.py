@@ -14,11 +14,14 @@ from membench.files import read_file
 from membench.gate.result_set import LoadedResult
 from membench.json_values import text, value_at
 from membench.results.intervals import medians_s
-from membench.results.records import MAX_RESULT_BYTES, ForeignFile, ResultFile, read_result
+from membench.results.learnt import ANSWER, of_seeds
+from membench.results.ranking import is_trained
+from membench.results.records import MAX_RESULT_BYTES, ForeignFile, Record, ResultFile, read_result
 from membench.scenario.scenario import Scenario
 from membench.yaml_files.reader import parse_mapping
 
-_NO_CHANGE = "measure."  # an override of how long is measured asks the same question
+# Overrides that ask the same question: how long is measured, and a size that only a GPU can show.
+_NO_CHANGE = ("measure.", "scale=gpu")
 _NO_QUESTION = ("measure", "description")
 
 
@@ -115,7 +118,12 @@ def _best(runs: list[Recorded]) -> Recorded:
 
 def _measured(result: ResultFile) -> bool:
     """Whether anything has enough rounds that went well."""
-    return any(record.status == "ok" and len(medians_s(record.rounds)) >= MIN_ROUNDS for record in result.cases)
+    return any(record.status == "ok" and _rounds(record) >= MIN_ROUNDS for record in result.cases)
+
+
+def _rounds(record: Record) -> int:
+    """Those that were timed, or trained."""
+    return len(of_seeds(record.rounds, ANSWER) if is_trained(record) else medians_s(record.rounds))
 
 
 def _question(scenario_text: str) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from membench.scenario.shipped import list_scenarios
 _DOCUMENT_BYTES = 2**22
 KEYS: dict[str, Maker] = {
     "keys-of-sections": lambda part: scenario_keys.sections_part(),
+    "keys-of-tasks": lambda part: scenario_keys.tasks_part(),
     "keys-of-arms": lambda part: scenario_keys.arms_part(),
 }
 

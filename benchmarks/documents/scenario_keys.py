@@ -12,6 +12,8 @@ from pydantic.fields import FieldInfo
 from membench.case import RoutingConfig
 from membench.layers.spec import KINDS, OPERATORS, PRESETS, ExternalSpec, ModelShape, Spaced, Spec
 from membench.layers.spec.quantities import parse_num_keys
+from membench.learning.settings import Stop, Training, Tuning
+from membench.learning.tasks import TASKS
 from membench.scenario.budgets import Budgets, Latency, MovedBytes
 from membench.scenario.scenario import Scenario
 from membench.scenario.settings import Fit, Limits, Measure, Workload
@@ -26,6 +28,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "arms.ARM.at": Spaced,
     "workload": Workload,
     "workload.routing": RoutingConfig,
+    "training": Training,
+    "training.stop": Stop,
+    "training.tuning": Tuning,
     "fit": Fit,
     "measure": Measure,
     "limits": Limits,
@@ -48,6 +53,13 @@ def arms_part() -> str:
     """A table for each kind of layer and each operator."""
     titled = {f"`{'op' if name in OPERATORS else 'layer'}: {name}`": kind for name, kind in ARMS.items()}
     return "\n\n".join(f"### {title}\n\n{_HEAD}{_rows(kind, '', NOT_OF_ARMS)}" for title, kind in titled.items())
+
+
+def tasks_part() -> str:
+    """A table for each task."""
+    return "\n\n".join(
+        f"### `task.kind: {name}`\n\n{_HEAD}{_rows(kind, '', ('kind',))}" for name, kind in TASKS.items()
+    )
 
 
 def _section(key: str, model: type[BaseModel]) -> str:
@@ -82,7 +94,7 @@ def default(model: type[BaseModel], name: str) -> str:
 
 
 def _written(value: Any) -> str:
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(str, value))}]"
     if isinstance(value, bool):
         return str(value).lower()
@@ -98,7 +110,7 @@ def takes(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return " \\| ".join(f"`{each}`" for each in parts)
     if origin in (Union, UnionType):
         return _one_of([part for part in parts if part is not NoneType], metadata)
-    if origin is list:
+    if origin in (list, tuple):
         return f"list of {takes(parts[0])}"
     if origin is dict:
         return "mapping"

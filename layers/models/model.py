@@ -202,6 +202,6 @@ class Model(Layer):
             block.balance(frozen=frozen)
 
     def zero_gradients(self) -> None:
-        super().zero_gradients()
+        super().zero_gradients()  # which reaches all parameters and tables: blocks have but their losses left
         for block in self.blocks:
-            block.zero_gradients()
+            block.auxiliary_loss = block.ffn.auxiliary_loss = None

@@ -4,7 +4,7 @@ AdamW on a table is dense by definition: the moments of every row decay in every
 table. It is offered as something to compare with.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import copy
 from typing import Any, Self, get_args
@@ -18,10 +18,11 @@ from membench.layers.layer import Layer
 from membench.layers.optim.state import check_keys, check_torch_state
 from membench.layers.optim.table_optimizer import DenseTableAdamW, RowRule, TableOptimizer, check_rate, moments
 from membench.layers.spec import Optimizer
+from membench.layers.tables.value_table import ValueTable
 
 
-class LayerOptimizer:
-    """What ``optimizer`` means for a whole layer: ``step()`` updates matrices and tables.
+class LayerOptimizer(torch.optim.Optimizer):
+    """What ``optimizer`` means for a whole layer or model: ``step()`` updates matrices and tables.
 
     ``adamw``: AdamW for everything. ``row_adagrad``, ``row_adam``, ``lazy_adam``: AdamW for matrices, that rule for
     tables. ``sgd``: plain SGD, of tables only the rows that were read. With a learning rate of 0 all the work is
@@ -36,9 +37,12 @@ class LayerOptimizer:
     need this. Give layers that share a table to one optimizer, which updates the table once per step. Other modules
     of a model need their own optimizers.
 
+    ``param_groups`` are those of the matrices, then one of each of ``tables``: every scheduler of torch drives them.
+
     Args:
         table_learning_rate: for tables; None: the same as for matrices.
-        table_weight_decay: for tables, decoupled; matrices have torch's default.
+        weight_decay: for matrices, decoupled; None: torch's default.
+        table_weight_decay: for tables, decoupled.
 
     Raises:
         ValueError: there is no such optimizer, or a rate is not a finite number from 0.
@@ -52,17 +56,20 @@ class LayerOptimizer:
         learning_rate: float = 1e-3,
         *,
         table_learning_rate: float | None = None,
+        weight_decay: float | None = None,
         table_weight_decay: float = 0.0,
     ) -> None:
         if optimizer not in get_args(Optimizer):
             raise ValueError(f"optimizer should be one of {', '.join(get_args(Optimizer))}, not {optimizer!r}")
         rate = learning_rate if table_learning_rate is None else table_learning_rate
         given = {"learning_rate": learning_rate, "table_learning_rate": rate, "table_weight_decay": table_weight_decay}
-        for name, value in given.items():
+        for name, value in (given if weight_decay is None else given | {"weight_decay": weight_decay}).items():
             check_rate(name, value)
+        # torch's own __init__ would keep groups and a state of its own beside those of the parts
+        self.__setstate__({"defaults": {}})
         self._optimizer = optimizer
         self._layers = _listed(layers)
-        self._learning_rate = learning_rate
+        self._weight_decay = weight_decay
         read = [table for layer in self._layers for table in layer.tables()]
         tables = {id(table): table for table in read}
         self._readers = [read.count(table) for table in tables.values()]
@@ -72,7 +79,9 @@ class LayerOptimizer:
         own = [each for layer in self._layers for each in layer.own_optimizers(optimizer, learning_rate) or []]
         taken = {id(p) for each in own for group in each.param_groups for p in group["params"]}
         matrices = [p for key, p in parameters.items() if key not in table_weights | taken]
-        self._matrices = [*own, _of_matrices(optimizer, matrices, learning_rate)] if matrices else own
+        if matrices:
+            own = [*own, _of_matrices(optimizer, matrices, learning_rate, weight_decay)]
+        self._matrices = own
         self.tables: list[TableOptimizer | DenseTableAdamW] = []
         for number, table in enumerate(tables.values()):
             if optimizer in ROW_OPTIMIZERS:
@@ -80,6 +89,19 @@ class LayerOptimizer:
                 self.tables.append(TableOptimizer(table, rule, seed=number))
             else:
                 self.tables.append(DenseTableAdamW(table, rate, table_weight_decay))
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Those of the matrices, then one of each table; what is written into one counts from the next update on."""
+        return [group for part in (*self._matrices, *self.tables) for group in part.param_groups]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Raises TypeError: what is trained is what the layers have."""
+        raise TypeError("a LayerOptimizer trains what its layers have: give it all of them when it is made")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy gets: all but the ``step`` that a scheduler has put around this one's."""
+        return {name: value for name, value in self.__dict__.items() if name != "step"}
 
     @contextmanager
     def fused(self) -> Iterator[None]:
@@ -90,29 +112,53 @@ class LayerOptimizer:
                     stack.enter_context(table.fused() if readers == 1 else table.queued())
             yield
 
+    @contextmanager
+    def queued(self) -> Iterator[None]:
+        """Inside, several backward passes keep what the updates of rows need; ``step`` then makes them, once each."""
+        with ExitStack() as stack:
+            for table in self.tables:
+                if isinstance(table, TableOptimizer):
+                    stack.enter_context(table.queued())
+            yield
+
     def for_twin(self, twin: Layer) -> Self:
         """The same for a copy of the one layer that has the same tables: these have one state."""
         found, of_tables = copy(self), {id(table.weight) for table in twin.tables()}
         matrices = [p for p in twin.parameters() if id(p) not in of_tables]
         found._layers = [twin]
-        found._matrices = [_of_matrices(self._optimizer, matrices, self._learning_rate)] if matrices else []
+        rate = self._matrices[0].param_groups[0]["lr"] if self._matrices else 0.0
+        of_matrices = _of_matrices(self._optimizer, matrices, rate, self._weight_decay) if matrices else None
+        found._matrices = [of_matrices] if of_matrices else []
         return found
 
-    def zero_grad(self) -> None:
-        """Clears all gradients, of parameters and of table rows, and uses that wait for ``step``."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets all gradients, of parameters and of table rows, and uses that wait for ``step``."""
+        if not set_to_none:
+            raise ValueError("gradients of rows are forgotten, not set to zero: set_to_none should be true")
         for layer in self._layers:
             layer.zero_gradients()
         for table in self.tables:
             table.zero_grad()
 
-    def step(self) -> None:
-        """One update from the gradients that the last backward left."""
+    def clip_gradients_(self, max_norm: float) -> Tensor:
+        """``clip_gradients_`` of all that it trains."""
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return _clip(gradients, [table.table for table in self.tables], max_norm)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update from the gradients that the last backward left, or that ``closure`` computes."""
+        found = None
+        if closure is not None:
+            with torch.enable_grad():
+                found = closure()
+        frozen = not any(group["lr"] for matrices in self._matrices for group in matrices.param_groups)
         for matrices in self._matrices:
             with stage("update"):
                 matrices.step()
         self.step_tables()
         for layer in self._layers:
-            layer.balance(frozen=self._learning_rate == 0.0)
+            layer.balance(frozen=frozen)
+        return found
 
     def step_tables(self) -> None:
         """The part of ``step`` for tables: updates that a fused backward has not done."""
@@ -163,9 +209,12 @@ class LayerOptimizer:
                 optimizer.load_state_dict(saved)
 
 
-def _of_matrices(optimizer: str, matrices: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+def _of_matrices(
+    optimizer: str, matrices: list[nn.Parameter], learning_rate: float, weight_decay: float | None
+) -> torch.optim.Optimizer:
     kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
-    return kind(matrices, lr=learning_rate, fused=True)
+    decay: dict[str, Any] = {} if weight_decay is None else {"weight_decay": weight_decay}
+    return kind(matrices, lr=learning_rate, fused=True, **decay)
 
 
 @torch.no_grad()
@@ -181,25 +230,38 @@ def clip_gradients_(layers: Layer | Sequence[Layer], max_norm: float) -> Tensor:
         ValueError: ``max_norm`` is below 0 or not a number.
         TypeError: a layer is not one of membench's.
     """
-    if not max_norm >= 0:
-        raise ValueError(f"max_norm should be a number from 0, not {max_norm}")
     layers = _listed(layers)
     parameters = {id(p): p.grad for layer in layers for p in layer.parameters() if p.grad is not None}
     tables = {id(table): table for layer in layers for table in layer.tables()}
-    gradients = [*parameters.values(), *(t.gradient.values for t in tables.values() if t.gradient is not None)]
-    norm = _total_norm(gradients)
+    return _clip(list(parameters.values()), list(tables.values()), max_norm)
+
+
+@torch.no_grad()
+def _clip(gradients: list[Tensor], tables: list[ValueTable], max_norm: float) -> Tensor:
+    """``clip_gradients_`` of gradients of parameters, and those of the rows of tables."""
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm should be a number from 0, not {max_norm}")
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for each in [*gradients, *(table.gradient.values for table in tables if table.gradient is not None)]:
+        alike.setdefault((each.device, each.dtype), []).append(each)
+    norm = _total_norm(alike.values())
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(scale.to(gradient.device, gradient.dtype))
+    if scale.device.type == "cpu" and scale == 1:  # what a GPU would have to be waited for
+        return norm
+    for (device, dtype), some in alike.items():
+        torch._foreach_mul_(some, scale.to(device, dtype))  # type: ignore[attr-defined]
     return norm
 
 
-def _total_norm(gradients: list[Tensor]) -> Tensor:
-    """A scalar, fp32 at least. torch's own norm has the gradients' dtype, and fp16 ends at 65504."""
-    if not gradients:
+def _total_norm(alike: Iterable[list[Tensor]]) -> Tensor:
+    """A scalar, fp32 at least, of lists of one dtype and device each. torch's own norm has the gradients' dtype, and
+    fp16 ends at 65504."""
+    norms: list[Tensor] = []
+    for some in alike:
+        wide = torch.promote_types(some[0].dtype, torch.float32)
+        norms += torch._foreach_norm(some, 2, wide)  # type: ignore[attr-defined]
+    if not norms:
         return torch.zeros((), dtype=torch.float32)
-    wide = [torch.promote_types(gradient.dtype, torch.float32) for gradient in gradients]
-    norms = [torch.linalg.vector_norm(each, dtype=dtype) for each, dtype in zip(gradients, wide, strict=True)]
     return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
 
 

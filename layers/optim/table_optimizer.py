@@ -19,6 +19,7 @@ from membench.layers.optim.state import check_keys, check_torch_state, tensors_o
 from membench.layers.tables.value_table import Use, ValueTable
 
 _MIXED = 0x9E3779B1  # odd; with it, consecutive step numbers and seeds give unrelated bits
+_OF_SCHEDULERS = "initial_lr"  # what a scheduler keeps in the groups that it drives
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +68,31 @@ class TableOptimizer:
     Call ``step()`` at the end of each, even if after ``fused`` no update is left to do. Call ``zero_grad()`` before the
     next backward pass, as with torch's optimizers. bf16 rows are rounded stochastically, because most updates would
     be lost by rounding to nearest.
+
+    ``param_groups`` is one group, of torch's form: the rule's numbers are read from it at each update.
     """
 
     def __init__(self, table: ValueTable, rule: RowRule, *, seed: int = 0) -> None:
-        self.table, self.rule = table, rule
+        self.table = table
+        self.param_groups: list[dict[str, Any]] = [{"params": [table.weight]}]
+        self.rule = rule
         self.state = RowState.of(table.weight, rule.optimizer)
         self.number = 0  # the number of updates so far
         self._seed = seed
         self._queue: list[Use] = []
         self._updated = False  # whether a fused backward pass has updated the table since the last step
+
+    @property
+    def rule(self) -> RowRule:
+        """The rule with the numbers of the next update."""
+        (group,) = self.param_groups
+        return RowRule(self._optimizer, group["lr"], group["weight_decay"], group["eps"], group["betas"])
+
+    @rule.setter
+    def rule(self, rule: RowRule) -> None:
+        self._optimizer: RowOptimizer = rule.optimizer
+        numbers = {"weight_decay": rule.weight_decay, "eps": rule.eps, "betas": rule.betas}
+        self.param_groups[0].update(lr=rule.learning_rate, **numbers)
 
     @property
     def waiting(self) -> bool:
@@ -167,7 +184,7 @@ class TableOptimizer:
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """From the next update on."""
-        self.rule = replace(self.rule, learning_rate=learning_rate)
+        self.param_groups[0]["lr"] = learning_rate
 
     def state_tensors(self) -> list[Tensor]:
         """The whole state that is kept of the table's rows."""
@@ -175,6 +192,10 @@ class TableOptimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on as if it had not stopped; shares memory with the optimizer."""
+        scheduled = {name: self.param_groups[0][name] for name in (_OF_SCHEDULERS,) if name in self.param_groups[0]}
+        return self._needed_state() | scheduled
+
+    def _needed_state(self) -> dict[str, Any]:
         return {"rule": asdict(self.rule), "number": self.number, "seed": self._seed, **self.state.named_tensors()}
 
     def check_state(self, state: dict[str, Any]) -> None:
@@ -183,7 +204,7 @@ class TableOptimizer:
         Raises:
             ValueError: it is of another rule, or of a table of another size.
         """
-        own = self.state_dict()
+        own = self._needed_state()
         check_keys(state, own)
         shapes, wanted = ({name: tuple(t.shape) for name, t in tensors_of(each).items()} for each in (state, own))
         if shapes != wanted or state["rule"]["optimizer"] != self.rule.optimizer:
@@ -201,6 +222,8 @@ class TableOptimizer:
         """
         self.check_state(state)
         self.rule = RowRule(**{**state["rule"], "betas": tuple(state["rule"]["betas"])})
+        if _OF_SCHEDULERS in state:
+            self.param_groups[0][_OF_SCHEDULERS] = state[_OF_SCHEDULERS]
         self.number, self._seed = state["number"], state["seed"]
         for name, tensor in self.state.named_tensors().items():
             tensor.copy_(state[name])
@@ -246,9 +269,14 @@ class DenseTableAdamW:
         self.adamw.step()
         self.parameter.grad = None
 
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """As torch's."""
+        return self.adamw.param_groups
+
     def set_learning_rate(self, learning_rate: float) -> None:
         """From the next update on."""
-        for group in self.adamw.param_groups:
+        for group in self.param_groups:
             group["lr"] = learning_rate
 
     def state_tensors(self) -> list[Tensor]:

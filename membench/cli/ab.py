@@ -49,6 +49,7 @@ def ab(
     from membench.cli.device_option import checked_device
     from membench.cli.gate_outputs import Outputs
     from membench.cli.output_option import checked_folder
+    from membench.errors import UsageError
     from membench.gate.thresholds import load_thresholds
     from membench.scenario.scenario import load_scenario
 
@@ -56,6 +57,9 @@ def ab(
     outputs = Outputs(strict, advisory, markdown, junit, as_json).checked()
     settings = Settings(checked_device(device), checked_folder(output), rounds, only or (), known)
     loaded = load_scenario(scenario, overrides or ())
+    if loaded.level == "training":
+        problem = "trains, which an ab does not: run it at both commits, and membench compare holds them by their seeds"
+        raise UsageError(problem, source=loaded.source)
     if uncommitted_changes():
         print("membench: there are changes here that are not committed; they are not measured", file=sys.stderr)
     found = run_ab(loaded, (base, head), settings)

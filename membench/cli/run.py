@@ -53,6 +53,7 @@ def run(
     from membench.running.run import Finished, run_scenario
     from membench.scenario.scenario import load_scenario
     from membench.tables.frame_file import check_parquet
+    from membench.training.runs.runner import TrainingRunner
 
     checked_device(device)
     folder = checked_folder(output)
@@ -64,7 +65,8 @@ def run(
     shown, unwritten = StandardOutput(), []
     try:
         for scenario, arms in zip(loaded, solved, strict=True):
-            done = run_scenario(scenario, arms, device, folder, resume=resume, only=only or ())
+            how = {} if scenario.level != "training" else {"measuring": TrainingRunner}
+            done = run_scenario(scenario, arms, device, folder, resume=resume, only=only or (), **how)
             finished.append(done)
             if not as_json:
                 shown.take(lambda result=done.result: _show(result, table))

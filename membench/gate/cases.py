@@ -13,6 +13,7 @@ from membench.gate.judge import (
     judge_paired,
     judge_unpaired,
 )
+from membench.gate.learnt import Sides, learnt_verdicts, sides_of, trained_in_both
 from membench.gate.machine import machine_slowdown
 from membench.gate.metrics import COUNTED, TIMED, TimedMetric
 from membench.gate.pacing import Pacing, pacing, ratios_by_round, torch_versions
@@ -24,7 +25,7 @@ from membench.gate.verdicts import ORDER, MetricVerdict, Verdict, worst
 from membench.machine.identity import Machine
 from membench.results.conditions import conditions_differ, same_software
 from membench.results.disturbance import touched_rounds
-from membench.results.ranking import arm_name, is_summed, routing_name, step_name, swept
+from membench.results.ranking import arm_name, is_summed, routing_name, step_name, swept, trained_name
 from membench.results.records import Pair, Record, ResultFile
 from membench.words import how_many
 
@@ -81,20 +82,19 @@ def comparability(base: ResultFile, head: ResultFile) -> Comparability:
 
 def compare_cases(base: ResultFile, head: ResultFile, thresholds: Thresholds) -> list[CaseComparison]:
     """Every case of either file, the worst first; none for what was measured in neither."""
-    how = comparability(base, head)
-    before = {record.id: record for record in base.cases}
-    now = {record.id: record for record in head.cases}
-    shared = _shared_spread(before, now, how)
-    found = [_compare(before.get(id_), now.get(id_), how, thresholds, shared.get(id_)) for id_ in {**before, **now}]
+    how, sides = comparability(base, head), sides_of(base, head)
+    shared, trained = _shared_spread(sides, how), trained_in_both(sides.values())
+    found = [_compare(*of, how, thresholds, shared.get(id_), trained) for id_, of in sides.items()]
     return sorted((each for each in found if each), key=badness)
 
 
-def _shared_spread(before: Mapping[str, Record], now: Mapping[str, Record], how: Comparability) -> dict[str, Estimate]:
+def _shared_spread(sides: Mapping[str, Sides], how: Comparability) -> dict[str, Estimate]:
     """Of the cases that both runs timed in turn with the same pacer, by id."""
     if how.pair or how.timings:
         return {}
-    both = [id_ for id_ in before.keys() & now.keys() if pacing(before[id_], now[id_], how.torch).paced]
-    return shared_spread({id_: (_ratios(before[id_]), _ratios(now[id_])) for id_ in sorted(both)})
+    both = {id_: (base, head) for id_, (base, head) in sorted(sides.items()) if base and head}
+    paced = {id_: of for id_, of in both.items() if pacing(*of, how.torch).paced}
+    return shared_spread({id_: (_ratios(base), _ratios(head)) for id_, (base, head) in paced.items()})
 
 
 def _ratios(record: Record) -> list[float]:
@@ -108,7 +108,9 @@ def badness(found: CaseComparison) -> tuple[int, float, str]:
 
 
 def case_label(record: Record) -> str:
-    """A case as a reader knows it: arm, step, tokens, routing and what was swept."""
+    """A case as a reader knows it: arm, step, tokens, routing and what was swept; or what it was trained on."""
+    if record.case.training is not None:
+        return f"{arm_name(record)} {trained_name(record)}"
     parts = [arm_name(record), step_name(record), f"x{record.case.tokens}", routing_name(record), swept(record)]
     return " ".join(part for part in parts if part)
 
@@ -119,6 +121,7 @@ def _compare(
     how: Comparability,
     thresholds: Thresholds,
     shared: Estimate | None,
+    trained: int,
 ) -> CaseComparison | None:
     some = head or base
     assert some is not None
@@ -130,7 +133,10 @@ def _compare(
         why = "one was measured whole, the other is the sum of its blocks"
         metrics.append(MetricVerdict("status", Verdict.INCOMPARABLE, why))
     elif base and head and base.status == head.status == "ok":
-        metrics += _timed_verdicts(base, head, how, thresholds, shared)
+        if head.case.training is not None:
+            metrics += learnt_verdicts(base, head, thresholds, trained)
+        else:
+            metrics += _timed_verdicts(base, head, how, thresholds, shared)
         metrics += _counted_verdicts(base, head, how, thresholds)
     return CaseComparison(some.id, case_label(some), metrics) if metrics else None
 

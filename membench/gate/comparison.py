@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from membench.gate.cases import OTHER_CONDITIONS, CaseComparison, badness, comparability, compare_cases
 from membench.gate.confirm import confirmed_case, confirmed_metric
 from membench.gate.judge import judge_paired
+from membench.gate.learnt import sides_of
 from membench.gate.metrics import TIMED
 from membench.gate.result_set import Group, LoadedResult
 from membench.gate.rounds import latency_effects
@@ -97,7 +98,7 @@ def _incomparable(base: ResultFile, head: ResultFile) -> str | None:
     if base.run.method_version != head.run.method_version:
         versions = f"{base.run.method_version} and {head.run.method_version}"
         return f"they are of method versions {versions} (CHANGELOG.md says what changed): measure the baseline anew"
-    if head.cases and not {record.id for record in base.cases} & {record.id for record in head.cases}:
+    if head.cases and not any(before and now for before, now in sides_of(base, head).values()):
         return "they have no case in common"
     if not any(record.status == "ok" for record in base.cases):
         why = next((f": {record.reason}" for record in base.cases if record.reason), "")

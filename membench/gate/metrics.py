@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from membench.json_values import number, positive
+from membench.results.columns import Better
 from membench.results.metrics import quantile
 from membench.results.records import Record, Round
 
@@ -42,6 +43,15 @@ class CountedMetric:
     of_record: Callable[[Record], float | None]
     on_any_device: bool = False
     of_one_build: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LearntMetric:
+    """What a trained case has learnt, a value a seed. ``floor`` is the least difference that matters, in its unit."""
+
+    name: str
+    better: Better
+    floor: float
 
 
 def _latency_ms(round_: Round, tokens: int) -> float | None:
@@ -134,4 +144,5 @@ COUNTED = (
     # The interpreter and the allocator do not do exactly the same in every process.
     CountedMetric("instructions_per_call", 0.02, _instructions, of_one_build=True),
 )
-METRIC_NAMES = tuple(metric.name for metric in (*TIMED, *COUNTED))
+LEARNT = (LearntMetric("answer_nll", "lower", 0.01), LearntMetric("em", "higher", 0.005))
+METRIC_NAMES = tuple(metric.name for metric in (*TIMED, *COUNTED, *LEARNT))

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from membench.case import Case
 from membench.errors import UsageError, blaming, suggestion, usage_error
-from membench.gate.metrics import COUNTED, METRIC_NAMES, CountedMetric, TimedMetric
+from membench.gate.metrics import COUNTED, LEARNT, METRIC_NAMES, CountedMetric, LearntMetric, TimedMetric
 from membench.layers.spec import Mode, Optimizer
 from membench.yaml_files.reader import parse_mapping, read_text
 
@@ -82,7 +82,7 @@ class MetricThresholds:
         return bool(self.margin and self.user_margin and self.margin > 2 * self.user_margin)
 
 
-def limits(thresholds: Thresholds, case: Case, metric: TimedMetric | CountedMetric) -> MetricThresholds:
+def limits(thresholds: Thresholds, case: Case, metric: TimedMetric | CountedMetric | LearntMetric) -> MetricThresholds:
     """What one metric of one case may do: the defaults, then the file's metrics, then its matching cases."""
     said: dict[str, float] = {}
     for source in (thresholds.metrics, *(entry.metrics for entry in thresholds.cases if entry.matches(case))):
@@ -90,6 +90,8 @@ def limits(thresholds: Thresholds, case: Case, metric: TimedMetric | CountedMetr
             said |= source[metric.name].model_dump(exclude_none=True)
     if isinstance(metric, CountedMetric):
         return MetricThresholds(None, None, 0.0, said.get("tolerance", metric.tolerance), said.get("limit"))
+    if isinstance(metric, LearntMetric):
+        return MetricThresholds(None, None, said.get("floor", metric.floor), 0.0, None)
     user_margin = said.get("margin", metric.margin)
     margin = None if user_margin is None else max(user_margin, said.get("noise_floor", 0.0))
     return MetricThresholds(margin, user_margin, said.get("floor", metric.floor), 0.0, said.get("limit"))
@@ -119,12 +121,15 @@ def load_thresholds(path: str | None) -> Thresholds:
 
 
 def _check_metrics(key: str, metrics: _Metrics) -> None:
-    counted = {metric.name for metric in COUNTED}
+    counted, learnt = {metric.name for metric in COUNTED}, {metric.name for metric in LEARNT}
     for name, threshold in metrics.items():
         if name not in METRIC_NAMES:
             raise UsageError(f"unknown metric; {suggestion(name, METRIC_NAMES)}", key=f"{key}.{name}")
         foreign = ("margin", "floor", "noise_floor") if name in counted else ("tolerance",)
+        if name in learnt:
+            foreign = ("margin", "noise_floor", "tolerance", "limit")
         for field in foreign:
             if getattr(threshold, field) is not None:
                 what = "a count: it has a tolerance" if name in counted else "a timing: it has a margin"
+                what = "what was learnt: it has a floor" if name in learnt else what
                 raise UsageError(f"{name} is {what}", key=f"{key}.{name}.{field}")

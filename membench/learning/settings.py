@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from membench.layers.spec import Optimizer
+from membench.layers.spec.quantities import format_quantity
 
 StopAt = Literal["steps", "tokens", "flops", "seconds", "joules"]
 
@@ -43,6 +44,11 @@ class Stop(_Part):
         """How much of it."""
         return float(getattr(self, self.at))
 
+    @property
+    def in_words(self) -> str:
+        """As in ``2.5T FLOPs``."""
+        return f"{format_quantity(self.amount)} {'FLOPs' if self.at == 'flops' else self.at}"
+
 
 class Tuning(_Part):
     """A grid of rates, the same for every arm, tried on seeds that the result does not use.
@@ -62,7 +68,7 @@ class Tuning(_Part):
 class Training(_Part):
     """One training run, but for its model, task and seed."""
 
-    stop: Stop
+    stop: Stop = Field(description="where training ends; the same for every arm")
     sequences: PositiveInt = Field(default=64, le=2**20, description="samples of the task in a step")
     accumulate: PositiveInt = Field(default=1, le=2**16, description="parts that a step's sequences are computed in")
     optimizer: Optimizer = Field(default="row_adam", description="of tables; matrices are trained by AdamW, or SGD")

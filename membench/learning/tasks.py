@@ -3,11 +3,17 @@
 A task's data is made from its config and a seed, or read from the user's files. ``membench.training.tasks`` makes it.
 """
 
+from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
 
+from membench.errors import shown_path
+
 MAX_FACTS = 2**26
+TOKENS_SUFFIX = ".bin"
+TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet", TOKENS_SUFFIX)
+QA_SUFFIXES = (".json", ".jsonl")
 
 
 class Task(BaseModel):
@@ -48,11 +54,11 @@ class Facts(Task):
     def _check(self) -> Self:
         if self.value_pool > self.value_symbols:
             raise ValueError(f"value_pool {self.value_pool} should be at most value_symbols {self.value_symbols}")
-        names = self.name_symbols**self.name_tokens
-        if self.facts > names * self.attributes:
-            raise ValueError(f"facts {self.facts} should be at most the names that there are, {names}")
         if self.form == "bare" and self.attributes != 1:
-            raise ValueError("attributes are for form sentences: a bare fact has one")
+            raise ValueError(f"attributes {self.attributes} should be 1 in form bare; form sentences has several")
+        most = self.name_symbols**self.name_tokens * self.attributes
+        if self.facts > most:
+            raise ValueError(f"facts {self.facts} should be at most {most}: as many as names, and attributes of each")
         return self
 
 
@@ -114,9 +120,8 @@ class LongForm(Task):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.names > self.name_symbols**self.name_tokens:
-            raise ValueError(
-                f"names {self.names} should be at most {self.name_symbols**self.name_tokens}, all there are"
-            )
+            most = self.name_symbols**self.name_tokens
+            raise ValueError(f"names {self.names} should be at most {most}: as many as name_tokens can tell apart")
         return self
 
 
@@ -129,9 +134,30 @@ class Text(Task):
     )
     column: str = Field(default="text", description="of JSONL and Parquet files")
     bin_dtype: Literal["uint16", "uint32"] = Field(default="uint16", description="of tokens in .bin files")
+    vocab_size: PositiveInt | None = Field(
+        default=None, le=2**32, description="of .bin files, where no tokenizer says it"
+    )
     tokenizer: str | None = Field(default=None, description="a tokenizer.json of Hugging Face; none: bytes")
     length: PositiveInt = Field(default=128, le=2**20, description="tokens of a sequence")
     asked_share: float = Field(default=0.1, gt=0, lt=1, description="of the text, from its end, kept from training")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for file in self.files:
+            if PurePath(file).suffix not in TEXT_SUFFIXES:
+                raise ValueError(f"files: {shown_path(file)} should end in {' or '.join(TEXT_SUFFIXES)}")
+        if len({file.endswith(TOKENS_SUFFIX) for file in self.files}) > 1:
+            raise ValueError(f"files should all be {TOKENS_SUFFIX}, of tokens, or all be text")
+        if self.of_tokens and self.tokenizer is None and self.vocab_size is None:
+            raise ValueError(f"vocab_size is missing: nothing says what tokens {TOKENS_SUFFIX} files may have")
+        if self.vocab_size is not None and (self.tokenizer is not None or not self.of_tokens):
+            raise ValueError(f"vocab_size is for {TOKENS_SUFFIX} files without a tokenizer; else it is known")
+        return self
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether the files hold tokens, and not text."""
+        return any(file.endswith(TOKENS_SUFFIX) for file in self.files)
 
 
 class QAFiles(Task):
@@ -141,7 +167,16 @@ class QAFiles(Task):
     train: tuple[str, ...] = Field(min_length=1, description="JSON or JSONL files of questions and answers")
     asked: tuple[str, ...] = Field(default=(), description="the same, asked and not trained; none: what was trained")
     tokenizer: str | None = Field(default=None, description="a tokenizer.json of Hugging Face; none: bytes")
-    length: PositiveInt = Field(default=128, le=2**16, description="tokens of question and answer together")
+    length: PositiveInt = Field(
+        default=128, ge=4, le=2**16, description="tokens of question and answer together, a mark after each"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for file in (*self.train, *self.asked):
+            if PurePath(file).suffix not in QA_SUFFIXES:
+                raise ValueError(f"{shown_path(file)} should end in {' or '.join(QA_SUFFIXES)}")
+        return self
 
 
 AnyTask = Annotated[

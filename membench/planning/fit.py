@@ -81,7 +81,7 @@ def parts_of(work: Work) -> list[tuple[Work, int]]:
 
 def why_in_parts(work: Work, ranks: int, room: Room) -> str | None:
     """Why a work is measured as the sum of its parts; None where it is measured whole, and for what has none."""
-    if not work.arm.spec.parts:
+    if not work.arm.spec.parts or work.level == "training":
         return None
     if work.in_parts:
         return "asked for by fit.in_parts"

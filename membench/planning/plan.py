@@ -9,6 +9,21 @@ from membench.case import Case
 from membench.errors import UsageError, shown
 
 
+class PlannedLearning(BaseModel):
+    """What the runs of a trained case are: each of so many steps, tokens and FLOPs, as far as its budget says them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tokens_of_step: int
+    flops_of_step: float
+    steps: int | None = None
+    tokens: float | None = None
+    flops: float | None = None
+    first_seed: int = 0
+    seeds: int
+    trials: int = 0
+
+
 class PlannedCase(BaseModel):
     """A case with what is known before it is measured.
 
@@ -16,7 +31,8 @@ class PlannedCase(BaseModel):
     Counts are one rank's, of one step; they are null for a layer from outside until it is
     built. ``skipped`` says why a case will not run. ``parts`` are the cases that a model is the sum of, by id with how
     many there are of each, where it is not measured whole; ``part_of`` the arms that a case is a part of.
-    ``predicted_ms`` and ``communication_ms`` are null where the hardware or the link is unknown.
+    ``predicted_ms`` and ``communication_ms`` are null where the hardware or the link is unknown. ``learning`` is of
+    cases of level training alone.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,6 +65,7 @@ class PlannedCase(BaseModel):
     communication_bytes: dict[str, float] | None = None
     communication_ms: float | None = None
     predicted_ms: float | None = None
+    learning: PlannedLearning | None = None
 
     @computed_field(description="of the case: equal ids are comparable")
     @property

@@ -6,13 +6,15 @@ from typing import Any
 
 from membench.case import Case, RoutingConfig
 from membench.errors import UsageError, blaming
-from membench.layers.spec import Cost, Optimizer
+from membench.layers.spec import Cost, Mode, Optimizer
 from membench.machine.datasheet import Entry, Hardware
 from membench.machine.device import available_memory_bytes
 from membench.planning.fit import Room, Work, fit, parts_of, refusal, why_in_parts
+from membench.planning.learning import planned_learning
 from membench.planning.plan import Plan, PlannedCase
 from membench.planning.solved_arms import SolvedArm, solve_points, solve_shrunk
-from membench.scenario.scenario import Scenario
+from membench.scenario.scenario import Point, Scenario
+from membench.scenario.settings import Fit
 from membench.scenario.traces import trace_for
 
 
@@ -55,7 +57,7 @@ def make_plan(
         for work in works:
             trace_for(work.arm.spec, work.point.workload.routing)
         devices = hardware.count if hardware else 1
-        fitted = fit(scenario.fit, works, room, shrunk, devices)
+        fitted = fit(_fit_of(scenario), works, room, shrunk, devices)
     link_gb_s = _link_gb_s(scenario, hardware)
     planner = _Planner(
         ranks=fitted.ranks,
@@ -119,15 +121,27 @@ def _link_gb_s(scenario: Scenario, hardware: Hardware | None) -> float | None:
     return scenario.fit.link_gb_s if scenario.fit.link_gb_s is not None else published
 
 
+def _fit_of(scenario: Scenario) -> Fit:
+    """The scenario's ``fit:``; a model that is trained is whole, or it is skipped."""
+    return scenario.fit.model_copy(update={"policy": "skip"}) if scenario.level == "training" else scenario.fit
+
+
 def _works(scenario: Scenario, solved: list[dict[str, SolvedArm]]) -> Iterator[Work]:
     """Every arm of every point in every mode, less what the scenario excludes."""
     for point, arms in zip(scenario.points, solved, strict=True):
         for arm in arms.values():
             for mode in point.workload.modes:
-                steps: list[Optimizer | None] = [*point.workload.optimizers] if mode == "train_step" else [None]
-                for optimizer in steps:
+                for optimizer in _optimizers(point, arm.name, mode):
                     if not scenario.excludes(point, arm=arm.name, mode=mode, optimizer=optimizer):
                         yield Work(point, arm, mode, optimizer, scenario.level, scenario.fit.in_parts)
+
+
+def _optimizers(point: Point, arm: str, mode: Mode) -> list[Optimizer | None]:
+    """Each a case of its own: all of the workload's, or the one that the arm is trained by."""
+    if mode != "train_step":
+        return [None]
+    training = point.arms[arm].training
+    return [training.optimizer] if training else [*point.workload.optimizers]
 
 
 def _impossible(work: Work) -> str | None:
@@ -168,6 +182,11 @@ def _at_both(earlier: PlannedCase, work: Work) -> PlannedCase:
     return earlier.model_copy(update={"point": same})
 
 
+def _same_layer(case: Case) -> str:
+    """Equal for cases of one layer, trained alike where it is trained."""
+    return case.model_dump_json(include={"layer", "training"})
+
+
 @dataclass(frozen=True)
 class _Planner:
     """What is the same for every case of a plan."""
@@ -187,8 +206,8 @@ class _Planner:
             if not self.skipped(work) and (why := why_in_parts(work, self.ranks, self.room)):
                 self.plan_parts(work, why, planned)
                 continue
-            twin = first_arm.setdefault((id(work.point), work.arm.spec.model_dump_json()), work.arm.name)
             case = self.case(work)
+            twin = first_arm.setdefault((id(work.point), _same_layer(case)), work.arm.name)
             if earlier := planned.get(case.id):
                 planned[case.id] = _at_both(earlier, work)
             else:
@@ -218,6 +237,7 @@ class _Planner:
         step = work.point.workload.step_of(work.mode)
         if not work.arm.spec.attends:  # the same after any context
             step = {**step, "context": 0}
+        training = work.point.arms[work.arm.name].training if work.level == "training" else None
         return Case(
             arm=work.arm.name,
             level=work.level,
@@ -227,8 +247,10 @@ class _Planner:
             ranks=self.ranks,
             optimizer=work.optimizer,
             routing=_routing(work),
-            seed=work.point.workload.seed,
+            seed=0 if training else work.point.workload.seed,  # whose rounds are seeds
             threads=self.threads,
+            task=work.point.task,
+            training=training,
         )
 
     def planned(self, work: Work, case: Case, twin: str) -> PlannedCase:
@@ -247,6 +269,7 @@ class _Planner:
             companion=spec.has_companion,
             asked=work.arm.asked,
             achieved=work.arm.achieved,
+            learning=None if case.training is None else planned_learning(work, case, case.training),
             **known,
         )
 

@@ -14,14 +14,15 @@ from markupsafe import Markup
 from membench import __version__
 from membench.report.evidence import Evidence
 from membench.report.palette import Style, arm_styles, dark_colours
-from membench.report.slots import Slot, slots
+from membench.report.slots import Slot, learnt_slots, slots
 from membench.report.tables import decision_table, environment_table, traffic_table
 from membench.results.answers import answers_of
 from membench.results.derived import with_derived
 from membench.results.frame import results_frame
-from membench.results.ranking import comparable_groups
+from membench.results.ranking import comparable_groups, is_trained, trained_groups
 from membench.results.records import Answer, ResultFile
 from membench.tables.cases import raw_table
+from membench.tables.learnt import answer_tables, differences_tables, learnt_tables
 from membench.tables.numbers import interval, places, ratio, three
 from membench.tables.results import arms_table, device_name, equal_latency_tables, how_measured, notes_table
 from membench.tables.table import Table
@@ -39,7 +40,10 @@ class RunView:
     device: str
     how: str
     statuses: str
+    points: list[str]
     answers: list[Answer]
+    learnt: list[Table]
+    differences: list[Table]
     decisions: list[Table]
     equal_latency: list[Table]
     traffic: list[Table]
@@ -52,6 +56,8 @@ class RunView:
 def run_view(file: str, result: ResultFile, styles: dict[str, Style]) -> RunView:
     """Everything the page says of one result file."""
     result = with_derived(result)
+    if any(map(is_trained, result.cases)):
+        return _learnt_view(file, result, styles)
     comparable = comparable_groups(result.cases)
     groups = {title: [Evidence.of(record, styles) for record in records] for title, records in comparable.items()}
     cases = [Evidence.of(record, styles) for record in result.cases]
@@ -62,7 +68,10 @@ def run_view(file: str, result: ResultFile, styles: dict[str, Style]) -> RunView
         device=device_name(result),
         how=how_measured(result),
         statuses=_statuses(result),
+        points=[*groups],
         answers=list(answers.values()),
+        learnt=[],
+        differences=[],
         decisions=[decision_table(members, answers[title]) for title, members in groups.items()],
         equal_latency=equal_latency_tables(comparable),
         traffic=[traffic_table(members) for members in groups.values()],
@@ -70,6 +79,32 @@ def run_view(file: str, result: ResultFile, styles: dict[str, Style]) -> RunView
         arms=arms_table(result),
         notes=notes_table(result),
         environment=environment_table(result, cases),
+    )
+
+
+def _learnt_view(file: str, result: ResultFile, styles: dict[str, Style]) -> RunView:
+    """The same of level training: what was learnt, in the place of times."""
+    groups = {
+        title: [Evidence.of(record, styles) for record in records]
+        for title, records in trained_groups(result.cases).items()
+    }
+    return RunView(
+        file=file,
+        result=result,
+        device=device_name(result),
+        how=how_measured(result),
+        statuses=_statuses(result),
+        points=[*groups],
+        answers=[],
+        learnt=answer_tables(result),
+        differences=differences_tables(result),
+        decisions=learnt_tables(result),
+        equal_latency=[],
+        traffic=[],
+        slots=learnt_slots(groups),
+        arms=arms_table(result),
+        notes=notes_table(result),
+        environment=environment_table(result, [Evidence.of(record, styles) for record in result.cases]),
     )
 
 

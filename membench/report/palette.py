@@ -54,7 +54,7 @@ def arm_styles(records: Iterable[Record]) -> dict[str, Style]:
     """Each arm's look: the hue of its kind, the next step of it and the next marker for each further arm."""
     of_kind: dict[str, list[str]] = defaultdict(list)
     for record in records:
-        arms = of_kind[_with_hue(record.case.layer.kind)]
+        arms = of_kind[_with_hue(_compared(record))]
         if record.case.arm not in arms:
             arms.append(record.case.arm)
     styles: dict[str, Style] = {}
@@ -63,6 +63,13 @@ def arm_styles(records: Iterable[Record]) -> dict[str, Style]:
             steps = _HUES[_LAYER_OF.get(kind, kind)]
             styles.setdefault(arm, Style(steps[index % len(steps)][0], _SYMBOLS[index % len(_SYMBOLS)]))
     return styles
+
+
+def _compared(record: Record) -> str:
+    """The kind of layer that an arm compares, whatever it stands in."""
+    layer = record.case.layer
+    inside = getattr(layer, "ffn", None) or getattr(layer, "layer", None) or layer
+    return inside.kind
 
 
 def _with_hue(kind: str) -> str:

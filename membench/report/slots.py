@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from membench.report.evidence import Evidence, ceilings_of
+from membench.report.plots.curves import curve_figures
 from membench.report.plots.floors import floor_figures
 from membench.report.plots.frame import Figure
 from membench.report.plots.memory import memory_figure
@@ -33,6 +34,15 @@ class Slot:
     @property
     def empty(self) -> bool:
         return not self.always and not any(self.by_group)
+
+
+def learnt_slots(groups: Mapping[str, Sequence[Evidence]]) -> list[Slot]:
+    """The plots of a run of level training."""
+    caption = (
+        "A line is the mean over seeds, its band the 95 % interval over seeds (none with fewer than three). Over "
+        "tokens all arms have seen the same; over FLOPs and seconds each has paid the same."
+    )
+    return [Slot("curves", "Training curves", caption, [curve_figures(members) for members in groups.values()])]
 
 
 def slots(cases: Sequence[Evidence], groups: Mapping[str, Sequence[Evidence]]) -> list[Slot]:

@@ -62,9 +62,9 @@ def _by_schema() -> dict[str, ColumnType]:
 
 _TEXT = ("file", "kind", "device", "device_type", "fingerprint", "torch_version", "routing", "implementation")
 _TEXT += ("labels", "flags", "notes", "cache", "pair.id", "pair.side", "pair.phase")
-_TEXT += ("energy.source", "ran.path", "ran.fallback", "ran.compiler")
+_TEXT += ("task", "energy.source", "ran.path", "ran.fallback", "ran.compiler")
 _COUNTS = ("rounds", "round", "samples", "disturbed_samples", "sample", "params", "active_params", "rank_params")
-_COUNTS += ("stored_bytes", "place_low", "place_high")
+_COUNTS += ("stored_bytes", "place_low", "place_high", "seed", "step")
 _DECLARED: dict[str, ColumnType] = {
     **_by_schema(),
     **dict.fromkeys(_TEXT, "text"),

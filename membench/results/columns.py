@@ -9,7 +9,7 @@ from typing import Literal
 
 # How a number is written: to three digits, with a suffix (K M B T), in billions, in percent, as from … to, …
 Written = Literal[
-    "number", "quantity", "billions", "bytes", "percent", "multiple", "error", "share", "interval", "places"
+    "number", "quantity", "billions", "bytes", "percent", "multiple", "error", "share", "interval", "shares", "places"
 ]
 Better = Literal["lower", "higher"]
 
@@ -92,6 +92,29 @@ SHOWN = _by_name(
     Quantity("flops_per_token", "FLOPs/token", "quantity", "lower", 1, "FLOPs a token"),
     Quantity("params_asked", "params asked", "quantity", None, 5),
     Quantity("flops_per_token_asked", "FLOPs asked", "quantity", None, 5),
+    Quantity("sequences", "sequences a step", "quantity", None, 4),
+    Quantity("steps", "updates", "quantity", None, 2),
+    Quantity("steps_trained", "updates done", "quantity", None, 4),
+    Quantity("tokens_trained", "tokens trained", "quantity", None, 3, "tokens trained on"),
+    Quantity("training_flops", "training FLOPs", "quantity", None, 1, "training FLOPs"),
+    Quantity("training_seconds", "seconds trained", "number", "lower", 2, "seconds of training"),
+    Quantity("rows_used_share", "rows used", "share", None, 4),
+    Quantity("rows_kl_nats", "KL of rows", "number", None, 5),
+    Quantity("expert_load_entropy", "load entropy", "number", None, 5),
+    Quantity("dropped_token_share", "dropped", "share", "lower", 6),
+    Quantity("peak_memory_bytes", "peak GB", "billions", "lower", 4),
+    Quantity("answer_nll", "answer NLL", "number", "lower", 1, "answer NLL, nats a token"),
+    Quantity("answer_nll_interval", "95 %", "interval", "lower", 2),
+    Quantity("em", "EM", "percent", "higher", 1, "exact match"),
+    Quantity("em_interval", "EM, 95 %", "shares", "higher", 3),
+    Quantity("f1", "F1", "percent", "higher", 2, "F1"),
+    Quantity("loss", "loss", "number", "lower", 3, "training loss, nats a token"),
+    Quantity("bits_per_fact", "bits a fact", "number", "higher", 2, "bits a fact"),
+    Quantity("bits_learnt", "bits learnt", "quantity", "higher", 3, "bits learnt"),
+    Quantity("bits_per_param", "bits a param", "number", "higher", 2, "bits a parameter"),
+    Quantity("learning_rate", "rate", "number", None, 3),
+    Quantity("table_learning_rate", "table rate", "number", None, 3),
+    Quantity("balance_weight", "balance", "number", None, 4),
     Quantity("flops_of_step", "GFLOP", "billions", "lower", 2),
     Quantity("dram_bytes_of_step", "DRAM GB", "billions", "lower", 3),
     Quantity("host_bytes", "host GB", "billions", "lower", 5),

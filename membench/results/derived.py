@@ -3,6 +3,7 @@
 from membench.json_values import number
 from membench.results.intervals import pooled_spread
 from membench.results.metrics import floors_of, step_interval
+from membench.results.ranking import is_trained
 from membench.results.records import Record, ResultFile
 
 DERIVED = ("floor_ms", "over_floor", "step_ms_low", "step_ms_high")
@@ -17,7 +18,7 @@ def with_derived(result: ResultFile) -> ResultFile:
 
 
 def _lacks(record: Record) -> bool:
-    return bool(record.metrics) and not record.metrics.keys() >= set(DERIVED)
+    return bool(record.metrics) and not is_trained(record) and not record.metrics.keys() >= set(DERIVED)
 
 
 def _completed(record: Record, run_spread: float | None) -> Record:

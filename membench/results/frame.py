@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from membench.errors import UsageError, shown, suggestion
 from membench.json_values import text
+from membench.learning.curve import Point
 from membench.results.answers import places_of
 from membench.results.column_types import column_type
 from membench.results.derived import with_derived
 from membench.results.named_files import Named, results_named
 from membench.results.records import ResultFile, Round
-from membench.results.rows import Cells, FiledRecord, case_row, nothing, round_row, sample_row
+from membench.results.rows import Cells, FiledRecord, case_row, nothing, point_row, round_row, sample_row
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-Per = Literal["case", "round", "sample"]
+Per = Literal["case", "round", "sample", "point"]
 
 _DTYPES = {"text": "string", "count": "Int64", "number": "float64", "flag": "boolean"}
+_NO_POINT = Point(step=0, tokens=0.0, flops=0.0, seconds=0.0, learning_rate=0.0)
 _NO_ROUND = Round(number=0, started="", status="skipped")
 
 
@@ -33,7 +35,7 @@ def read_results(paths: Named | Iterable[Named], per: Per = "case") -> "DataFram
         paths: a file, a pattern as in ``"results/*.json"``, or several of either. JSON of another make that a
             pattern matches is passed over with a warning.
         per: what a row is: a ``case`` with its counts and metrics, a ``round`` (one process) with all that it
-            recorded, or a ``sample`` with its seconds.
+            recorded, a ``sample`` with its seconds, or a ``point`` of a training curve.
 
     Raises:
         UsageError: nothing matches, a file is no result, or ``per`` is none of these.
@@ -54,6 +56,9 @@ def results_frame(results: Iterable[tuple[str | None, ResultFile]], per: Per = "
     rounds = [(case, found) for case in cases for found in case.record.rounds]
     if per == "sample":
         return _samples(rounds)
+    if per == "point":
+        points = [point_row(case, found, point) for case, found in rounds for point in found.curve]
+        return _frame(points, point_row(nothing(), _NO_ROUND, _NO_POINT))
     return _frame([round_row(*each) for each in rounds], round_row(nothing(), _NO_ROUND))
 
 

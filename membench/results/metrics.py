@@ -14,6 +14,7 @@ from membench.machine.conditions import what_is_slow
 from membench.results.ceilings import Ceilings
 from membench.results.disturbance import disturbed_rounds
 from membench.results.intervals import latency_interval_ms
+from membench.results.learnt import learnt_flags
 from membench.results.records import Record, Round
 from membench.words import how_many
 
@@ -179,6 +180,8 @@ def worst_error(r: Round) -> float | None:
 
 def flags_of(record: Record) -> list[str]:
     """What a reader should distrust: utilizations above one, unsteady or unchecked measurements."""
+    if record.case.training is not None:
+        return learnt_flags(record)
     flags = ["sum of measured blocks"] if record.planned.get("parts") else []
     for name, why in _ABOVE_ONE.items():
         value = record.metrics.get(name)

@@ -9,11 +9,18 @@ CONFIDENCE = 0.95
 
 
 @cache
-def student_t(degrees: int) -> float:
-    """Student's t that 95 % lie within on both sides, with so many degrees of freedom."""
+def student_t(degrees: float, confidence: float = CONFIDENCE) -> float:
+    """Student's t that a share of ``confidence`` lies within on both sides, with so many degrees of freedom."""
     from scipy.stats import t
 
-    return float(t.ppf((1 + CONFIDENCE) / 2, degrees))
+    return float(t.ppf((1 + confidence) / 2, degrees))
+
+
+def student_p(t: float, degrees: int) -> float:
+    """The share that lies beyond ``t`` on both sides."""
+    from scipy.stats import t as distribution
+
+    return float(2 * distribution.sf(abs(t), degrees))
 
 
 @cache

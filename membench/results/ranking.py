@@ -15,7 +15,7 @@ def comparable_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
 
     Where training steps ran with several optimizers there is one group more, of each arm at its best.
     """
-    records = [record for record in records if not is_part(record)]
+    records = [record for record in records if not is_part(record) and not is_trained(record)]
     routings = sorted({routing_name(r) for r in records if routing_name(r)})
     groups: dict[str, list[Record]] = defaultdict(list)
     best: dict[str, dict[str, Record]] = defaultdict(dict)
@@ -30,6 +30,29 @@ def comparable_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
                     arms[arm_name(record)] = record
     several = len({r.case.optimizer for r in records if r.case.optimizer}) > 1
     return {**groups, **({title: list(arms.values()) for title, arms in best.items()} if several else {})}
+
+
+def trained_groups(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records of level training that may be compared: of the same task, budget and swept keys."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in filter(is_trained, records):
+        groups[trained_name(record)].append(record)
+    return dict(groups)
+
+
+def is_trained(record: Record) -> bool:
+    """Whether it is of level training: it has learnt something, and no time of a step."""
+    return record.case.training is not None
+
+
+def trained_name(record: Record) -> str:
+    """The task, the budget, and what was swept of what all arms share."""
+    case = record.case
+    assert case.task is not None
+    assert case.training is not None
+    shared = swept(record, but="training.stop")
+    told = ", ".join(part for part in shared.split(", ") if part and not part.startswith(("task ", "training.stop")))
+    return ", ".join(part for part in (case.task.kind, case.training.stop.in_words, told) if part)
 
 
 def is_part(record: Record) -> bool:
@@ -72,7 +95,12 @@ def swept(record: Record, but: str = "") -> str:
     own = ("arms.", *(f"workload.{name}" for name in ("tokens", "sequences", "prompt", "context", "routing")))
     shared = {k: v for k, v in mapping(record.planned, "point").items() if not k.startswith(own)}
     named = {key.removeprefix("every_arm."): value for key, value in shared.items()}
-    return ", ".join(f"{key} {value}" for key, value in named.items() if key != but)
+    return ", ".join(f"{key} {_swept_value(value)}" for key, value in named.items() if key != but)
+
+
+def _swept_value(value: Any) -> Any:
+    """A value of an axis in a word: of a task its kind."""
+    return value["kind"] if isinstance(value, dict) and "kind" in value else value
 
 
 def step_name(record: Record) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from membench.case import Case, Status
 from membench.errors import UsageError
 from membench.files import read_file, write_whole
+from membench.learning.curve import Point
 from membench.words import how_many
 
 SCHEMA_VERSION = 1
@@ -30,7 +31,7 @@ class _Strict(BaseModel):
 
 
 class Round(_Strict):
-    """One fresh process's measurement of a case."""
+    """One fresh process's measurement of a case; of level training one seed, which is its number."""
 
     number: int
     started: str = Field(description="UTC, ISO 8601")
@@ -73,6 +74,20 @@ class Round(_Strict):
     inputs: int | None = None
     notes: list[str] = Field(default_factory=list, description="what the layer says of itself: versions, known faults")
     seconds: dict[str, float] = Field(default_factory=dict, description="where this process's time went")
+    curve: list[Point] = Field(default_factory=list, description="level training: after each evaluation")
+    final: dict[str, float | None] = Field(default_factory=dict, description="level training: what came of this seed")
+    rates: dict[str, float] = Field(default_factory=dict, description="level training: those it was trained with")
+    data: dict[str, Any] = Field(default_factory=dict, description="level training: what was learnt, with an example")
+
+
+class Trial(_Strict):
+    """Rates that were tried for a case of level training, on a seed that its result does not use."""
+
+    rates: dict[str, float]
+    seed: int
+    status: Status
+    reason: str | None = None
+    final: dict[str, float | None] = Field(default_factory=dict, description="what came of it")
 
 
 class Record(_Strict):
@@ -89,6 +104,7 @@ class Record(_Strict):
     rounds: list[Round] = Field(default_factory=list)
     metrics: dict[str, float | None] = Field(default_factory=dict)
     flags: list[str] = Field(default_factory=list, description="what a reader should distrust")
+    trials: list[Trial] = Field(default_factory=list, description="level training: by which its rates were chosen")
 
 
 class Standing(_Strict):
@@ -130,6 +146,21 @@ class Answer(_Strict):
     def standing(self, id_: str) -> Standing | None:
         """That of a case; None where it was not measured."""
         return next((each for each in self.standings if each.id == id_), None)
+
+
+class Difference(_Strict):
+    """Two arms of level training, paired by their seeds: by how much the other's metric is above the first's."""
+
+    compared_at: str
+    metric: str
+    arm: str
+    other: str
+    seeds: int = Field(description="that both were trained on")
+    mean: float
+    low: float | None = Field(default=None, description="95 % interval, Student's; null: fewer than three seeds")
+    high: float | None = None
+    p: float | None = Field(default=None, description="Holm's, over all differences of the file in this metric")
+    told_apart: bool = Field(default=False, description="p is below 0.05")
 
 
 class Pair(_Strict):
@@ -177,6 +208,7 @@ class ResultFile(_Strict):
     environment: dict[str, Any]
     cases: list[Record]
     answers: list[Answer] = Field(default_factory=list, description="at each comparable point")
+    differences: list[Difference] = Field(default_factory=list, description="level training: between its arms")
 
 
 def strict_json(value: Any) -> str:

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 from membench.case import METHOD_VERSION, Case
 from membench.json_values import mapping, number, text
 from membench.layers.spec import DenseSpec
+from membench.learning.curve import Point
 from membench.results.columns import COUNTS, METRICS
+from membench.results.learnt import ANSWER
 from membench.results.metrics import worst_error
 from membench.results.ranking import chosen_implementation, counted
 from membench.results.records import Record, ResultFile, Round, Run
@@ -83,6 +85,8 @@ def round_row(of: FiledRecord, found: Round) -> tuple[Cells, ...]:
         "implementation",
         "ran",
         "seconds",
+        "final",
+        "rates",
     )
     checked = {name: value for name, value in (found.reference or {}).items() if name != "errors"}
     return (
@@ -113,6 +117,20 @@ def sample_row(of: FiledRecord, found: Round, cache: str | None) -> tuple[Cells,
         {"round": found.number, "status": found.status, "cache": cache},
         {"in_turn": found.sampling.get("in_turn") is True},
         {name: run[name] for name in _RUN_OF_A_SAMPLE},
+    )
+
+
+def point_row(of: FiledRecord, found: Round, point: Point) -> tuple[Cells, ...]:
+    """A place of a seed's curve: where it is, what was spent by then, and what the model answered."""
+    config, run, case = _config(of.record), _run(of), of.record.case
+    known = point.model_dump(mode="json")
+    return (
+        {name: config[name] for name in ("arm", "kind")},
+        {"task": case.task and case.task.kind, "seed": found.number, "status": found.status},
+        dict(_flat(mapping(of.record.planned, "point"), "point")),
+        {name: value for name, value in known.items() if name != "metrics"},
+        {name: _cell(value) for name, value in {ANSWER: None, **known["metrics"]}.items()},
+        {"params": counted(of.record, "params"), **{name: run[name] for name in _RUN_OF_A_SAMPLE}},
     )
 
 

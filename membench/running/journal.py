@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from membench.errors import UsageError
-from membench.results.records import Round, Run
+from membench.results.records import Round, Run, Trial
 
 SUFFIX = ".partial.jsonl"
+_NOT_AGAIN = ("ok", "skipped", "diverged")
 _DAMAGED = (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -28,6 +29,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rounds: dict[str, list[Round]] = {}
+        self.trials: dict[str, list[Trial]] = {}
         self.failure: str | None = None
         self._held: TextIO | None = None
 
@@ -70,10 +72,12 @@ class Journal:
         for line in lines[1:]:
             try:
                 entry = _unsealed(line)
-                found = Round.model_validate(entry["round"])
+                if "trial" in entry:
+                    journal.trials.setdefault(entry["id"], []).append(Trial.model_validate(entry["trial"]))
+                else:
+                    journal.rounds.setdefault(entry["id"], []).append(Round.model_validate(entry["round"]))
             except _DAMAGED:
                 continue
-            journal.rounds.setdefault(entry["id"], []).append(found)
         return journal, run, environment
 
     def add(self, case_id: str, found: Round) -> None:
@@ -81,14 +85,24 @@ class Journal:
         self.rounds.setdefault(case_id, []).append(found)
         self._append({"id": case_id, "round": found.model_dump(mode="json")})
 
+    def add_trial(self, case_id: str, found: Trial) -> None:
+        """Keep a trial, as a round is kept."""
+        self.trials.setdefault(case_id, []).append(found)
+        self._append({"id": case_id, "trial": found.model_dump(mode="json")})
+
     def has(self, case_id: str, number: int) -> bool:
         """Whether a round of a case is there and need not be measured again."""
-        return any(r.number == number and r.status in ("ok", "skipped") for r in self.rounds.get(case_id, ()))
+        return any(r.number == number and r.status in _NOT_AGAIN for r in self.rounds.get(case_id, ()))
 
     def latest(self, case_id: str) -> list[Round]:
         """A case's rounds in order; a round measured again replaces its failed one."""
         by_number = {r.number: r for r in self.rounds.get(case_id, ())}
         return [by_number[number] for number in sorted(by_number)]
+
+    def latest_trials(self, case_id: str) -> list[Trial]:
+        """A case's trials in order; one that was run again replaces its failed one."""
+        found = {json.dumps([t.rates, t.seed], sort_keys=True): t for t in self.trials.get(case_id, ())}
+        return [*found.values()]
 
     def remove(self) -> None:
         """Forget the file: a whole result has replaced it."""

@@ -51,6 +51,12 @@ class RunProgress:
         if self._bar:
             self._bar.stop()
 
+    def expect(self, total: int) -> None:
+        """There turned out to be so many."""
+        self._total = total
+        if self._bar:
+            self._bar.update(self._task, total=total)
+
     def doing(self, what: str) -> None:
         """What is under way."""
         if self._bar:

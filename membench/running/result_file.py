@@ -10,9 +10,11 @@ from membench.machine.datasheet import lookup
 from membench.planning.plan import Plan, PlannedCase
 from membench.results.answers import answers_of
 from membench.results.derived import DERIVED
+from membench.results.differences import differences_of
 from membench.results.intervals import pooled_spread
+from membench.results.learnt import learnt_metrics
 from membench.results.metrics import flags_of, metrics_of
-from membench.results.records import Record, ResultFile, Round, Run, read_result, strict_json, write_result
+from membench.results.records import Record, ResultFile, Round, Run, Trial, read_result, strict_json, write_result
 from membench.running.journal import SUFFIX, Journal
 from membench.running.summed import summed_rounds, with_flags_of_parts
 
@@ -22,13 +24,23 @@ def assemble(plan: Plan, run: Run, environment: dict[str, Any], journal: Journal
     rounds = {planned.case.id: journal.latest(planned.case.id) for planned in plan.cases}
     rounds |= {each.case.id: summed_rounds(each, rounds) for each in plan.cases if each.parts}
     run_spread = pooled_spread(rounds.values())
-    records = [_record(planned, rounds[planned.case.id], run_spread, environment) for planned in plan.cases]
+    records = [
+        _record(planned, rounds[planned.id], journal.latest_trials(planned.id), run_spread, environment)
+        for planned in plan.cases
+    ]
     result = ResultFile(run=run, environment=environment, cases=with_flags_of_parts(records))
-    return result.model_copy(update={"answers": list(answers_of(result).values())})
+    told = {"answers": list(answers_of(result).values()), "differences": differences_of(result)}
+    return result.model_copy(update=told)
 
 
-def _record(planned: PlannedCase, rounds: list[Round], run_spread: float | None, environment: dict[str, Any]) -> Record:
-    failed = next((r for r in rounds if r.status != "ok"), None)
+def _record(
+    planned: PlannedCase,
+    rounds: list[Round],
+    trials: list[Trial],
+    run_spread: float | None,
+    environment: dict[str, Any],
+) -> Record:
+    failed = _failed(rounds)
     if planned.skipped:
         status, reason = "skipped", planned.skipped
     elif not rounds:
@@ -37,7 +49,12 @@ def _record(planned: PlannedCase, rounds: list[Round], run_spread: float | None,
         status, reason = failed.status, failed.reason
     else:
         status, reason = "ok", None
-    sheet = lookup(environment["device"]["name"]) if environment["device"]["type"] == "cuda" else None
+    if planned.learning:
+        metrics = learnt_metrics(rounds)
+    else:
+        metrics = _timed_metrics(planned, rounds, run_spread, environment)
+        if metrics and status != "ok":  # a round failed: what is said of all of them is not known
+            metrics |= dict.fromkeys(DERIVED)
     record = Record(
         id=planned.case.id,
         case=planned.case,
@@ -48,18 +65,31 @@ def _record(planned: PlannedCase, rounds: list[Round], run_spread: float | None,
         achieved=planned.achieved,
         planned=planned.model_dump(mode="json", exclude={"id", "case", "asked", "achieved", "labels", "skipped"}),
         rounds=rounds,
-        metrics=metrics_of(
-            planned.case,
-            rounds,
-            communication_ms=planned.communication_ms if planned.case.ranks > 1 else 0.0,
-            run_spread=run_spread,
-            peak_flops_per_s=sheet.flops_per_s.get(planned.case.layer.dtype) if sheet else None,
-            peak_bytes_per_s=sheet.memory_bytes_per_s if sheet else None,
-        ),
+        metrics=metrics,
+        trials=trials,
     )
-    if record.metrics and status != "ok":  # a round failed: what is said of all of them is not known
-        record = record.model_copy(update={"metrics": {**record.metrics, **dict.fromkeys(DERIVED)}})
     return record.model_copy(update={"flags": flags_of(record)})
+
+
+def _timed_metrics(
+    planned: PlannedCase, rounds: list[Round], run_spread: float | None, environment: dict[str, Any]
+) -> dict[str, float | None]:
+    sheet = lookup(environment["device"]["name"]) if environment["device"]["type"] == "cuda" else None
+    return metrics_of(
+        planned.case,
+        rounds,
+        communication_ms=planned.communication_ms if planned.case.ranks > 1 else 0.0,
+        run_spread=run_spread,
+        peak_flops_per_s=sheet.flops_per_s.get(planned.case.layer.dtype) if sheet else None,
+        peak_bytes_per_s=sheet.memory_bytes_per_s if sheet else None,
+    )
+
+
+def _failed(rounds: list[Round]) -> Round | None:
+    """The round that the case failed by; seeds that diverged are left out of its result, unless all have."""
+    diverged = [r for r in rounds if r.status == "diverged"]
+    others = [r for r in rounds if r.status not in ("ok", "diverged")]
+    return next(iter(others or (diverged if len(diverged) == len(rounds) else [])), None)
 
 
 def write_finished(result: ResultFile, journal: Journal, *, interrupted: bool) -> Path | None:

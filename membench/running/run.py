@@ -4,11 +4,11 @@ import hashlib
 import shlex
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from membench import __version__
 from membench.case import METHOD_VERSION, Case
@@ -31,6 +31,7 @@ from membench.running.progress import RunProgress
 from membench.running.result_file import assemble, write_finished
 from membench.running.runner import Runner
 from membench.scenario.scenario import Scenario
+from membench.scenario.settings import Measure
 from membench.scenario.shipped import source_name
 from membench.words import how_many
 
@@ -51,6 +52,47 @@ class Finished:
         return any(record.status == "ok" for record in self.result.cases)
 
 
+class Measuring(Protocol):
+    """What measures a plan into a journal: how much there is of it, how much the journal has, and the rest of it."""
+
+    @property
+    def total(self) -> int: ...
+
+    @property
+    def done(self) -> int: ...
+
+    @property
+    def announcement(self) -> str: ...
+
+    def run(self, progress: RunProgress) -> None: ...
+
+
+class MeasuringRounds:
+    """Rounds of fresh processes, in which every case is timed."""
+
+    def __init__(self, plan: Plan, measure: Measure, device: str, journal: Journal) -> None:
+        self.plan, self.measure, self.device, self.journal = plan, measure, device, journal
+
+    @property
+    def total(self) -> int:
+        return len(self.plan.runnable) * self.measure.rounds
+
+    @property
+    def done(self) -> int:
+        return sum(self.journal.has(p.case.id, n) for p in self.plan.runnable for n in range(self.measure.rounds))
+
+    @property
+    def announcement(self) -> str:
+        rounds = how_many(self.measure.rounds, "round")
+        return f"{how_many(self.total - self.done, 'measurement')} in {rounds}"
+
+    def run(self, progress: RunProgress) -> None:
+        def finished(case: Case, found: Round) -> None:
+            progress.finished(_line(case, found, self.measure.rounds))
+
+        Runner(self.plan, self.measure, self.device, self.journal, progress.doing, finished).run()
+
+
 def run_scenario(
     scenario: Scenario,
     solved: list[dict[str, SolvedArm]],
@@ -59,12 +101,14 @@ def run_scenario(
     *,
     resume: bool,
     only: Sequence[str] = (),
+    measuring: Callable[[Plan, Measure, str, Journal], Measuring] = MeasuringRounds,
 ) -> Finished:
     """Measure a scenario; every finished round is on disk at once.
 
     Args:
         solved: its arms, of ``solve_budgets``.
         only: beginnings of the ids of the cases wanted; empty: all.
+        measuring: what measures the plan into the journal, on a device of this type.
 
     Raises:
         UsageError: the device, the output folder or the plan cannot be used.
@@ -78,21 +122,15 @@ def run_scenario(
     plan = plan_here(scenario, environment, solved=solved).only(only)
     run = describe_run(scenario, plan, environment).model_copy(update={"only": list(only)})
     journal, run = _open_journal(output, scenario, run, environment, resume=resume)
-    runnable = len(plan.runnable) * scenario.measure.rounds
-    have = sum(journal.has(p.case.id, n) for p in plan.runnable for n in range(scenario.measure.rounds))
+    work = measuring(plan, scenario.measure, environment["device"]["type"], journal)
     interrupted = False
-    with RunProgress(runnable, have) as progress:
+    with RunProgress(work.total, work.done) as progress:
         for line in slower_here(plan, environment, scenario):
             progress.note(f"membench: {line}")
-        progress.note(_announcement(plan, environment, scenario, runnable - have))
-
-        def finished(case: Case, found: Round) -> None:
-            progress.finished(_line(case, found, scenario.measure.rounds))
-
-        runner = Runner(plan, scenario.measure, environment["device"]["type"], journal, progress.doing, finished)
+        progress.note(_announcement(plan, environment, work.announcement))
         try:
             with ended_as_interrupted():
-                runner.run()
+                work.run(progress)
         except KeyboardInterrupt:
             interrupted = True
     commit = commit_after(Commit(run.git_sha, run.git_dirty, run.git_note))
@@ -154,7 +192,7 @@ def describe_run(scenario: Scenario, plan: Plan, environment: dict[str, Any]) ->
         device=environment["device"]["type"],
         ranks=plan.ranks,
         ranks_reason=plan.ranks_reason,
-        rounds=scenario.measure.rounds,
+        rounds=max((p.learning.seeds for p in plan.cases if p.learning), default=scenario.measure.rounds),
         link_gb_s=plan.link_gb_s,
     )
 
@@ -199,14 +237,12 @@ def _difference(before: Run, now: Run, then: dict[str, Any], environment: dict[s
     return None
 
 
-def _announcement(plan: Plan, environment: dict[str, Any], scenario: Scenario, left: int) -> str:
+def _announcement(plan: Plan, environment: dict[str, Any], counts: str) -> str:
     device = environment["device"]
     ranks = f", one rank of P = {plan.ranks} ({plan.ranks_reason})" if plan.ranks > 1 else ""
     skipped = sum(planned.skipped is not None for planned in plan.cases)
     also = f", {skipped} skipped" if skipped else ""
-    rounds = scenario.measure.rounds
-    counts = f"{how_many(left, 'measurement')} in {how_many(rounds, 'round')}{also}"
-    return f"{plan.scenario} on {device['name']}{ranks}: {counts}"
+    return f"{plan.scenario} on {device['name']}{ranks}: {counts}{also}"
 
 
 def _line(case: Case, found: Round, rounds: int) -> str:

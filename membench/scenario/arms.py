@@ -9,14 +9,22 @@ from pydantic import ValidationError
 
 from membench.errors import UsageError, shown, suggestion, usage_error
 from membench.layers.spec import KINDS, OPERATORS, ExternalSpec, ModelShape, Spec
+from membench.learning.settings import Training
 from membench.scenario.budgets import Budgets
 from membench.scenario.dimensions import with_placeholders
+from membench.scenario.learning import TRAINING_KEY, training_of_arm
 from membench.scenario.wholes import WHOLE_KEYS, WHOLE_LEVELS, Whole, WholeLevel, whole_from
 
 ENTRY_POINT_GROUP = "membench.layers"
 # What an arm compares: an operator, a layer, or a layer in the block or the model that it makes.
-Level = Literal["layer", "op", "block", "model"]
-_NAMED_BY: dict[Level, str] = {"layer": "layer", "op": "op", "block": "layer", "model": "layer"}
+Level = Literal["layer", "op", "block", "model", "training"]
+_NAMED_BY: dict[Level, str] = {
+    "layer": "layer",
+    "op": "op",
+    "block": "layer",
+    "model": "layer",
+    "training": "layer",
+}
 _NAMES = tuple(dict.fromkeys(_NAMED_BY.values()))  # the keys by which arms name what they compare
 _SAID = {"layer": "a layer", "op": "an operator"}
 _MAX_NAME_CHARS = 64
@@ -29,7 +37,7 @@ class Arm:
 
     ``given`` are validated values of the kind's config. ``budgets`` is None where the arm
     does not say ``budgets:`` and takes the scenario's. ``whole`` is what the layer stands in, if it is measured in
-    more than itself.
+    more than itself; ``training`` how it is trained, at level training.
     """
 
     name: str
@@ -37,6 +45,7 @@ class Arm:
     given: dict[str, Any]
     budgets: Budgets | None
     whole: Whole | None = None
+    training: Training | None = None
 
     def around(self, layer: Spec) -> Spec:
         """What is measured: the layer, or the block or the model with it."""
@@ -55,13 +64,15 @@ def arm_from(
     defaults: dict[str, Any],
     level: Level,
     shape: ModelShape | None = None,
+    training: dict[str, Any] | None = None,
 ) -> Arm:
     """An arm out of its YAML mapping.
 
     Args:
         every_arm: the scenario's section of that name: what arms take that do not state it themselves.
         defaults: the scenario's model_dim and dtype.
-        shape: of the model, at levels block and model.
+        shape: of the model, at levels block, model and training.
+        training: the scenario's section of that name, at level training.
 
     Raises:
         UsageError: an unknown layer, operator or key, or a value that makes no sense.
@@ -80,6 +91,9 @@ def arm_from(
     if level in WHOLE_LEVELS:
         assert shape is not None
         whole = _whole_of(kind, level, shape, values, shared, key)
+    trained = None
+    if training is not None:
+        trained = training_of_arm(training, values.pop(TRAINING_KEY, {}), f"{key}.{TRAINING_KEY}")
     budgets = _budgets_from(values.pop("budgets"), f"{key}.budgets") if "budgets" in values else None
     if "kind" in values or "factory" in values:
         raise UsageError(f"the kind of an arm is said by {_NAMED_BY[level]}:", key=key)
@@ -94,7 +108,7 @@ def arm_from(
         field = wrong.key.removeprefix(f"{key}.")
         place = f"every_arm.{field}" if field in shared and field not in values else wrong.key
         raise UsageError(wrong.problem, key=place) from None
-    return Arm(name, kind, {field: getattr(probe, field) for field in given}, budgets, whole)
+    return Arm(name, kind, {field: getattr(probe, field) for field in given}, budgets, whole, trained)
 
 
 def _whole_of(

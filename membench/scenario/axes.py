@@ -11,7 +11,7 @@ from membench.layers.spec.quantities import parse_num_keys
 from membench.yaml_files.reader import MAX_DEPTH
 
 # What an axis may vary: what makes a Case. How it is measured or fitted is one for all.
-SWEPT_SECTIONS = ("model_dim", "dtype", "model", "budgets", "every_arm", "arms", "workload")
+SWEPT_SECTIONS = ("model_dim", "dtype", "model", "budgets", "every_arm", "arms", "workload", "task", "training")
 CASE_KEYS = ("arm", "mode", "optimizer")
 _FORMS = "a list, {range: [first, last, step]} or {pow2: [first, last]}"
 _MANY = 2.0**62  # values, far more than any limit on cases

@@ -7,16 +7,20 @@ later, by ``membench.planning.solver``.
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt, PrivateAttr, ValidationError
 
 from membench.errors import UsageError, blaming, shown, suggestion, usage_error
 from membench.layers.spec import MODES, OPTIMIZERS, PRESETS, ModelShape
 from membench.layers.spec.quantities import DTypeName
+from membench.learning.extent import Extent, extent_of
+from membench.learning.tasks import AnyTask
 from membench.scenario.arms import Arm, Level, arm_from, check_every_arm
 from membench.scenario.axes import SWEPT_SECTIONS, Axes, axes_from, put_at, without_axis
 from membench.scenario.budgets import Budgets, Strict
+from membench.scenario.learning import task_from, training_from
+from membench.scenario.scales import FULL, at_scale
 from membench.scenario.settings import Fit, Limits, Measure, Workload
 from membench.scenario.shipped import find_scenario, list_scenarios
 from membench.scenario.wholes import WHOLE_LEVELS, shape_from
@@ -39,7 +43,8 @@ def _whole_number(value: Any) -> Any:
 class Point:
     """One combination of the axes: what every arm is given and asked there.
 
-    ``values`` are the swept keys' values; ``tree`` is the scenario's plain data with them.
+    ``values`` are the swept keys' values; ``tree`` is the scenario's plain data with them. ``task`` is what is learnt,
+    at level training.
     """
 
     values: dict[str, Any]
@@ -47,6 +52,7 @@ class Point:
     budgets: Budgets
     arms: dict[str, Arm]
     workload: Workload
+    task: AnyTask | None = None
 
 
 class Scenario(Strict):
@@ -56,14 +62,21 @@ class Scenario(Strict):
     name: ScenarioName = Field(description="of the scenario and its result files: letters, digits, _ . and -")
     description: str = Field(default="", description="a line that says what is compared")
     level: Level = Field(
-        default="layer", description="what an arm is: a layer, an operator, or a layer in a block or a whole model"
+        default="layer",
+        description="what an arm is: a layer, an operator, a layer in a block or a model, or such a model trained",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU if there is one")
     model_dim: PositiveInt | None = Field(
         default=None, le=2**20, description="d of arms that state none; a model has its own"
     )
-    dtype: DTypeName | None = Field(default=None, description="of arms that state none; else bfloat16")
-    model: dict[str, Any] = Field(default={}, description="levels block and model: a preset, or the shape itself")
+    dtype: DTypeName | None = Field(
+        default=None, description="of arms that state none; else bfloat16, in training float32"
+    )
+    model: dict[str, Any] = Field(
+        default={}, description="levels block, model and training: a preset, or the shape itself"
+    )
+    task: dict[str, Any] = Field(default={}, description="level training: what is learnt; its kind and its keys")
+    training: dict[str, Any] = Field(default={}, description="level training: how; arms may state keys of their own")
     budgets: Budgets = Field(default=Budgets(), description="what arms must have that state no budgets of their own")
     every_arm: dict[str, Any] = Field(default={}, description="keys of all arms that know them and do not state them")
     arms: dict[str, Any] = Field(min_length=1, description="what is compared: a name for each, and its keys")
@@ -72,6 +85,10 @@ class Scenario(Strict):
     fit: Fit = Field(default=Fit(), description="what happens where the device is too small")
     measure: Measure = Field(default=Measure(), description="how much is measured")
     limits: Limits = Field(default=Limits(), description="what stops a scenario from growing by accident")
+    scales: dict[str, dict[str, Any]] = Field(
+        default={}, description="other sizes by name: keys, dotted, and what each is at that size"
+    )
+    scale: str = Field(default=FULL, description="the size: that of the file as it stands, or one of scales")
 
     _points: tuple[Point, ...] = PrivateAttr(default=())
     _axes: Axes = PrivateAttr(default=Axes())
@@ -121,8 +138,14 @@ def parse_scenario(text: str, source: str, overrides: list[str] | tuple[str, ...
         UsageError: see ``load_scenario``.
     """
     tree = parse_mapping(text, source)
-    for override in overrides:
-        _override(tree, override)
+    asked = [_Override.of(override) for override in overrides]
+    with blaming(source):
+        scale = next((each.value for each in reversed(asked) if each.key == "scale"), tree.get("scale", FULL))
+        for key, value in at_scale(tree, scale):
+            _put(tree, key, value)
+    for each in asked:
+        with blaming(each.source):
+            _put(tree, each.key, each.value)
     with blaming(source):
         scenario = _validated(tree)
         axes = axes_from(scenario.axes)
@@ -141,21 +164,31 @@ def _validated(tree: dict[str, Any]) -> Scenario:
         raise usage_error(error, Scenario) from None
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
-    """Applies one ``--set key=value``; a key that an axis sweeps is swept no more."""
-    key, equals, text = override.partition("=")
-    key, source = key.strip(), f"--set {override}"
-    if not equals or not key or not text.strip():
-        raise UsageError("write key=value, as in --set workload.tokens=64", source=source)
-    value = parse_value(text, source)
-    with blaming(source):
-        if key.startswith("axes."):
-            axes = tree.setdefault("axes", {})
-            if not isinstance(axes, dict):
-                raise UsageError("should map keys to values", key="axes")
-            axes[key.removeprefix("axes.")] = value
-            return
-        put_at(tree, key, value)
+class _Override(NamedTuple):
+    """One ``--set key=value``."""
+
+    source: str
+    key: str
+    value: Any
+
+    @classmethod
+    def of(cls, override: str) -> Self:
+        key, equals, text = override.partition("=")
+        key, source = key.strip(), f"--set {override}"
+        if not equals or not key or not text.strip():
+            raise UsageError("write key=value, as in --set workload.tokens=64", source=source)
+        return cls(source, key, parse_value(text, source))
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a key; one that an axis sweeps is swept no more."""
+    if key.startswith("axes."):
+        axes = tree.setdefault("axes", {})
+        if not isinstance(axes, dict):
+            raise UsageError("should map keys to values", key="axes")
+        axes[key.removeprefix("axes.")] = value
+        return
+    put_at(tree, key, value)
     if "axes" in tree and key != "axes":
         tree["axes"] = without_axis(tree["axes"], key)
 
@@ -192,10 +225,17 @@ def _point(tree: dict[str, Any], values: dict[str, Any], base: Scenario) -> Poin
             put_at(tree, key, value)
         base = _validated(tree)
     defaults = {key: value for key in ("model_dim", "dtype") if (value := getattr(base, key)) is not None}
-    shape = _shape(base)
+    task = _task(base)
+    extent = None if task is None else extent_of(task)
+    shape = _shape(base, extent)
     if shape is not None:
         defaults |= {"model_dim": shape.model_dim, "ffn_hidden": shape.ffn_hidden}
-    arms = {name: arm_from(name, raw, base.every_arm, defaults, base.level, shape) for name, raw in base.arms.items()}
+    if task is not None:
+        defaults = {"dtype": "float32", **defaults}
+    arms = {
+        name: arm_from(name, raw, base.every_arm, defaults, base.level, shape, base.training if task else None)
+        for name, raw in base.arms.items()
+    }
     check_every_arm(base.every_arm, arms)
     if base.level == "op":
         _check_operators(base, arms)
@@ -203,19 +243,38 @@ def _point(tree: dict[str, Any], values: dict[str, Any], base: Scenario) -> Poin
         _check_whole(base, arms)
     for owner, budgets in [("", base.budgets), *((f"arms.{name}.", arm.budgets) for name, arm in arms.items())]:
         _check_references(budgets, f"{owner}budgets", arms)
-    return Point(values, tree, base.budgets, arms, base.workload.at_level(whole=shape is not None))
+    if extent is None:
+        workload = base.workload.at_level(whole=shape is not None)
+    else:
+        workload = base.workload.of_training(training_from(base.training).sequences, extent.length)
+    return Point(values, tree, base.budgets, arms, workload, task)
 
 
-def _shape(base: Scenario) -> ModelShape | None:
-    """The shape of the model, at the levels that have one."""
+def _task(base: Scenario) -> AnyTask | None:
+    """What is learnt, at level training."""
+    if base.level != "training":
+        for key in ("task", "training"):
+            if getattr(base, key):
+                raise UsageError(f"is for level training, this is {base.level}", key=key)
+        return None
+    if "rounds" in base.measure.model_fields_set:
+        raise UsageError("is not for level training: its rounds are training.seeds", key="measure.rounds")
+    if base.fit.ranks not in ("auto", 1):
+        raise UsageError(f"should be 1, not {base.fit.ranks}: a model is trained whole, on one device", key="fit.ranks")
+    training_from(base.training)
+    return task_from(base.task)
+
+
+def _shape(base: Scenario, extent: Extent | None) -> ModelShape | None:
+    """The shape of the model, at the levels that have one; ``extent``: of what it is trained on."""
     if base.level in WHOLE_LEVELS:
         if base.model_dim is not None:
             raise UsageError("is the model's: say it in model:", key="model_dim")
         if not base.model:
             raise UsageError(f"is missing; name a preset ({', '.join(PRESETS)}) or give the shape", key="model")
-        return shape_from(base.model)
+        return shape_from(base.model, extent and extent.vocab_size)
     if base.model:
-        raise UsageError(f"is for levels {' and '.join(WHOLE_LEVELS)}, this is {base.level}", key="model")
+        raise UsageError(f"is for levels {', '.join(WHOLE_LEVELS)}; this is {base.level}", key="model")
     return None
 
 

@@ -21,6 +21,8 @@ from membench.scenario.budgets import Strict, parse_bytes
 from membench.scenario.traces import form_problem
 
 MAX_RANKS = 2**16
+MOST_SEEDS = 1000  # of an arm in training
+TRIAL_SEEDS = 10**6  # from which on seeds are those of trials, which no result uses
 Implementation = Literal["eager", "compiled", "cuda_graph"]
 _RETAKE_SECONDS = (1.5, 10.0)  # at least three of the half seconds that a disturbance takes to be out of sight
 
@@ -96,6 +98,22 @@ class Workload(Strict):
             problem = f"{self.context} is of no use: only prefill and decode have a KV cache; leave it out"
             raise UsageError(problem, key="workload.context")
 
+    def of_training(self, sequences: int, length: int) -> Self:
+        """The workload of a training step: so many sequences, each so long.
+
+        Raises:
+            UsageError: it states what the task and the training say.
+        """
+        for name in sorted(self.model_fields_set - {"seed"}):
+            raise UsageError(
+                "is not for level training: its steps are training.sequences of the task", key=f"workload.{name}"
+            )
+        if self.seed + MOST_SEEDS > TRIAL_SEEDS:
+            raise UsageError(
+                f"should be at most {TRIAL_SEEDS - MOST_SEEDS}: trials have the seeds above", key="workload.seed"
+            )
+        return self.model_copy(update={"sequences": sequences, "prompt": length, "modes": ["train_step"]})
+
     def tokens_of(self, mode: Mode) -> int:
         """b, tokens of one rank in a step of a mode."""
         if self.sequences is None:
@@ -170,7 +188,12 @@ class Measure(Strict):
     pacer: bool = Field(
         default=False, description="time a fixed mix of the case's own needs in turn with its samples, for compare"
     )
-    threads: PositiveInt | None = Field(default=None, le=4096, description="CPU threads; all cores if left out")
+    threads: PositiveInt | None = Field(
+        default=None, le=4096, description="CPU threads; all cores if left out, one for small models in training"
+    )
+    at_once: PositiveInt | None = Field(
+        default=None, le=4096, description="level training: runs beside each other; as cores allow if left out"
+    )
 
     @property
     def retake_budget_seconds(self) -> float:

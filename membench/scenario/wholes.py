@@ -8,9 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 from membench.errors import UsageError, shown, suggestion, usage_error
 from membench.layers.spec import PRESETS, At, ModelShape, OwnLayerSpec, Pool, Spec
 
-WholeLevel = Literal["block", "model"]
-WHOLE_LEVELS: tuple[WholeLevel, ...] = ("block", "model")
-WHOLE_KEYS = ("at", "pool")  # of an arm at level model, beside its layer's own
+WholeLevel = Literal["block", "model", "training"]
+WHOLE_LEVELS: tuple[WholeLevel, ...] = ("block", "model", "training")
+WHOLE_KEYS = ("at", "pool")  # of an arm at levels model and training, beside its layer's own
 _PRESET = "preset"
 _AT: TypeAdapter[At] = TypeAdapter(At)
 _POOL: TypeAdapter[Pool] = TypeAdapter(Pool)
@@ -38,11 +38,14 @@ class Whole:
         return self.shape.around(inside, self.at, self.pool, checked=checked)
 
 
-def shape_from(raw: Any) -> ModelShape:
+def shape_from(raw: Any, vocab_size: int | None = None) -> ModelShape:
     """The shape of ``model:``, a preset with what is said besides put over it.
 
+    Args:
+        vocab_size: of what it is trained on, which is the model's where it states none; None: it must say its own.
+
     Raises:
-        UsageError: there is no such preset, or a key or a value makes no sense.
+        UsageError: there is no such preset, a key or a value makes no sense, or the vocabulary is too small.
     """
     values = dict(raw)
     preset = values.pop(_PRESET, None)
@@ -52,13 +55,18 @@ def shape_from(raw: Any) -> ModelShape:
         if key not in ModelShape.model_fields:
             raise UsageError(f"unknown key; {suggestion(key, [_PRESET, *ModelShape.model_fields])}", key=f"model.{key}")
     base = PRESETS[preset].model_dump() if preset is not None else {}
+    of_task = {} if vocab_size is None else {"vocab_size": vocab_size}
     try:
-        return ModelShape.model_validate({**base, **values}, strict=True)
+        shape = ModelShape.model_validate({**base, **of_task, **values}, strict=True)
     except ValidationError as error:
         wrong = usage_error(error, ModelShape, "model")
         if error.errors()[0]["type"] == "missing":
             raise UsageError(f"{wrong.problem}; or name a preset: {', '.join(PRESETS)}", key=wrong.key) from None
         raise wrong from None
+    if vocab_size is not None and shape.vocab_size < vocab_size:
+        problem = f"should be at least {vocab_size}, the tokens of the task, not {shape.vocab_size}; or leave it out"
+        raise UsageError(problem, key="model.vocab_size")
+    return shape
 
 
 def whole_from(level: WholeLevel, shape: ModelShape, stated: dict[str, Any], places: dict[str, str]) -> Whole:
@@ -72,7 +80,7 @@ def whole_from(level: WholeLevel, shape: ModelShape, stated: dict[str, Any], pla
         UsageError: blocks that the model does not have, or a pool of no known kind.
     """
     if level == "block" and stated:
-        raise UsageError("is for level model: a block has one layer", key=places[next(iter(stated))])
+        raise UsageError("is for levels model and training: a block has one layer", key=places[next(iter(stated))])
     at, pool = stated.get("at", "all"), stated.get("pool", "own")
     try:
         found = _AT.validate_python(tuple(at) if isinstance(at, list) else at, strict=True)

@@ -71,6 +71,12 @@ def interval(value: tuple[float | None, float | None] | None) -> str:
     return "-" if low is None or high is None else f"{three(low)} – {three(high)}"
 
 
+def shares(value: tuple[float | None, float | None] | None) -> str:
+    """From where to where a share lies, in percent."""
+    low, high = value or (None, None)
+    return "-" if low is None or high is None else f"{100 * low:.1f} – {100 * high:.1f} %"
+
+
 def places(value: tuple[int | None, int | None] | None) -> str:
     """The place of an arm, or the first and the last that it may have."""
     low, high = value or (None, None)

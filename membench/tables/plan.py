@@ -31,8 +31,9 @@ _SHOWN_WHERE_HELD = ("kv_cache", "host")
 
 
 def plan_tables(plan: Plan) -> list[Table]:
-    """The arms with their budgets, then the cases with memory and predicted time."""
-    return [_arms_table(plan), _cases_table(plan)]
+    """The arms with their budgets, then the cases with memory and predicted time; or how they are trained."""
+    trained = any(planned.learning for planned in plan.cases)
+    return [_arms_table(plan), _runs_table(plan) if trained else _cases_table(plan)]
 
 
 def _arms_table(plan: Plan) -> Table:
@@ -88,6 +89,45 @@ def _cases_table(plan: Plan) -> Table:
     return Table("Cases, one rank of each", _caption(plan), columns, rows)
 
 
+def _runs_table(plan: Plan) -> Table:
+    """Of level training: what a run of each arm is, and how many there are."""
+    swept = _swept(plan)
+    columns = [
+        Column("arm", right=False),
+        *(Column(key, right=False) for key in swept),
+        *(quantity(name) for name in ("sequences", "steps", "tokens_trained", "training_flops")),
+        Column("trials"),
+        Column("seeds"),
+        Column("weights", right=False, priority=4),
+        Column("runs", right=False, priority=1 if any(each.skipped for each in plan.cases) else 5),
+    ]
+    rows = []
+    for each in plan.cases:
+        known = each.learning
+        assert known is not None
+        rows.append(
+            [
+                each.case.arm,
+                *(_swept_value(each.point.get(key)) for key in swept),
+                each.case.sequences,
+                known.steps,
+                known.tokens,
+                known.flops,
+                known.trials,
+                known.seeds,
+                each.case.layer.dtype,
+                _runs(each),
+            ]
+        )
+    runs = sum(each.learning.trials + each.learning.seeds for each in plan.cases if each.learning and not each.skipped)
+    stops = dict.fromkeys(each.case.training.stop.in_words for each in plan.cases if each.case.training)
+    caption = (
+        f"{how_many(runs, 'run')}: trials choose an arm's rates (more, where the best lies on an edge of the grid; "
+        f"all arms get as many), seeds are the result. Each stops at {', or '.join(stops)}."
+    )
+    return Table("Runs of each case", caption, columns, rows)
+
+
 def _case_row(swept: list[str], parts: list[str], planned: PlannedCase) -> list[Any]:
     case, memory = planned.case, planned.memory_bytes or {}
     compute_ms, communication_ms = planned.predicted_ms, planned.communication_ms
@@ -131,6 +171,8 @@ def _swept(plan: Plan) -> list[str]:
 
 def _swept_value(value: Any) -> str:
     if isinstance(value, dict):
+        if "kind" in value:
+            return value["kind"]
         return ", ".join(f"{key} {inner}" for key, inner in value.items())
     return plain(value)
 

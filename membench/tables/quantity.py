@@ -6,7 +6,19 @@ from typing import Any
 
 from membench.layers.spec.quantities import format_quantity
 from membench.results.columns import QUANTITIES, Written
-from membench.tables.numbers import bytes_shown, error, giga, interval, percent, places, ratio, share, short, three
+from membench.tables.numbers import (
+    bytes_shown,
+    error,
+    giga,
+    interval,
+    percent,
+    places,
+    ratio,
+    share,
+    shares,
+    short,
+    three,
+)
 from membench.tables.table import Column
 
 _WRITTEN: dict[Written, Callable[[Any], str]] = {
@@ -19,6 +31,7 @@ _WRITTEN: dict[Written, Callable[[Any], str]] = {
     "error": error,
     "share": share,
     "interval": interval,
+    "shares": shares,
     "places": places,
 }
 _ALIGNED: dict[Written, Callable[[float | None], str]] = {

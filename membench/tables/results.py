@@ -16,15 +16,18 @@ from membench.results.ranking import (
     comparable_groups,
     counted,
     is_part,
+    is_trained,
     peak_bytes,
     rank_key,
     step_ms,
     step_name,
     swept,
     tokens_name,
+    trained_name,
     yardstick,
 )
 from membench.results.records import Answer, Record, ResultFile
+from membench.tables.learnt import answer_tables, differences_tables, learnt_tables
 from membench.tables.numbers import budget, ratio, signed
 from membench.tables.quantity import quantity
 from membench.tables.table import Column, Table, plain
@@ -36,6 +39,9 @@ _FILE = "in the result file"
 def result_tables(result: ResultFile) -> list[Table]:
     """What was compared and the answer first; then the arms with their budgets; then the measurements."""
     result = with_derived(result)
+    if any(map(is_trained, result.cases)):
+        learnt = [*learnt_tables(result), *differences_tables(result)]
+        return [*answer_tables(result), arms_table(result), *learnt, *notes_table(result)]
     groups, answers = comparable_groups(result.cases), answers_of(result)
     return [
         _answer_table(result, list(answers.values())),
@@ -140,6 +146,8 @@ def device_name(result: ResultFile) -> str:
 def how_measured(result: ResultFile) -> str:
     """One device or one rank's share, how many rounds, and what a step is."""
     run = result.run
+    if any(map(is_trained, result.cases)):
+        return f"The whole model trained on one device, {how_many(run.rounds, 'seed')} of each arm."
     rounds = how_many(run.rounds, "round")
     if run.ranks == 1:
         return f"The whole layer on one device, {rounds}."
@@ -233,7 +241,8 @@ def notes_table(result: ResultFile) -> list[Table]:
         for note in ([record.reason] if record.reason else []) + record.flags:
             case = record.case
             at = f" ({swept(record)})" if swept(record) else ""
-            where[case.arm, record.status, note].append(f"{step_name(record)} x{case.tokens}{at}")
+            told = trained_name(record) if is_trained(record) else f"{step_name(record)} x{case.tokens}{at}"
+            where[case.arm, record.status, note].append(told)
     rows = [[arm, status, note, ", ".join(dict.fromkeys(cases))] for (arm, status, note), cases in where.items()]
     told = dict.fromkeys((r.case.arm, note) for r in result.cases for round_ in r.rounds for note in round_.notes)
     tables = [

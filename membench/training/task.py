@@ -6,12 +6,13 @@ Letters: S sequences, T tokens of each that a loss can be of, V vocabulary.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-# (S, T) greedy or forced: logits (S, T, V) of the token after each of tokens (S, T).
+# Logits (S, T, V) of the token after each of tokens (S, T), which a later token does not change; T may be less than
+# ``length``.
 Logits = Callable[[Tensor], Tensor]
 
 
@@ -38,6 +39,8 @@ class TaskData(ABC):
 
     vocab_size: int
     length: int  # T, the longest
+    # What was made or read, as JSON values: counts, bits, and of text and files name, size and sha256.
+    description: dict[str, Any]
 
     @abstractmethod
     def batch(self, first: int, count: int) -> Batch:

@@ -7,26 +7,16 @@ from typing import Any
 
 from membench.layers.spec.quantities import format_num_keys, format_quantity
 from membench.report.evidence import Evidence
+from membench.report.plots.end_names import HEIGHT_PX, end_names, margin_with
 from membench.report.plots.frame import (
-    FONT_PX,
-    LINE_PX,
     Figure,
     figure,
-    fraction,
     log_axis,
-    note,
-    on_axis,
     safe,
     value_axis,
 )
-from membench.report.plots.spread import spread
 from membench.results.columns import QUANTITIES
 from membench.results.ranking import arm_name, step_name, swept, tokens_name
-
-_HEIGHT_PX = 420
-_MARGIN = {"l": 60, "r": 16, "t": 12, "b": 48}
-_AREA_PX = _HEIGHT_PX - _MARGIN["t"] - _MARGIN["b"]
-_CHAR_PX = 6.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +110,11 @@ def _figure(cases: Sequence[Evidence], along: Along, plotted: Plotted) -> Figure
             *(_line(name, points, along, plotted) for name, points in lines.items()),
             *(_level(case, plotted.of(case), at) for case in level),
         ],
-        _HEIGHT_PX,
-        margin={**_MARGIN, "r": max(len(safe(name)) for name, _ in named) * _CHAR_PX + 20},
+        HEIGHT_PX,
+        margin=margin_with([name for name, _ in named]),
         xaxis=x_axis,
         yaxis=y_axis,
-        annotations=_end_names([(name, plotted.of(case) or heights[0], case) for name, case in named], y_axis),
+        annotations=end_names([(name, plotted.of(case) or heights[0], case) for name, case in named], y_axis),
     )
 
 
@@ -167,23 +157,3 @@ def _level(case: Evidence, value: float | None, at: Sequence[float]) -> dict[str
         "text": [safe(case.name)] * 2,
         "hovertemplate": "%{text}<br>%{y:.4g}<extra></extra>",
     }
-
-
-def _end_names(named: Sequence[tuple[str, float, Evidence]], y_axis: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each line's name at its right end, moved apart."""
-    wanted = [_AREA_PX * fraction(y_axis, value) for _, value, _ in named]
-    placed = spread(wanted, LINE_PX, LINE_PX / 2, _AREA_PX - LINE_PX / 2)
-    return [
-        note(
-            safe(name),
-            1,
-            on_axis(y_axis, value),
-            xref="paper",
-            xanchor="left",
-            xshift=10,
-            yshift=moved_to - at,
-            font={"size": FONT_PX - 1, "color": case.style.colour},
-            name="end",
-        )
-        for (name, value, case), at, moved_to in zip(named, wanted, placed, strict=True)
-    ]

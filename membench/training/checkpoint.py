@@ -1,0 +1,66 @@
+"""A run on disk, so that an interrupted one goes on where it was: one file, written whole or not at all."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from membench.errors import UsageError
+from membench.files import blaming_output
+
+FILE = "checkpoint.pt"
+_VERSION = 1
+
+
+class Checkpoint:
+    """The file of one run in its folder. ``identity`` says what is trained on what: no other run goes on from it.
+
+    Raises:
+        UsageError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self.path, self._identity = folder / FILE, identity
+        with blaming_output(folder, "training"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, state: dict[str, Any]) -> None:
+        """In the place of the last one; a process that is killed meanwhile leaves that.
+
+        Raises:
+            UsageError: the folder cannot be written.
+        """
+        temporary = self.path.with_suffix(".new")
+        try:
+            with temporary.open("wb") as stream:
+                torch.save({"version": _VERSION, "identity": self._identity, **state}, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(self.path)
+        except (OSError, RuntimeError) as error:  # RuntimeError: torch's word for a full disk
+            raise UsageError(f"cannot be written: {error}", source=str(self.path)) from None
+
+    def read(self) -> dict[str, Any] | None:
+        """The last one, on the CPU: a device need not hold it beside what it is copied into. None: there is none.
+
+        Raises:
+            UsageError: it is damaged, or of another run.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
+            state = None
+        if not isinstance(state, dict) or state.get("version") != _VERSION:
+            raise UsageError(
+                "is no checkpoint that this version writes; remove it to begin anew", source=str(self.path)
+            )
+        if state["identity"] != self._identity:
+            raise UsageError(
+                "is of another model, task, training or seed; name another folder or remove it", source=str(self.path)
+            )
+        return state

@@ -1,0 +1,104 @@
+"""What a run has spent so far of each thing that a budget can be of."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from membench.errors import UsageError
+from membench.layers.spec import ModelSpec, Step
+from membench.learning.settings import Stop
+from membench.machine.energy import EnergyCounter
+
+_ENERGY_AGE_S = 0.02  # a counter moves no faster, and reading it costs a part of a small step
+
+
+class Clock:
+    """Counts updates, tokens and FLOPs; and inside ``running``, which leaves evaluations out, seconds and joules.
+
+    FLOPs are those of forward and backward passes as the model's cost counts them, without the optimizer's.
+
+    Raises:
+        UsageError: training is to stop at joules, and this device has no counter of them.
+    """
+
+    def __init__(self, spec: ModelSpec, stop: Stop, device: torch.device) -> None:
+        self.steps, self.tokens, self.flops = 0, 0.0, 0.0
+        self._spec, self._stop, self._device = spec, stop, device
+        self._counter = EnergyCounter(device.type)
+        if stop.at == "joules" and self._counter.source is None:
+            raise UsageError(
+                "no energy counter of this device can be read; stop at seconds, flops, tokens or steps instead",
+                key="training.stop.joules",
+            )
+        self._seconds, self._joules = 0.0, 0.0
+        self._since: float | None = None  # when what is running began
+        self._read: tuple[float, list[float]] = (0.0, [])  # when the counter was read, and what it said
+        self._flops_of: dict[tuple[int, int], float] = {}
+
+    def took(self, sequences: int, new_tokens: int) -> None:
+        """One more update, from so many sequences of so many tokens each."""
+        self.steps += 1
+        self.tokens += sequences * new_tokens
+        self.flops += self._flops(sequences, new_tokens)
+
+    @property
+    def seconds(self) -> float:
+        """Of training."""
+        return self._seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    @property
+    def joules(self) -> float | None:
+        """Of training; None: there is no counter."""
+        if self._counter.source is None:
+            return None
+        if self._since is not None and time.perf_counter() - self._read[0] > _ENERGY_AGE_S:
+            self._read_energy()
+        return self._joules
+
+    @property
+    def share(self) -> float:
+        """Of the budget, spent; 1 and more: it is used up."""
+        return (getattr(self, self._stop.at) or 0.0) / self._stop.amount
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Inside, time is of training; a GPU is waited for at its end."""
+        self._read = (time.perf_counter(), self._counter.read())
+        self._since = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            if self._counter.source is not None:
+                self._read_energy()
+            self._seconds, self._since = self.seconds, None
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        counted = {"steps": self.steps, "tokens": self.tokens, "flops": self.flops}
+        return counted | {"seconds": self.seconds, "joules": self._joules if self._counter.source else None}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on from what ``state`` gave."""
+        self.steps, self.tokens, self.flops = state["steps"], state["tokens"], state["flops"]
+        self._seconds, self._joules = state["seconds"], state["joules"] or 0.0
+
+    def _read_energy(self) -> None:
+        now = self._counter.read()
+        self._joules += self._counter.spent_j(self._read[1], now) or 0.0
+        self._read = (time.perf_counter(), now)
+
+    def _flops(self, sequences: int, new_tokens: int) -> float:
+        shape = (sequences, new_tokens)
+        if shape not in self._flops_of:
+            self._flops_of[shape] = training_flops(self._spec, *shape)
+        return self._flops_of[shape]
+
+
+def training_flops(spec: ModelSpec, sequences: int, new_tokens: int) -> float:
+    """Of a forward and backward pass of so many sequences of so many tokens."""
+    return spec.cost(Step(sequences * new_tokens, "forward_backward", sequences=sequences)).flops

@@ -1,0 +1,62 @@
+"""A process of its own that trains one case on one seed. Killed, it loses what came after its last checkpoint."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from membench.layers.spec import ModelSpec
+from membench.processes.serving import Server, be_killed_first
+from membench.training.runs.protocol import CaseTrained, TrainCase
+
+
+def take_cores(cores: list[int]) -> None:
+    """Run on these cores alone, a thread on each; before torch is imported, which binds its threads then."""
+    be_killed_first()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, set(cores))
+    import torch
+
+    torch.set_num_threads(len(cores))
+
+
+def train_case(asked: TrainCase, server: Server) -> CaseTrained:
+    """One run of one seed."""
+    begin = time.monotonic()
+    take_cores(asked.cores)
+    from membench.training.train import train
+
+    case = asked.case
+    assert isinstance(case.layer, ModelSpec)
+    assert case.task is not None
+    assert case.training is not None
+    server.progress("ceiling of matrix products")
+    ceilings = matmul_ceilings(asked.device, "bfloat16" if case.training.autocast else case.layer.dtype, asked.ceilings)
+    trained = train(
+        case.layer,
+        case.task,
+        case.training,
+        asked.seed,
+        device=asked.device,
+        folder=Path(asked.folder),
+        report=lambda doing, share: server.progress(f"{doing} ({share:.0%})"),
+        matmul_flops_per_s=ceilings["matmul_flops_per_s"],
+    )
+    return CaseTrained(trained=trained, ceilings=ceilings, seconds={"process": time.monotonic() - begin})
+
+
+def matmul_ceilings(device: str, dtype: str, known: dict[str, Any]) -> dict[str, Any]:
+    """What MFU is a share of: as it is known, or measured here."""
+    from membench.layers.layer import torch_dtype
+    from membench.measuring.ceilings import matmul_ceiling
+    from membench.measuring.time import Clock
+
+    if known.get("matmul_dtype") == dtype:
+        return known
+    return {"matmul_flops_per_s": matmul_ceiling(Clock(device), torch_dtype(dtype)), "matmul_dtype": dtype}
+
+
+if __name__ == "__main__":
+    asking = Server()
+    sys.exit(asking.serve({TrainCase: lambda asked: train_case(asked, asking)}))
