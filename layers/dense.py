@@ -35,6 +35,10 @@ class Dense(Layer):
         self.check_tokens(x, self.gate_up)
         return swiglu(x, self.gate_up, self.down)
 
+    @property
+    def swiglu(self) -> tuple[Tensor, Tensor]:
+        return self.gate_up, self.down
+
     def drawn_by(self) -> tuple[dict[str, Any], list[Tensor]]:
         """Tokens alone: no weight chooses anything."""
         return self.spec.model_dump(mode="json", exclude={"ffn_hidden"}), []

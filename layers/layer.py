@@ -186,6 +186,11 @@ class Layer(nn.Module):
         return self.spec.cost(step), "exact"
 
     @property
+    def swiglu(self) -> tuple[Tensor, Tensor] | None:
+        """(2f, d), gate first, and (d, f) of a layer that is this SwiGLU and nothing else; None for all others."""
+        return None
+
+    @property
     def has_reference(self) -> bool:
         """Whether it can be checked."""
         return True

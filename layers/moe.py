@@ -30,6 +30,8 @@ from membench.layers.spec import MoESpec
 from membench.layers.swiglu import SwiGLU, swiglu_parameters
 from membench.layers.touched import chosen_indices, select_in_parts, touched_experts
 
+_SORTED = 2**10  # scores that are sorted faster than keys are made of them
+
 
 class MoE(Layer):
     """Token choice or expert choice over E experts, of which this rank holds ceil(E/P).
@@ -219,9 +221,10 @@ def top(scores: Tensor, k: int) -> Tensor:
 
     ``torch.topk`` leaves ties undefined and a stable sort takes far longer, so topk gets
     keys without ties: the score's bits, ordered as integers, above the negated index. Scores of 64 bits
-    leave no room for that, and are sorted.
+    leave no room for that, and are sorted; so are those of a token or a few, for which ten calls take longer.
     """
-    if scores.dtype == torch.float64:
+    few = scores.numel() <= _SORTED and not torch.compiler.is_compiling()
+    if few or scores.dtype == torch.float64:
         return scores.sort(dim=-1, descending=True, stable=True).indices[..., :k]
     bits = (scores.float() + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0, its equal
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of negative floats the larger bits are the smaller

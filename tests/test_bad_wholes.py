@@ -35,12 +35,20 @@ def refused(text, override):
         ("model.preset=8bb", "model.preset", "no preset is '8bb'; did you mean '8b'?"),
         ("model.preset=null", "model.vocab_size", "is missing (and 4 more); or name a preset: tiny, 91m, 134m"),
         ("model={heads: 4}", "model.vocab_size", "or name a preset"),
+        ("model={}", "model", "is missing; name a preset (tiny, 91m"),
         ("model.prest=8b", "model.prest", "unknown key; did you mean 'preset'?"),
         ("model.heads=0", "model.heads", "greater than 0, not 0"),
         ("model.heads=3", "model", "model_dim 64 is no multiple of heads 3: give head_dim"),
         ("model.kv_heads=3", "model", "heads 4 is no multiple of kv_heads 3: give a divisor of heads"),
         ("model.head_dim=15", "model", "head_dim 15 is odd: rotary positions turn pairs of numbers, give an even one"),
         ("model.num_blocks=99999", "model.num_blocks", "less than or equal to 4096, not 99999"),
+        ("level=layer", "model", "is for levels block, model, training; this is layer"),
+        ("model_dim=64", "model_dim", "is the model's"),
+        ("arms.dense.model_dim=64", "arms.dense.model_dim", "is the model's"),
+        ("budgets={latency_ms: {value: 3, measured: [a.json]}}", "budgets.latency_ms", "is for level layer, this is"),
+        ("budgets={params: 1M}", "budgets.params", "give another, ask for"),
+        ("arms.dense={layer: dense, budgets: {params: 1M}}", "arms.dense.budgets.params", "with ffn_hidden 192 it is "),
+        ("fit.policy=shrink", "fit.policy", "shrink is for level layer"),
         ("workload.tokens=8", "workload.tokens", "a block or a model has sequences and prompt"),
         ("workload.prompt=0", "workload.prompt", "greater than 0, not 0"),
         ("workload.sequences=0", "workload.sequences", "greater than 0, not 0"),
@@ -73,6 +81,8 @@ def test_one_line_names_key_and_remedy(text, override, key, said):
     ("override", "key", "said"),
     [
         ("arms.mem.at=2", "arms.mem.at", "or numbers of blocks such as [4, 12, 20], not 2"),
+        ("arms.mem.at=last", "arms.mem.at", "should be all, middle, {count: 3, stride: 8}"),
+        ("arms.mem.at={count: 10000000000, stride: 1}", "arms.mem.at", "should be all, middle"),
         ("arms.mem.at=[2]", "arms.mem.at", "blocks 2: name some from 0 to 1, each once and in order"),
         ("arms.mem.at=[1, 0]", "arms.mem.at", "each once and in order"),
         ("arms.mem.at=[]", "arms.mem.at", "blocks none: name some"),
@@ -99,6 +109,14 @@ def test_a_block_has_one_layer(name):
         assert refused(BLOCK, f"{section}.{key}={value}") == (
             f"base.yaml: {section}.{key}: is for levels model and training: a block has one layer"
         )
+
+
+def test_sequences_are_for_blocks_and_models():
+    text = (
+        "schema_version: 1\nname: a\nmodel_dim: 64\narms: {d: {layer: dense, ffn_hidden: 64}}\nworkload: {prompt: 3}\n"
+    )
+    with pytest.raises(UsageError, match=r"workload\.prompt: is for levels block and model: a layer has tokens"):
+        parse_scenario(text, "a.yaml")
 
 
 def test_a_pool_for_every_arm_is_for_those_with_a_table():

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from layers import build, spec_from, verify
+from layers.checking.verification import relative_rms
+from layers.spec import AttentionSpec, ModelSpec
 from membench.case import Case
 from membench.measuring import ceilings
+from membench.measuring.implementations import implementation
 from membench.measuring.inputs import make_inputs
 from membench.measuring.measurement import CaseMeasurement
 from membench.measuring.time import Clock, Sampling
@@ -76,6 +79,35 @@ def test_every_mode_is_measured(kind, mode):
     assert min(found["samples_s"]) > 0
     assert found["hot_samples_s"]
     assert found["memory"]["peak_allocated_bytes"] > found["memory"]["weights_bytes"]
+
+
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_is_replayed_after_its_context(kind, mode, seed):
+    """A graph holds the cache's place and its depth: a replay writes the new tokens there again, whatever they are."""
+    shape = {"model_dim": 128, "dtype": "bfloat16"}
+    attention = AttentionSpec(heads=4, kv_heads=2, head_dim=32)
+    layer = spec_from({"kind": kind, **shape, **KINDS[kind]})
+    spec = ModelSpec(vocab_size=64, num_blocks=2, attention=attention, ffn_hidden=192, layer=layer, at=(0, 1), **shape)
+    new = 2 if mode == "decode" else 24
+    case = Case(arm=kind, level="model", mode=mode, layer=spec, tokens=new, sequences=2, context=40, seed=seed)
+    measurement = CaseMeasurement(build(spec, device="cuda", seed=seed), Clock("cuda"), 2**20, lambda doing: None)
+    found = measurement.run(case, Sampling(5, 3, 1.0, 0.05), ["eager", "cuda_graph"])["implementation"]
+    assert found["tried"]["cuda_graph"]["error"] is None
+    model = measurement.layer
+    first, second = (each.x for each in make_inputs(model, case, 2, "cuda"))
+    replay = implementation("cuda_graph", model, first, None)
+    with torch.no_grad():
+        for x in (first, second, first):
+            again, eager = replay(x, None).clone(), model(x)
+            kept = [
+                part[:, :, 40:].clone() for block in model.blocks for part in (block.cache.keys, block.cache.values)
+            ]
+            assert relative_rms(again, eager.double()) < 1e-2
+            replay(x, None)
+            now = [part[:, :, 40:] for block in model.blocks for part in (block.cache.keys, block.cache.values)]
+            for one, other in zip(now, kept, strict=True):
+                assert relative_rms(one, other.double()) < 1e-2
 
 
 def test_ceilings_are_those_of_a_gpu():

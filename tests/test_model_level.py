@@ -1,4 +1,4 @@
-"""Scenarios of levels ``block`` and ``model``: what is refused, what is planned, and the whole way in processes."""
+"""Scenarios of levels ``block`` and ``model``: what is planned, and the whole way in processes."""
 
 import json
 
@@ -7,7 +7,6 @@ from test_run import one_result, run
 from typer.testing import CliRunner
 
 from membench.cli import app
-from membench.errors import UsageError
 from membench.layers.spec import ModelSpec
 from membench.machine.datasheet import parse_hardware
 from membench.planning.planner import make_plan
@@ -33,51 +32,6 @@ fit: {policy: skip}
 measure: {min_samples: 5, floor_samples: 2, max_seconds: 0.2, warmup_seconds: 0.02}
 """
 IN_PARTS = ["fit.policy=rank", "fit.ranks=2", "workload.modes=[prefill, decode]"]
-
-
-@pytest.mark.parametrize(
-    ("override", "key", "said"),
-    [
-        ("model.preset=7b", "model.preset", "no preset is '7b'"),
-        ("model.heads=5", "model", "model_dim 64 is no multiple of heads 5"),
-        ("model.num_block=5", "model.num_block", "did you mean 'num_blocks'?"),
-        ("model={}", "model", "is missing; name a preset (tiny, 91m"),
-        ("level=layer", "model", "is for levels block, model, training; this is layer"),
-        ("model_dim=64", "model_dim", "is the model's"),
-        ("arms.dense.model_dim=64", "arms.dense.model_dim", "is the model's"),
-        ("workload.tokens=64", "workload.tokens", "a block or a model has sequences and prompt"),
-        ("workload.modes=[forward]", "", "take mode prefill or decode"),
-        ("arms.moe.at=4", "arms.moe.at", "should be all, middle, {count: 3, stride: 8}"),
-        ("arms.moe.at=[0, 3]", "arms.moe.at", "name some from 0 to 2"),
-        ("arms.moe.at={count: 2, stride: 4}", "arms.moe.at", "name some from 0 to 2"),
-        ("arms.moe.at=last", "arms.moe.at", "should be all, middle"),
-        ("arms.moe.pool=shared", "arms.moe.pool", "shared is for memory and memory_plus"),
-        ("arms.memory.pool=one", "arms.memory.pool", "should be shared or own, not 'one'"),
-        ("arms.moe.layer=package.module:layer", "arms.moe.layer", "is compared at level layer, not model"),
-        (
-            "budgets={latency_ms: {value: 3, measured: [a.json]}}",
-            "budgets.latency_ms",
-            "is for level layer, this is model",
-        ),
-        ("fit.policy=shrink", "fit.policy", "shrink is for level layer"),
-        ("arms.moe.at={count: 10000000000, stride: 1}", "arms.moe.at", "should be all, middle"),
-        ("model.kv_heads=3", "model", "heads 4 is no multiple of kv_heads 3"),
-        ("level=block", "arms.memory.at", "is for levels model and training: a block has one layer"),
-    ],
-)
-def test_what_makes_no_sense_is_refused_by_its_key(override, key, said):
-    with pytest.raises(UsageError) as caught:
-        plan = make_plan(parse_scenario(SMALL, "small.yaml", [override]), available_bytes=2**34)
-        raise UsageError("; ".join(p.skipped for p in plan.cases if p.skipped), key="")
-    assert said in str(caught.value) and (not key or key in str(caught.value))
-
-
-def test_sequences_are_for_blocks_and_models():
-    text = (
-        "schema_version: 1\nname: a\nmodel_dim: 64\narms: {d: {layer: dense, ffn_hidden: 64}}\nworkload: {prompt: 3}\n"
-    )
-    with pytest.raises(UsageError, match=r"workload\.prompt: is for levels block and model: a layer has tokens"):
-        parse_scenario(text, "a.yaml")
 
 
 def test_a_step_has_the_tokens_of_its_mode():
@@ -197,19 +151,6 @@ def test_a_block_is_profiled_by_stage():
     for stages in modes.values():
         assert {"qkv", "attention", "out_proj", "query", "scores", "bag"} <= stages
     assert set(modes) == {"prefill", "decode"}
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("--block 7b", "--block: no preset is '7b'"),
-        ("--block tiny --model tiny", "--model: is given beside --block"),
-        ("--sequences 2", "--sequences: is for --block and --model"),
-    ],
-)
-def test_profile_refuses_what_makes_no_block(words, said):
-    done = CliRunner().invoke(app, ["profile", "--layer", "memory", *words.split(), "--device", "cpu"])
-    assert isinstance(done.exception, UsageError) and said in str(done.exception)
 
 
 def test_ends_are_measured_once_for_all_contexts() -> None:

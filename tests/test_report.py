@@ -31,6 +31,7 @@ from membench.results.metrics import metrics_of
 from membench.results.records import read_result, strict_json, write_result
 from membench.results.roofline import RooflinePoint
 from membench.tables.cases import raw_table
+from membench.tables.results import result_tables
 
 ROOT = Path(__file__).parent.parent
 CEILINGS = Ceilings(400e9, 30e9, 10e9)
@@ -104,6 +105,15 @@ def test_fewer_than_three_rounds_have_no_order_on_the_page(rounds, why):
     assert "Fewer than three rounds cannot tell" in words
     assert "Surely slower" not in words
     assert "Fewer than three rounds cannot tell" not in "".join(Tags(html_of(a_sweep(rounds=3))).words)
+
+
+def test_what_arms_carry_at_equal_latency_is_on_the_page_as_a_run_prints_it():
+    result = a_key_sweep()
+    (printed,) = (table for table in result_tables(result) if table.title.startswith("Parameters at equal latency"))
+    words = " ".join("".join(Tags(html_of(result)).words).split())
+    for said in (printed.title, printed.caption, *(cell for row in printed.cells() for cell in row)):
+        assert " ".join(said.split()) in words
+    assert "Parameters at equal latency" not in html_of(a_sweep())
 
 
 def test_a_plot_holds_each_arm_s_step_against_its_floor():

@@ -188,8 +188,11 @@ def _version(tensor: Tensor) -> int:
 
 def _some(parameter: Tensor) -> Tensor:
     """Some of its elements, which a write past autograd (``.data``) most likely changes too."""
-    flat = parameter.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // _COMPARED_ELEMENTS)]
+    values, every = parameter.detach(), max(1, parameter.numel() // _COMPARED_ELEMENTS)
+    if values.is_contiguous():
+        return values.view(-1)[::every]
+    places = torch.arange(0, values.numel(), every, device=values.device)  # a reshape would copy all of it
+    return values[torch.unravel_index(places, values.shape)]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

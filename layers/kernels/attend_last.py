@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from membench.layers.kernels.checks import check_shape
+from membench.layers.kernels.checks import check_dtypes, check_shape
 from membench.layers.kernels.native import attend_last as native
 from membench.layers.kernels.native.calls import ELEMENTS
 from membench.layers.kernels.paths import path_of
@@ -36,21 +36,32 @@ def attend_last(projected: Tensor, cosines: Tensor, sines: Tensor, keys: Tensor,
     Raises:
         ValueError: shapes or dtypes do not fit, or there is no such place.
     """
-    sequences, kv_heads, capacity, head_dim = keys.shape
-    check_shape("projected", projected, (sequences, None), "(S, (h + 2g)·c)")
+    check_shape("projected", projected, (len(keys), None), "(S, (h + 2g)·c)")
+    check_attended(projected.dtype, projected.shape[1], cosines, sines, keys, values, held)
+    return _attend_last(projected, cosines, sines, keys, values, held)
+
+
+def check_attended(
+    dtype: torch.dtype, width: int, cosines: Tensor, sines: Tensor, keys: Tensor, values: Tensor, held: int
+) -> int:
+    """How many query heads (h + 2g)·c = ``width`` columns of queries, keys and values are.
+
+    Raises:
+        ValueError: shapes do not fit, dtypes are not ``dtype``, or there is no such place.
+    """
+    _, kv_heads, capacity, head_dim = keys.shape
     check_shape("values", values, tuple(keys.shape), "(S, g, capacity, c)")
     for name, angles in (("cosines", cosines), ("sines", sines)):
         check_shape(name, angles, (head_dim,), "(c,)")
-    heads = projected.shape[1] // head_dim - 2 * kv_heads
-    if heads < 1 or heads % kv_heads or projected.shape[1] % head_dim or head_dim % 2:
-        raise ValueError(f"projected has {projected.shape[1]} columns: no heads of {head_dim} for {kv_heads} key heads")
+    heads = width // head_dim - 2 * kv_heads
+    if heads < 1 or heads % kv_heads or width % head_dim or head_dim % 2:
+        raise ValueError(f"{width} columns are projected: no heads of {head_dim} for {kv_heads} key heads")
     if not 0 <= held < capacity:
         raise ValueError(f"the cache has {capacity} places, none of number {held}")
-    if {each.dtype for each in (projected, cosines, sines, keys, values)} != {projected.dtype}:
-        raise ValueError("projected, cosines, sines, keys and values should be of one dtype")
+    check_dtypes(dtype, cosines=cosines, sines=sines, keys=keys, values=values)
     if not (keys.is_contiguous() and values.is_contiguous()):
         raise ValueError("keys and values should be contiguous: they are written where they lie")
-    return _attend_last(projected, cosines, sines, keys, values, held)
+    return heads
 
 
 _attend_last = plain_operator(

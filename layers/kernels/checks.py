@@ -16,7 +16,7 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...], like: 
     Raises:
         ValueError: it has another shape.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or tensor.shape == shape:
         return
     fits = tensor.ndim == len(shape)
     if not fits or any(want is not None and size != want for size, want in zip(tensor.shape, shape, strict=True)):
@@ -75,3 +75,14 @@ def check_together(**tensors: Tensor | None) -> None:
     for name in others:
         if devices[name] != devices[first]:
             raise ValueError(f"{name} is on {devices[name]}, {first} on {devices[first]}")
+
+
+def check_dtypes(dtype: torch.dtype, **tensors: Tensor) -> None:
+    """All of the one dtype in which they are multiplied.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype != dtype:
+            raise ValueError(f"{name} should be {dtype} as the others, not {tensor.dtype}")

@@ -76,9 +76,10 @@ def path_of(tensor: Tensor) -> Path:
         if _forced == "native" and tensor.device.type != "cpu":
             raise ValueError(f"path native computes on a CPU, not on {tensor.device}")
         return _forced
-    if tensor.device.type == "cuda":
+    device = tensor.device.type
+    if device == "cuda":
         return "triton" if has_triton() else "torch"
-    return "native" if tensor.device.type == "cpu" and has_native() else "torch"
+    return "native" if device == "cpu" and has_native() else "torch"
 
 
 @contextmanager

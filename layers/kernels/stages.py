@@ -4,7 +4,7 @@ The names are those of ``StageCost.name`` in ``layers.spec``, so that times can 
 inside another one interrupts it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
@@ -21,6 +21,16 @@ _observer: StageObserver | None = None
 def stage(name: str) -> AbstractContextManager[None]:
     """``with stage("bag"):`` around the work of a stage. Do not use it in threads that you start yourself."""
     return nullcontext() if _observer is None else _observer.stage(name)
+
+
+def parts_of(stages: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """First and last part for each call of a kernel of these stages: one call for all, or, observed, one for each."""
+    if _observer is None:
+        yield 0, len(stages) - 1
+        return
+    for number, name in enumerate(stages):
+        with _observer.stage(name):
+            yield number, number
 
 
 @contextmanager

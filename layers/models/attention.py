@@ -13,13 +13,12 @@ from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.attend_last import attend_last, can_attend
+from membench.layers.kernels.block_step import block_step
 from membench.layers.kernels.matmul import project
 from membench.layers.kernels.stages import stage
 from membench.layers.models.cache import KVCache
-from membench.layers.models.rotary import turned, turns
+from membench.layers.models.rotary import POSITIONS_STEP, turned, turns, turns_at
 from membench.layers.spec import AttentionSpec
-
-_POSITIONS_STEP = 1024  # angles are made for so many positions at a time
 
 
 class Attention(nn.Module):
@@ -51,12 +50,21 @@ class Attention(nn.Module):
         with stage("out_proj"):
             return project(attended.reshape(sequences * new, -1), self.out).view(sequences, new, -1)
 
+    def step(
+        self, x: Tensor, scale: Tensor, eps: float, cache: KVCache, ffn: tuple[Tensor, Tensor, Tensor] | None
+    ) -> Tensor:
+        """(S, d): x + this of the norm of x (S, d), one token of each sequence, and then ``ffn``: ``block_step``."""
+        keys, values = cache.place(1)
+        return block_step(
+            x, scale, self.qkv, self.out, *self._angles_at(cache.held, x), keys, values, cache.held, eps, ffn
+        )
+
     def _attend(self, projected: Tensor, cache: KVCache | None) -> Tensor:
         """(S, T, h·c) of the projected queries, keys and values (S, T, (h + 2g)·c)."""
         spec, (sequences, new, _) = self.spec, projected.shape
         before = cache.held if cache else 0
         if new == 1 and cache is not None and can_attend(projected, cache.keys):
-            cosines, sines = (each[0] for each in self._angles(before, 1, projected))
+            cosines, sines = self._angles_at(before, projected)
             keys, values = cache.place(1)
             return attend_last(projected[:, 0], cosines, sines, keys, values, before).view(sequences, 1, -1)
         heads = projected.view(sequences, new, -1, spec.head_dim).transpose(1, 2)
@@ -87,12 +95,17 @@ class Attention(nn.Module):
 
     def _angles(self, before: int, new: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (T, c) of the new tokens' positions."""
-        known = -(-(before + new) // _POSITIONS_STEP) * _POSITIONS_STEP
+        known = -(-(before + new) // POSITIONS_STEP) * POSITIONS_STEP
         cosines, sines = turns(known, self.spec.head_dim, self.spec.rope_theta, like.dtype, str(like.device))
         return cosines[before : before + new], sines[before : before + new]
+
+    def _angles_at(self, position: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (c,) of one position."""
+        return turns_at(position, self.spec.head_dim, self.spec.rope_theta, like.dtype, str(like.device))
 
 
 @lru_cache(maxsize=4)
 def _causal(new: int, seen: int, device: str) -> Tensor:
     """(T, C + T): which of all tokens each of the last T sees. Made once, and not in every block."""
-    return torch.ones(new, seen, dtype=torch.bool, device=device).tril(seen - new)
+    with torch.inference_mode(False):  # kept for training, too
+        return torch.ones(new, seen, dtype=torch.bool, device=device).tril(seen - new)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from membench.layers.kernels.block_step import can_step
 from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.layer import Layer, Routing, Selection, Touched, torch_dtype
 from membench.layers.models.attention import Attention
@@ -51,15 +52,30 @@ class Block(Layer):
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         """y (B, d) of x (B, d), which come after what the cache holds, if there is one."""
         self.check_tokens(x, self.attention.qkv)
-        between = self._attended(x)
-        y = between + self.ffn(self._normed(between, self.ffn_norm), routing)
-        self.auxiliary_loss = self.ffn.auxiliary_loss
+        swiglu = self.ffn.swiglu
+        if swiglu is not None and self._can_step(x):
+            y = self._stepped(x, (self.ffn_norm, *swiglu))
+        else:
+            between = self._attended(x)
+            y = between + self.ffn(self._normed(between, self.ffn_norm), routing)
+        if self.auxiliary_loss is not self.ffn.auxiliary_loss:  # a module's attributes are slow to set
+            self.auxiliary_loss = self.ffn.auxiliary_loss
         return y
 
     def _attended(self, x: Tensor) -> Tensor:
         """(B, d): x + attention(norm(x))."""
+        if self._can_step(x):
+            return self._stepped(x, None)
         normed = self._normed(x, self.attention_norm).view(self.sequences, -1, self.spec.model_dim)
         return x + self.attention(normed, self.cache).view_as(x)
+
+    def _can_step(self, x: Tensor) -> bool:
+        """Whether x (B, d) is a token of each sequence, after what the cache holds, and ``block_step`` takes it."""
+        return self.cache is not None and x.shape[0] == self.sequences and can_step(x, self.attention.qkv)
+
+    def _stepped(self, x: Tensor, ffn: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
+        assert self.cache is not None
+        return self.attention.step(x, self.attention_norm, self.spec.norm_eps, self.cache, ffn)
 
     def _normed(self, x: Tensor, scale: Tensor) -> Tensor:
         return rms_norm(x, scale, self.spec.norm_eps)

@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from membench.layers.initialize import fill_normal_
+
 
 class KVCache:
     """``keys`` and ``values`` (S, g, capacity, c) of one block. New tokens are written from position ``held`` on.
@@ -29,9 +31,9 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> Self:
-        """One that holds nothing."""
+        """One that holds nothing, and whose memory nobody has written yet."""
         shape = (sequences, heads, capacity, head_dim)
-        return cls(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+        return cls(*(torch.empty(shape, dtype=dtype, device=device) for _ in range(2)))
 
     @property
     def nbytes(self) -> int:
@@ -44,10 +46,9 @@ class KVCache:
         return self.keys.shape[2]
 
     def fill(self, tokens: int, generator: torch.Generator) -> None:
-        """Random keys and values of unit variance in the place of those of so many tokens."""
+        """Random keys and values of unit variance everywhere, of which so many tokens of each sequence are held."""
         for part in (self.keys, self.values):
-            drawn = torch.randn(part[:, :, :tokens].shape, generator=generator, device=generator.device)
-            part[:, :, :tokens].copy_(drawn)
+            fill_normal_(part, 1.0, generator)
         self.held = tokens
 
     def write(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,7 +82,8 @@ class Model(Layer):
         with stage("embed"):
             hidden = functional.embedding(x.flatten(), self.embedding)
         for block in self.blocks:
-            block.sequences = len(x)
+            if block.sequences != len(x):  # a module's attributes are slow to set
+                block.sequences = len(x)
             hidden = block(hidden)
             if block.auxiliary_loss is not None:
                 losses.append(block.auxiliary_loss)

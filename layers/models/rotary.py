@@ -10,6 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+POSITIONS_STEP = 1024  # angles are made for so many positions at a time
+
 
 @lru_cache(maxsize=8)
 def turns(positions: int, head_dim: int, theta: float, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
@@ -17,12 +19,22 @@ def turns(positions: int, head_dim: int, theta: float, dtype: torch.dtype, devic
 
     Angles are float64: of a position in the hundred thousands fp32 keeps too little.
     """
-    pairs = torch.arange(head_dim // 2, dtype=torch.float64)
-    speeds = theta ** (-2 * pairs / head_dim)
-    angles = torch.arange(positions, dtype=torch.float64)[:, None] * speeds
-    cosines, sines = angles.cos(), angles.sin()
-    both = torch.cat([cosines, cosines], dim=-1), torch.cat([-sines, sines], dim=-1)
-    return both[0].to(device, dtype), both[1].to(device, dtype)
+    with torch.inference_mode(False):  # kept for training, too
+        pairs = torch.arange(head_dim // 2, dtype=torch.float64)
+        speeds = theta ** (-2 * pairs / head_dim)
+        angles = torch.arange(positions, dtype=torch.float64)[:, None] * speeds
+        cosines, sines = angles.cos(), angles.sin()
+        both = torch.cat([cosines, cosines], dim=-1), torch.cat([-sines, sines], dim=-1)
+        return both[0].to(device, dtype), both[1].to(device, dtype)
+
+
+@lru_cache(maxsize=64)
+def turns_at(position: int, head_dim: int, theta: float, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
+    """Those (c,) of one position, which all blocks of a step ask for."""
+    known = (position // POSITIONS_STEP + 1) * POSITIONS_STEP
+    cosines, sines = turns(known, head_dim, theta, dtype, device)
+    with torch.inference_mode(False):
+        return cosines[position], sines[position]
 
 
 def turned(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

@@ -70,8 +70,7 @@ class Spec(BaseModel):
     order in which they are tried. ``ROUTED`` is False where the workload's routing has no effect.
     ``COUNTED`` is False where the cost is known only when the layer is built. ``YARDSTICK`` is what its like is held
     against. ``SAMPLED`` is how much of an input the check against the reference compares: tokens, or sequences.
-    ``MOST_INPUTS`` is how many inputs a case rotates through at most. ``SHARES_A_POOL``: layers of this kind can read
-    one table.
+    ``SHARES_A_POOL``: layers of this kind can read one table.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -80,7 +79,6 @@ class Spec(BaseModel):
     COUNTED: ClassVar[bool] = True
     YARDSTICK: ClassVar[str] = "dense"
     SAMPLED: ClassVar[int] = 4
-    MOST_INPUTS: ClassVar[int] = 256
     SHARES_A_POOL: ClassVar[bool] = False
 
     dtype: DTypeName = Field(default="bfloat16", description="of weights and activations")
@@ -93,6 +91,16 @@ class Spec(BaseModel):
     def routed(self) -> bool:
         """Whether the workload's routing has an effect."""
         return self.ROUTED
+
+    def most_inputs(self, streaming: int | None) -> int:
+        """How many inputs a case rotates through at most.
+
+        Args:
+            streaming: so many stream past the caches by the weights alone that each of them needs; None: a cache holds
+                these weights from one input to the next.
+        """
+        del streaming
+        return 256
 
     @property
     def attends(self) -> bool:

@@ -54,6 +54,10 @@ class BlockSpec(TokenSpec):
     def arm_labels(self, given: Collection[str]) -> tuple[str, ...]:
         return self.ffn.arm_labels(given)
 
+    def most_inputs(self, streaming: int | None) -> int:
+        """Those that stream are enough: what one touches is known when it has gone through attention."""
+        return streaming or super().most_inputs(streaming)
+
     @property
     def is_one_of_many(self) -> bool:
         return True

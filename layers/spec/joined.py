@@ -1,11 +1,13 @@
 """The cost of several parts that are computed one after the other, from the costs of the parts."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
+from operator import attrgetter
 
 from membench.layers.spec.cost import Cost, MemoryNeed, StageCost, Step
 
 _ADDED = [each.name for each in fields(StageCost) if each.name not in ("name", "backward")]
+_added = attrgetter(*_ADDED)
 
 
 def joined(parts: Sequence[tuple[Cost, int]], step: Step) -> Cost:
@@ -42,12 +44,15 @@ def joined(parts: Sequence[tuple[Cost, int]], step: Step) -> Cost:
 
 def joined_stages(stages: Iterable[tuple[StageCost, int]]) -> tuple[StageCost, ...]:
     """Those of one name and pass added up, in the order in which they first come."""
-    found: dict[tuple[str, bool], StageCost] = {}
+    found: dict[tuple[str, bool], list[float]] = {}
     for stage, count in stages:
-        key = stage.name, stage.backward
-        before = found.get(key, StageCost(stage.name, backward=stage.backward))
-        found[key] = replace(before, **{name: getattr(before, name) + count * getattr(stage, name) for name in _ADDED})
-    return tuple(found.values())
+        sums = found.setdefault((stage.name, stage.backward), [0.0] * len(_ADDED))
+        for place, value in enumerate(_added(stage)):
+            sums[place] += count * value
+    return tuple(
+        StageCost(name, backward=backward, **dict(zip(_ADDED, sums, strict=True)))
+        for (name, backward), sums in found.items()
+    )
 
 
 def _known_sum(values: Iterable[tuple[float | None, int]]) -> float | None:

@@ -31,7 +31,6 @@ class ModelSpec(Spec):
     """
 
     SAMPLED: ClassVar = 1
-    MOST_INPUTS: ClassVar = 32  # what one touches takes a forward pass to tell, and all weights come between two
 
     kind: Literal["model"] = "model"
     vocab_size: PositiveInt = Field(le=2**24, description="V, tokens that there are")
@@ -155,6 +154,10 @@ class ModelSpec(Spec):
             blocks = [Part("plain block", "block", plain, stay)] if stay else []
             blocks.append(Part(None, "block", replaced, len(self.at)))
         return (Part("ends", "model", self.ends, 1), *blocks)
+
+    def most_inputs(self, streaming: int | None) -> int:
+        """Fewer than of a layer: what one touches takes a forward pass to tell, and all weights come between two."""
+        return streaming or 32
 
     def parts_error(self, mode: Mode) -> str | None:
         if mode == "train_step" and self.pool == "shared" and len(self.at) > 1:

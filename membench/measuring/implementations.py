@@ -1,5 +1,7 @@
 """Ways to run the same layer: eager, compiled, replayed from a CUDA graph. Each arm runs at its best."""
 
+import sys
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -20,14 +22,40 @@ def implementation(name: str, layer: Layer, example: Tensor, routing: Routing | 
     if name == "eager":
         return layer
     if name == "compiled":
-        return torch.compile(layer)
+        return _compiled(layer)
     if name == "cuda_graph":
         return _graphed(layer, example, routing)
     raise ValueError(f"unknown implementation {name!r}: eager, compiled or cuda_graph")
 
 
+def forget_compiled() -> None:
+    """What is compiled next is for its own shapes; beside what others left it would be for shapes of any size."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
+def graph_breaks() -> int:
+    """How often a compiler left code to Python, in this process so far."""
+    from torch._dynamo.utils import counters
+
+    return sum(counters["graph_break"].values())
+
+
+def _compiled(layer: Layer) -> Call:
+    """The whole layer, a model's blocks together: compiled one by one, each checks its guards in every step.
+
+    What a KV cache holds is part of what is compiled, so another depth is compiled anew.
+    """
+    # angles and masks are kept by their arguments, on which alone they depend
+    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
+    return torch.compile(layer)
+
+
 def _graphed(layer: Layer, example: Tensor, routing: Routing | None) -> Call:
-    """A forward replayed from a CUDA graph, its input copied into place."""
+    """A forward replayed from a CUDA graph, its input copied into place.
+
+    A replay reads and writes a KV cache where it lay, at the depth that it held.
+    """
     if example.device.type != "cuda":
         raise ValueError("cuda_graph needs a CUDA device")
     if routing is not None:

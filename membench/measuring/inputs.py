@@ -14,7 +14,6 @@ from membench.layers.layer import Layer, Routing, has_gradient
 from membench.layers.routing import StatedRouting
 from membench.layers.spec import Spec
 from membench.scenario.traces import read_rows, trace_for
-from membench.scenario.wholes import WHOLE_LEVELS
 
 PAST_CACHES = 4  # inputs rotate past this many times the last-level cache
 
@@ -44,9 +43,7 @@ def pool_size(case: Case, cache_bytes: int, counted_as: Spec | None = None) -> i
 
     A round touches the weights that all inputs share once, and of each input its tokens and
     the table rows that only it reads. A layer whose shared weights are larger than that
-    needs no more than two inputs. What an input of a block or a model touches is known when it has
-    gone through them; where their weights alone push out of the cache what the step before left,
-    it is enough that a round streams 4x the cache.
+    needs no more than two inputs, and a kind may say that fewer are enough.
     """
     spec, tokens = counted_as or case.layer, case.tokens
     own = spec.input_bytes(tokens)
@@ -56,9 +53,8 @@ def pool_size(case: Case, cache_bytes: int, counted_as: Spec | None = None) -> i
         own += sum(stage.row_bytes_unique for stage in cost.stages)
         shared = float((cost.rank_params - spec.table_params // case.ranks) * spec.item_bytes)
     past = PAST_CACHES * cache_bytes
-    if case.level in WHOLE_LEVELS and shared > cache_bytes:
-        return max(2, math.ceil(past / (shared + own)))
-    return max(2, min(spec.MOST_INPUTS, math.ceil((past - shared) / own)))
+    streaming = math.ceil(past / (shared + own)) if shared > cache_bytes else None
+    return max(2, min(spec.most_inputs(streaming), math.ceil((past - shared) / own)))
 
 
 def make_inputs(layer: Layer, case: Case, count: int, device: str) -> list[Input]:

@@ -19,7 +19,7 @@ from membench.machine.energy import EnergyCounter
 from membench.machine.instructions import per_call
 from membench.measuring.as_record import cost_json, reference_json, sampling_json
 from membench.measuring.checked_answer import CheckedAnswer
-from membench.measuring.implementations import Call, implementation
+from membench.measuring.implementations import Call, forget_compiled, graph_breaks, implementation
 from membench.measuring.inputs import Input
 from membench.measuring.memory import (
     SavedForBackward,
@@ -86,11 +86,12 @@ class CaseMeasurement:
         watch = StopWatch()
         begin_ran()
         self.layer.train(has_backward(case.mode))
-        self.layer.make_ready(case.step(), case.seed)
         self.progress("inputs")
         with watch.on("inputs"):
+            self.layer.make_ready(case.step(), case.seed)
             inputs, traffic = self.preparation.inputs(case)
         optimizer, upstream = self.preparation.optimizer(case), self.preparation.upstream(case)
+        forget_compiled()
         name, call, tried = self._choose(case, inputs, upstream, optimizer, implementations, known, watch)
         step = make_step(case.mode, call, self.layer, inputs, upstream, optimizer)
         checked = self.preparation.check(case, name, call)
@@ -251,6 +252,8 @@ class CaseMeasurement:
         tried: dict[str, Any] = {}
         failures: list[Exception] = []
         for name in names:
+            compiled = name == "compiled"
+            broke_before = graph_breaks() if compiled else 0
             try:
                 with watch.on("check"):
                     self.progress("checking")
@@ -265,6 +268,8 @@ class CaseMeasurement:
                     seconds = 0.0
                 usable[name] = call, seconds
                 tried[name] = {"latency_ms": 1e3 * seconds if len(names) > 1 else None, "error": None}
+                if compiled:
+                    tried[name]["graph_breaks"] = graph_breaks() - broke_before
             except Exception as error:  # a compiler, or a layer from outside, raises what it likes
                 failures.append(error)
                 self.layer.zero_gradients()

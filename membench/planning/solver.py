@@ -203,7 +203,13 @@ def _check_met(spec: Spec, ask: Ask, dimensions: list[FreeDimension]) -> None:
     if abs(achieved - ask.value) <= TOLERANCE * ask.value:
         return
     asked, got = format_quantity(ask.value, 4), format_quantity(achieved, 4)
-    if not dimensions:
+    if not dimensions and ask.whole is not None and spec.is_yardstick:  # the model's own FFN, if the arm names none
+        stated = ", ".join(f"{each.name} {getattr(spec, each.name)}" for each in type(spec).FREE[ask.budget])
+        problem = (
+            f"asked {asked}, but with {stated} it is {got}: give another, ask for {got}, "
+            "or give the arm budgets: {} to take it as it is"
+        )
+    elif not dimensions:
         fixed = ", ".join(each.name for each in type(spec).FREE[ask.budget])
         problem = f"asked {asked}, but with {fixed} given it is {got}: leave that out, or ask for {got}"
     elif achieved > ask.value and all(getattr(spec, each.name) == each.minimum for each in dimensions):

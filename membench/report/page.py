@@ -24,7 +24,7 @@ from membench.results.records import Answer, ResultFile
 from membench.tables.cases import raw_table
 from membench.tables.learnt import answer_tables, differences_tables, learnt_tables
 from membench.tables.numbers import interval, places, ratio, three
-from membench.tables.results import arms_table, device_name, how_measured, notes_table
+from membench.tables.results import arms_table, device_name, equal_latency_tables, how_measured, notes_table
 from membench.tables.table import Table
 from membench.words import how_many
 
@@ -45,6 +45,7 @@ class RunView:
     learnt: list[Table]
     differences: list[Table]
     decisions: list[Table]
+    equal_latency: list[Table]
     traffic: list[Table]
     slots: list[Slot]
     arms: Table
@@ -57,10 +58,8 @@ def run_view(file: str, result: ResultFile, styles: dict[str, Style]) -> RunView
     result = with_derived(result)
     if any(map(is_trained, result.cases)):
         return _learnt_view(file, result, styles)
-    groups = {
-        title: [Evidence.of(record, styles) for record in records]
-        for title, records in comparable_groups(result.cases).items()
-    }
+    comparable = comparable_groups(result.cases)
+    groups = {title: [Evidence.of(record, styles) for record in records] for title, records in comparable.items()}
     cases = [Evidence.of(record, styles) for record in result.cases]
     answers = answers_of(result)
     return RunView(
@@ -74,6 +73,7 @@ def run_view(file: str, result: ResultFile, styles: dict[str, Style]) -> RunView
         learnt=[],
         differences=[],
         decisions=[decision_table(members, answers[title]) for title, members in groups.items()],
+        equal_latency=equal_latency_tables(comparable),
         traffic=[traffic_table(members) for members in groups.values()],
         slots=slots(cases, groups),
         arms=arms_table(result),
@@ -99,6 +99,7 @@ def _learnt_view(file: str, result: ResultFile, styles: dict[str, Style]) -> Run
         learnt=answer_tables(result),
         differences=differences_tables(result),
         decisions=learnt_tables(result),
+        equal_latency=[],
         traffic=[],
         slots=learnt_slots(groups),
         arms=arms_table(result),

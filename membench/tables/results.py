@@ -1,7 +1,7 @@
 """A result file as tables: what was compared, the answer, then every case."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from membench.errors import one_line
@@ -9,7 +9,7 @@ from membench.json_values import number, text, value_at
 from membench.layers.spec.quantities import format_quantity
 from membench.results.answers import answers_of, how_compared
 from membench.results.derived import with_derived
-from membench.results.equal_latency import Carried, equal_latency
+from membench.results.equal_latency import Carried, EqualLatency, equal_latency
 from membench.results.ranking import (
     arm_name,
     chosen_implementation,
@@ -47,17 +47,19 @@ def result_tables(result: ResultFile) -> list[Table]:
         _answer_table(result, list(answers.values())),
         arms_table(result),
         *(_cases_table(title, records, answers[title]) for title, records in groups.items() if _measured(records)),
-        *(table for title, records in groups.items() for table in _equal_latency_table(title, records)),
+        *equal_latency_tables(groups),
         *_parts_table(result),
         *notes_table(result),
     ]
 
 
-def _equal_latency_table(title: str, records: list[Record]) -> list[Table]:
-    """What each arm carries at the yardstick's latency; no table where arms have one size each."""
-    lines = equal_latency(records)
-    if not lines:
-        return []
+def equal_latency_tables(groups: Mapping[str, list[Record]]) -> list[Table]:
+    """What each arm carries at the yardstick's latency, by comparable group; none where arms have one size each."""
+    found = ((title, equal_latency(records)) for title, records in groups.items())
+    return [_equal_latency_table(title, lines) for title, lines in found if lines]
+
+
+def _equal_latency_table(title: str, lines: list[EqualLatency]) -> Table:
     columns = [
         Column("at the latency of", right=False),
         quantity("params"),
@@ -65,8 +67,11 @@ def _equal_latency_table(title: str, records: list[Record]) -> list[Table]:
         *(Column(f"{arm} params", _carried) for arm in lines[0].carried),
     ]
     rows = [[line.yardstick, line.params, line.latency_ms, *line.carried.values()] for line in lines]
-    caption = "Between measured sizes along straight lines in log-log. over: its largest size is faster than that."
-    return [Table(f"Parameters at equal latency: {title}", caption, columns, rows, _FILE)]
+    caption = (
+        "Between measured sizes along straight lines in log-log. over: its largest size is faster than that; "
+        "under: its smallest is slower."
+    )
+    return Table(f"Parameters at equal latency: {title}", caption, columns, rows, _FILE)
 
 
 def _carried(found: Carried) -> str:

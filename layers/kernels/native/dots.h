@@ -17,10 +17,17 @@ inline Block block_of(const BFloat16* values) {
 }
 
 inline Block block_of(const Half* values) {
+#ifdef __AVX512F__
+    __m256i first, second;
+    std::memcpy(&first, values, sizeof first);
+    std::memcpy(&second, values + LANES, sizeof second);
+    return {(Floats)_mm512_cvtph_ps(first), (Floats)_mm512_cvtph_ps(second)};
+#else
     float widened[BLOCK];
 #pragma omp simd
     for (int64_t j = 0; j < BLOCK; ++j) widened[j] = widen(values[j]);
     return block_of(widened);
+#endif
 }
 
 // dots[row] = token · rows[row], block by block, and of rows needed later what lies there is asked for.

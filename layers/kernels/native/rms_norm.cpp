@@ -2,10 +2,8 @@
 //
 // Letters: R rows, d columns.
 
-#include <cmath>
-#include <vector>
-
 #include "dots.h"
+#include "normed.h"
 
 namespace {
 
@@ -18,13 +16,8 @@ void rms_norm(const void* x_, const void* scale_, int64_t rows, int64_t columns,
     {
         std::vector<float> widened(columns);
 #pragma omp for schedule(static)
-        for (int64_t row = 0; row < rows; ++row) {
-            const Element* here = x + row * columns;
-            for (int64_t j = 0; j < columns; ++j) widened[j] = widen(here[j]);
-            const float factor = 1 / std::sqrt(mean_square(widened.data(), columns) + float(eps));
-            for (int64_t j = 0; j < columns; ++j) widened[j] *= factor * widen(scale[j]);
-            narrow_all(widened.data(), static_cast<Element*>(out_) + row * columns, columns);
-        }
+        for (int64_t row = 0; row < rows; ++row)
+            norm_row(x + row * columns, scale, columns, float(eps), widened.data(), static_cast<Element*>(out_) + row * columns);
     }
 }
 
