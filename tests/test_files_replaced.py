@@ -197,6 +197,7 @@ def test_every_file_of_a_user_is_written_by_one_function():
     known = {
         "files.py",
         "journal.py",
+        "checkpoint.py",
         "serving.py",
         "repository.py",
         "memory.py",
