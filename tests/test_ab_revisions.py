@@ -205,7 +205,9 @@ def test_a_revision_of_membench_gives_its_own_layers_under_both_names(tmp_path, 
 @pytest.mark.parametrize("where", ["membench/running/protocol.py", "membench/protocol.py"])
 def test_a_membench_whose_layers_have_another_face_measures_them_itself(tmp_path, monkeypatch, where):
     """Its own files all through: the instrument asks layers for what those of another face may not have."""
-    started_with = [*(ROOT / "membench/processes").glob("*.py"), ROOT / "membench/errors.py", ROOT / "membench/case.py"]
+    rooms = ("membench/processes", "membench/learning")
+    files = ("membench/errors.py", "membench/case.py", "membench/files.py", "membench/words.py")
+    started_with = [*(path for room in rooms for path in (ROOT / room).glob("*.py")), *(ROOT / name for name in files)]
     revision = {
         **SPEC,
         **{str(path.relative_to(ROOT)): path.read_text() for path in started_with},

@@ -60,7 +60,7 @@ BAD_TEXT = [
     ("a.txt", b"good\nna\xefve\n", {}, "a.txt: line 2: is no UTF-8 text: byte 0xef at column 3"),
     ("a.txt", b"\xff\xfeh\0", {}, "a.txt: line 1: is no UTF-8 text: byte 0xff at column 1, it is UTF-16"),
     ("a.txt", b"\x1f\x8b\x08", {}, "it is compressed (gzip)"),
-    ("a.txt", b"short", {}, "a.txt: 7 tokens are too few: asked_share 0.1 should leave 129 and more (length + 1)"),
+    ("a.txt", b"short", {}, "a.txt: is too short with 7 tokens: asked_share 0.1 should leave 129 and more"),
     ("a.jsonl", b"", {}, "a.jsonl: is empty"),
     ("a.jsonl", b"\n \n", {}, "a.jsonl: holds no line but empty ones"),
     ("a.jsonl", b'{"text": "x"}\n{"text": "y"\n', {}, "a.jsonl: line 2: is no JSON: Expecting ',' delimiter at column"),
@@ -73,7 +73,7 @@ BAD_TEXT = [
     ("a.parquet", b"", {}, "a.parquet: is empty"),
     ("a.parquet", b"PAR1 and what is no footer", {}, "a.parquet: is no Parquet file that can be read: "),
     ("a.bin", b"", {"vocab_size": 9}, "a.bin: is empty"),
-    ("a.bin", b"abc", {"vocab_size": 9}, "a.bin: has 3 bytes, no whole number of uint16 tokens of 2 bytes"),
+    ("a.bin", b"abc", {"vocab_size": 9}, "a.bin: has 3 bytes, and each token of uint16 2: no whole number"),
     ("a.bin", b"\1\0\1\0\x0a\0\1\0", {"vocab_size": 10}, "token 10 at place 2: is past the vocabulary of 10 tokens"),
     ("a.bin", b"\1\0\0\1\1\0\0\0", {"vocab_size": 9, "bin_dtype": "uint32"}, "token 16777217 at place 0: is past"),
 ]  # fmt: skip
@@ -119,9 +119,9 @@ def test_a_parquet_s_columns_and_rows_are_named():
     [
         ({"files": ("a.csv",)}, "'a.csv' should end in .txt or .jsonl or .parquet or .bin"),
         ({"files": ("a.txt", "b.bin"), "vocab_size": 9}, "files should all be .bin, of tokens, or all be text"),
-        ({"files": ("a.bin",)}, "vocab_size is missing: nothing says what tokens .bin files may have"),
-        ({"files": ("a.bin",), "vocab_size": 9, "tokenizer": "t.json"}, "vocab_size is for .bin files without"),
-        ({"files": ("a.txt",), "vocab_size": 9}, "vocab_size is for .bin files without a tokenizer"),
+        ({"files": ("a.bin",)}, "vocab_size is missing: nothing says which tokens files in .bin may have"),
+        ({"files": ("a.bin",), "vocab_size": 9, "tokenizer": "t.json"}, "vocab_size is for files in .bin without"),
+        ({"files": ("a.txt",), "vocab_size": 9}, "vocab_size is for files in .bin without a tokenizer"),
     ],
 )
 def test_what_no_text_can_be_is_said_before_a_file_is_looked_at(changes, said):

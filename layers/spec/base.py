@@ -137,6 +137,16 @@ class Spec(BaseModel):
         """Parameters in tables, of which a step reads few."""
         return 0
 
+    @property
+    def balance_weight_used(self) -> float | None:
+        """What its load-balancing loss is multiplied by; None where it has no such loss."""
+        return None
+
+    def balanced_by(self, weight: float) -> Self:
+        """The same with this weight of its load-balancing loss; itself where it has none."""
+        del weight
+        return self
+
     def input_bytes(self, tokens: int) -> float:
         """Bytes of the inputs of so many tokens, rows of tables left out."""
         raise TypeError(f"{type(self).__name__} must define input_bytes()")

@@ -119,6 +119,13 @@ class ModelSpec(Spec):
         return self.layer is not None and self.layer.routed
 
     @property
+    def balance_weight_used(self) -> float | None:
+        return None if self.layer is None else self.layer.balance_weight_used
+
+    def balanced_by(self, weight: float) -> Self:
+        return self if self.layer is None else self.model_copy(update={"layer": self.layer.balanced_by(weight)})
+
+    @property
     def is_yardstick(self) -> bool:
         """A model whose FFNs all stay dense."""
         return self.layer is None or self.layer.is_yardstick

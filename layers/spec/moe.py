@@ -72,6 +72,13 @@ class MoESpec(TokenSpec):
         return self
 
     @property
+    def balance_weight_used(self) -> float | None:
+        return self.balance_weight if self.balancing == "loss" else None
+
+    def balanced_by(self, weight: float) -> Self:
+        return self.model_copy(update={"balance_weight": weight})
+
+    @property
     def labels(self) -> tuple[str, ...]:
         return ("non-causal",) if self.choice == "expert" else ()
 

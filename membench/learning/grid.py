@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from membench.layers.spec import MoESpec, Spec
+from membench.layers.spec import Spec
 from membench.learning.settings import Tuning
 
 LEARNING_RATE, TABLE_RATE, BALANCE = "learning_rate", "table_learning_rate", "balance_weight"
@@ -23,11 +23,10 @@ class Tried:
 
 def axes_of(tuning: Tuning, layer: Spec) -> dict[str, tuple[float, ...]]:
     """The values of each rate that an arm has, rising: tables' only where it has any, balancing's of mixtures alone."""
-    inside = getattr(layer, "layer", layer)
     axes = {LEARNING_RATE: tuning.learning_rates}
     if layer.table_params:
         axes[TABLE_RATE] = tuning.table_learning_rates
-    if isinstance(inside, MoESpec) and inside.balancing == "loss":
+    if layer.balance_weight_used is not None:
         axes[BALANCE] = tuning.balance_weights
     return {name: tuple(sorted(set(values))) for name, values in axes.items() if values}
 

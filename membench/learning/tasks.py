@@ -149,9 +149,9 @@ class Text(Task):
         if len({file.endswith(TOKENS_SUFFIX) for file in self.files}) > 1:
             raise ValueError(f"files should all be {TOKENS_SUFFIX}, of tokens, or all be text")
         if self.of_tokens and self.tokenizer is None and self.vocab_size is None:
-            raise ValueError(f"vocab_size is missing: nothing says what tokens {TOKENS_SUFFIX} files may have")
+            raise ValueError(f"vocab_size is missing: nothing says which tokens files in {TOKENS_SUFFIX} may have")
         if self.vocab_size is not None and (self.tokenizer is not None or not self.of_tokens):
-            raise ValueError(f"vocab_size is for {TOKENS_SUFFIX} files without a tokenizer; else it is known")
+            raise ValueError(f"vocab_size is for files in {TOKENS_SUFFIX} without a tokenizer; else it is known")
         return self
 
     @property

@@ -27,6 +27,7 @@ from membench.training.scalars import Scalars
 from membench.training.task import TaskData
 from membench.training.trained import Point, Trained
 from membench.training.update import Update
+from membench.words import how_many
 
 _SEEN_TOGETHER = {"cpu": 1, "cuda": 32}  # steps whose losses are read at once: a GPU is waited for to read them
 _REPORT_EVERY_S = 0.25
@@ -54,7 +55,9 @@ class Run:
         named: dict[str, Any],
     ) -> None:
         if data.vocab_size > spec.vocab_size:
-            raise UsageError(f"the task has {data.vocab_size} tokens, the model {spec.vocab_size}", key="vocab_size")
+            raise UsageError(
+                f"the task has {how_many(data.vocab_size, 'token')}, the model {spec.vocab_size}", key="vocab_size"
+            )
         self.spec, self.data, self.settings, self.device, self.folder = spec, data, settings, device, folder
         self.clock = Clock(spec, settings.stop, device)
         self.watch = Watch()

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from membench.errors import UsageError
 from membench.training.data_files.lines import opened
+from membench.words import how_many
 
 _PART = 2**22
 
@@ -22,7 +23,7 @@ def token_file(path: str, dtype: str, vocab_size: int) -> NDArray[np.unsignedint
         size = Path(path).stat().st_size
         if size % kind.itemsize:
             problem = (
-                f"has {size} bytes, no whole number of {dtype} tokens of {kind.itemsize} bytes; is bin_dtype right?"
+                f"has {size} bytes, and each token of {dtype} {kind.itemsize}: no whole number; is bin_dtype right?"
             )
             raise UsageError(problem, source=path)
         tokens = np.memmap(path, kind, mode="r")
@@ -30,8 +31,7 @@ def token_file(path: str, dtype: str, vocab_size: int) -> NDArray[np.unsignedint
         past = np.flatnonzero(tokens[first : first + _PART] >= vocab_size)
         if len(past):
             place = first + int(past[0])
-            problem = (
-                f"is past the vocabulary of {vocab_size} tokens; are bin_dtype ({dtype}) and the vocabulary right?"
-            )
+            known = how_many(vocab_size, "token")
+            problem = f"is past the vocabulary of {known}; are bin_dtype ({dtype}) and the vocabulary right?"
             raise UsageError(problem, key=f"token {tokens[place]} at place {place}", source=path)
     return tokens

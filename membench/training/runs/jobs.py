@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from membench.case import Case
-from membench.layers.spec import ModelSpec
 from membench.learning.grid import BALANCE, LEARNING_RATE, TABLE_RATE, Rates
 from membench.learning.settings import Stop, Training
 from membench.planning.plan import PlannedCase
@@ -38,9 +37,8 @@ class Job:
         assert training is not None
         own = {name: self.rates[name] for name in (LEARNING_RATE, TABLE_RATE) if name in self.rates}
         training = training.model_copy(update={**own, "stop": part_of(training.stop, self.share), "tuning": None})
-        if BALANCE in self.rates and isinstance(model, ModelSpec) and model.layer is not None:
-            layer = model.layer.model_copy(update={BALANCE: self.rates[BALANCE]})
-            model = model.model_copy(update={"layer": layer})
+        if BALANCE in self.rates:
+            model = model.balanced_by(self.rates[BALANCE])
         return self.case.model_copy(update={"training": training, "layer": model})
 
     @property

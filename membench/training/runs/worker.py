@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from membench.layers.spec import ModelSpec
 from membench.processes.serving import Server, be_killed_first
@@ -28,13 +28,12 @@ def train_case(asked: TrainCase, server: Server) -> CaseTrained:
     from membench.training.train import train
 
     case = asked.case
-    assert isinstance(case.layer, ModelSpec)
     assert case.task is not None
     assert case.training is not None
     server.progress("ceiling of matrix products")
     ceilings = matmul_ceilings(asked.device, "bfloat16" if case.training.autocast else case.layer.dtype, asked.ceilings)
     trained = train(
-        case.layer,
+        cast(ModelSpec, case.layer),  # as a case of level training has it
         case.task,
         case.training,
         asked.seed,

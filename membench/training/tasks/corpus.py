@@ -13,6 +13,7 @@ from membench.learning.tasks import Text
 from membench.training.data_files.documents import PYTHON_TEXT, documents_of
 from membench.training.data_files.token_file import token_file
 from membench.training.data_files.tokenizers import Tokens, tokens_by
+from membench.words import how_many
 
 _PART_BYTES = 2**22
 
@@ -40,8 +41,8 @@ def read_corpus(config: Text) -> Corpus:
     needed = config.length + 1
     if min(found.cut, len(found.tokens) - found.cut) < needed:
         problem = (
-            f"{len(found.tokens)} tokens are too few: asked_share {config.asked_share:g} should leave "
-            f"{needed} and more (length + 1) to train and to ask"
+            f"is too short with {how_many(len(found.tokens), 'token')}: asked_share {config.asked_share:g} should "
+            f"leave {needed} and more (length + 1) to train and to ask"
         )
         raise UsageError(problem, source=", ".join(config.files) or PYTHON_TEXT)
     return found
