@@ -28,6 +28,7 @@ TOKENS = [9, 5, 33]
 # All of dynamo and autograd's compiler, with fake kernels, but no code: that torch's own operators can be
 # generated is not for these tests, which would take a minute of a compiler's time.
 BACKEND = "aot_eager"
+FP32 = 1e-5  # the tolerance of a layer in fp32: compiled, its sums are taken in another order, and some nearly cancel
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +173,7 @@ def test_a_layer_is_one_graph_for_any_number_of_tokens(kind, seed):
         for tokens in TOKENS:
             x = torch.randn(tokens, 24)
             # products of the companion may be another library's
-            assert relative_rms(compiled(x), layer(x).double()) < 1e-6
+            assert relative_rms(compiled(x), layer(x).double()) < FP32
             frames.add(counter.frame_count)
     assert len(frames) == 1
 
@@ -186,7 +187,7 @@ def test_a_layer_marked_dynamic_is_compiled_once(seed):
             x = torch.randn(tokens, 24)
             torch._dynamo.mark_dynamic(x, 0)
             # not equal bit by bit: for few rows an eager layer takes a kernel of its own, a compiler none
-            assert relative_rms(compiled(x), layer(x).double()) < 1e-6
+            assert relative_rms(compiled(x), layer(x).double()) < FP32
             frames.add(counter.frame_count)
     assert len(frames) == 1
 
@@ -196,7 +197,7 @@ def test_code_is_generated_for_a_layer(seed):
     torch.manual_seed(seed)
     layer, x = a_layer("memory_plus"), torch.randn(9, 24)
     with torch.no_grad():
-        assert relative_rms(torch.compile(layer, fullgraph=True)(x), layer(x).double()) < 1e-6
+        assert relative_rms(torch.compile(layer, fullgraph=True)(x), layer(x).double()) < FP32
 
 
 def gradients(layer, run, x, optimizer=None):
@@ -225,7 +226,7 @@ def test_a_compiled_layer_trains_as_the_layer_does(kind, seed):
         expected, found = gradients(layer, layer, x), gradients(layer, compiled, x)
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
-            assert relative_rms(found[name], gradient.double()) < 1e-6, name
+            assert relative_rms(found[name], gradient.double()) < FP32, name
         frames.add(counter.frame_count)
     assert len(frames) == 1
 
@@ -239,7 +240,7 @@ def test_a_compiled_layer_updates_its_rows_in_the_backward(seed):
         run = torch.compile(layer, backend=BACKEND) if compiled else layer
         results.append(gradients(layer, run, x, optimizer))
     for name, expected in results[0].items():
-        assert relative_rms(results[1][name], expected.double()) < 1e-6, name
+        assert relative_rms(results[1][name], expected.double()) < FP32, name
 
 
 @pytest.mark.parametrize("change", [{}, {"top_k": 9}, {"companion_hidden": 32}, {"heads": 1}], ids=str)
