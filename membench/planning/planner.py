@@ -234,6 +234,7 @@ class _Planner:
         return refusal(work, self.ranks, self.room) or _impossible(work)
 
     def case(self, work: Work) -> Case:
+        """The case of a work, with what has an effect on it."""
         step = work.point.workload.step_of(work.mode)
         if not work.arm.spec.attends:  # the same after any context
             step = {**step, "context": 0}
