@@ -5,6 +5,8 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -392,3 +394,16 @@ def test_files_are_read_once_before_anything_is_trained():
     ):
         with pytest.raises(UsageError, match=said):
             check_files([Facts(), bad])
+
+
+def test_files_are_read_before_a_run_without_torch():
+    """Whoever measures keeps its own process small."""
+    write("a.txt", LONG)
+    code = (
+        "import sys\nfrom membench.learning.tasks import Text\n"
+        "from membench.training.data_files.check import check_files\n"
+        "check_files([Text(files=('a.txt',), length=8)])\nassert 'torch' not in sys.modules\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr

@@ -53,7 +53,6 @@ def run(
     from membench.running.run import Finished, run_scenario
     from membench.scenario.scenario import load_scenario
     from membench.tables.frame_file import check_parquet
-    from membench.training.data_files.check import check_files
     from membench.training.runs.runner import TrainingRunner
 
     checked_device(device)
@@ -62,8 +61,10 @@ def run(
         check_parquet("--format parquet")
     loaded = [load_scenario(name, overrides or ()) for name in scenarios]
     solved = [solve_budgets(scenario) for scenario in loaded]  # all of them before the first is measured
-    for scenario in loaded:
-        check_files(point.task for point in scenario.points if point.task is not None)
+    if tasks := [point.task for scenario in loaded for point in scenario.points if point.task is not None]:
+        from membench.training.data_files.check import check_files
+
+        check_files(tasks)
     finished: list[Finished] = []
     shown, unwritten = StandardOutput(), []
     try:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from membench.learning.tasks import AnyTask, QAFiles, Text
+from membench.training.data_files.corpus import read_corpus
 from membench.training.data_files.questions import questions_of
-from membench.training.tasks.corpus import read_corpus
 
 
 def check_files(tasks: Iterable[AnyTask]) -> None:
