@@ -41,7 +41,7 @@ def trained(tmp_path):
             found = train(spec, case.task, case.training, seed, device="cpu", folder=None, report=lambda *_: None)
             left = found.model_dump(include={"status", "reason", "final", "data"})
             rounds.append(Round(number=seed, started="2026-11-28T12:00:00Z", curve=found.curve, **left))
-        run = a_run(scenario="pair", source="pair.yaml", started=f"2026-11-{day:02}T12:00:00Z")
+        run = a_run(source="pair.yaml", started=f"2026-11-{day:02}T12:00:00Z")
         path = tmp_path / f"{day}.json"
         write_result(assemble(plan, run, ENVIRONMENT, Kept({planned.id: rounds})), path)
         return path
