@@ -19,7 +19,7 @@ name: pair
 level: training
 model: {model_dim: 32, num_blocks: 2, heads: 2, ffn_hidden: 64}
 task: {kind: facts, facts: 512, name_symbols: 16, value_symbols: 16, value_pool: 16}
-training: {stop: {steps: 120}, sequences: 64, seeds: 4, evaluations: 1, asked: 256, learning_rate: 0.01}
+training: {stop: {steps: 120}, sequences: 64, seeds: 5, evaluations: 1, asked: 256, learning_rate: 0.01}
 arms:
   memory: {layer: memory, num_keys: 256, heads: 2, top_k: 4, key_dim: 16, at: [0, 1]}
 """
@@ -28,7 +28,7 @@ ENVIRONMENT = {"device": {"name": "a processor", "cores": 1, "type": "cpu"}}
 
 @pytest.fixture
 def trained(tmp_path):
-    """Trains the arm on four seeds and writes the result file of it."""
+    """Trains the arm on five seeds and writes the result file of it."""
 
     def write(day: int, *overrides: str, first: int = 0):
         plan = make_plan(parse_scenario(PAIR, "pair.yaml", overrides), available_bytes=2**34)
@@ -61,11 +61,11 @@ def test_a_frozen_table_is_found_and_two_runs_of_the_same_code_are_not(call, tra
     base = trained(1)
     code, verdicts = compared(base, trained(2, "training.frozen_tables=true"))
     verdict, reason = verdicts["answer_nll"]
-    assert verdict == "WORSE" and reason.startswith("4 paired seeds") and "frozen_tables" in reason, verdicts
+    assert verdict == "WORSE" and reason.startswith("5 paired seeds") and "frozen_tables" in reason, verdicts
     assert code == 1
     code, verdicts = compared(base, trained(3, first=100))  # other seeds: the same ones give the same to the bit
     assert code == 0, verdicts
-    assert verdicts["answer_nll"][1].startswith("seeds 4 against 4")
+    assert verdicts["answer_nll"][1].startswith("seeds 5 against 5")
 
 
 def test_arms_of_one_trained_file_are_told_apart_by_the_report(call, tmp_path):
