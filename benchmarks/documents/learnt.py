@@ -10,7 +10,7 @@ from membench.results.records import Record, ResultFile
 from membench.tables.learnt import answer_tables, interval_of
 from membench.tables.quantity import quantity
 
-_FIGURES = ("em", "bits_per_fact", "bits_per_param", "training_flops", "training_seconds", "energy_j_per_token")
+_FIGURES = ("em", "bits_per_fact", "bits_per_param", "training_flops", "energy_j_per_token")
 
 
 def learnt_parts(result: ResultFile) -> list[str]:
