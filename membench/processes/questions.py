@@ -15,6 +15,15 @@ class DeviceQuestion(Message):
     device: str
 
 
+class RankQuestion(Message):
+    """One of so many ranks that meet in a file, each on a device of its own or on this machine's processor."""
+
+    device: str
+    rank: int
+    ranks: int
+    meeting: str
+
+
 class DeviceFacts(Message):
     """What was found."""
 
