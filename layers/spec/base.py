@@ -206,6 +206,10 @@ class Spec(BaseModel):
         del ranks
         return None
 
+    def shard_error(self, row_shards: int, column_shards: int) -> str | None:
+        """Why ranks cannot share it, tables being cut into so many shards by rows and by columns, or None."""
+        return self.split_error(row_shards * column_shards)
+
     def mode_error(self, mode: Mode, optimizer: Optimizer | None) -> str | None:
         """Why this cannot run in a mode, with an optimizer, or None."""
         del mode, optimizer
