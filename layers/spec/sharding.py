@@ -44,7 +44,7 @@ def result_bytes(step: Step, row_bytes: float) -> dict[str, float]:
 
 
 def product_bytes(step: Step, row_bytes: float, lookups: float) -> dict[str, float]:
-    """Of tokens whose products with rows are wanted, and of these: sums over column shards, then gradients."""
+    """Of tokens whose products with rows are wanted, and of the products, summed over column shards."""
     passes = 2 if step.has_backward else 1
     return _without_nothing(
         {
