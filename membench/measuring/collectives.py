@@ -5,7 +5,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 
 from membench.errors import Unavailable
@@ -13,11 +13,9 @@ from membench.layers.spec import COLLECTIVES, CollectiveKind
 from membench.processes.questions import DeviceFacts, RankQuestion
 from membench.processes.serving import Server
 
-_ROUNDS = 9
-_LEAST_BYTES, _DOUBLINGS = 2**10, 15
+ELEMENT_BYTES = 4  # of a payload
 _CALLS_BYTES, _MOST_CALLS = 2**21, 20  # of one sample
 _MEET = timedelta(seconds=60)
-_ELEMENT = 4
 
 
 def timed(question: RankQuestion) -> DeviceFacts:
@@ -45,9 +43,9 @@ def timed(question: RankQuestion) -> DeviceFacts:
     )
     try:
         samples: dict[str, dict[int, list[float]]] = {kind: {} for kind in COLLECTIVES}
-        for round_number in range(_ROUNDS + 1):  # the first warms up
+        for round_number in range(question.rounds + 1):  # the first warms up
             for kind in COLLECTIVES:
-                for payload_bytes in _sizes(question.ranks):
+                for payload_bytes in question.payloads:
                     seconds = _sample(kind, payload_bytes, question.ranks, where)
                     if round_number:
                         samples[kind].setdefault(payload_bytes, []).append(seconds)
@@ -56,19 +54,12 @@ def timed(question: RankQuestion) -> DeviceFacts:
     return DeviceFacts(facts={"backend": backend, "samples_s": samples})
 
 
-def _sizes(ranks: int) -> Iterator[int]:
-    """Payloads in bytes, each about twice the one before; every rank has as many whole elements of them."""
-    share = ranks * _ELEMENT
-    for doubling in range(_DOUBLINGS):
-        yield -(-(_LEAST_BYTES << doubling) // share) * share
-
-
 def _sample(kind: CollectiveKind, payload_bytes: int, ranks: int, where: object) -> float:
     """Mean seconds of one of some calls that follow each other; all ranks begin together."""
     import torch
     import torch.distributed as dist
 
-    whole = torch.zeros(payload_bytes // _ELEMENT, device=where)  # type: ignore[arg-type]
+    whole = torch.zeros(payload_bytes // ELEMENT_BYTES, device=where)  # type: ignore[arg-type]
     part, other = torch.zeros_like(whole[: len(whole) // ranks]), torch.zeros_like(whole)
     ways: dict[CollectiveKind, Callable[[], object]] = {
         "all_gather": lambda: dist.all_gather_into_tensor(whole, part),

@@ -12,11 +12,14 @@ from typing import Any
 from membench.errors import UsageError
 from membench.layers.spec import COLLECTIVES, Collective, CollectiveKind
 from membench.measuring.alpha_beta import fitted_lines
+from membench.measuring.collectives import ELEMENT_BYTES
 from membench.planning.network import AlphaBeta, FlatNetwork
 from membench.processes.channel import Failed
 from membench.processes.child import ChildProcess
 from membench.processes.questions import DeviceFacts, RankQuestion
 
+_ROUNDS = 9
+_LEAST_BYTES, _DOUBLINGS = 2**10, 15
 _MODULE = "membench.measuring.collectives"
 _TIMEOUT_SECONDS = 300
 
@@ -61,7 +64,10 @@ def _timed(device: str, ranks: int, threads: int) -> tuple[str, dict[CollectiveK
         processes = [open_processes.enter_context(_rank(threads)) for _ in range(ranks)]
         for rank, process in enumerate(processes):
             meeting = str(Path(folder) / "ranks")
-            process.tell(RankQuestion(device=device, rank=rank, ranks=ranks, meeting=meeting))
+            question = RankQuestion(
+                device=device, rank=rank, ranks=ranks, meeting=meeting, payloads=_payloads(ranks), rounds=_ROUNDS
+            )
+            process.tell(question)
         answers = [process.hear(DeviceFacts) for process in processes]
     found = []
     for rank, answer in enumerate(answers):
@@ -77,6 +83,12 @@ def _timed(device: str, ranks: int, threads: int) -> tuple[str, dict[CollectiveK
             # the lower quartile: what others on the machine add is no property of the network
             seconds[kind][int(payload)] = statistics.quantiles(slowest, n=4)[0]
     return found[0]["backend"], seconds
+
+
+def _payloads(ranks: int) -> list[int]:
+    """Bytes, each about twice the one before; every rank has as many whole elements of them."""
+    share = ranks * ELEMENT_BYTES
+    return [-(-(_LEAST_BYTES << doubling) // share) * share for doubling in range(_DOUBLINGS)]
 
 
 def _rank(threads: int) -> ChildProcess:

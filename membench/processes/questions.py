@@ -16,12 +16,17 @@ class DeviceQuestion(Message):
 
 
 class RankQuestion(Message):
-    """One of so many ranks that meet in a file, each on a device of its own or on this machine's processor."""
+    """One of so many ranks that meet in a file, each on a device of its own or on this machine's processor.
+
+    ``payloads`` are what they exchange, in bytes, so many ``rounds``.
+    """
 
     device: str
     rank: int
     ranks: int
     meeting: str
+    payloads: list[int]
+    rounds: int
 
 
 class DeviceFacts(Message):
