@@ -81,7 +81,7 @@ def _timed(device: str, ranks: int, threads: int) -> tuple[str, dict[CollectiveK
         for payload in of_ranks[0][kind]:
             slowest = map(max, zip(*(samples[kind][payload] for samples in of_ranks), strict=True))
             # the lower quartile: what others on the machine add is no property of the network
-            seconds[kind][int(payload)] = statistics.quantiles(slowest, n=4)[0]
+            seconds[kind][int(payload)] = statistics.quantiles(slowest, n=4, method="inclusive")[0]
     return found[0]["backend"], seconds
 
 
