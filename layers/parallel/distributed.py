@@ -5,13 +5,13 @@ L lookups a token, D columns of a table, d model dim, E experts.
 """
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 
 from membench.layers.kernels.dispatch import Dispatch, by_expert, combine
 from membench.layers.kernels.lookups import Lookups, index_dtype
@@ -145,7 +145,7 @@ class DistributedExchange(Exchange):
         return sum(map(sum, self._tokens_of_all(len(x), x.device)))
 
     def total(self, counts: Tensor) -> Tensor:
-        return total(counts, self.group, "all_reduce_counts")
+        return total(counts, self.group, "all_reduce_numbers")
 
     @property
     def over_columns(self) -> Callable[[Tensor], Tensor] | None:
@@ -196,7 +196,7 @@ class DistributedTableCall(TableCall):
     def columns_of(self, x: Tensor) -> Tensor:
         exchange = self._exchange
         if (columns := exchange.column_shards) > 1:
-            parts = x.view(len(x), columns, -1).transpose(0, 1).flatten(0, 1)
+            parts = x.view(len(x), columns, x.shape[1] // columns).transpose(0, 1).flatten(0, 1)
             x = there(parts, self._by_column, "all_to_all_columns")
         return there(x, self._by_row, "all_gather_columns") if exchange.row_shards > 1 else x
 
@@ -228,14 +228,14 @@ def _refuse(remote: Remote | None) -> None:
         raise ValueError("the other ranks are there: Routing.remote, which stands in for them, should be None")
 
 
-def connect(row_shards: int = 1, *, replicas: int = 1, device_type: str = "cpu") -> DistributedExchange:
+def connect(row_shards: int = 1, *, replicas: int = 1, timeout: timedelta | None = None) -> DistributedExchange:
     """The exchange of this process with the others of torch.distributed, which all call this alike.
 
     Process g·P + r is rank r of replica g, and P = R·C the number of processes over that of replicas.
 
     Args:
         row_shards: R; ``spec.best_row_shards(P)`` is what sends least.
-        device_type: where tensors are: ``cpu``, or ``cuda``, of which each process has set its own.
+        timeout: after which a rank that waits for another gives up; None: torch's default.
 
     Raises:
         ValueError: the processes cannot be divided so.
@@ -243,8 +243,13 @@ def connect(row_shards: int = 1, *, replicas: int = 1, device_type: str = "cpu")
     processes = dist.get_world_size()
     if processes % (replicas * row_shards):
         raise ValueError(f"{processes} processes are not {replicas} replicas of {row_shards} row shards")
-    ranks = processes // replicas
-    whole = init_device_mesh(device_type, (replicas, ranks))
-    cut = init_device_mesh(device_type, (replicas, row_shards, ranks // row_shards))
-    of_replicas = whole.get_group(0) if replicas > 1 else None
-    return DistributedExchange(whole.get_group(1), cut.get_group(1), cut.get_group(2), of_replicas)
+    grid = torch.arange(processes).view(replicas, row_shards, -1)
+
+    def group(lists: Tensor) -> dist.ProcessGroup:
+        found, _ = dist.new_subgroups_by_enumeration(lists.tolist(), timeout=timeout)
+        assert found is not None
+        return found
+
+    of_share, of_replicas = group(grid.flatten(1)), group(grid.flatten(1).T)
+    of_rows, of_columns = group(grid.transpose(1, 2).flatten(0, 1)), group(grid.flatten(0, 1))
+    return DistributedExchange(of_share, of_rows, of_columns, of_replicas if replicas > 1 else None)

@@ -133,7 +133,7 @@ class Exchange:
         return len(x)
 
     def total(self, counts: Tensor) -> Tensor:
-        """The sum of counts over ranks."""
+        """The sum of numbers over ranks."""
         return counts
 
     @property
