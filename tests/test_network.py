@@ -117,7 +117,7 @@ def test_a_fit_of_one_line_stays_one():
 
 
 def a_file(tmp_path, **changes):
-    line = [{"alpha_s": 1e-5, "bytes_per_s": 1e9}]
+    line = [{"alpha_s": 1e-5, "bytes_per_s": 1e9}, {"alpha_s": -1e-2, "bytes_per_s": 0.5e9}]
     found = {
         "benchmark": "network",
         "backend": "gloo",
@@ -133,6 +133,7 @@ def test_a_network_is_read_from_the_file_that_doctor_keeps(tmp_path):
     network = read_network(a_file(tmp_path))
     assert network.description == "gloo as measured on 2 processes of one machine"
     assert network.seconds(Collective("all_to_all", 4e6, 2)) == pytest.approx(1e-5 + 2e-3)
+    assert network.seconds(Collective("all_to_all", 4e8, 2)) == pytest.approx(0.4 - 1e-2)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +143,7 @@ def test_a_network_is_read_from_the_file_that_doctor_keeps(tmp_path):
         {"collectives": {}},
         {"collectives": {key: {"lines": []} for key in COLLECTIVES}},
         {"collectives": {key: {"lines": [{"alpha_s": 1, "bytes_per_s": 0}]} for key in COLLECTIVES}},
+        {"collectives": {key: {"lines": [{"alpha_s": -1, "bytes_per_s": 1}]} for key in COLLECTIVES}},
         {"ranks": "many"},
     ],
 )

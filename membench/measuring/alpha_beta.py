@@ -38,6 +38,6 @@ def fitted_lines(kind: CollectiveKind, ranks: int, points: Sequence[tuple[int, f
     start_s, per_byte, more, kink = np.exp(best.x)
     messages = steps_of(kind, ranks)
     return (
-        AlphaBeta(float(start_s) / messages, 1 / float(per_byte)),
-        AlphaBeta(float(start_s - more * kink) / messages, 1 / float(per_byte + more)),
+        AlphaBeta(float(start_s) / messages, 1 / max(_LEAST_S_PER_BYTE, float(per_byte))),
+        AlphaBeta(float(start_s - more * kink) / messages, 1 / max(_LEAST_S_PER_BYTE, float(per_byte + more))),
     )

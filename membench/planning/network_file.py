@@ -43,6 +43,7 @@ def network_of(found: dict[str, Any]) -> FlatNetwork:
 
 def _lines(found: list[dict[str, Any]]) -> tuple[AlphaBeta, ...]:
     lines = tuple(AlphaBeta(float(each["alpha_s"]), float(each["bytes_per_s"])) for each in found)
-    if not lines or any(line.alpha_s < 0 or line.bytes_per_s <= 0 for line in lines):
+    # a steeper line for large messages may begin below zero, where the first one counts
+    if not lines or lines[0].alpha_s < 0 or any(line.bytes_per_s <= 0 for line in lines):
         raise ValueError
     return lines
