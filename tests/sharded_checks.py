@@ -149,11 +149,13 @@ def sends_as_counted(kind, row_shards, optimizer):
     routing, touched = None, None
     if kind in ("memory", "memory_plus", "peer"):
         spec = share.spec
-        rows = torch.stack([torch.randperm(64 // 4)[: spec.top_k] * 4 for _ in range(tokens * spec.heads)])
-        # a quarter of a head's rows in each quarter of the table
-        rows = rows // 4 + torch.arange(4) * (64 // 4)
+        # one of a head's four rows in each quarter of the table
+        rows = torch.stack([torch.randperm(16)[:4] + torch.arange(4) * 16 for _ in range(tokens * spec.heads)])
         routing = Routing(rows.view(tokens, spec.heads, spec.top_k))
-    elif kind in ("token_choice", "bias"):
+    elif kind == "expert_choice":
+        # each expert takes all tokens
+        share = build(spec_from({**SPECS[kind], "num_experts": 8, "capacity_factor": 4}), ranks=exchange)
+    else:
         # each process sends as many rows to each of the others
         share = build(spec_from({**SPECS[kind], "num_experts": 8, "top_k": 4}), ranks=exchange)
         routing = Routing((torch.arange(4) * 2).expand(tokens, 4).contiguous())

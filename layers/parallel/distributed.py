@@ -247,7 +247,7 @@ def connect(row_shards: int = 1, *, replicas: int = 1, timeout: timedelta | None
 
     def group(lists: Tensor) -> dist.ProcessGroup:
         found, _ = dist.new_subgroups_by_enumeration(lists.tolist(), timeout=timeout)
-        assert found is not None
+        assert isinstance(found, dist.ProcessGroup)
         return found
 
     of_share, of_replicas = group(grid.flatten(1)), group(grid.flatten(1).T)
