@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
+from benchmarks.documents.claims_table import ALIKE_NATS, claims_table
+from benchmarks.documents.curve_pictures import curve_picture
 from benchmarks.documents.families import REST, families
 from benchmarks.documents.filled import filled
 from benchmarks.documents.learnt import learnt_parts
@@ -37,6 +39,16 @@ bold. In the pictures a mark is today's step, a line its interval, and a dash or
 [floor](glossary.md#floor): what the hardware would allow, with the same predicted communication.
 """
 
+_CLAIMS = f"""\
+## What is claimed, and what was found
+
+What a layer learns was claimed before; scenarios of level [training](training.md) test it at a scale that this machine
+can train. A difference is of answer NLL, the mean over [seeds](training.md#seeds) with its 95 % interval, paired by
+seed; positive is as claimed. A verdict needs p below 0.05 after Holm's correction over all comparisons of the table,
+and of a claim all its comparisons; *nothing gained* needs the whole interval within {ALIKE_NATS} nats. Models are a
+thousand times smaller than those of the papers: what agrees here is no proof there, and what disagrees no refutation.
+"""
+
 
 def results_page(
     questions: Sequence[tuple[str, str]], recorded: Mapping[str, Sequence[Recorded]]
@@ -50,6 +62,7 @@ def results_page(
     pictures: dict[str, bytes] = {}
     known = sum(bool(recorded.get(scenario)) for scenario, _ in questions)
     sections = [_HEAD, f"{known} of {len(questions)} shipped scenarios are answered here.\n"]
+    sections += _claims(recorded)
     for scenario, question in questions:
         sections.append(f"## {scenario}\n\n{filled(f'*{question}*')}\n")
         runs = recorded.get(scenario, ())
@@ -58,6 +71,14 @@ def results_page(
         for each, slug in zip(runs, slugs(runs), strict=True):
             sections.append(_device(each, slug, pictures))
     return "\n".join(sections), pictures
+
+
+def _claims(recorded: Mapping[str, Sequence[Recorded]]) -> list[str]:
+    """The section of claims, with a table for each machine that has tested any; nothing where none has."""
+    devices = sorted({each.device for runs in recorded.values() for each in runs})
+    known = [(device, table) for device in devices if (table := claims_table(recorded, device)) is not None]
+    tables = [f"**On {device}**\n\n{table}\n" for device, table in known]
+    return [_CLAIMS, *tables] if tables else []
 
 
 def link(each: Recorded, folder: str) -> str:
@@ -84,7 +105,8 @@ def _device(each: Recorded, slug: str, pictures: dict[str, bytes]) -> str:
     told = f"**On {each.device}** ({link(each, '../results/')}). {how_measured(each.result)}{_without_time(each)}"
     parts = [filled(told)]
     if any(map(is_trained, each.result.cases)):
-        return "\n\n".join([*parts, *learnt_parts(each.result), *flagged(each.result)]) + "\n"
+        parts += [*learnt_parts(each.result), *_curves(each.result, slug, pictures), *flagged(each.result)]
+        return "\n\n".join(parts) + "\n"
     for family, result in families(each.result).items():
         beside = "public layers of other sizes" if family == REST else f"{family} and public layers"
         heading = [f"### {run.scenario}: {beside}"] if family else []
@@ -98,6 +120,15 @@ def _device(each: Recorded, slug: str, pictures: dict[str, bytes]) -> str:
         parts += [*times_tables(result), *sizes_tables(result)]
     parts += flagged(each.result)
     return "\n\n".join(parts) + "\n"
+
+
+def _curves(result: ResultFile, slug: str, pictures: dict[str, bytes]) -> list[str]:
+    drawn = curve_picture(result)
+    if drawn is None:
+        return []
+    name = f"{result.run.scenario}_{slug}.svg"
+    pictures[name] = drawn
+    return [f"![{result.run.scenario}: answer NLL over tokens]({PurePosixPath('pictures', name)})"]
 
 
 def answered(result: ResultFile) -> str:

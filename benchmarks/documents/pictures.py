@@ -1,38 +1,22 @@
-"""A run as a picture: each arm's step today with its interval, and the floor that the hardware allows.
+"""A run as a picture: each arm's step today with its interval, and the floor that the hardware allows."""
 
-SVG whose letters are drawn as paths, so that it looks the same everywhere, on white, so that it can be read on a dark
-page. The same run gives the same bytes: no date, fixed ids.
-"""
-
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.documents.labels import in_order, short_labels
+from benchmarks.documents.svg import MARKERS, framed, same_everywhere, sheet, with_legend
 from benchmarks.standings import Point, Standing, points_of
-from membench.report.palette import GRID, INK, MUTED, PAPER, Style, arm_styles
+from membench.report.palette import INK, MUTED, Style, arm_styles
 from membench.results.columns import QUANTITIES
 from membench.results.records import ResultFile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MARKERS = {
-    "circle": "o",
-    "square": "s",
-    "diamond": "D",
-    "triangle-up": "^",
-    "triangle-down": "v",
-    "pentagon": "p",
-    "star": "*",
-    "hexagon": "h",
-}
-_WIDTH, _ROW, _AROUND = 9.0, 0.26, 1.3  # inches
+_ROW, _AROUND = 0.26, 1.3  # inches
 _LINES_HEIGHT = 3.6
 _FLOOR = {"markersize": 11, "markeredgewidth": 1.8}
-_HELD: dict[Any, Any] = {"svg.fonttype": "path", "svg.hashsalt": "membench", "font.size": 9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,46 +34,21 @@ def picture(result: ResultFile) -> bytes | None:
     panels = _panels(result)
     if not panels:
         return None
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     styles = arm_styles(result.cases)
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(_HELD)
+    with same_everywhere():
         lines = all(panel.axis for panel in panels)  # they share an axis, on which a row has no place
         if lines:
-            figure = Figure(figsize=(_WIDTH, _LINES_HEIGHT), layout="constrained", facecolor=PAPER[0])
+            figure = sheet(_LINES_HEIGHT)
             axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         else:
             heights = [_ROW * _rows(panel) for panel in panels]
-            inches = sum(heights) + _AROUND * len(panels)
-            figure = Figure(figsize=(_WIDTH, inches), layout="constrained", facecolor=PAPER[0])
+            figure = sheet(sum(heights) + _AROUND * len(panels))
             axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[h + 0.6 for h in heights])[:, 0]
         for panel, on in zip(panels, axes, strict=True):
-            _frame(on, panel.title)
+            framed(on, panel.title)
             draw = _draw_lines if lines else _draw_points if len(panel.points) > 1 else _draw_arms
             draw(on, panel, styles)
-        entries = {}
-        for on in axes:
-            for handle, name in zip(*on.get_legend_handles_labels(), strict=True):
-                entries.setdefault(name, handle)
-        figure.legend(
-            [*entries.values()], [*entries], loc="outside lower center", ncols=4, frameon=False, labelcolor=INK[0]
-        )
-        file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return _with_clips_numbered(file.getvalue())
-
-
-def _with_clips_numbered(svg: bytes) -> bytes:
-    """Names of clip paths by the order in which they come.
-
-    They are hashes of their bounds, whose last bits the layout's solver leaves to chance.
-    """
-    names = dict.fromkeys(re.findall(rb"url\(#(p[0-9a-f]{10})\)", svg))
-    numbers = {name: b"clip%d" % number for number, name in enumerate(names, 1)}
-    return re.sub(rb"\bp[0-9a-f]{10}\b", lambda found: numbers.get(found[0], found[0]), svg)
+        return with_legend(figure)
 
 
 def _panels(result: ResultFile) -> list[_Panel]:
@@ -116,15 +75,6 @@ def _tokens_axis(points: Sequence[Point]) -> list[float] | None:
 
 def _rows(panel: _Panel) -> int:
     return len(panel.points) if len(panel.points) > 1 else len(panel.points[0].standings)
-
-
-def _frame(on: "Axes", title: str) -> None:
-    on.set_title(title, loc="left", fontweight="bold", color=INK[0], fontsize=10)
-    on.grid(visible=True, which="major", color=GRID[0], linewidth=0.6)
-    on.set_axisbelow(True)
-    on.spines[["top", "right"]].set_visible(False)
-    on.spines[["left", "bottom"]].set_color(MUTED[0])
-    on.tick_params(colors=INK[0], which="both")
 
 
 def _draw_arms(on: "Axes", panel: _Panel, styles: dict[str, Style]) -> None:
@@ -188,7 +138,7 @@ class _Look:
     @classmethod
     def of(cls, standing: Standing, styles: dict[str, Style]) -> "_Look":
         style = styles[standing.record.case.arm]
-        return cls(style.colour, _MARKERS[style.symbol])
+        return cls(style.colour, MARKERS[style.symbol])
 
 
 def _mark(on: "Axes", standing: Standing, row: float, look: _Look, label: str = "") -> None:
