@@ -136,6 +136,8 @@ def trains_as_whole(kind, row_shards, replicas, optimizer, fused):
         loss = loss.detach()
         dist.all_reduce(loss)
         torch.testing.assert_close(loss, wanted.detach(), rtol=1e-4, atol=1e-4)
+    for (name, buffer), wanted in zip(share.named_buffers(), whole.buffers(), strict=True):
+        assert torch.equal(buffer, wanted), name
     for name, parameter in share.named_parameters():
         wanted = cut(dict(whole.named_parameters())[name], name, share)
         torch.testing.assert_close(parameter, wanted, rtol=1e-4, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
@@ -168,8 +170,7 @@ def sends_as_counted(kind, row_shards, optimizer):
         share.sum_gradients()
         trained.step()
     if share.tables():
-        call = exchange.read(routing.selected.flatten(1), torch.zeros(tokens, 8), 64, None, weights_by_columns=True)
-        touched = len(call.lookups.rows.unique())
+        touched = len(share.touched(x, routing).rows.unique())
     step = Step(tokens, "train_step", optimizer, ranks, row_shards=row_shards, unique_rows=touched)
     sent = {name: count for name, count in wire.sent.items() if name not in ("sizes", "all_reduce_numbers") and count}
     assert sent == share.spec.cost(step).communication_bytes, (sent, share.spec.cost(step).communication_bytes)
