@@ -200,7 +200,7 @@ class MoE(Layer):
     def balance(self, *, frozen: bool = False) -> None:
         """By all that was routed in training mode since it was last called: a step may have several forward passes."""
         if self._load is not None:
-            self.update_bias(self.exchange.total(self._load), rate=0.0 if frozen else self.spec.bias_rate)
+            self.update_bias(self.exchange.total_of_step(self._load), rate=0.0 if frozen else self.spec.bias_rate)
             self._load = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -136,6 +136,8 @@ def trains_as_whole(kind, row_shards, replicas, optimizer, fused):
         loss = loss.detach()
         dist.all_reduce(loss)
         torch.testing.assert_close(loss, wanted.detach(), rtol=1e-4, atol=1e-4)
+    for (name, buffer), wanted in zip(share.named_buffers(), whole.buffers(), strict=True):
+        assert torch.equal(buffer, wanted), name
     for name, parameter in share.named_parameters():
         wanted = cut(dict(whole.named_parameters())[name], name, share)
         torch.testing.assert_close(parameter, wanted, rtol=1e-4, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
@@ -149,11 +151,13 @@ def sends_as_counted(kind, row_shards, optimizer):
     routing, touched = None, None
     if kind in ("memory", "memory_plus", "peer"):
         spec = share.spec
-        rows = torch.stack([torch.randperm(64 // 4)[: spec.top_k] * 4 for _ in range(tokens * spec.heads)])
-        # a quarter of a head's rows in each quarter of the table
-        rows = rows // 4 + torch.arange(4) * (64 // 4)
+        # one of a head's four rows in each quarter of the table
+        rows = torch.stack([torch.randperm(16)[:4] + torch.arange(4) * 16 for _ in range(tokens * spec.heads)])
         routing = Routing(rows.view(tokens, spec.heads, spec.top_k))
-    elif kind in ("token_choice", "bias"):
+    elif kind == "expert_choice":
+        # each expert takes all tokens
+        share = build(spec_from({**SPECS[kind], "num_experts": 8, "capacity_factor": 4}), ranks=exchange)
+    else:
         # each process sends as many rows to each of the others
         share = build(spec_from({**SPECS[kind], "num_experts": 8, "top_k": 4}), ranks=exchange)
         routing = Routing((torch.arange(4) * 2).expand(tokens, 4).contiguous())
@@ -166,8 +170,7 @@ def sends_as_counted(kind, row_shards, optimizer):
         share.sum_gradients()
         trained.step()
     if share.tables():
-        call = exchange.read(routing.selected.flatten(1), torch.zeros(tokens, 8), 64, None, weights_by_columns=True)
-        touched = len(call.lookups.rows.unique())
+        touched = len(share.touched(x, routing).rows.unique())
     step = Step(tokens, "train_step", optimizer, ranks, row_shards=row_shards, unique_rows=touched)
     sent = {name: count for name, count in wire.sent.items() if name not in ("sizes", "all_reduce_numbers") and count}
     assert sent == share.spec.cost(step).communication_bytes, (sent, share.spec.cost(step).communication_bytes)

@@ -147,6 +147,10 @@ class DistributedExchange(Exchange):
     def total(self, counts: Tensor) -> Tensor:
         return total(counts, self.group, "all_reduce_numbers")
 
+    def total_of_step(self, counts: Tensor) -> Tensor:
+        of_share = self.total(counts)
+        return of_share if self.replicas_group is None else total(of_share, self.replicas_group, "all_reduce_numbers")
+
     @property
     def over_columns(self) -> Callable[[Tensor], Tensor] | None:
         return self._mean_over_columns if self.column_shards > 1 else None
@@ -247,7 +251,7 @@ def connect(row_shards: int = 1, *, replicas: int = 1, timeout: timedelta | None
 
     def group(lists: Tensor) -> dist.ProcessGroup:
         found, _ = dist.new_subgroups_by_enumeration(lists.tolist(), timeout=timeout)
-        assert found is not None
+        assert isinstance(found, dist.ProcessGroup)
         return found
 
     of_share, of_replicas = group(grid.flatten(1)), group(grid.flatten(1).T)

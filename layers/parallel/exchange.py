@@ -136,6 +136,10 @@ class Exchange:
         """The sum of numbers over ranks."""
         return counts
 
+    def total_of_step(self, counts: Tensor) -> Tensor:
+        """The sum of numbers over ranks and replicas: of all tokens that a step learns from."""
+        return counts
+
     @property
     def over_columns(self) -> Callable[[Tensor], Tensor] | None:
         """Gives the mean over column shards of numbers (U,) of the same rows; None: there is one shard."""
