@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from membench.layers.factory import build
     from membench.layers.layer import Layer, Routing, Selection
     from membench.layers.optim.layer_optimizer import LayerOptimizer, clip_gradients_
+    from membench.layers.parallel.distributed import connect
     from membench.layers.tables.host_table import HostTable
     from membench.layers.tables.quantized_table import QuantizedTable
     from membench.layers.tables.value_table import RowGradient, ValueTable
@@ -28,6 +29,7 @@ _LAZY = {
     "ValueTable": "membench.layers.tables.value_table",
     "HostTable": "membench.layers.tables.host_table",
     "QuantizedTable": "membench.layers.tables.quantized_table",
+    "connect": "membench.layers.parallel.distributed",
     "LayerOptimizer": "membench.layers.optim.layer_optimizer",
     "clip_gradients_": "membench.layers.optim.layer_optimizer",
     "Verification": "membench.layers.checking.verification",
@@ -47,6 +49,7 @@ __all__ = [
     "Verification",
     "build",
     "clip_gradients_",
+    "connect",
     "spec_from",
     "verify",
 ]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from membench.layers.kernels.swiglu import swiglu
 from membench.layers.layer import Layer, Routing, torch_dtype
+from membench.layers.parallel.exchange import Exchange
 from membench.layers.spec import DenseSpec
 from membench.layers.swiglu import swiglu_parameters
 
@@ -19,7 +20,7 @@ class Dense(Layer):
     def __init__(
         self,
         spec: DenseSpec,
-        ranks: int = 1,
+        ranks: int | Exchange = 1,
         *,
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,

@@ -12,6 +12,7 @@ from membench.layers.operators.experts import GroupedExperts
 from membench.layers.operators.retrieval import KeyScores, ProductKeyTopK
 from membench.layers.operators.rows import ExpertRows, WeightedBag
 from membench.layers.own_layers import OWN_LAYERS
+from membench.layers.parallel.exchange import Exchange
 from membench.layers.spec import AnySpec
 from membench.layers.tables.value_table import ValueTable
 
@@ -32,7 +33,7 @@ MODULES: dict[str, type[Layer]] = {
 def build(
     spec: AnySpec,
     *,
-    ranks: int = 1,
+    ranks: int | Exchange = 1,
     device: torch.device | str = "cpu",
     seed: int = 0,
     table: ValueTable | None = None,
@@ -40,7 +41,8 @@ def build(
     """The module of a spec, its weights drawn from ``seed``.
 
     Args:
-        ranks: P; the module then holds and computes one rank's share (see ``Routing``).
+        ranks: P; the module then holds and computes one rank's share, and what others send is given to each call
+            (``Routing.remote``). Or the exchange with the other ranks, each of which builds the same.
         table: the pool of a memory layer that shares one with others.
 
     Raises:

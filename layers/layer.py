@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from membench.layers.kernels.precision import product_dtype
+from membench.layers.parallel.exchange import Exchange
+from membench.layers.parallel.remote import RemoteAssignments, RemoteLookups
+from membench.layers.parallel.simulated import exchange_of
 from membench.layers.routing import StatedRouting
 from membench.layers.spec import Cost, Spec, Step, TokenSpec
 from membench.layers.tables.value_table import ValueTable
@@ -29,33 +32,6 @@ class Selection:
     indices: Tensor
     weights: Tensor
     auxiliary_loss: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteLookups:
-    """What the other P-1 ranks would send a column shard of a table.
-
-    indices, weights ((P-1)·B, H, k); for peer also ``columns`` ((P-1)·B, d/P), their tokens'
-    columns, and ``products`` (P·B, H, k), the other columns' share of every u·x.
-    """
-
-    indices: Tensor
-    weights: Tensor
-    columns: Tensor | None = None
-    products: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteAssignments:
-    """How many tokens each expert of this rank receives, from all ranks: (ceil(E/P),) int64.
-
-    The received rows, sorted by expert, stand in for other ranks' tokens: row i is a copy of
-    this rank's token i mod B, and token t gets rows t, B + t, …, (K-1)·B + t back, weighed by
-    its first to K-th weight. So the K results of a token come from K different experts, unless
-    one expert gets more than B rows. The most loaded rank receives at least B·K rows.
-    """
-
-    counts: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +78,26 @@ class Layer(nn.Module):
     ``auxiliary_loss`` is that of the last forward in training mode, to be added to the loss.
     ``SHARES_TABLE``: whether it can be given a table that other layers read too (``table=``).
     ``FROM_OUTSIDE``: whether it is somebody else's, that may keep no promise of ours.
+
+    ``ranks`` that a kind is built with are P, of which one rank's share is built and the others are stood in for; or
+    the ``Exchange`` between real ones.
     """
 
     SHARES_TABLE: ClassVar[bool] = False
     FROM_OUTSIDE: ClassVar[bool] = False
 
-    def __init__(self, spec: Spec, ranks: int = 1) -> None:
+    def __init__(self, spec: Spec, ranks: int | Exchange = 1) -> None:
         super().__init__()
-        if error := spec.split_error(ranks):
+        self.exchange = exchange_of(ranks)
+        if error := self.exchange.split_error(spec):
             raise ValueError(error)
         self.spec = spec
-        self.ranks = ranks
         self.auxiliary_loss: Tensor | None = None
+
+    @property
+    def ranks(self) -> int:
+        """P, the ranks that share this layer."""
+        return self.exchange.ranks
 
     @classmethod
     def origin(cls, spec: Spec) -> str:
@@ -240,6 +224,26 @@ class Layer(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a file gets: a loss belongs to the step that it was computed in, as ``.grad`` does."""
         return {**self.__dict__, "auxiliary_loss": None}
+
+    def shards(self) -> set[nn.Parameter]:
+        """The parameters, besides tables, of which each rank has its own."""
+        return {
+            p for module in self.modules() if module is not self and isinstance(module, Layer) for p in module.shards()
+        }
+
+    def sum_gradients(self) -> None:
+        """Adds up the gradients of all ranks and replicas, so that the step is that of the sum of their losses.
+
+        All ranks call it after a backward pass, which must leave row gradients where there are replicas.
+        """
+        of_tables = {table.weight for table in self.tables()}
+        trained = [p for p in self.parameters() if p.requires_grad and p not in of_tables]
+        for parameter in trained:
+            if parameter.grad is None:  # of a rank without tokens, where others have one
+                parameter.grad = torch.zeros_like(parameter)
+        shards = self.shards()
+        whole, own = ([p.grad for p in trained if (p in shards) == cut and p.grad is not None] for cut in (False, True))
+        self.exchange.sum_gradients_(whole, own, tuple(dict.fromkeys(self.tables())))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, of parameters and of table rows.

@@ -14,6 +14,7 @@ from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.matmul import project
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Routing, torch_dtype
+from membench.layers.parallel.exchange import Exchange
 from membench.layers.product_keys import RetrievalLayer
 from membench.layers.spec import MemorySpec
 from membench.layers.swiglu import SwiGLU
@@ -26,8 +27,8 @@ class Memory(RetrievalLayer):
     """``memory``: the k best value rows of each head, summed with softmax weights.
 
     ``memory_plus``: (y * silu(x W1)) W2 of that y (arXiv 2412.09764, eq. 2); W1 is ``gate``
-    (D, d), W2 ``output`` (d, D). Over P ranks the table is cut by columns: this rank reads
-    D/P columns for all P·B tokens (arXiv 2412.09764, section 3.1.2).
+    (D, d), W2 ``output`` (d, D). Over P ranks the table is cut by columns, where this rank reads D/P columns for all
+    P·B tokens (arXiv 2412.09764, section 3.1.2), by rows, or by both.
     """
 
     SHARES_TABLE: ClassVar = True
@@ -37,7 +38,7 @@ class Memory(RetrievalLayer):
     def __init__(
         self,
         spec: MemorySpec,
-        ranks: int = 1,
+        ranks: int | Exchange = 1,
         *,
         table: ValueTable | QuantizedTable | None = None,
         device: torch.device | str = "cpu",
@@ -45,14 +46,16 @@ class Memory(RetrievalLayer):
     ) -> None:
         super().__init__(spec, ranks, device=device, generator=generator)
         d, width, dtype = spec.model_dim, spec.row_elements, torch_dtype(spec.dtype)
-        shape, row_dtype = (spec.num_keys, width // ranks), torch_dtype(spec.row_dtype)
+        shape, row_dtype = self.table_shape(width), torch_dtype(spec.row_dtype)
         if table is None:
-            options: dict[str, Any] = {"device": device, "std": 1 / math.sqrt(width), "generator": generator}
+            own = self.exchange.own_generator(generator)
+            options: dict[str, Any] = {"device": device, "std": 1 / math.sqrt(width), "generator": own}
             if spec.quantized:
                 table = QuantizedTable.random(*shape, row_dtype, dtype=dtype, **options)
             else:
                 kind = HostTable if spec.table_on == "host" else ValueTable
                 table = kind(*shape, dtype=dtype, **options)
+                table.over_columns = self.exchange.over_columns
         elif table.weight.shape != shape or table.weight.dtype != row_dtype:
             given = f"{tuple(table.weight.shape)} of {table.weight.dtype}"
             raise ValueError(f"the table given is {given}, this layer needs {shape} of {row_dtype}")
@@ -72,8 +75,8 @@ class Memory(RetrievalLayer):
         self.check_tokens(x, self.query)
         selection = self.select(x)
         with stage("bag"):
-            lookups, weights, _ = self.reads(selection, routing)
-            y = self.join_columns(self.table.bag(lookups, weights))
+            call = self.read(selection, routing, weights_by_columns=True)
+            y = call.give_back(self.table.bag(call.lookups, call.weights))
         if self.spec.gated:
             with stage("gate"):
                 y = y * functional.silu(project(x, self.gate))

@@ -19,12 +19,13 @@ from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import (
     Layer,
-    RemoteAssignments,
     Routing,
     Selection,
     Touched,
     torch_dtype,
 )
+from membench.layers.parallel.exchange import Exchange
+from membench.layers.parallel.remote import RemoteAssignments
 from membench.layers.routing import StatedRouting, busiest_rank, stated_choice
 from membench.layers.spec import MoESpec
 from membench.layers.swiglu import SwiGLU, swiglu_parameters
@@ -47,7 +48,7 @@ class MoE(Layer):
     def __init__(
         self,
         spec: MoESpec,
-        ranks: int = 1,
+        ranks: int | Exchange = 1,
         *,
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,
@@ -56,13 +57,14 @@ class MoE(Layer):
         dtype, d = torch_dtype(spec.dtype), spec.model_dim
         self.router = nn.Parameter(torch.empty(spec.num_experts, d, device=device, dtype=dtype))
         fill_normal_(self.router.data, 1 / math.sqrt(d), generator)
+        first, past = self.exchange.experts_held(spec.num_experts)
         self.expert_gate_up, self.expert_down = swiglu_parameters(
             d,
             spec.expert_hidden,
             device=device,
             dtype=dtype,
-            generator=generator,
-            experts=(spec.experts_on_rank(ranks),),
+            generator=self.exchange.own_generator(generator),
+            experts=(past - first,),
         )
         self.shared = (
             SwiGLU(d, spec.shared_hidden, device=device, dtype=dtype, generator=generator, stage_prefix="shared_")
@@ -84,9 +86,10 @@ class MoE(Layer):
                 self._load = load if self._load is None else self._load + load
         with stage("dispatch"):
             dispatch = self._dispatch(selection.indices, x.shape[0], routing or Routing())
-            weight = dispatching.row_weights(dispatch, selection.weights)
+            call = self.exchange.send(x, dispatching.row_weights(dispatch, selection.weights), dispatch)
         with stage("experts"):
-            y = experts(x, self.expert_gate_up, self.expert_down, weight, dispatch)
+            y = experts(call.tokens, self.expert_gate_up, self.expert_down, call.weight, call.dispatch)
+        y = call.give_back(y)
         return y if self.shared is None else y + self.shared(x)
 
     def select(self, x: Tensor) -> Selection:
@@ -102,9 +105,10 @@ class MoE(Layer):
         logits = project_wide(x, self.router)
         scores = torch.sigmoid(logits) if spec.router == "sigmoid" else torch.softmax(logits, dim=-1)
         if spec.choice == "expert":
-            by_expert = scores.t()
-            chosen = top(by_expert.detach(), spec.capacity(x.shape[0]))
-            weights = by_expert.gather(1, chosen)
+            everyone, first = self.exchange.scores_of_all(scores)
+            chosen = top(everyone.t(), spec.capacity(len(everyone))) - first
+            chosen = chosen.where((chosen >= 0) & (chosen < len(x)), -1) if len(everyone) > len(x) else chosen
+            weights = scores.t().gather(1, chosen.clamp(min=0)) if len(x) else scores.new_zeros(chosen.shape)
         else:
             ranked = scores.detach() if self.expert_bias is None else scores.detach() + self.expert_bias
             chosen = top(ranked, spec.top_k)
@@ -119,27 +123,32 @@ class MoE(Layer):
         return {"router_logit_norm": project_wide(x, self.router).norm(dim=-1).mean()}
 
     def _dispatch(self, chosen: Tensor, tokens: int, routing: Routing) -> dispatching.Dispatch:
-        if isinstance(routing.remote, RemoteAssignments):
-            return dispatching.from_counts(routing.remote.counts, tokens, self.spec.top_k)
+        if (of_others := self.exchange.assigned(routing.remote, tokens, self.spec.top_k)) is not None:
+            return of_others
         if routing.selected is not None:
             if routing.selected.shape != chosen.shape:
                 raise ValueError(f"selected is {tuple(routing.selected.shape)}, not {tuple(chosen.shape)}")
             chosen = routing.selected.long()
         if self.spec.choice == "expert":
-            return dispatching.by_token(chosen, tokens)
+            return dispatching.by_token(chosen, tokens, some=self.ranks > 1)
         return dispatching.by_expert(chosen, self.spec.num_experts)
 
     def _auxiliary_loss(self, logits: Tensor, scores: Tensor, chosen: Tensor) -> Tensor | None:
-        """Load-balancing loss (arXiv 2101.03961, eq. 4-6) and router z-loss (arXiv 2202.08906, eq. 5), where asked."""
+        """Load-balancing loss (arXiv 2101.03961, eq. 4-6) and router z-loss (arXiv 2202.08906, eq. 5), where asked.
+
+        Of this rank's tokens, as means over those of all ranks: the sum over ranks is that of one with all tokens.
+        """
         spec, loss = self.spec, None
-        if not len(logits):  # a mean over no tokens is no number
-            return logits.sum() if spec.balancing == "loss" or spec.z_loss_weight else None
-        if spec.choice == "token" and spec.balancing == "loss":
-            share = self.load(chosen).to(scores.dtype) / chosen.numel()
-            mean = (scores / scores.sum(dim=-1, keepdim=True)).mean(dim=0)
+        balanced = spec.choice == "token" and spec.balancing == "loss"
+        if not balanced and not spec.z_loss_weight:
+            return logits.sum() if not len(logits) and spec.balancing == "loss" else None
+        tokens = max(1, self.exchange.tokens_of_all(logits))  # a mean over no tokens is no number
+        if balanced:
+            share = self.exchange.total(self.load(chosen)).to(scores.dtype) / (tokens * chosen.shape[1])
+            mean = (scores / scores.sum(dim=-1, keepdim=True)).sum(dim=0) / tokens
             loss = spec.balance_weight * spec.num_experts * (share * mean).sum()
         if spec.z_loss_weight:
-            z_loss = spec.z_loss_weight * torch.logsumexp(logits, dim=-1).square().mean()
+            z_loss = spec.z_loss_weight * torch.logsumexp(logits, dim=-1).square().sum() / tokens
             loss = z_loss if loss is None else loss + z_loss
         return loss
 
@@ -154,12 +163,12 @@ class MoE(Layer):
         self, tokens: int, stated: StatedRouting, generator: torch.Generator
     ) -> tuple[Tensor, Routing | None]:
         """Where it is a share, with what its most loaded rank receives of the tokens of all."""
-        spec, group = self.spec, self.ranks * tokens
+        spec, group = self.spec, (1 + self.exchange.stand_ins) * tokens
         x = self.draw_tokens(tokens, generator)
         if spec.choice_of_token is None:
             return x, None
         experts = stated_choice(spec.choice_of_token, group, stated, generator)
-        if self.ranks == 1:
+        if not self.exchange.stand_ins:
             return x, None if experts is None else Routing(selected=experts)
         if experts is None:
             everyone = torch.cat([x, self.draw_tokens(group - tokens, generator)])
@@ -183,12 +192,15 @@ class MoE(Layer):
         """How many of so many tokens no expert took. Token choice leaves none out."""
         if self.spec.choice == "token":
             return 0
-        return tokens - len(chosen.unique())
+        return tokens - len(chosen[chosen >= 0].unique())
+
+    def shards(self) -> set[nn.Parameter]:
+        return {self.expert_gate_up, self.expert_down}
 
     def balance(self, *, frozen: bool = False) -> None:
         """By all that was routed in training mode since it was last called: a step may have several forward passes."""
         if self._load is not None:
-            self.update_bias(self._load, rate=0.0 if frozen else self.spec.bias_rate)
+            self.update_bias(self.exchange.total_of_step(self._load), rate=0.0 if frozen else self.spec.bias_rate)
             self._load = None
 
     def __getstate__(self) -> dict[str, Any]:

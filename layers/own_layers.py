@@ -8,6 +8,7 @@ from membench.layers.dense import Dense
 from membench.layers.layer import Layer
 from membench.layers.memory import Memory
 from membench.layers.moe import MoE
+from membench.layers.parallel.exchange import Exchange
 from membench.layers.peer import Peer
 from membench.layers.spec import OwnLayerSpec
 from membench.layers.tables.value_table import ValueTable
@@ -23,7 +24,7 @@ OWN_LAYERS: dict[str, type[Layer]] = {
 
 def own_layer(
     spec: OwnLayerSpec,
-    ranks: int,
+    ranks: int | Exchange,
     *,
     device: torch.device | str,
     generator: torch.Generator | None,

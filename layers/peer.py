@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from membench.layers.kernels.stages import stage
-from membench.layers.layer import RemoteLookups, Routing, Selection, torch_dtype
+from membench.layers.layer import Routing, Selection, torch_dtype
+from membench.layers.parallel.exchange import Exchange
+from membench.layers.parallel.remote import RemoteLookups
 from membench.layers.product_keys import RetrievalLayer
 from membench.layers.spec import PeerSpec
 from membench.layers.swiglu import SwiGLU
@@ -20,8 +22,8 @@ from membench.layers.tables.value_table import ValueTable
 class Peer(RetrievalLayer):
     """Expert i computes gelu(u_i · x) v_i, u the rows of ``down`` and v those of ``up``, both (N, d/P).
 
-    All k experts of every head are used, weighted by the softmax of their scores. Over P
-    ranks both tables are cut by columns, and u·x is a sum over ranks.
+    All k experts of every head are used, weighted by the softmax of their scores. Over P ranks both tables are cut
+    alike; where that is by columns, u·x is a sum over ranks.
     """
 
     spec: PeerSpec
@@ -29,16 +31,17 @@ class Peer(RetrievalLayer):
     def __init__(
         self,
         spec: PeerSpec,
-        ranks: int = 1,
+        ranks: int | Exchange = 1,
         *,
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(spec, ranks, device=device, generator=generator)
         dtype, std = torch_dtype(spec.dtype), 1 / math.sqrt(spec.model_dim)
-        shape = (spec.num_keys, spec.model_dim // ranks)
-        self.down = ValueTable(*shape, dtype=dtype, device=device, std=std, generator=generator)
-        self.up = ValueTable(*shape, dtype=dtype, device=device, std=std, generator=generator)
+        shape, own = self.table_shape(spec.model_dim), self.exchange.own_generator(generator)
+        self.down = ValueTable(*shape, dtype=dtype, device=device, std=std, generator=own)
+        self.up = ValueTable(*shape, dtype=dtype, device=device, std=std, generator=own)
+        self.down.over_columns = self.up.over_columns = self.exchange.over_columns
         if spec.companion_hidden:
             self.companion = SwiGLU(
                 spec.model_dim,
@@ -57,15 +60,10 @@ class Peer(RetrievalLayer):
         return y + self.companion(x) if self.spec.companion_hidden else y
 
     def _experts(self, x: Tensor, selection: Selection, routing: Routing | None) -> Tensor:
-        lookups, weights, remote = self.reads(selection, routing)
-        if remote is None:
-            hidden = self.down.dots(lookups, x)
-        elif remote.columns is None or remote.products is None:
-            raise ValueError("peer needs the columns and products of RemoteLookups too")
-        else:
-            columns = torch.cat([x[:, : self.spec.model_dim // self.ranks], remote.columns])
-            hidden = self.down.dots(lookups, columns) + remote.products.flatten(1)
-        return self.join_columns(self.up.bag(lookups, weights * functional.gelu(hidden)))
+        call = self.read(selection, routing, weights_by_columns=False)
+        hidden = call.whole_products(self.down.dots(call.lookups, call.columns_of(x)))
+        scaled = call.of_all_columns(call.weights * functional.gelu(hidden))
+        return call.give_back(self.up.bag(call.lookups, scaled))
 
     def remote_lookups(
         self, indices: Tensor, weights: Tensor, x_others: Tensor, generator: torch.Generator

@@ -15,12 +15,14 @@ from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.key_scores import key_scores
-from membench.layers.kernels.lookups import Lookups, index_dtype
+from membench.layers.kernels.lookups import index_dtype
 from membench.layers.kernels.matmul import linear, project
 from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.retrieval import retrieve
 from membench.layers.kernels.stages import stage
-from membench.layers.layer import Layer, RemoteLookups, Routing, Selection, Touched, torch_dtype
+from membench.layers.layer import Layer, Routing, Selection, Touched, torch_dtype
+from membench.layers.parallel.exchange import Exchange, TableCall
+from membench.layers.parallel.remote import RemoteLookups
 from membench.layers.routing import StatedRouting, stated_choice
 from membench.layers.spec import RetrievalSpec
 from membench.layers.touched import select_in_parts, touched_rows
@@ -34,7 +36,12 @@ class RetrievalLayer(Layer):
     spec: RetrievalSpec
 
     def __init__(
-        self, spec: RetrievalSpec, ranks: int, *, device: torch.device | str, generator: torch.Generator | None
+        self,
+        spec: RetrievalSpec,
+        ranks: int | Exchange,
+        *,
+        device: torch.device | str,
+        generator: torch.Generator | None,
     ) -> None:
         super().__init__(spec, ranks)
         d, dk, half = spec.model_dim, spec.key_dim, spec.key_dim // 2
@@ -107,29 +114,37 @@ class RetrievalLayer(Layer):
         first, second = halves.to(index_dtype(spec.num_keys)).unbind()
         return Selection(first * spec.sub_keys + second, weights)
 
-    def reads(self, selection: Selection, routing: Routing | None) -> tuple[Lookups, Tensor, RemoteLookups | None]:
-        """What this rank's table share reads: lookups (P·B, H·k), their weights, and what came from other ranks.
+    def table_shape(self, columns: int) -> tuple[int, int]:
+        """Of this rank's shard of a table of so many columns."""
+        (first_row, past_row), (first, past) = (
+            self.exchange.rows_held(self.spec.num_keys),
+            self.exchange.columns_held(columns),
+        )
+        return past_row - first_row, past - first
+
+    def read(self, selection: Selection, routing: Routing | None, *, weights_by_columns: bool) -> TableCall:
+        """What this rank's shard of a table reads (see ``Exchange.read``).
 
         Raises:
-            ValueError: the routing does not fit a layer of so many ranks.
+            ValueError: the routing does not fit the layer, or its ranks.
         """
         routing = routing or Routing()
         rows = selection.indices if routing.selected is None else routing.selected
         if rows.shape != selection.indices.shape:
             raise ValueError(f"selected is {tuple(rows.shape)}, not {tuple(selection.indices.shape)}")
-        weights, remote = selection.weights, None
-        if isinstance(routing.remote, RemoteLookups):
-            remote = routing.remote
-            rows, weights = torch.cat([rows, remote.indices]), torch.cat([weights, remote.weights])
-        if (remote is None) != (self.ranks == 1) or remote is not routing.remote:
-            raise ValueError(f"{self.ranks} ranks: a share of a table needs the others' RemoteLookups, a whole none")
-        return Lookups(rows.flatten(1), self.spec.num_keys), weights.flatten(1), remote
+        return self.exchange.read(
+            rows.flatten(1),
+            selection.weights.flatten(1),
+            self.spec.num_keys,
+            routing.remote,
+            weights_by_columns=weights_by_columns,
+        )
 
     def draw_input(
         self, tokens: int, stated: StatedRouting, generator: torch.Generator
     ) -> tuple[Tensor, Routing | None]:
-        """Where it is a share, with what the other ranks would send: their tokens are drawn after this rank's."""
-        spec, others = self.spec, (self.ranks - 1) * tokens
+        """Where others are stood in for, with what these would send: their tokens are drawn after this rank's."""
+        spec, others = self.spec, self.exchange.stand_ins * tokens
         x = self.draw_tokens(tokens, generator)
         imposed = stated_choice(spec.choice_of_token, tokens + others, stated, generator)
         selected = None if imposed is None else imposed[:tokens]
@@ -168,10 +183,7 @@ class RetrievalLayer(Layer):
         return RemoteLookups(indices, weights)
 
     def touched(self, x: Tensor, routing: Routing | None) -> Touched:
-        return touched_rows(self, x, routing)
-
-    def join_columns(self, bags: Tensor) -> Tensor:
-        """(B, D) of bags (P·B, D/P): the other ranks' tokens stand in for the columns they would send."""
-        if self.ranks == 1:
-            return bags
-        return bags.view(self.ranks, -1, bags.shape[1]).transpose(0, 1).flatten(1)
+        if self.ranks == 1 or self.exchange.stand_ins:
+            return touched_rows(self, x, routing)
+        call = self.read(self.select(x), routing, weights_by_columns=False)
+        return Touched(rows=call.lookups.rows.flatten())

@@ -77,7 +77,8 @@ def test_units_are_plausible(entry):
     assert 1e14 < rates["bfloat16"] < 5e15
     assert 5e11 < entry.memory_bytes_per_s < 1e13
     assert 2e10 < entry.memory_bytes < 4e11
-    assert 1e10 < entry.link_bytes_per_s < 2e12
+    assert 1e10 < entry.link.bytes_per_s < 2e12
+    assert entry.network is None or 1e10 < entry.network.bytes_per_s < entry.link.bytes_per_s
     assert entry.sources
 
 

@@ -350,7 +350,7 @@ def test_a_broken_document_or_file_is_named(tmp_path):
     index.write_text("# Results")
     with pytest.raises(UsageError, match=r"results/README.md: files: the part with the table of files is missing"):
         listed_files(tmp_path)
-    for name in ("README.md", "docs/method.md", "docs/scenario_keys.md"):
+    for name in ("README.md", "docs/method.md", "docs/distributed.md", "docs/scenario_keys.md"):
         with pytest.raises(UsageError, match=f"{name}: there is no such file"):
             rewritten(tmp_path, [])
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.documents import main_comparison, scenario_keys
 from benchmarks.documents.files_table import files_table, listed
 from benchmarks.documents.marked import Maker, parts_of, with_parts
+from benchmarks.documents.networks import curve_part, gloo_part, published_part
 from benchmarks.documents.page import results_page
 from benchmarks.documents.recorded import Recorded, newest_by_device, read_all
 from benchmarks.documents.repeatability_table import repeatability_part
@@ -16,6 +17,7 @@ from membench.scenario.scenario import load_scenario
 from membench.scenario.shipped import list_scenarios
 
 _DOCUMENT_BYTES = 2**22
+_WITH_PARTS = ("README.md", "docs/method.md", "docs/distributed.md")
 KEYS: dict[str, Maker] = {
     "keys-of-sections": lambda part: scenario_keys.sections_part(),
     "keys-of-tasks": lambda part: scenario_keys.tasks_part(),
@@ -42,8 +44,12 @@ def rewritten(root: Path, names: Iterable[str]) -> dict[Path, bytes]:
         "main-comparison": partial(_main_comparison, recorded, folder, main_comparison.readme_part),
         "main-comparison-seconds": partial(_main_comparison, recorded, folder, main_comparison.seconds_part),
         "repeatability": lambda part: repeatability_part(paths),
+        "published-networks": lambda part: published_part(paths),
+        "scale-out-forward": lambda part: curve_part(paths, "forward"),
+        "scale-out-training": lambda part: curve_part(paths, "train_step"),
+        "calibrated-network": lambda part: gloo_part(paths),
     }
-    documents = {path: _remade(root / path, makers) for path in (Path("README.md"), Path("docs/method.md"))}
+    documents = {path: _remade(root / path, makers) for path in map(Path, _WITH_PARTS)}
     documents[Path("docs/results.md")] = page
     keys = Path("docs/scenario_keys.md")
     documents[keys] = _remade(root / keys, KEYS)

@@ -48,16 +48,25 @@ def by_expert(selected: Tensor, experts: int) -> Dispatch:
     )
 
 
-def by_token(chosen: Tensor, tokens: int) -> Dispatch:
-    """Expert choice: rows for chosen (E, C), the tokens that each expert takes."""
+def by_token(chosen: Tensor, tokens: int, *, some: bool = False) -> Dispatch:
+    """Expert choice: rows for chosen (E, C), the tokens that each expert takes.
+
+    ``some``: where ``chosen`` is -1 an expert takes a token of another rank, which has no row here. How many there are
+    a GPU's host must wait for.
+    """
     experts, capacity = chosen.shape
     token = chosen.flatten()
+    slot = torch.arange(len(token), device=token.device)
+    ends = torch.arange(1, experts + 1, device=token.device, dtype=torch.int32) * capacity
+    if some:
+        slot, ends = slot[token >= 0], (chosen >= 0).sum(1).cumsum(0, dtype=torch.int32)
+        token = token[slot]
     sorted_tokens, returned = token.sort(stable=True)
     every = torch.arange(tokens, device=token.device)
     return Dispatch(
         token=token,
-        ends=torch.arange(1, experts + 1, device=token.device, dtype=torch.int32) * capacity,
-        slot=torch.arange(len(token), device=token.device),
+        ends=ends,
+        slot=slot,
         returned=returned,
         starts=torch.searchsorted(sorted_tokens, every),
     )

@@ -21,6 +21,7 @@ from membench.layers.kernels.lookups import Runs, find_runs
 from membench.layers.kernels.paths import implementation
 from membench.layers.kernels.precision import computed_as_given
 from membench.layers.kernels.row_update import RowOptimizer, RowState, RowStep
+from membench.layers.kernels.torch import row_update as torch_rows
 from membench.layers.kernels.uncompiled import custom_op
 
 _NAME = "row_passes"
@@ -77,13 +78,22 @@ def row_backward_update_(
     return found if dots else None
 
 
-def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep) -> None:
-    """Updates table[rows], distinct rows (U,), by their gradient (U, D)."""
+def update_rows_(
+    table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep, squares: Tensor | None = None
+) -> None:
+    """Updates table[rows], distinct rows (U,), by their gradient (U, D).
+
+    ``squares`` (U,) fp32 are the means of the gradient's squares where they are not those of these D columns alone.
+    """
     check_shape("rows", rows, (None,), "(U,)")
     check_integers("rows", rows)
     _check_tokens(gradient, rows.shape[0], table, "gradient", "(U, D)")
     check_together(table=table, rows=rows, gradient=gradient)
     state.check(table, step.optimizer)
+    if squares is not None:
+        check_shape("squares", squares, (rows.shape[0],), "(U,)")
+        torch_rows.update_rows_(table, state, rows, gradient, step, squares)
+        return
     _update_rows_(table, *_tensors(state), rows, gradient, *_numbers(step))
 
 

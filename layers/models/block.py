@@ -14,6 +14,7 @@ from membench.layers.layer import Layer, Routing, Selection, Touched, torch_dtyp
 from membench.layers.models.attention import Attention
 from membench.layers.models.cache import KVCache
 from membench.layers.own_layers import own_layer
+from membench.layers.parallel.exchange import Exchange
 from membench.layers.routing import StatedRouting
 from membench.layers.spec import BlockSpec, Spec, Step
 from membench.layers.spec.attention import KEEPS_A_CACHE
@@ -34,7 +35,7 @@ class Block(Layer):
     def __init__(
         self,
         spec: BlockSpec,
-        ranks: int = 1,
+        ranks: int | Exchange = 1,
         *,
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,

@@ -18,6 +18,7 @@ from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Layer, Routing, Touched, torch_dtype
 from membench.layers.models.block import Block, held_note
+from membench.layers.parallel.exchange import Exchange
 from membench.layers.routing import StatedRouting
 from membench.layers.spec import ModelSpec, Step
 from membench.layers.tables.value_table import ValueTable
@@ -36,13 +37,13 @@ class Model(Layer):
     def __init__(
         self,
         spec: ModelSpec,
-        ranks: int = 1,
+        ranks: int | Exchange = 1,
         *,
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(spec, ranks)
-        if ranks > 1 and spec.num_blocks:
+        if self.exchange.stand_ins and spec.num_blocks:
             raise ValueError("a whole model is not built for one of several ranks: its blocks are, each by itself")
         options: dict[str, Any] = {"device": device, "dtype": torch_dtype(spec.dtype)}
         self.embedding = nn.Parameter(torch.empty(spec.vocab_size, spec.model_dim, **options))

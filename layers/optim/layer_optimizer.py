@@ -17,6 +17,7 @@ from membench.layers.kernels.stages import stage
 from membench.layers.layer import Layer
 from membench.layers.optim.state import check_keys, check_torch_state
 from membench.layers.optim.table_optimizer import DenseTableAdamW, RowRule, TableOptimizer, check_rate, moments
+from membench.layers.parallel.exchange import Exchange
 from membench.layers.spec import Optimizer
 from membench.layers.tables.value_table import ValueTable
 
@@ -142,8 +143,8 @@ class LayerOptimizer(torch.optim.Optimizer):
 
     def clip_gradients_(self, max_norm: float) -> Tensor:
         """``clip_gradients_`` of all that it trains."""
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        return _clip(gradients, [table.table for table in self.tables], max_norm)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        return _clip(self._layers, parameters, [table.table for table in self.tables], max_norm)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update from the gradients that the last backward left, or that ``closure`` computes."""
@@ -221,36 +222,61 @@ def _of_matrices(
 def clip_gradients_(layers: Layer | Sequence[Layer], max_norm: float) -> Tensor:
     """Scales all gradients, of parameters and of table rows, so that their total norm is at most ``max_norm``.
 
-    A table that several layers share counts once. Needs row gradients, which a ``fused`` backward does not leave.
+    A table that several layers share counts once. Needs row gradients, which a ``fused`` backward does not leave, and
+    of layers shared by ranks the sums that ``Layer.sum_gradients`` makes: each rank's shards count, what all hold once.
 
     Returns:
         the norm before, a scalar tensor, fp32 at least.
 
     Raises:
-        ValueError: ``max_norm`` is below 0 or not a number.
+        ValueError: ``max_norm`` is below 0 or not a number; or layers are shared with different ranks.
         TypeError: a layer is not one of membench's.
     """
     layers = _listed(layers)
-    parameters = {id(p): p.grad for layer in layers for p in layer.parameters() if p.grad is not None}
+    parameters = {id(p): p for layer in layers for p in layer.parameters()}
     tables = {id(table): table for layer in layers for table in layer.tables()}
-    return _clip(list(parameters.values()), list(tables.values()), max_norm)
+    return _clip(layers, list(parameters.values()), list(tables.values()), max_norm)
 
 
 @torch.no_grad()
-def _clip(gradients: list[Tensor], tables: list[ValueTable], max_norm: float) -> Tensor:
-    """``clip_gradients_`` of gradients of parameters, and those of the rows of tables."""
+def _clip(layers: list[Layer], parameters: list[nn.Parameter], tables: list[ValueTable], max_norm: float) -> Tensor:
+    """``clip_gradients_`` of parameters, and of the rows of tables."""
     if not max_norm >= 0:
         raise ValueError(f"max_norm should be a number from 0, not {max_norm}")
-    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for each in [*gradients, *(table.gradient.values for table in tables if table.gradient is not None)]:
-        alike.setdefault((each.device, each.dtype), []).append(each)
-    norm = _total_norm(alike.values())
+    exchange = _exchange_between(layers)
+    cut = set[nn.Parameter]() if exchange is None else {p for layer in layers for p in layer.shards()}
+    whole = [p.grad for p in parameters if p.grad is not None and p not in cut]
+    shards = [p.grad for p in parameters if p.grad is not None and p in cut]
+    shards += [table.gradient.values for table in tables if table.gradient is not None]
+    alike = _by_kind([*whole, *shards])
+    if exchange is None:
+        norm = _total_norm(alike.values())
+    else:
+        device = parameters[0].device
+        of_whole, of_shards = (_total_norm(_by_kind(some).values()).to(device).square() for some in (whole, shards))
+        norm = (of_whole + exchange.total(of_shards)).sqrt()
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     if scale.device.type == "cpu" and scale == 1:  # what a GPU would have to be waited for
         return norm
     for (device, dtype), some in alike.items():
         torch._foreach_mul_(some, scale.to(device, dtype))  # type: ignore[attr-defined]
     return norm
+
+
+def _exchange_between(layers: list[Layer]) -> Exchange | None:
+    """The exchange with other ranks that hold other shards, if there are any."""
+    found = {layer.exchange for layer in layers if layer.ranks > 1 and not layer.exchange.stand_ins}
+    if len(found) > 1:
+        raise ValueError("layers whose gradients are clipped together should be shared by the same exchange")
+    return next(iter(found), None)
+
+
+def _by_kind(tensors: list[Tensor]) -> dict[tuple[torch.device, torch.dtype], list[Tensor]]:
+    """By device and dtype."""
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for each in tensors:
+        alike.setdefault((each.device, each.dtype), []).append(each)
+    return alike
 
 
 def _total_norm(alike: Iterable[list[Tensor]]) -> Tensor:

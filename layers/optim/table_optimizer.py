@@ -16,6 +16,7 @@ from membench.layers.kernels.lookups import Lookups
 from membench.layers.kernels.row_passes import row_backward, row_backward_update_, update_rows_
 from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowOptimizer, RowState, RowStep
 from membench.layers.optim.state import check_keys, check_torch_state, tensors_of
+from membench.layers.spec.sharding import PER_ROW_RULES
 from membench.layers.tables.value_table import Use, ValueTable
 
 _MIXED = 0x9E3779B1  # odd; with it, consecutive step numbers and seeds give unrelated bits
@@ -107,11 +108,33 @@ class TableOptimizer:
             self.table.settle()
         if self._queue:
             use, self._queue = _joined(self._queue), []
-            row_backward_update_(
-                self.table.weight, self.state, use.lookups.runs, use.weights, use.tokens, self._next(), dots=False
-            )
+            self._update_by(use)
         elif (gradient := self.table.gradient) is not None:
-            update_rows_(self.table.weight, self.state, gradient.rows, gradient.values, self._next())
+            self._update(gradient.rows, gradient.values)
+
+    def _update_by(self, use: Use) -> Tensor | None:
+        """Updates the rows of a use, in the pass that makes their gradients if these are needed for nothing else."""
+        table, runs = self.table.weight, use.lookups.runs
+        if not self._looks_at_other_columns:
+            step = self._next()
+            return row_backward_update_(table, self.state, runs, use.weights, use.tokens, step, dots=use.dots)
+        gradient, dots = row_backward(table, runs, use.weights, use.tokens, gradient=True, dots=use.dots)
+        assert gradient is not None
+        rows = runs.exact().rows
+        self._update(rows, gradient[: len(rows)])
+        return dots
+
+    def _update(self, rows: Tensor, gradient: Tensor) -> None:
+        """Updates rows (U,) by their gradient (U, D)."""
+        squares = None
+        if self._looks_at_other_columns and self.table.over_columns is not None:
+            squares = self.table.over_columns(gradient.float().square().mean(dim=1))
+        update_rows_(self.table.weight, self.state, rows, gradient, self._next(), squares)
+
+    @property
+    def _looks_at_other_columns(self) -> bool:
+        """Whether the table is a column shard and the rule has one number for all of a row's columns."""
+        return self.table.over_columns is not None and self._optimizer in PER_ROW_RULES
 
     @contextmanager
     def fused(self) -> Iterator[None]:
@@ -128,9 +151,7 @@ class TableOptimizer:
                 raise RuntimeError("a table is used twice in a fused step: use queued() or the row gradient instead")
             self._updated = True
             self.table.settle()
-            return row_backward_update_(
-                self.table.weight, self.state, use.lookups.runs, use.weights, use.tokens, self._next(), dots=use.dots
-            )
+            return self._update_by(use)
 
         with self.table.uses_handed_to(update):
             yield

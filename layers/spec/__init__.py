@@ -7,6 +7,7 @@ from pydantic import Discriminator, TypeAdapter
 from membench.layers.spec.attention import AttentionSpec
 from membench.layers.spec.base import Choice, FreeDimension, Spec, TokenSpec
 from membench.layers.spec.block import BlockSpec, FfnSpec, OwnLayerSpec
+from membench.layers.spec.collective import COLLECTIVES, Collective, CollectiveKind, collectives
 from membench.layers.spec.cost import (
     MODES,
     OPTIMIZERS,
@@ -21,6 +22,7 @@ from membench.layers.spec.cost import (
 from membench.layers.spec.dense import DenseSpec
 from membench.layers.spec.expectation import ROUTINGS, RoutingKind
 from membench.layers.spec.external import ExternalSpec
+from membench.layers.spec.layout import Layout
 from membench.layers.spec.memory import MemoryPlusSpec, MemorySpec
 from membench.layers.spec.model import ModelSpec, Pool
 from membench.layers.spec.moe import MoESpec
@@ -63,6 +65,7 @@ def spec_from(values: dict[str, object]) -> AnySpec:
 
 
 __all__ = [
+    "COLLECTIVES",
     "KINDS",
     "MODES",
     "OPERATORS",
@@ -76,6 +79,8 @@ __all__ = [
     "AttentionSpec",
     "BlockSpec",
     "Choice",
+    "Collective",
+    "CollectiveKind",
     "Cost",
     "DenseSpec",
     "ExpertRowsSpec",
@@ -85,6 +90,7 @@ __all__ = [
     "GroupedExpertsSpec",
     "KeyScoresSpec",
     "LayerSpec",
+    "Layout",
     "MemoryNeed",
     "MemoryPlusSpec",
     "MemorySpec",
@@ -108,6 +114,7 @@ __all__ = [
     "TokenSpec",
     "WeightedBagSpec",
     "WholeSpec",
+    "collectives",
     "has_backward",
     "spec_from",
 ]

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from membench.layers.spec.cost import Cost, Mode, Optimizer, Step
 from membench.layers.spec.expectation import RoutingKind
+from membench.layers.spec.layout import Layout
 from membench.layers.spec.quantities import ITEM_BYTES, DTypeName
 
 WIDTH_MULTIPLE = 64  # solved widths stay multiples of this on every arm
@@ -138,6 +139,21 @@ class Spec(BaseModel):
         return 0
 
     @property
+    def row_params(self) -> int:
+        """Parameters of one row of its tables together; 0: it has none."""
+        return 0
+
+    def layouts(self, ranks: int, host_ranks: int) -> tuple[Layout, ...]:
+        """The ways in which P ranks can share this, the default first.
+
+        Args:
+            ranks: P.
+            host_ranks: of them in one host, who are neighbours.
+        """
+        del host_ranks
+        return (Layout("replicas", replicas=ranks),)
+
+    @property
     def balance_weight_used(self) -> float | None:
         """What its load-balancing loss is multiplied by; None where it has no such loss."""
         return None
@@ -205,6 +221,10 @@ class Spec(BaseModel):
         """Why this layer cannot be shared by ``ranks`` ranks, or None."""
         del ranks
         return None
+
+    def shard_error(self, row_shards: int, column_shards: int) -> str | None:
+        """Why ranks cannot share it, tables being cut into so many shards by rows and by columns, or None."""
+        return self.split_error(row_shards * column_shards)
 
     def mode_error(self, mode: Mode, optimizer: Optimizer | None) -> str | None:
         """Why this cannot run in a mode, with an optimizer, or None."""

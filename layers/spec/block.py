@@ -16,6 +16,7 @@ from membench.layers.spec.cost import Cost, Mode, Optimizer, Step
 from membench.layers.spec.dense import DenseSpec
 from membench.layers.spec.expectation import RoutingKind
 from membench.layers.spec.joined import joined
+from membench.layers.spec.layout import Layout
 from membench.layers.spec.memory import MemoryPlusSpec, MemorySpec
 from membench.layers.spec.moe import MoESpec
 from membench.layers.spec.peer import PeerSpec
@@ -87,6 +88,16 @@ class BlockSpec(TokenSpec):
 
     def split_error(self, ranks: int) -> str | None:
         return self.ffn.split_error(ranks)
+
+    def layouts(self, ranks: int, host_ranks: int) -> tuple[Layout, ...]:
+        return self.ffn.layouts(ranks, host_ranks)
+
+    def shard_error(self, row_shards: int, column_shards: int) -> str | None:
+        return self.ffn.shard_error(row_shards, column_shards)
+
+    @property
+    def row_params(self) -> int:
+        return self.ffn.row_params
 
     def mode_error(self, mode: Mode, optimizer: Optimizer | None) -> str | None:
         return FORWARD_IS if mode == "forward" else self.ffn.mode_error(mode, optimizer)

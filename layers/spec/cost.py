@@ -42,6 +42,7 @@ class Step:
         assignments: (token, expert) pairs that this rank computes.
         zipf_exponent: skew of what is expected; 0: every row and expert is as likely.
         cache_bytes: of the last-level cache, for ``bytes_dram_expected``.
+        row_shards: R of the P ranks' shards of a table are of its rows, P / R of its columns.
         fused: the backward pass updates the rows that it reads, where the optimizer can; False: another layer does.
     """
 
@@ -57,6 +58,12 @@ class Step:
     fused: bool = True
     sequences: int = 1
     context: int = 0
+    row_shards: int = 1
+
+    @property
+    def column_shards(self) -> int:
+        """C, where the ranks share a table."""
+        return self.ranks // self.row_shards
 
     @property
     def new_tokens(self) -> int:
@@ -67,6 +74,10 @@ class Step:
     def group_tokens(self) -> int:
         """P·b."""
         return self.ranks * self.tokens
+
+    def of_row_shard(self, count: int) -> int:
+        """What the fullest of the R row shards has of so many, evenly spread."""
+        return -(-count // self.row_shards)
 
     @property
     def has_backward(self) -> bool:

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt
 from membench.layers.spec import accounting
 from membench.layers.spec.base import WIDTH_MULTIPLE, FreeDimension, TokenSpec
 from membench.layers.spec.cost import Cost, Mode, Step, has_backward
+from membench.layers.spec.layout import Layout, cut_in_a_host
 
 _HIDDEN = (FreeDimension(name="ffn_hidden", step=WIDTH_MULTIPLE, minimum=WIDTH_MULTIPLE),)
 
@@ -23,6 +24,10 @@ class DenseSpec(TokenSpec):
     @property
     def is_yardstick(self) -> bool:
         return True
+
+    def layouts(self, ranks: int, host_ranks: int) -> tuple[Layout, ...]:
+        gathered = Layout("fsdp", gathers=True)
+        return (*super().layouts(ranks, host_ranks), gathered, *cut_in_a_host(gathered, ranks, host_ranks))
 
     def cost(self, step: Step) -> Cost:
         """Data-parallel over ranks: every rank holds the whole layer."""

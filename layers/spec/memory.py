@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from membench.layers.spec import accounting
+from membench.layers.spec import accounting, sharding
 from membench.layers.spec.base import WIDTH_MULTIPLE, FreeDimension
 from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, Step, has_backward
 from membench.layers.spec.dense import swiglu_activation_bytes, swiglu_params
@@ -107,12 +107,23 @@ class MemorySpec(RetrievalSpec):
         )
 
     def split_error(self, ranks: int) -> str | None:
-        if self.row_elements % ranks:
-            return f"value rows of {self.row_elements} columns cannot be cut into {ranks} equal column shards"
-        return None
+        return self.shard_error(1, ranks)
+
+    def shard_error(self, row_shards: int, column_shards: int) -> str | None:
+        return sharding.shard_error(self.num_keys, row_shards, self.row_elements, column_shards, "value")
+
+    def best_row_shards(self, ranks: int) -> int:
+        """R of the way of cutting the table by which a training step sends less: 1, by columns, or all, by rows.
+
+        By columns a token sends (P-1)·H·k·(s_i + 2·s_p) + 2·D·s·(P-1)/P bytes of indices, scores and results, by
+        rows H·k·(s_i + 2·s_p)·(P-1)/P + 2·(P-1)·D·s: whatever P, the former is less where H·k·(s_i + 2·s_p) < 2·D·s.
+        """
+        lookups = self.lookups_per_token * (INDEX_BYTES + 2 * SCORE_BYTES)
+        by_columns = lookups < 2 * self.row_elements * self.item_bytes and not self.shard_error(1, ranks)
+        return 1 if by_columns else ranks
 
     def cost(self, step: Step) -> Cost:
-        """Column-sharded over ranks: projections and scores on b tokens, the bag on P·b tokens by D/P columns."""
+        """Over ranks: projections and scores on b tokens, the bag on P·b tokens' lookups of this rank's table shard."""
         return self._cost(step, tables=1)
 
     def cost_beside_pool(self, step: Step) -> Cost:
@@ -120,13 +131,14 @@ class MemorySpec(RetrievalSpec):
         return self._cost(replace(step, fused=False), tables=0)
 
     def _cost(self, step: Step, tables: int) -> Cost:
-        if error := self.split_error(step.ranks):
+        if error := self.shard_error(step.row_shards, step.column_shards):
             raise ValueError(error)
         d, width, s = self.model_dim, self.row_elements, self.item_bytes
         tokens, group, mode = step.tokens, step.group_tokens, step.mode
-        columns = width // step.ranks
-        lookups = group * self.lookups_per_token
-        rows = self.expected_rows(group, step.zipf_exponent) if step.unique_rows is None else step.unique_rows
+        columns = width // step.column_shards
+        lookups = step.of_row_shard(group * self.lookups_per_token)
+        rows = self.expected_rows(group, step.zipf_exponent) / step.row_shards
+        rows = rows if step.unique_rows is None else step.unique_rows
         stages = self.retrieval_stages(tokens, mode)
         stages += accounting.row_reads(
             "bag",
@@ -145,7 +157,7 @@ class MemorySpec(RetrievalSpec):
             stages += accounting.linear("output", tokens, width, d, s, mode)
         if self.companion_hidden:
             stages += accounting.swiglu("companion_", tokens, d, self.companion_hidden, s, mode)
-        table_share = tables * self.num_keys * columns
+        table_share = tables * step.of_row_shard(self.num_keys) * columns
         stages += accounting.update(self.layer_params, table_share, s, step.update)
         params = self.layer_params + tables * self.table_params
         return Cost(
@@ -155,7 +167,7 @@ class MemorySpec(RetrievalSpec):
             stored_bytes=self.layer_params * s + tables * self.num_keys * self.stored_row_bytes(width),
             stages=tuple(stages),
             memory=self._memory(step, rows, tables),
-            communication_bytes=self._communication(step),
+            communication_bytes=self._communication(step, rows),
             lookups=lookups,
             unique_rows=rows,
             is_expectation=step.unique_rows is None,
@@ -163,8 +175,8 @@ class MemorySpec(RetrievalSpec):
 
     def _memory(self, step: Step, rows: float, tables: int) -> MemoryNeed:
         """With a table on the host the device holds copies of the rows that were read, and their gradient."""
-        s, columns, group = self.item_bytes, self.row_elements // step.ranks, step.group_tokens
-        held = tables * self.num_keys
+        s, columns, group = self.item_bytes, self.row_elements // step.column_shards, step.group_tokens
+        held = tables * step.of_row_shard(self.num_keys)
         tokens, table_share, backward = step.tokens, held * columns, step.has_backward
         dense = self.layer_params * s
         table = float(held * self.stored_row_bytes(columns))
@@ -173,7 +185,9 @@ class MemorySpec(RetrievalSpec):
         table_state = whole - state
         activations = (
             self.retrieval_activation_bytes(tokens, step.mode)
-            + group * self.lookups_per_token * (INDEX_BYTES + 2 * SCORE_BYTES) * (2 if backward else 1)
+            + step.of_row_shard(group * self.lookups_per_token)
+            * (INDEX_BYTES + 2 * SCORE_BYTES)
+            * (2 if backward else 1)
             + group * columns * s * 2
             + tokens * (self.model_dim + 3 * self.row_elements) * s
             + swiglu_activation_bytes(tokens, self.model_dim, self.companion_hidden, s, step.mode)
@@ -187,20 +201,17 @@ class MemorySpec(RetrievalSpec):
         gradients = dense + of_table if backward else 0.0
         return MemoryNeed(dense + table, gradients, state + table_state, activations)
 
-    def _communication(self, step: Step) -> dict[str, float]:
-        """Indices and weights gathered, column slices exchanged; backward the slices' and weights' gradients."""
-        tokens, ranks = step.tokens, step.ranks
-        if ranks == 1:
+    def _communication(self, step: Step, touched_rows: float) -> dict[str, float]:
+        """Lookups and results of the shared table; gradients of what every rank holds whole."""
+        if step.ranks == 1:
             return {}
-        lookups, s = tokens * self.lookups_per_token, self.item_bytes
-        communication = {
-            "all_gather_lookups": (ranks - 1) * lookups * (INDEX_BYTES + SCORE_BYTES),
-            "all_to_all_columns": accounting.ring_bytes(tokens * self.row_elements * s, ranks),
-        }
-        if step.has_backward:
-            communication["all_to_all_columns"] *= 2
-            communication["reduce_scatter_weights"] = (ranks - 1) * lookups * SCORE_BYTES
-        return {**communication, **accounting.replica_gradients(self.layer_params, s, step)}
+        lookups = step.tokens * self.lookups_per_token
+        return sharding.added(
+            sharding.lookup_bytes(step, lookups, weights_by_columns=True),
+            sharding.result_bytes(step, self.row_elements * self.item_bytes),
+            sharding.row_square_bytes(step, touched_rows),
+            accounting.replica_gradients(self.layer_params, self.item_bytes, step),
+        )
 
 
 class MemoryPlusSpec(MemorySpec):

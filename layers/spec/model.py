@@ -17,6 +17,7 @@ from membench.layers.spec.cost import Cost, Mode, Optimizer, StageCost, Step
 from membench.layers.spec.dense import DenseSpec
 from membench.layers.spec.expectation import RoutingKind, expected_unique
 from membench.layers.spec.joined import joined
+from membench.layers.spec.layout import Layout
 from membench.layers.spec.memory import MemorySpec
 from membench.layers.spec.quantities import DTypeName
 
@@ -173,6 +174,16 @@ class ModelSpec(Spec):
 
     def split_error(self, ranks: int) -> str | None:
         return None if self.layer is None else self.layer.split_error(ranks)
+
+    def layouts(self, ranks: int, host_ranks: int) -> tuple[Layout, ...]:
+        return (self.layer or self.plain_block).layouts(ranks, host_ranks)
+
+    def shard_error(self, row_shards: int, column_shards: int) -> str | None:
+        return None if self.layer is None else self.layer.shard_error(row_shards, column_shards)
+
+    @property
+    def row_params(self) -> int:
+        return 0 if self.layer is None else self.layer.row_params
 
     def mode_error(self, mode: Mode, optimizer: Optimizer | None) -> str | None:
         if mode == "forward":

@@ -17,6 +17,8 @@ from membench.layers.spec.base import WIDTH_MULTIPLE, Choice, FreeDimension, Tok
 from membench.layers.spec.cost import Cost, MemoryNeed, Mode, StageCost, Step
 from membench.layers.spec.dense import swiglu_activation_bytes, swiglu_params
 from membench.layers.spec.expectation import RoutingKind, expected_busiest_load, expected_rank_share, expected_unique
+from membench.layers.spec.layout import Layout, cut_in_a_host
+from membench.layers.spec.quantities import SCORE_BYTES
 
 _EXPERTS = (FreeDimension(name="num_experts"),)
 _WIDTHS = (
@@ -94,6 +96,10 @@ class MoESpec(TokenSpec):
             return f"routing {routing} cannot be imposed on expert choice: each expert picks its tokens"
         return None
 
+    def layouts(self, ranks: int, host_ranks: int) -> tuple[Layout, ...]:
+        experts = Layout("experts")
+        return (experts, *cut_in_a_host(experts, ranks, host_ranks))
+
     def capacity(self, tokens: int) -> int:
         """C = ceil(c·K·B/E) tokens an expert takes under expert choice, at most B."""
         return min(tokens, math.ceil(self.capacity_factor * self.top_k * tokens / self.num_experts))
@@ -116,15 +122,18 @@ class MoESpec(TokenSpec):
         return -(-self.num_experts // ranks)
 
     def split_error(self, ranks: int) -> str | None:
-        if ranks > self.num_experts:
-            return f"{self.num_experts} experts cannot be shared by {ranks} ranks"
         if ranks > 1 and self.choice == "expert":
-            return "expert choice ranks all tokens of the group and is not split over ranks"
+            return "expert choice ranks all tokens of the group and is not split over ranks that are not there"
+        return self.shard_error(1, ranks)
+
+    def shard_error(self, row_shards: int, column_shards: int) -> str | None:
+        if (ranks := row_shards * column_shards) > self.num_experts:
+            return f"{self.num_experts} experts cannot be shared by {ranks} ranks"
         return None
 
     def cost(self, step: Step) -> Cost:
         """Expert parallel over ranks: E/P experts each, the rest whole on every rank."""
-        if error := self.split_error(step.ranks):
+        if error := self.shard_error(step.row_shards, step.column_shards):
             raise ValueError(error)
         d, experts, s = self.model_dim, self.num_experts, self.item_bytes
         tokens, ranks, mode = step.tokens, step.ranks, step.mode
@@ -132,8 +141,8 @@ class MoESpec(TokenSpec):
         active_experts, assignments = step.active_experts, step.assignments
         expected = active_experts is None or assignments is None
         if self.choice == "expert":
-            local_slots = assignments = float(experts * self.capacity(tokens))
-            active_experts, expected = float(experts), False
+            local_slots = assignments = experts * self.capacity(step.group_tokens) / ranks
+            active_experts, expected = float(held), False
         else:
             local_slots = float(tokens * self.top_k)
             if assignments is None:
@@ -155,8 +164,10 @@ class MoESpec(TokenSpec):
         backward = step.has_backward
         communication = accounting.replica_gradients(replicated, s, step)
         if ranks > 1:
-            exchange = accounting.ring_bytes(tokens * self.top_k * d * s, ranks)
+            exchange = accounting.ring_bytes(local_slots * d * s, ranks)
             communication["all_to_all_tokens"] = exchange * (4 if backward else 2)
+            if self.choice == "expert":
+                communication["all_gather_scores"] = (ranks - 1) * tokens * experts * SCORE_BYTES
         return Cost(
             params=params,
             active_params=replicated + self.top_k * self.expert_params,

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from membench.layers.spec import accounting
+from membench.layers.spec import accounting, sharding
 from membench.layers.spec.base import WIDTH_MULTIPLE, FreeDimension
 from membench.layers.spec.cost import Cost, MemoryNeed, StageCost, Step
 from membench.layers.spec.dense import swiglu_activation_bytes, swiglu_params
@@ -50,28 +50,40 @@ class PeerSpec(RetrievalSpec):
         return self.retrieval_params + swiglu_params(self.model_dim, self.companion_hidden)
 
     def split_error(self, ranks: int) -> str | None:
-        if self.model_dim % ranks:
-            return f"expert rows of {self.model_dim} columns cannot be cut into {ranks} equal column shards"
-        return None
+        return self.shard_error(1, ranks)
+
+    def shard_error(self, row_shards: int, column_shards: int) -> str | None:
+        return sharding.shard_error(self.num_keys, row_shards, self.model_dim, column_shards, "expert")
+
+    def best_row_shards(self, ranks: int) -> int:
+        """R of the way of cutting both tables by which a training step sends less: 1, by columns, or all, by rows.
+
+        By columns a token sends (P-1)·H·k·(s_i + 5·s_p) + 4·d·s·(P-1)/P bytes of indices, scores, products, tokens
+        and results, by rows H·k·(s_i + 2·s_p)·(P-1)/P + 4·(P-1)·d·s.
+        """
+        columns = ranks * (INDEX_BYTES + 5 * SCORE_BYTES) - (INDEX_BYTES + 2 * SCORE_BYTES)
+        less = self.lookups_per_token * columns < 4 * self.model_dim * self.item_bytes * (ranks - 1)
+        return 1 if less and not self.shard_error(1, ranks) else ranks
 
     def cost(self, step: Step) -> Cost:
-        """Column-sharded over ranks: u·x is a partial sum of d/P columns, reduced before the activation."""
-        if error := self.split_error(step.ranks):
+        """Over ranks by columns u·x is a partial sum of d/C columns, reduced before the activation."""
+        if error := self.shard_error(step.row_shards, step.column_shards):
             raise ValueError(error)
         d, s, mode = self.model_dim, self.item_bytes, step.mode
-        tokens, columns, group = step.tokens, d // step.ranks, step.group_tokens
-        lookups = group * self.lookups_per_token
-        rows = self.expected_rows(group, step.zipf_exponent) if step.unique_rows is None else step.unique_rows
+        tokens, columns, group = step.tokens, d // step.column_shards, step.group_tokens
+        lookups = step.of_row_shard(group * self.lookups_per_token)
+        rows = self.expected_rows(group, step.zipf_exponent) / step.row_shards
+        rows = rows if step.unique_rows is None else step.unique_rows
         stages = self.retrieval_stages(tokens, mode)
         backward = step.has_backward
         stages += expert_row_stages(step, lookups, rows, columns, s)
         if self.companion_hidden:
             stages += accounting.swiglu("companion_", tokens, d, self.companion_hidden, s, mode)
-        table_share = TABLES * self.num_keys * columns
+        state_rows = TABLES * step.of_row_shard(self.num_keys)
+        table_share = state_rows * columns
         touched = TABLES * rows
         stages += accounting.update(self.layer_params, table_share, s, step.update)
         params = self.layer_params + self.table_params
-        state_rows = TABLES * self.num_keys
         return Cost(
             params=params,
             active_params=self.layer_params + self.lookups_per_token * TABLES * d,
@@ -91,26 +103,24 @@ class PeerSpec(RetrievalSpec):
                 + group * columns * s * 4
                 + swiglu_activation_bytes(tokens, d, self.companion_hidden, s, mode),
             ),
-            communication_bytes=self._communication(step),
+            communication_bytes=self._communication(step, touched),
             lookups=lookups,
             unique_rows=rows,
             is_expectation=step.unique_rows is None,
         )
 
-    def _communication(self, step: Step) -> dict[str, float]:
-        """Indices gathered, x and y exchanged by columns, the fp32 partial products all-reduced."""
-        tokens, ranks = step.tokens, step.ranks
-        if ranks == 1:
+    def _communication(self, step: Step, touched_rows: float) -> dict[str, float]:
+        """Lookups, tokens, products and results of the shared tables; gradients of what every rank holds whole."""
+        if step.ranks == 1:
             return {}
-        lookups, s = tokens * self.lookups_per_token, self.item_bytes
-        passes = 2 if step.has_backward else 1
-        columns = 2 * accounting.ring_bytes(tokens * self.model_dim * s, ranks)
-        return {
-            "all_gather_lookups": (ranks - 1) * lookups * (INDEX_BYTES + SCORE_BYTES),
-            "all_to_all_columns": columns * passes,
-            "all_reduce_products": 2 * (ranks - 1) * lookups * SCORE_BYTES * passes,
-            **accounting.replica_gradients(self.layer_params, s, step),
-        }
+        lookups, row_bytes = step.tokens * self.lookups_per_token, self.model_dim * self.item_bytes
+        return sharding.added(
+            sharding.lookup_bytes(step, lookups, weights_by_columns=False),
+            sharding.product_bytes(step, row_bytes, lookups),
+            sharding.result_bytes(step, row_bytes),
+            sharding.row_square_bytes(step, touched_rows),
+            accounting.replica_gradients(self.layer_params, self.item_bytes, step),
+        )
 
 
 def expert_row_stages(step: Step, lookups: float, unique_rows: float, columns: int, item_bytes: int) -> list[StageCost]:

@@ -15,6 +15,7 @@ ITEM_BYTES: dict[str, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float1
 MAX_NUM_KEYS = 2**40
 _MAX_DIGITS = 20
 INDEX_BYTES = 4
+COUNT_BYTES = 4  # of how many lookups of a token a rank gets
 SCALE_BYTES = 4  # fp32, one of each row in eight bits
 SCORE_BYTES = 4  # scores, softmax weights and their gradients stay in fp32 on every path
 

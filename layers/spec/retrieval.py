@@ -14,6 +14,7 @@ from membench.layers.spec import accounting
 from membench.layers.spec.base import Choice, TokenSpec
 from membench.layers.spec.cost import Mode, StageCost, has_backward
 from membench.layers.spec.expectation import expected_unique
+from membench.layers.spec.layout import Layout, cut_in_a_host
 from membench.layers.spec.quantities import INDEX_BYTES, SCORE_BYTES, parse_num_keys
 
 NumKeys = Annotated[int, BeforeValidator(parse_num_keys)]
@@ -59,6 +60,22 @@ class RetrievalSpec(TokenSpec):
         """d·H·dk of the query projection, H·n·dk of the keys, 2·dk of a norm."""
         norm = 2 * self.key_dim * (int(self.query_norm) + int(self.qk_norm))
         return self.model_dim * self.heads * self.key_dim + self.heads * self.sub_keys * self.key_dim + norm
+
+    @property
+    def row_params(self) -> int:
+        return self.table_params // self.num_keys
+
+    def layouts(self, ranks: int, host_ranks: int) -> tuple[Layout, ...]:
+        columns, rows = Layout("columns"), Layout("rows", row_shards=ranks)
+        if not 1 < host_ranks < ranks:
+            return (columns, rows)
+        return (
+            columns,
+            rows,
+            Layout("columns in a host, rows between", row_shards=ranks // host_ranks),
+            Layout("rows in a host, columns between", row_shards=host_ranks, rows_inside=True),
+            *cut_in_a_host(columns, ranks, host_ranks),
+        )
 
     @property
     def takes_best_path(self) -> bool:

@@ -86,6 +86,8 @@ class ValueTable(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self._gradient: RowGradient | tuple[Runs, Tensor] | None = None
         self._consumer: Callable[[Use], Tensor | None] | None = None
+        # of a column shard: gives the mean over all shards of a number of each row
+        self.over_columns: Callable[[Tensor], Tensor] | None = None
         # Empty. It makes autograd call the backward even if no other input of the table needs a gradient.
         self._anchor = torch.empty(0, requires_grad=True)
 

@@ -1,16 +1,30 @@
 """``membench doctor``: what this machine is fit for now, what it is and can do, and what cannot be measured on it."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from membench.cli.options import AsJson, Device
+import typer
+
+from membench.cli.options import AsJson, Device, Output
+
+_MOST_RANKS = 256
+Ranks = Annotated[
+    int | None,
+    typer.Option("--nproc", metavar="N", help="Time collectives of N processes instead, and keep what predicts them."),
+]
 
 
-def doctor(device: Device = "auto", as_json: AsJson = False) -> None:
+def doctor(
+    device: Device = "auto", nproc: Ranks = None, output: Output = Path("results"), as_json: AsJson = False
+) -> None:
     """Show whether this machine is fit for measuring now, and why; its ceilings, its noise, what others do to it, and
     which results will be null here.
 
     This takes about half a minute. Fit: its times can be kept and compared. Fit for ab only: compare commits with
     membench ab, which times both in turn.
+
+    With --nproc, N processes of this machine time their collectives (gloo, or NCCL with a GPU each). What a scenario's
+    fit.network can name is kept in the folder for result files.
     """
     import sys
 
@@ -20,12 +34,61 @@ def doctor(device: Device = "auto", as_json: AsJson = False) -> None:
     from membench.tables.render import print_tables
 
     checked_device(device)
+    if nproc is not None:
+        _of_ranks(device, nproc, output, as_json=as_json)
+        return
     print("measuring ceilings and noise, about half a minute", file=sys.stderr)
     found = ask_process("membench.measuring.diagnosis", device)
     if as_json:
         print(strict_json(found))
         return
     print_tables(_tables(found))
+
+
+def _of_ranks(device: str, ranks: int, output: Path, *, as_json: bool) -> None:
+    """Measures what connects processes here, keeps it, and shows it.
+
+    Raises:
+        UsageError: a number of processes that is none, or what was measured cannot be kept.
+    """
+    import sys
+
+    from membench.cli.output_option import checked_folder
+    from membench.errors import UsageError
+    from membench.files import blaming_output, write_whole
+    from membench.git.commit import running_commit
+    from membench.machine.provenance import probe_environment, result_stem, utc_now
+    from membench.measuring.network import measured_network
+    from membench.planning.network_file import FORM
+    from membench.results.records import strict_json
+    from membench.tables.network import network_tables
+    from membench.tables.render import print_tables
+
+    if not 2 <= ranks <= _MOST_RANKS:
+        raise UsageError(f"{ranks} processes: from 2 to {_MOST_RANKS} can exchange something", source="--nproc")
+    folder, started, commit = checked_folder(output), utc_now(), running_commit()
+    environment = probe_environment(device)
+    print(f"timing collectives of {ranks} processes, about half a minute", file=sys.stderr)
+    kind = environment["device"]["type"]
+    threads = max(1, environment["device"]["cores"] // ranks) if kind == "cpu" else 1
+    found = {
+        "benchmark": FORM,
+        "started": started,
+        "command": f"membench doctor --nproc {ranks}",
+        "git_sha": commit.sha,
+        "git_dirty": commit.dirty,
+        "environment": environment,
+        **measured_network(kind, ranks, threads),
+    }
+    path = folder / f"{result_stem(FORM, environment['device'], started, commit.sha)}.json"
+    with blaming_output(path, "--output"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, (strict_json(found) + "\n").encode())
+    print(f"kept in {path}", file=sys.stderr)
+    if as_json:
+        print(strict_json(found))
+        return
+    print_tables(network_tables(found))
 
 
 def _tables(found: dict[str, Any]) -> list[Any]:

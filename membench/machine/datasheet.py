@@ -1,13 +1,13 @@
 """Published peaks of usual GPUs, with their sources. Dense rates, without sparsity.
 
-Rates and bandwidths are decimal as published; caches are binary. ``link_bytes_per_s`` is
-what one GPU sends in one direction over its fastest published interconnect. What the maker does
-not publish is None. A measured ceiling is always better than one of these.
+Rates and bandwidths are decimal as published; caches are binary. What the maker does not publish is None. A measured
+ceiling is always better than one of these. ``link`` is a GPU's fastest published interconnect; ``network`` is what the
+maker's own server of these GPUs gives each of them to other servers.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from membench.errors import UsageError, shown, suggestion
@@ -16,6 +16,23 @@ MAX_DEVICES = 2**16
 _MAX_DIGITS = 20
 _MIB = 2**20
 _NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+
+
+@dataclass(frozen=True)
+class Link:
+    """What one device sends in one direction.
+
+    ``reached_bytes_per_s`` is what the collectives of its makers get out of it, protocols paid; None: unpublished.
+    """
+
+    name: str
+    bytes_per_s: float
+    reached_bytes_per_s: float | None
+    sources: tuple[str, ...]
+
+    @property
+    def best_known_bytes_per_s(self) -> float:
+        return self.reached_bytes_per_s or self.bytes_per_s
 
 
 @dataclass(frozen=True)
@@ -29,20 +46,27 @@ class Entry:
     memory_bytes_per_s: float
     memory_bytes: float
     cache_bytes: int | None
-    link_bytes_per_s: float
+    link: Link
+    network: Link | None
     sources: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """So many devices of one kind, as in ``h100x8``."""
+    """So many devices of one kind in a host, as in ``h100x8``, and so many such hosts."""
 
     entry: Entry
     count: int = 1
+    hosts: int = 1
+
+    @property
+    def devices(self) -> int:
+        return self.count * self.hosts
 
     @property
     def name(self) -> str:
-        return self.entry.key if self.count == 1 else f"{self.entry.key}x{self.count}"
+        in_a_host = self.entry.key if self.count == 1 else f"{self.entry.key}x{self.count}"
+        return in_a_host if self.hosts == 1 else f"{self.hosts} hosts of {in_a_host}"
 
 
 def _rates(half: float, tfloat32: float, float32: float) -> dict[str, float]:
@@ -57,7 +81,16 @@ def _rates(half: float, tfloat32: float, float32: float) -> dict[str, float]:
 
 _A100 = ("NVIDIA A100 Tensor Core GPU Datasheet", "NVIDIA A100 Tensor Core GPU Architecture whitepaper (40 MB L2)")
 _H100 = ("NVIDIA H100 Tensor Core GPU Datasheet (with sparsity, halved)", "NVIDIA H100 whitepaper (50 MB L2)")
-_PCIE_GEN4 = "link: PCIe Gen4 x16, 64 GB/s both ways"
+
+_NCCL = "NCCL, src/graph/topo.h"
+_NVLINK3 = Link("NVLink 3", 300e9, 240e9, ("A100 Datasheet (600 GB/s both ways)", f"{_NCCL}: 12 links of 20 GB/s"))
+_NVLINK4 = Link("NVLink 4", 450e9, 370e9, ("H100 Datasheet (900 GB/s both ways)", f"{_NCCL}: 18 links of 20.6 GB/s"))
+_NVLINK5 = Link("NVLink 5", 900e9, 720e9, ("B200 Datasheet (1.8 TB/s both ways)", f"{_NCCL}: 18 links of 40.1 GB/s"))
+_PCIE4 = Link("PCIe Gen4 x16", 32e9, None, ("64 GB/s both ways",))
+_PCIE5 = Link("PCIe Gen5 x16", 64e9, None, ("128 GB/s both ways; an NVLink bridge is optional",))
+_INFINITY_FABRIC = Link("Infinity Fabric", 448e9, None, ("MI300X Data Sheet: 7 links of 128 GB/s both ways",))
+_HDR = Link("HDR InfiniBand", 25e9, 24e9, ("DGX A100 Datasheet: 8 of 200 Gb/s", "nccl-tests#252: 24 GB/s a NIC"))
+_NDR = Link("NDR InfiniBand", 50e9, 48.5e9, ("DGX H100 Datasheet: 8 of 400 Gb/s", "nccl-tests#267: 48-49 GB/s a NIC"))
 
 ENTRIES: tuple[Entry, ...] = (
     Entry(
@@ -68,7 +101,8 @@ ENTRIES: tuple[Entry, ...] = (
         memory_bytes_per_s=1.555e12,
         memory_bytes=40e9,
         cache_bytes=40 * _MIB,
-        link_bytes_per_s=300e9,
+        link=_NVLINK3,
+        network=_HDR,
         sources=_A100,
     ),
     Entry(
@@ -79,7 +113,8 @@ ENTRIES: tuple[Entry, ...] = (
         memory_bytes_per_s=2.039e12,
         memory_bytes=80e9,
         cache_bytes=40 * _MIB,
-        link_bytes_per_s=300e9,
+        link=_NVLINK3,
+        network=_HDR,
         sources=_A100,
     ),
     Entry(
@@ -90,7 +125,8 @@ ENTRIES: tuple[Entry, ...] = (
         memory_bytes_per_s=3.35e12,
         memory_bytes=80e9,
         cache_bytes=50 * _MIB,
-        link_bytes_per_s=450e9,
+        link=_NVLINK4,
+        network=_NDR,
         sources=_H100,
     ),
     Entry(
@@ -101,8 +137,9 @@ ENTRIES: tuple[Entry, ...] = (
         memory_bytes_per_s=2.0e12,
         memory_bytes=80e9,
         cache_bytes=50 * _MIB,
-        link_bytes_per_s=64e9,
-        sources=(*_H100, "link: PCIe Gen5 x16, 128 GB/s both ways; an NVLink bridge is optional"),
+        link=_PCIE5,
+        network=None,
+        sources=_H100,
     ),
     Entry(
         key="h200",
@@ -112,7 +149,8 @@ ENTRIES: tuple[Entry, ...] = (
         memory_bytes_per_s=4.8e12,
         memory_bytes=141e9,
         cache_bytes=None,
-        link_bytes_per_s=450e9,
+        link=_NVLINK4,
+        network=_NDR,
         sources=("NVIDIA H200 Tensor Core GPU Datasheet (with sparsity, halved)",),
     ),
     Entry(
@@ -123,7 +161,8 @@ ENTRIES: tuple[Entry, ...] = (
         memory_bytes_per_s=8.0e12,
         memory_bytes=180e9,
         cache_bytes=126 * _MIB,
-        link_bytes_per_s=900e9,
+        link=_NVLINK5,
+        network=_NDR,
         sources=(
             "NVIDIA Blackwell Architecture Technical Brief (HGX B200)",
             "NVIDIA DGX B200 Datasheet (1,440 GB in 8 GPUs)",
@@ -138,8 +177,9 @@ ENTRIES: tuple[Entry, ...] = (
         memory_bytes_per_s=0.864e12,
         memory_bytes=48e9,
         cache_bytes=None,
-        link_bytes_per_s=32e9,
-        sources=("NVIDIA L40S Datasheet", _PCIE_GEN4),
+        link=_PCIE4,
+        network=None,
+        sources=("NVIDIA L40S Datasheet",),
     ),
     Entry(
         key="rtx4090",
@@ -149,8 +189,9 @@ ENTRIES: tuple[Entry, ...] = (
         memory_bytes_per_s=1.008e12,
         memory_bytes=24e9,
         cache_bytes=72 * _MIB,
-        link_bytes_per_s=32e9,
-        sources=("NVIDIA Ada GPU Architecture whitepaper, appendix A (half precision with fp32 sums)", _PCIE_GEN4),
+        link=_PCIE4,
+        network=None,
+        sources=("NVIDIA Ada GPU Architecture whitepaper, appendix A (half precision with fp32 sums)",),
     ),
     Entry(
         key="mi300x",
@@ -160,8 +201,9 @@ ENTRIES: tuple[Entry, ...] = (
         memory_bytes_per_s=5.3e12,
         memory_bytes=192e9,
         cache_bytes=256 * _MIB,
-        link_bytes_per_s=448e9,
-        sources=("AMD Instinct MI300X Data Sheet (256 MB last-level cache; 7 links of 128 GB/s both ways)",),
+        link=_INFINITY_FABRIC,
+        network=None,
+        sources=("AMD Instinct MI300X Data Sheet (256 MB last-level cache)",),
     ),
 )
 
@@ -194,6 +236,36 @@ def parse_hardware(text: str) -> Hardware:
     if not 1 <= count <= MAX_DEVICES:
         raise UsageError(f"{shown(text)}: write from x1 to x{MAX_DEVICES} devices", source="--hardware")
     return Hardware(entries[name], count)
+
+
+def parse_hosts(hardware: Hardware | None, text: str | None) -> list[Hardware]:
+    """So many hosts of it, each number of ``text`` a case: ``16`` or ``1,2,4``. None where nothing is named.
+
+    Raises:
+        UsageError: no whole numbers above zero, no hardware to have hosts of, no network known between such hosts, or
+            too many devices.
+    """
+    if text is None:
+        return [] if hardware is None else [hardware]
+    if hardware is None:
+        raise UsageError(f"{shown(text)}: hosts of what? add --hardware, such as h100x8", source="--nodes")
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"0*[1-9][0-9]{0,8}", part) for part in numbers):
+        raise UsageError(f"{shown(text)}: write a whole number from 1, or several, as in 1,2,4", source="--nodes")
+    return [_hosts_of(hardware, int(part)) for part in dict.fromkeys(numbers)]
+
+
+def _hosts_of(hardware: Hardware, hosts: int) -> Hardware:
+    if hosts > 1 and hardware.entry.network is None:
+        known = ", ".join(entry.key for entry in ENTRIES if entry.network)
+        raise UsageError(
+            f"{hosts}: no network between hosts of {hardware.entry.key} is published, of {known} it is",
+            source="--nodes",
+        )
+    if hosts * hardware.count > MAX_DEVICES:
+        problem = f"{hosts} of {hardware.name} are {hosts * hardware.count} devices: {MAX_DEVICES} are the most"
+        raise UsageError(problem, source="--nodes")
+    return replace(hardware, hosts=hosts)
 
 
 def lookup(device_name: str) -> Entry | None:

@@ -58,9 +58,13 @@ class Work:
 
     def cost(self, ranks: int, cache_bytes: float = 0.0) -> Cost:
         """One rank's cost; ``split_error`` of the layer must be None."""
+        return self.arm.spec.cost(self.step(ranks, cache_bytes))
+
+    def step(self, ranks: int, cache_bytes: float = 0.0) -> Step:
+        """One rank's step, with what its routing is expected to touch."""
         workload = self.point.workload
         sizes: dict[str, Any] = workload.step_of(self.mode)
-        step = Step(
+        return Step(
             **sizes,
             mode=self.mode,
             optimizer=self.optimizer,
@@ -68,7 +72,6 @@ class Work:
             zipf_exponent=planned_zipf_exponent(workload),
             cache_bytes=cache_bytes,
         )
-        return self.arm.spec.cost(step)
 
 
 def parts_of(work: Work) -> list[tuple[Work, int]]:

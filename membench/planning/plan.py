@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 from membench.case import Case
 from membench.errors import UsageError, shown
+from membench.layers.spec import Mode, Optimizer
 
 
 class PlannedLearning(BaseModel):
@@ -73,8 +74,36 @@ class PlannedCase(BaseModel):
         return self.case.id
 
 
+class PlannedLayout(BaseModel):
+    """One way in which the devices of named hardware can share a case's layer. Of one rank, of one step.
+
+    ``skipped`` says why they cannot; then all else is null. ``memory_bytes`` are those that a rank holds.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    arm: str
+    mode: Mode
+    optimizer: Optimizer | None
+    point: dict[str, Any]
+    layout: str
+    skipped: str | None = None
+    memory_bytes: float | None = None
+    sent_bytes: float | None = None
+    predicted_ms: float | None = None
+    communication_ms: float | None = None
+
+    @property
+    def step_ms(self) -> float | None:
+        """Compute and communication, one after the other."""
+        if self.predicted_ms is None or self.communication_ms is None:
+            return None
+        return self.predicted_ms + self.communication_ms
+
+
 class Plan(BaseModel):
-    """What a run of a scenario would do."""
+    """What a run of a scenario would do. ``layouts`` are for named hardware of several devices."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -86,7 +115,9 @@ class Plan(BaseModel):
     ranks_reason: str
     scale: float = 1.0
     link_gb_s: float | None = None
+    network: str | None = None
     cases: list[PlannedCase]
+    layouts: list[PlannedLayout] = []
 
     @property
     def runnable(self) -> list[PlannedCase]:

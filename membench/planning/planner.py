@@ -6,12 +6,17 @@ from typing import Any
 
 from membench.case import Case, RoutingConfig
 from membench.errors import UsageError, blaming
-from membench.layers.spec import Cost, Mode, Optimizer
+from membench.layers.spec import Cost, Mode, Optimizer, collectives, has_backward
 from membench.machine.datasheet import Entry, Hardware
 from membench.machine.device import available_memory_bytes
 from membench.planning.fit import Room, Work, fit, parts_of, refusal, why_in_parts
+from membench.planning.layouts import planned_layouts
 from membench.planning.learning import planned_learning
+from membench.planning.nccl import nccl_network
+from membench.planning.network import Network, plain_network, total_ms
+from membench.planning.network_file import read_network
 from membench.planning.plan import Plan, PlannedCase
+from membench.planning.roofline import predicted_ms
 from membench.planning.solved_arms import SolvedArm, solve_points, solve_shrunk
 from membench.scenario.scenario import Point, Scenario
 from membench.scenario.settings import Fit
@@ -56,17 +61,21 @@ def make_plan(
             raise UsageError("leaves out every case; exclude less", key="axes.exclude")
         for work in works:
             trace_for(work.arm.spec, work.point.workload.routing)
-        devices = hardware.count if hardware else 1
+        devices = hardware.devices if hardware else 1
         fitted = fit(_fit_of(scenario), works, room, shrunk, devices)
-    link_gb_s = _link_gb_s(scenario, hardware)
+        network = _network(scenario, hardware)
     planner = _Planner(
         ranks=fitted.ranks,
         room=room,
         entry=hardware.entry if hardware else None,
-        link_gb_s=link_gb_s,
+        network=network,
         cache_bytes=cache_bytes or (hardware.entry.cache_bytes if hardware else None) or 0,
         threads=scenario.measure.threads,
     )
+    cases = planner.plan(fitted.works)
+    layouts = []
+    if hardware is not None and network is not None and hardware.devices > 1:
+        layouts = planned_layouts(fitted.works, planner.case, hardware, network, room, planner.cache_bytes)
     return Plan(
         scenario=scenario.name,
         description=scenario.description,
@@ -75,8 +84,10 @@ def make_plan(
         ranks=fitted.ranks,
         ranks_reason=fitted.ranks_reason,
         scale=fitted.scale,
-        link_gb_s=link_gb_s,
-        cases=planner.plan(fitted.works),
+        link_gb_s=_link_gb_s(scenario, hardware),
+        network=network.description if network else None,
+        cases=cases,
+        layouts=layouts,
     )
 
 
@@ -113,11 +124,27 @@ def _available_bytes(scenario: Scenario, hardware: Hardware | None, available_by
     return min(limits, default=None)
 
 
+def _network(scenario: Scenario, hardware: Hardware | None) -> Network | None:
+    """The named group's own; else the scenario's; else the datasheet's of one device.
+
+    Raises:
+        UsageError: the scenario names a file of none.
+    """
+    if hardware is None or hardware.devices == 1:
+        if scenario.fit.network is not None:
+            return read_network(scenario.fit.network)
+        if scenario.fit.link_gb_s is not None:
+            return plain_network(scenario.fit.link_gb_s)
+    return nccl_network(hardware) if hardware else None
+
+
 def _link_gb_s(scenario: Scenario, hardware: Hardware | None) -> float | None:
-    """The named group's own link; else the scenario's; else the datasheet's of one device."""
-    published = hardware.entry.link_bytes_per_s / 1e9 if hardware else None
-    if hardware and hardware.count > 1:
+    """Of the same; None where a file has measured more than that."""
+    published = hardware.entry.link.bytes_per_s / 1e9 if hardware else None
+    if hardware and hardware.devices > 1:
         return published
+    if scenario.fit.network is not None:
+        return None
     return scenario.fit.link_gb_s if scenario.fit.link_gb_s is not None else published
 
 
@@ -163,19 +190,6 @@ def _routing(work: Work) -> RoutingConfig:
     return routing.model_copy(update=unused)
 
 
-def predicted_ms(cost: Cost, dtype: str, entry: Entry | None) -> float | None:
-    """The roofline's time: each stage takes the longer of its FLOPs and its expected DRAM bytes.
-
-    None where the hardware, or its rate for this dtype, is unknown.
-    """
-    if entry is None or (flops_per_s := entry.flops_per_s.get(dtype)) is None:
-        return None
-    seconds = (
-        max(stage.flops / flops_per_s, stage.bytes_dram_expected / entry.memory_bytes_per_s) for stage in cost.stages
-    )
-    return 1e3 * sum(seconds)
-
-
 def _at_both(earlier: PlannedCase, work: Work) -> PlannedCase:
     """A case of one point that is another's, too: without what tells them apart."""
     same = {key: value for key, value in earlier.point.items() if work.point.values[key] == value}
@@ -194,7 +208,7 @@ class _Planner:
     ranks: int
     room: Room
     entry: Entry | None
-    link_gb_s: float | None
+    network: Network | None
     cache_bytes: int
     threads: int | None
 
@@ -279,11 +293,15 @@ class _Planner:
         cost = work.cost(self.ranks, self.cache_bytes)
         same_names = PlannedCase.model_fields.keys() & {field.name for field in fields(Cost)}
         derived = ("flops", "flops_executed", "bytes_min", "bytes_issued", "bytes_dram_expected")
-        sent = cost.communication_total_bytes
-        communication_ms = 0.0 if sent == 0 else sent / self.link_gb_s / 1e6 if self.link_gb_s else None
+        exchanged = collectives(
+            cost.communication_bytes,
+            ranks=self.ranks,
+            backward=has_backward(work.mode),
+            layers=work.arm.spec.stacked_blocks or 1,
+        )
         return {
             **{name: getattr(cost, name) for name in (*same_names, *derived)},
             "memory_bytes": asdict(cost.memory),
-            "communication_ms": communication_ms,
+            "communication_ms": total_ms(self.network, exchanged),
             "predicted_ms": predicted_ms(cost, work.arm.spec.dtype, self.entry),
         }

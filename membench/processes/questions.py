@@ -15,6 +15,20 @@ class DeviceQuestion(Message):
     device: str
 
 
+class RankQuestion(Message):
+    """One of so many ranks that meet in a file, each on a device of its own or on this machine's processor.
+
+    ``payloads`` are what they exchange, in bytes, so many ``rounds``.
+    """
+
+    device: str
+    rank: int
+    ranks: int
+    meeting: str
+    payloads: list[int]
+    rounds: int
+
+
 class DeviceFacts(Message):
     """What was found."""
 

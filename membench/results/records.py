@@ -196,6 +196,7 @@ class Run(_Strict):
     ranks_reason: str
     rounds: int
     link_gb_s: float | None = None
+    network: str | None = Field(default=None, description="what communication is predicted for, where P is above 1")
     only: list[str] = Field(default_factory=list, description="--case: other cases were not asked for")
     pair: Pair | None = Field(default=None, description="of an ab: whose samples were taken in turn with another's")
 

@@ -194,6 +194,7 @@ def describe_run(scenario: Scenario, plan: Plan, environment: dict[str, Any]) ->
         ranks_reason=plan.ranks_reason,
         rounds=max((p.learning.seeds for p in plan.cases if p.learning), default=scenario.measure.rounds),
         link_gb_s=plan.link_gb_s,
+        network=plan.network if plan.ranks > 1 else None,
     )
 
 

@@ -160,6 +160,16 @@ class Fit(Strict):
     link_gb_s: float | None = Field(
         default=None, gt=1e-6, le=1e9, description="10^9 bytes a second that a rank sends; the datasheet's if left out"
     )
+    network: str | None = Field(
+        default=None,
+        description="a file of `membench doctor --nproc`, whose measured collectives predict those of the ranks",
+    )
+
+    @model_validator(mode="after")
+    def _check_network(self) -> Self:
+        if self.network is not None and self.link_gb_s is not None:
+            raise ValueError("network and link_gb_s both say what connects ranks: leave one out")
+        return self
 
     @property
     def memory_limit_bytes(self) -> float | None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from membench.planning.plan import Plan, PlannedCase
+from membench.tables.layouts import layouts_table
 from membench.tables.numbers import budget
 from membench.tables.quantity import quantity
 from membench.tables.table import Column, Table, plain
@@ -33,7 +34,8 @@ _SHOWN_WHERE_HELD = ("kv_cache", "host")
 def plan_tables(plan: Plan) -> list[Table]:
     """The arms with their budgets, then the cases with memory and predicted time; or how they are trained."""
     trained = any(planned.learning for planned in plan.cases)
-    return [_arms_table(plan), _runs_table(plan) if trained else _cases_table(plan)]
+    tables = [_arms_table(plan), _runs_table(plan) if trained else _cases_table(plan)]
+    return [*tables, layouts_table(plan)] if plan.layouts else tables
 
 
 def _arms_table(plan: Plan) -> Table:
@@ -155,7 +157,7 @@ def _runs(planned: PlannedCase) -> str:
 
 
 def _caption(plan: Plan) -> str:
-    link = "unknown" if plan.link_gb_s is None else f"{plan.link_gb_s:g} GB/s a rank"
+    link = plan.network or "unknown"
     memory = "unknown" if plan.available_bytes is None else f"{plan.available_bytes / 1e9:.1f} GB"
     hardware = plan.hardware or "this machine, whose peaks are measured by a run"
     return (

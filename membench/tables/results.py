@@ -151,10 +151,11 @@ def how_measured(result: ResultFile) -> str:
     rounds = how_many(run.rounds, "round")
     if run.ranks == 1:
         return f"The whole layer on one device, {rounds}."
-    link = "unknown" if run.link_gb_s is None else f"predicted for {run.link_gb_s:g} GB/s a rank"
+    link = run.network or (None if run.link_gb_s is None else f"{run.link_gb_s:g} GB/s a rank")
+    predicted = "unknown" if link is None else f"predicted for {link}"
     return (
         f"One rank's share of a {run.ranks}-way parallel layer (P {run.ranks_reason}), {rounds}. "
-        f"A step is the measured compute of one rank plus its communication, which is {link}."
+        f"A step is the measured compute of one rank plus its communication, which is {predicted}."
     )
 
 

@@ -3,6 +3,8 @@
 Letters: N rows, D columns, U rows updated.
 """
 
+from itertools import repeat
+
 import torch
 from torch import Tensor
 
@@ -11,36 +13,46 @@ from membench.layers.kernels.row_update import RowState, RowStep, random_bits
 _ELEMENTS_A_PART = 2**18  # a few temporaries of so many fp32 stay in a core's cache
 
 
-def update_rows_(table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep) -> None:
-    """Updates ``table[rows]`` by ``gradient`` (U, D); ``rows`` are distinct."""
+def update_rows_(
+    table: Tensor, state: RowState, rows: Tensor, gradient: Tensor, step: RowStep, squares: Tensor | None = None
+) -> None:
+    """Updates ``table[rows]`` by ``gradient`` (U, D); ``rows`` are distinct.
+
+    ``squares`` (U,) are the means of its squares; None: those of these columns.
+    """
     part = max(1, _ELEMENTS_A_PART // max(1, table.shape[1])) if table.device.type == "cpu" else max(1, len(rows))
-    for at, of in zip(rows.long().split(part), gradient.split(part), strict=True):
+    means = squares.split(part) if squares is not None else repeat(None)
+    for at, of, mean in zip(rows.long().split(part), gradient.split(part), means, strict=False):
         values, change = table[at].float(), of.float()
         decay = 1 - step.learning_rate * step.weight_decay
         match step.optimizer:
             case "sgd":
                 pass
             case "row_adagrad":
-                change = _adagrad(state, at, change, step)
+                change = _adagrad(state, at, change, _mean_square(change, mean), step)
             case "row_adam":
-                change = _row_adam(state, at, change, step)
+                change = _row_adam(state, at, change, _mean_square(change, mean), step)
             case "lazy_adam":
                 change, decay = _lazy_adam(state, at, change, step, decay)
         values = values * decay - step.learning_rate * change
         table.index_copy_(0, at, _rounded(values, at, table, step))
 
 
-def _adagrad(state: RowState, rows: Tensor, change: Tensor, step: RowStep) -> Tensor:
+def _mean_square(change: Tensor, known: Tensor | None) -> Tensor:
+    return change.square().mean(dim=1) if known is None else known
+
+
+def _adagrad(state: RowState, rows: Tensor, change: Tensor, square: Tensor, step: RowStep) -> Tensor:
     assert state.sums is not None
-    sums = state.sums[rows] + change.square().mean(dim=1)
+    sums = state.sums[rows] + square
     state.sums[rows] = sums
     return change / (sums.sqrt() + step.eps)[:, None]
 
 
-def _row_adam(state: RowState, rows: Tensor, change: Tensor, step: RowStep) -> Tensor:
+def _row_adam(state: RowState, rows: Tensor, change: Tensor, square: Tensor, step: RowStep) -> Tensor:
     assert state.first is not None and state.second is not None
     first = torch.lerp(state.first[rows], change, 1 - step.beta1)
-    second = torch.lerp(state.second[rows], change.square().mean(dim=1), 1 - step.beta2)
+    second = torch.lerp(state.second[rows], square, 1 - step.beta2)
     state.first[rows], state.second[rows] = first, second
     corrected = (second / (1 - step.beta2**step.number)).sqrt() + step.eps
     return first / (1 - step.beta1**step.number) / corrected[:, None]

@@ -1,0 +1,114 @@
+"""How P ranks share a layer, and what a step of one of them then costs. Pure arithmetic, no torch."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from membench.layers.spec.collective import Collective, collectives, sending
+from membench.layers.spec.cost import Cost, MemoryNeed, Step
+from membench.layers.spec.quantities import INDEX_BYTES
+
+if TYPE_CHECKING:
+    from membench.layers.spec.base import Spec
+
+PIECE_BYTES = 1e9  # of weights that are gathered at once: what is larger is wrapped in pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A group of P / ``replicas`` neighbouring ranks holds a layer once; groups exchange gradients.
+
+    Attributes:
+        name: what it is called in tables.
+        replicas: groups.
+        row_shards: R, of a group's shards of a table those of its rows; the others are of its columns.
+        rows_inside: neighbouring ranks hold other rows; else other columns of the same rows.
+        gathers: every matrix is cut over the group and gathered for each use (fully sharded data parallel).
+    """
+
+    name: str
+    replicas: int = 1
+    row_shards: int = 1
+    rows_inside: bool = False
+    gathers: bool = False
+
+    def group(self, ranks: int) -> int:
+        """Ranks that hold the layer once, of P in all."""
+        return ranks // self.replicas
+
+    def error(self, spec: "Spec", ranks: int) -> str | None:
+        """Why P ranks cannot share a layer so, or None."""
+        if self.gathers:
+            return None
+        return spec.shard_error(self.row_shards, self.group(ranks) // self.row_shards)
+
+    def cost(self, spec: "Spec", step: Step) -> tuple[Cost, list[Collective]]:
+        """One rank's cost of a step of P = ``step.ranks``, and the collectives that it takes part in.
+
+        Raises:
+            ValueError: they cannot share it so.
+        """
+        group, layers = self.group(step.ranks), float(spec.stacked_blocks or 1)
+        if self.gathers:
+            whole = spec.cost(replace(step, ranks=1))
+            cost, layers = _gathered(whole, step, group), max(layers, -(-whole.memory.weights // PIECE_BYTES))
+        else:
+            cost = spec.cost(replace(step, ranks=group, row_shards=self.row_shards))
+        found = collectives(
+            cost.communication_bytes,
+            ranks=group,
+            row_shards=self.row_shards,
+            rows_inside=self.rows_inside,
+            backward=step.has_backward,
+            layers=layers,
+        )
+        if self.replicas > 1 and step.has_backward:
+            found += self._between_groups(spec, cost, group, layers)
+        return cost, found
+
+    def _between_groups(self, spec: "Spec", cost: Cost, group: int, layers: float) -> list[Collective]:
+        """Gradients of what a rank holds are summed over groups; of tables, those of the rows that were read."""
+        columns = group // self.row_shards
+        matrices = cost.rank_params - spec.table_params // group
+        found = []
+        if matrices:
+            found.append(Collective("all_reduce", matrices * spec.item_bytes / layers, self.replicas, group, layers))
+        if spec.table_params and cost.unique_rows:
+            row_bytes = spec.row_params * spec.item_bytes / columns + INDEX_BYTES
+            sent = (self.replicas - 1) * cost.unique_rows * row_bytes
+            found.append(sending("all_gather", sent, self.replicas, group, layers))
+        return found
+
+
+def _gathered(whole: Cost, step: Step, group: int) -> Cost:
+    """Of a layer that is cut over a group and gathered for each use, from its cost on one rank.
+
+    Weights are gathered for the forward pass and again for the backward pass, whose gradients are scattered. A piece
+    of the weights and the next one are held whole, and the gradients of one.
+    """
+    if group == 1:
+        return whole
+    need = whole.memory
+    sent = need.weights * (group - 1) / group
+    communication = {"all_gather_weights": sent}
+    if step.has_backward:
+        communication = {"all_gather_weights": 2 * sent, "reduce_scatter_gradients": sent}
+    held = MemoryNeed(
+        weights=need.weights / group,
+        gradients=need.gradients / group,
+        optimizer=need.optimizer / group,
+        activations=need.activations + min(need.weights, 2 * PIECE_BYTES) + min(need.gradients, PIECE_BYTES),
+        kv_cache=need.kv_cache,
+    )
+    stages = tuple(
+        replace(stage, stream_bytes=stage.stream_bytes / group) if stage.name == "update" else stage
+        for stage in whole.stages
+    )
+    params = -(-whole.rank_params // group)
+    return replace(whole, rank_params=params, memory=held, stages=stages, communication_bytes=communication)
+
+
+def cut_in_a_host(layout: Layout, ranks: int, host_ranks: int) -> tuple[Layout, ...]:
+    """The same within each host, hosts being replicas; none where there is one host, or one rank in each."""
+    if not 1 < host_ranks < ranks:
+        return ()
+    return (replace(layout, name=f"{layout.name} in a host", replicas=ranks // host_ranks),)
