@@ -66,7 +66,7 @@ def test_a_table_corrects_over_all_its_comparisons_and_links_its_files():
     assert table is not None
     lines = table.splitlines()
     assert len(lines) == 2 + 3  # of those in CLAIMS whose arms are all there
-    assert "(../results/capacity_x.json)" in lines[2] and "memory than dense 1 (0.975 – 1.02)" in lines[2]
+    assert "(../results/capacity_x.json)" in lines[2] and "`memory` below `dense` by 1 (0.975 – 1.02)" in lines[2]
     assert claims_table({}, run.device) is None and claims_table({"capacity": [run]}, "another machine") is None
 
 

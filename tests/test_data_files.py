@@ -2,23 +2,30 @@
 
 import builtins
 import errno
+import hashlib
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from small_task import settings_of, spec_of
 from task_oracle import CPU, guessing, knowing
 
 from membench.errors import UsageError
 from membench.learning.extent import extent_of
-from membench.learning.tasks import QAFiles, Text
+from membench.learning.tasks import Facts, QAFiles, Text
+from membench.training.data_files.check import check_files
 from membench.training.data_files.documents import documents_of
 from membench.training.data_files.questions import Question, questions_of
 from membench.training.task import Batch
 from membench.training.tasks import task_data
+from membench.training.train import train
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("pyarrow")
@@ -363,3 +370,40 @@ def test_asked_are_the_files_that_say_so_and_what_both_have_is_counted():
     assert {data.text(row[:3]) for row in data.batch(0, 8).tokens.tolist()} == {"q <answer> x", "r <answer> y"}
     metrics = data.score(guessing(range(256), 258), 9, CPU).metrics
     assert metrics["em"] == 0.0
+    assert data.description["asked"]["sha256"] == hashlib.sha256(Path("b.jsonl").read_bytes()).hexdigest()
+
+
+def test_a_run_goes_on_only_with_the_text_that_it_began_with():
+    spec = spec_of("dense", vocab_size=256)
+    config, settings = Text(files=("a.txt",), length=8), settings_of(2)
+    write("a.txt", LONG)
+    train(spec, config, settings, 0, device="cpu", folder=Path("run"), report=lambda *_: None)
+    write("a.txt", LONG.upper())
+    with pytest.raises(UsageError, match="is of another model, task, training, seed or data"):
+        train(spec, config, settings, 0, device="cpu", folder=Path("run"), report=lambda *_: None)
+
+
+def test_files_are_read_once_before_anything_is_trained():
+    write("good.jsonl", '{"question": "q", "answer": "x"}')
+    write("bad.jsonl", '{"question": "q"}')
+    write("a.txt", LONG)
+    check_files([Facts(), Text(files=("a.txt",), length=8), QAFiles(train=("good.jsonl",))])
+    for bad, said in (
+        (Text(files=("a.txt",), length=4000), "a.txt: is too short"),
+        (QAFiles(train=("good.jsonl",), asked=("bad.jsonl",)), "bad.jsonl: line 1: there is no column 'answer'"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            check_files([Facts(), bad])
+
+
+def test_files_are_read_before_a_run_without_torch():
+    """Whoever measures keeps its own process small."""
+    write("a.txt", LONG)
+    code = (
+        "import sys\nfrom membench.learning.tasks import Text\n"
+        "from membench.training.data_files.check import check_files\n"
+        "check_files([Text(files=('a.txt',), length=8)])\nassert 'torch' not in sys.modules\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr

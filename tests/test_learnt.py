@@ -12,7 +12,7 @@ from membench.gate.comparison import compare_files
 from membench.gate.result_set import LoadedResult
 from membench.gate.thresholds import Thresholds
 from membench.results.differences import holm, paired_p
-from membench.results.learnt import interval, learnt_metrics
+from membench.results.learnt import interval, learnt_flags, learnt_metrics
 from membench.results.records import ResultFile, Round, Trial, read_result, write_result
 from membench.tables.results import result_tables
 
@@ -38,8 +38,6 @@ def test_seeds_that_diverged_are_told_and_left_out():
     lost = Round(number=1, started="x", status="diverged", reason="loss is NaN at step 7")
     plan_file = learnt(SEEDS)
     record = record_of(plan_file, "dense")
-    from membench.results.learnt import learnt_flags
-
     some = record.model_copy(update={"rounds": [record.rounds[0], lost]})
     assert learnt_flags(some) == [
         "seed 1 diverged: loss is NaN at step 7",
@@ -123,6 +121,44 @@ def test_a_table_that_was_frozen_is_another_case_and_held_against_it_all_the_sam
     cases = judged(learnt(SEEDS), learnt(worse, "training.frozen_tables=true"))
     assert str(cases["memory"].worst.verdict) == "WORSE"
     assert "trained otherwise: frozen_tables" in cases["memory"].worst.reason
+
+
+def with_rounds(result: ResultFile, changed) -> ResultFile:
+    """A file whose rounds are what ``changed`` makes of them."""
+    cases = [record.model_copy(update={"rounds": [*map(changed, record.rounds)]}) for record in result.cases]
+    return result.model_copy(update={"cases": cases})
+
+
+def trained_on(*texts: str):
+    """Seed n on the n-th of these, each with an example of its own."""
+    return lambda r: r.model_copy(update={"data": {"sha256": texts[r.number], "trained_example": str(r.number)}})
+
+
+def test_what_was_trained_on_other_data_is_not_held_against_it():
+    one, other = (with_rounds(learnt(SEEDS), trained_on(*text * 3)) for text in "ab")
+    for case in judged(one, other).values():
+        assert (str(case.worst.verdict), case.worst.reason) == ("INCOMPARABLE", "trained on other data: sha256 differs")
+    assert {str(case.worst.verdict) for case in judged(one, one).values()} == {"SAME"}
+
+
+def test_files_that_changed_between_seeds_are_flagged():
+    def flags(*texts: str) -> list[str]:
+        return learnt_flags(record_of(with_rounds(learnt(SEEDS), trained_on(*texts)), "dense"))
+
+    assert flags("a", "a", "b") == ["the files that it is trained on changed between seeds"]
+    assert flags("a", "a", "a") == []
+
+
+def test_a_seed_that_diverges_now_fails_and_one_that_always_did_does_not():
+    def lost(r: Round) -> Round:
+        return r if r.number != 1 else Round(number=1, started="x", status="diverged", reason="loss nan at step 7")
+
+    whole, less = learnt(SEEDS), with_rounds(learnt(SEEDS), lost)
+    for case in judged(whole, less).values():
+        assert str(case.worst.verdict) == "FAILED"
+        assert case.worst.reason == "seed 1 was ok, now diverged: loss nan at step 7"
+    assert not any(case.worst.verdict.is_regression for case in judged(less, less).values())
+    assert not any(case.worst.verdict.is_regression for case in judged(less, whole).values())
 
 
 def test_exact_match_is_better_when_higher():

@@ -6,13 +6,16 @@ import pytest
 from training_cases import tiny_plan
 
 from membench.learning.grid import Tried, axes_of, best, between, beyond_edge, grid, grid_size
-from membench.learning.settings import Tuning
+from membench.learning.settings import Stop, Training, Tuning
 from membench.results.records import Trial
 from membench.scenario.settings import TRIAL_SEEDS
 from membench.training.runs.jobs import Job
 from membench.training.runs.tuning import choose_rates
 
-TUNING = Tuning(learning_rates=(0.01, 0.001), table_learning_rates=(0.1, 1.0, 10.0), balance_weights=(0.5,))
+TUNING = Training(
+    stop=Stop(steps=1),
+    tuning=Tuning(learning_rates=(0.01, 0.001), table_learning_rates=(0.1, 1.0, 10.0), balance_weights=(0.5,)),
+)
 
 
 def tried(*points):
@@ -31,6 +34,9 @@ def test_an_arm_has_the_rates_of_what_it_has():
     assert [*axes_of(TUNING, layer_of("moe", moe, "arms.moe.balancing=none"))] == ["learning_rate"]
     assert grid_size(TUNING, layer_of("memory")) == 6
     assert len(grid(axes_of(TUNING, layer_of("memory")))) == 6
+    frozen = TUNING.model_copy(update={"frozen_tables": True})
+    assert [*axes_of(frozen, layer_of("memory"))] == ["learning_rate"], "a frozen table has no rate to choose"
+    assert grid_size(TUNING.model_copy(update={"tuning": None}), layer_of("memory")) == 0
 
 
 def test_the_best_is_the_lowest_and_a_diverged_one_never():
@@ -45,6 +51,7 @@ def test_the_best_is_the_lowest_and_a_diverged_one_never():
         ([(0.1, 3.0), (0.2, 2.0), (0.4, 3.0)], None),
         ([(0.1, 3.0)], 0.2),
         ([(0.1, 3.0), (0.2, 4.0)], 0.05),
+        ([(1e308, 3.0), (1e307, 4.0)], None),
     ],
 )
 def test_a_grid_grows_where_the_best_lies_on_its_edge(points, next_):

@@ -40,6 +40,13 @@ def case_of(arm: str, *overrides: str) -> Case:
         ("measure.rounds=3", "measure.rounds: is not for level training: its rounds are training.seeds"),
         ("fit.ranks=2", "fit.ranks: should be 1, not 2"),
         ("axes={measure.threads: [1, 2]}", "cannot be swept"),
+        ("axes={training.seeds: [3, 5]}", "axes.training.seeds: cannot be swept at level training"),
+        ("axes={workload.seed: [0, 5]}", "axes.workload.seed: cannot be swept at level training"),
+        ("arms.dense.training={learning_rate: 0.1}", "arms.dense.training.learning_rate: is chosen by training.tuning"),
+        (
+            "arms.memory.training={table_learning_rate: 0.1}",
+            "arms.memory.training.table_learning_rate: is chosen by training.tuning, the same for every arm",
+        ),
         ("scale=huge", "scale: no scale is 'huge'; known are cpu, large"),
         ("scale=3", "scale: no scale is 3"),
     ],
@@ -52,12 +59,13 @@ def test_what_makes_no_sense_is_refused_by_its_key(override, said):
 
 
 def test_a_case_says_what_is_learnt_and_how():
-    case = case_of("memory", "arms.memory.training={learning_rate: 0.02, optimizer: row_adagrad}")
+    fixed = "training.tuning=null"
+    case = case_of("memory", fixed, "arms.memory.training={learning_rate: 0.02, optimizer: row_adagrad}")
     assert (case.level, case.mode, case.optimizer) == ("training", "train_step", "row_adagrad")
     assert case.task is not None and case.task.kind == "facts"
     assert case.training is not None and case.training.learning_rate == 0.02
     assert (case.sequences, case.tokens) == (16, 16 * 4)
-    other = case_of("dense", "arms.memory.training={learning_rate: 0.02}")
+    other = case_of("dense", fixed, "arms.memory.training={learning_rate: 0.02}")
     assert other.training is not None and other.training.learning_rate == 0.003
 
 
@@ -98,6 +106,8 @@ def test_a_plan_says_what_a_run_is_and_how_many_there_are():
     tables = plan_tables(tiny_plan())
     assert "10 runs" in tables[1].caption and "6 steps" in tables[1].caption
     assert [row[0] for row in tables[1].rows] == ["dense", "memory"]
+    assert "trials choose" in tables[1].caption
+    assert "trials" not in plan_tables(tiny_plan("training.tuning=null"))[1].caption
 
 
 @pytest.mark.parametrize(

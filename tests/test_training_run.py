@@ -1,5 +1,7 @@
 """Runs: the same twice, the same in pieces, killed at any moment, diverged, and what they leave behind."""
 
+import errno
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +14,7 @@ import torch
 from small_task import MODELS, SmallTask, finished, losses, run_of, settings_of
 
 from membench.errors import UsageError
-from membench.training.checkpoint import FILE
+from membench.training.checkpoint import FILE, DamagedCheckpoint
 
 EACH_STEP = {"checkpoint_seconds": 1e-9}
 STEPS = 12
@@ -135,7 +137,7 @@ def test_a_finished_run_is_read_from_its_folder_and_not_run_again(tmp_path):
 )
 def test_a_folder_of_another_run_is_refused(other, tmp_path):
     finished("memory", folder=tmp_path)
-    with pytest.raises(UsageError, match="is of another model, task, training or seed"):
+    with pytest.raises(UsageError, match="is of another model, task, training, seed or data"):
         finished(other.pop("kind", "memory"), folder=tmp_path, **other)
 
 
@@ -144,13 +146,21 @@ def test_how_often_it_is_saved_and_how_many_seeds_there_are_is_nothing_of_a_run(
     finished("memory", settings_of(checkpoint_seconds=5, seeds=9), folder=tmp_path, data=Interrupted(0))
 
 
-@pytest.mark.parametrize("damaged", [b"", b"no zip", "half"])
+@pytest.mark.parametrize("damaged", [b"", b"no zip", b"half of one", "half"])
 def test_a_damaged_checkpoint_is_a_line_and_not_a_traceback(damaged, tmp_path):
     finished("memory", folder=tmp_path)
     whole = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(whole[: len(whole) // 2] if damaged == "half" else damaged)
-    with pytest.raises(UsageError, match="is no checkpoint that this version writes"):
+    with pytest.raises(DamagedCheckpoint, match="is no checkpoint that this version writes"):
         run_of("memory", folder=tmp_path)
+
+
+def test_a_file_of_another_program_is_no_damaged_checkpoint(tmp_path):
+    """Which is not the lab's to remove."""
+    torch.save({"weights": 1}, tmp_path / FILE)
+    with pytest.raises(UsageError, match="is no checkpoint that this version writes") as found:
+        run_of("memory", folder=tmp_path)
+    assert not isinstance(found.value, DamagedCheckpoint)
 
 
 def test_a_folder_that_cannot_be_written_is_a_line(tmp_path):
@@ -178,15 +188,17 @@ def test_a_diverged_run_stays_diverged(tmp_path):
     assert finished("dense", settings, folder=tmp_path, data=Interrupted(0)) == first
 
 
-def test_answers_that_are_no_numbers_are_a_divergence():
+@pytest.mark.parametrize("number", [None, math.nan], ids=["as the tasks say it", "as it is computed"])
+def test_answers_that_are_no_numbers_are_a_divergence(number):
     class Wrong(SmallTask):
         def score(self, *asked):
             found = super().score(*asked)
-            found.metrics["answer_nll"] = float("nan")
+            found.metrics["answer_nll"] = number
             return found
 
     trained = finished("dense", data=Wrong())
-    assert (trained.status, trained.reason, trained.curve) == ("diverged", "answer_nll nan at step 4", [])
+    said = "the loss of answers is no number at step 4"
+    assert (trained.status, trained.reason, trained.curve) == ("diverged", said, [])
 
 
 def test_frozen_tables_keep_every_bit_and_the_rest_learns():
@@ -230,5 +242,44 @@ def test_progress_is_told_with_the_share_that_is_spent(monkeypatch):
     monkeypatch.setattr("membench.training.run._REPORT_EVERY_S", 0.0)
     told = []
     run_of("dense", settings_of(4)).finish(lambda *each: told.append(each))
-    assert [share for _, share in told] == [0.25, 0.5, 0.75, 1.0]
-    assert told[0][0].startswith("step 1, loss ")
+    steps = [(doing, share) for doing, share in told if doing.startswith("step")]
+    assert [share for _, share in steps] == [0.25, 0.5, 0.75, 1.0]
+    assert steps[0][0].startswith("step 1, loss ")
+
+
+def test_an_evaluation_of_many_passes_is_told_too(monkeypatch):
+    monkeypatch.setattr("membench.training.run._REPORT_EVERY_S", 0.0)
+    told = []
+    run_of("memory", settings_of(2, evaluations=1)).finish(lambda *each: told.append(each))
+    assert [doing for doing, _ in told if not doing.startswith("step")] == [
+        "asking after step 2",
+        "counting what is used",
+    ]
+
+
+def test_a_full_disk_takes_the_checkpoint_and_not_the_run(tmp_path, monkeypatch):
+    """What was written before stays, nothing half is left, and the progress says it."""
+
+    def full(state, stream):
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("membench.training.run._REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr("membench.training.checkpoint.torch.save", full)
+    told = []
+    trained = run_of("dense", settings_of(4, **EACH_STEP), folder=tmp_path).finish(lambda *each: told.append(each))
+    assert trained.status == "ok" and without_times(trained) == without_times(finished("dense", settings_of(4)))
+    assert not [*tmp_path.glob("checkpoint*")]
+    assert any(
+        doing.endswith("checkpoint.pt: cannot be written: [Errno 28] No space left on device") for doing, _ in told
+    )
+
+
+def test_scalars_end_where_the_disk_is_full_and_the_run_goes_on(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    assert finished("dense", settings_of(4), folder=tmp_path).status == "ok"

@@ -13,12 +13,16 @@ from training_cases import TINY, tiny_plan
 
 import membench
 from membench.learning.settings import Stop
+from membench.machine.device import usable_cores
+from membench.processes.child import ChildProcess
 from membench.results.records import Round, Trial, read_result
 from membench.running.journal import Journal
 from membench.scenario.settings import TRIAL_SEEDS, Measure
+from membench.training.checkpoint import FILE
 from membench.training.runs.jobs import part_of
+from membench.training.runs.protocol import CaseTrained, TrainCase
 from membench.training.runs.runner import TrainingRunner
-from membench.training.runs.slots import Share
+from membench.training.runs.slots import WORKER, Share
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -111,6 +115,16 @@ def _is_child(name, parent):
         return False
 
 
+def test_a_file_that_cannot_be_read_ends_a_run_before_it_begins(scenario_file, tmp_path):
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(b"na\xefve")
+    words = ["--set", f"task={{kind: text, files: [{bad}]}}"]
+    done = run("run", scenario_file(TINY), "--output", str(tmp_path / "out"), "--device", "cpu", *words)
+    assert done.returncode == 2
+    assert done.stderr == f"membench: {bad}: line 1: is no UTF-8 text: byte 0xef at column 3\n"
+    assert not (tmp_path / "out").exists() or not [*(tmp_path / "out").iterdir()]
+
+
 def test_an_arm_that_cannot_be_trained_says_why_and_the_others_go_on(scenario_file, tmp_path):
     words = ["--set", "training.stop={joules: 1}", "--set", "training.seeds=1", "--set", "training.tuning=null"]
     done = run("run", scenario_file(TINY), "--output", str(tmp_path / "out"), "--device", "cpu", *words)
@@ -119,6 +133,24 @@ def test_an_arm_that_cannot_be_trained_says_why_and_the_others_go_on(scenario_fi
         if record.status != "ok":  # a machine may have a counter
             assert "no energy counter of this device can be read" in (record.reason or "")
             assert done.returncode == 5
+
+
+def test_a_run_whose_checkpoint_is_damaged_begins_anew_and_one_without_room_for_any_is_trained(tmp_path):
+    damaged, nowhere = tmp_path / "damaged", tmp_path / "file" / "none"
+    damaged.mkdir()
+    (damaged / FILE).write_bytes(b"half of one")
+    (tmp_path / "file").write_text("")
+    (case, _), _ = cases_of("training.tuning=null")
+    known = {"matmul_flops_per_s": 1e9, "matmul_dtype": "float32"}
+    with ChildProcess(WORKER, threads=1, timeout_seconds=60) as process:
+        for folder in (damaged, nowhere):
+            asked = TrainCase(
+                case=case, seed=0, device="cpu", cores=[usable_cores()[0]], folder=str(folder), ceilings=known
+            )
+            answer = process.ask(asked, CaseTrained)
+            assert isinstance(answer, CaseTrained), answer
+            assert (answer.trained.status, answer.trained.resumed_at) == ("ok", [])
+    assert (damaged / FILE).stat().st_size > 1000 and (tmp_path / "file").read_text() == ""
 
 
 def test_ab_does_not_train(scenario_file):

@@ -111,4 +111,4 @@ def _measured(claim: Claim, found: Comparison, p: float) -> str:
         values = [column.shown(number(record.metrics, claim.beside)) for record in (found.better, found.worse)]
         beside = f"; {column.header} {' and '.join(values)}"
     lies = f"{short(found.mean)} ({short(found.low)} – {short(found.high)})"
-    return f"{found.better.case.arm} than {found.worse.case.arm} {lies}{sure}{beside}"
+    return f"`{found.better.case.arm}` below `{found.worse.case.arm}` by {lies}{sure}{beside}"

@@ -48,8 +48,8 @@ CLAIMS = (
         beside="bits_per_fact",
     ),
     Claim(
-        "PEER is about as good as Memory, and behind Memory+",
-        f"{PAPER}, section 5.1",
+        "PEER is behind Memory+",
+        f"{PAPER}, section 5.1: PEER about as good as Memory, behind Memory+",
         "capacity",
         (("memory_plus", "peer"),),
         beside="bits_per_fact",

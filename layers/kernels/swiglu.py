@@ -13,12 +13,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from membench.layers.kernels.matmul import linear, linear_gradients
+from membench.layers.kernels.native import swiglu as native
+from membench.layers.kernels.native.calls import ELEMENTS
+from membench.layers.kernels.paths import path_of
+from membench.layers.kernels.plain_operator import plain_operator
 from membench.layers.kernels.precision import computed_as_given, operands, wants_gradient
 from membench.layers.kernels.stages import stage
 
 
 def activate(gate_up: Tensor) -> Tensor:
     """(R, f): silu(gate) * up of gate_up (R, 2f), gate first."""
+    if _by_native(gate_up):
+        return _activate(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
 
@@ -29,8 +35,11 @@ def activate_backward(
     """The backward of weight (R,) times ``activate``: that product again, the gradients of gate_up and, fp32 at least,
     of weight.
 
-    ``gradient`` (R, f) is that of the product, and is overwritten.
+    ``gradient`` (R, f) is that of the product, and may be overwritten.
     """
+    if _by_native(gate_up):
+        hidden, result, weight_gradient = _activate_backward(gate_up, gradient, weight)
+        return hidden, result, None if weight is None else weight_gradient
     gate, up = gate_up.chunk(2, dim=-1)
     silu = F.silu(gate)
     hidden = silu * up
@@ -44,6 +53,29 @@ def activate_backward(
     torch.mul(gradient, silu, out=up_gradient)
     torch.ops.aten.silu_backward.grad_input(gradient.mul_(up), gate, grad_input=gate_gradient)
     return hidden, result, weight_gradient
+
+
+def _by_native(gate_up: Tensor) -> bool:
+    """Whether one C++ call takes the place of torch's; a compiler is left those, which it can fuse."""
+    return not torch.compiler.is_compiling() and gate_up.dtype in ELEMENTS and path_of(gate_up) == "native"
+
+
+_activate = plain_operator("activate(Tensor gate_up) -> Tensor", native.activate)
+_activate_backward = plain_operator(
+    "activate_backward(Tensor gate_up, Tensor gradient, Tensor? weight) -> (Tensor, Tensor, Tensor)",
+    native.activate_backward,
+)
+
+
+@torch.library.register_fake("membench::activate")
+def _(gate_up: Tensor) -> Tensor:
+    return gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
+
+
+@torch.library.register_fake("membench::activate_backward")
+def _(gate_up: Tensor, gradient: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    of_weight = gradient.new_empty(0 if weight is None else len(weight), dtype=torch.float32)
+    return torch.empty_like(gradient), torch.empty_like(gate_up), of_weight
 
 
 @computed_as_given

@@ -1,4 +1,5 @@
-"""Causal self-attention by torch's fused kernels, with rotary positions and fewer key heads than query heads.
+"""Causal self-attention with rotary positions and fewer key heads than query heads: by torch's fused kernels, but of
+short sequences and of a single new token by ours.
 
 Letters: S sequences, T new tokens of each, C tokens of context, d model dim, h query heads, g key and value heads,
 c head dim.
@@ -15,6 +16,7 @@ from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.attend_last import attend_last, can_attend
 from membench.layers.kernels.block_step import block_step
 from membench.layers.kernels.matmul import project
+from membench.layers.kernels.short_attention import is_short, short_attention
 from membench.layers.kernels.stages import stage
 from membench.layers.models.cache import KVCache
 from membench.layers.models.rotary import POSITIONS_STEP, turned, turns, turns_at
@@ -67,6 +69,8 @@ class Attention(nn.Module):
             cosines, sines = self._angles_at(before, projected)
             keys, values = cache.place(1)
             return attend_last(projected[:, 0], cosines, sines, keys, values, before).view(sequences, 1, -1)
+        if cache is None and is_short(projected):
+            return short_attention(projected, *self._angles(0, new, projected), spec.heads)
         heads = projected.view(sequences, new, -1, spec.head_dim).transpose(1, 2)
         placed, values = heads.split([spec.heads + spec.kv_heads, spec.kv_heads], dim=1)
         queries, keys = turned(placed, *self._angles(before, new, projected)).split([spec.heads, spec.kv_heads], dim=1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
+from membench.layers.kernels.cross_entropy import cross_entropy
 from membench.layers.kernels.matmul import project
 from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.kernels.stages import stage
@@ -73,9 +74,9 @@ class Model(Layer):
 
     def losses(self, x: Tensor) -> Tensor:
         """(S, T) fp32 of x (S, T + 1): -ln of the probability of each token after those before it."""
-        logits = self.logits(self.hidden(x[:, :-1])).float()
+        logits = self.logits(self.hidden(x[:, :-1]))
         with stage("head"):
-            return functional.cross_entropy(logits, x[:, 1:].flatten(), reduction="none").view(len(x), -1)
+            return cross_entropy(logits, x[:, 1:].flatten()).view(len(x), -1)
 
     def hidden(self, x: Tensor) -> Tensor:
         """(B, d) after the last block, of x (S, T) int64."""

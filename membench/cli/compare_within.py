@@ -22,9 +22,16 @@ def check_alone(**others: object) -> None:
 
 
 def show_within(results: list[LoadedResult], reference: str, thresholds: Thresholds, *, as_json: bool) -> None:
-    """A table (or JSON) for each file; exit code 4 if no file has two layers that can be compared."""
+    """A table (or JSON) for each file; exit code 4 if no file has two layers that can be compared.
+
+    Raises:
+        UsageError: a file was trained, or has no such layer.
+    """
     found: list[tuple[LoadedResult, list[WithinRow]]] = []
     for each in results:
+        if any(record.case.training for record in each.result.cases):
+            problem = "was trained, and --within compares times; membench report tells its arms apart by their seeds"
+            raise UsageError(problem, source=str(each.path))
         with blaming(f"{each.path}: --reference"):
             found.append((each, compare_within(each.result, reference, thresholds)))
     if as_json:

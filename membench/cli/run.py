@@ -61,6 +61,10 @@ def run(
         check_parquet("--format parquet")
     loaded = [load_scenario(name, overrides or ()) for name in scenarios]
     solved = [solve_budgets(scenario) for scenario in loaded]  # all of them before the first is measured
+    if tasks := [point.task for scenario in loaded for point in scenario.points if point.task is not None]:
+        from membench.training.data_files.check import check_files
+
+        check_files(tasks)
     finished: list[Finished] = []
     shown, unwritten = StandardOutput(), []
     try:

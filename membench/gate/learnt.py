@@ -13,7 +13,7 @@ from membench.gate.statistics import CONFIDENCE
 from membench.gate.thresholds import Thresholds, limits
 from membench.gate.verdicts import MetricVerdict, Verdict
 from membench.results.intervals import FEWEST_ROUNDS
-from membench.results.learnt import interval, of_seeds
+from membench.results.learnt import data_of, interval, of_seeds
 from membench.results.quantiles import student_t
 from membench.results.records import Record, ResultFile
 from membench.words import how_many
@@ -51,13 +51,15 @@ def _lesson(record: Record) -> str:
 
 
 def learnt_verdicts(base: Record, head: Record, thresholds: Thresholds, cases: int) -> list[MetricVerdict]:
-    """Every metric of what was learnt that both sides have.
+    """Every metric of what was learnt that both sides have, and seeds that went well before and now do not.
 
     Args:
         cases: that the two files have in common: as many intervals hold together.
     """
+    if other := _other_data(base, head):
+        return [MetricVerdict(LEARNT[0].name, Verdict.INCOMPARABLE, other)]
     otherwise = _trained_otherwise(base, head)
-    found = []
+    found = _lost_seeds(base, head)
     for metric in LEARNT:
         before, now = of_seeds(base.rounds, metric.name), of_seeds(head.rounds, metric.name)
         if before and now:
@@ -66,6 +68,24 @@ def learnt_verdicts(base: Record, head: Record, thresholds: Thresholds, cases: i
     if not found:
         found.append(MetricVerdict(LEARNT[0].name, Verdict.INCOMPARABLE, "no seed has an answer on both sides"))
     return found
+
+
+def _other_data(base: Record, head: Record) -> str:
+    """Why their data are not the same, of a task that is: files were, or Python's own text was, of other content."""
+    before, now = data_of(base)[:1], data_of(head)[:1]
+    if not before or not now or before == now:
+        return ""
+    names = [name for name in {**before[0], **now[0]} if before[0].get(name) != now[0].get(name)]
+    return f"trained on other data: {', '.join(names)} differ{'s' if len(names) == 1 else ''}"
+
+
+def _lost_seeds(base: Record, head: Record) -> list[MetricVerdict]:
+    well = {r.number for r in base.rounds if r.status == "ok"}
+    lost = [r for r in head.rounds if r.number in well and r.status != "ok"]
+    if not lost:
+        return []
+    told = "; ".join(f"seed {r.number} was ok, now {r.status}: {r.reason or 'no reason given'}" for r in lost)
+    return [MetricVerdict("status", Verdict.FAILED, told)]
 
 
 def _trained_otherwise(base: Record, head: Record) -> str:

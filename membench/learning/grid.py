@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from membench.layers.spec import Spec
-from membench.learning.settings import Tuning
+from membench.learning.settings import Training
 
 LEARNING_RATE, TABLE_RATE, BALANCE = "learning_rate", "table_learning_rate", "balance_weight"
 _STEP = 2.0  # from a rate to the next where the grid has only one
@@ -21,19 +21,26 @@ class Tried:
     nll: float
 
 
-def axes_of(tuning: Tuning, layer: Spec) -> dict[str, tuple[float, ...]]:
-    """The values of each rate that an arm has, rising: tables' only where it has any, balancing's of mixtures alone."""
+def axes_of(training: Training, layer: Spec) -> dict[str, tuple[float, ...]]:
+    """The values of each rate that an arm has, rising: tables' only where it trains any, balancing's of mixtures alone.
+
+    Empty: nothing is tuned.
+    """
+    tuning = training.tuning
+    if tuning is None:
+        return {}
     axes = {LEARNING_RATE: tuning.learning_rates}
-    if layer.table_params:
+    if layer.table_params and not training.frozen_tables:
         axes[TABLE_RATE] = tuning.table_learning_rates
     if layer.balance_weight_used is not None:
         axes[BALANCE] = tuning.balance_weights
     return {name: tuple(sorted(set(values))) for name, values in axes.items() if values}
 
 
-def grid_size(tuning: Tuning, layer: Spec) -> int:
-    """The points of an arm's grid as it is stated."""
-    return math.prod(map(len, axes_of(tuning, layer).values()))
+def grid_size(training: Training, layer: Spec) -> int:
+    """The points of an arm's grid as it is stated; 0: nothing is tuned."""
+    axes = axes_of(training, layer)
+    return math.prod(map(len, axes.values())) if axes else 0
 
 
 def grid(axes: Mapping[str, Sequence[float]]) -> list[Rates]:
@@ -60,7 +67,7 @@ def beyond_edge(tried: Sequence[Tried]) -> Rates | None:
             further.append(value * _ratio(known, at - 1))
         if at == 0 and value > 0:
             further.append(value / _ratio(known, 0))
-        for each in further:
+        for each in filter(_is_rate, further):
             rates = {**found.rates, name: float(f"{each:.6g}")}
             if not _is_known(rates, tried):
                 return rates
@@ -77,11 +84,16 @@ def between(tried: Sequence[Tried]) -> Rates:
         neighbours = [known[i] for i in (at - 1, at + 1) if 0 <= i < len(known)] or [value * _STEP, value / _STEP]
         for other in neighbours:
             low, high = sorted((value, other))
-            middle = math.sqrt(low * high) if low > 0 else high / 2
+            middle = math.sqrt(low) * math.sqrt(high) if low > 0 else high / 2
             ratio = high / low if low > 0 else math.inf
             gaps.append((ratio, {**found.rates, name: float(f"{middle:.6g}")}))
     unknown = [gap for gap in gaps if not _is_known(gap[1], tried)]
     return max(unknown, key=lambda gap: gap[0])[1]
+
+
+def _is_rate(value: float) -> bool:
+    """What is beyond the largest number, or the smallest, is none."""
+    return 0 < value < math.inf
 
 
 def _tried_values(tried: Sequence[Tried], name: str) -> list[float]:

@@ -23,7 +23,7 @@ def planned_learning(work: Work, case: Case, training: Training) -> PlannedLearn
         flops=None if steps is None else steps * flops_of_step,
         first_seed=work.point.workload.seed,
         seeds=training.seeds,
-        trials=0 if training.tuning is None else grid_size(training.tuning, case.layer) * training.tuning.seeds,
+        trials=0 if training.tuning is None else grid_size(training, case.layer) * training.tuning.seeds,
     )
 
 

@@ -3,12 +3,14 @@
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from membench.results.intervals import FEWEST_ROUNDS
 from membench.results.quantiles import CONFIDENCE, student_t
 from membench.results.records import Record, Round
 
 ANSWER = "answer_nll"
+_EXAMPLES = ("trained_example", "asked_example")  # of a description of data
 # What a case's row has of a step and of the layer already, and what a run of training spent of it.
 _COUNTED = ("params", "table_params", "table_share")
 _SPENT = {
@@ -54,12 +56,24 @@ def _mean(name: str, values: Sequence[float]) -> dict[str, float | None]:
     return {name: statistics.fmean(values) if values else None, f"{name}_low": low, f"{name}_high": high}
 
 
+def data_of(record: Record) -> list[dict[str, Any]]:
+    """What its seeds were trained on, each description once; examples differ from seed to seed and are left out."""
+    found: list[dict[str, Any]] = []
+    for r in record.rounds:
+        known = {name: value for name, value in r.data.items() if name not in _EXAMPLES}
+        if known and known not in found:
+            found.append(known)
+    return found
+
+
 def learnt_flags(record: Record) -> list[str]:
-    """What a reader should distrust: seeds that diverged, too few of them, rates at the edge of what was tried."""
+    """What a reader should distrust: seeds that diverged, data that changed, rates at the edge of what was tried."""
     flags = [f"seed {r.number} diverged: {r.reason}" for r in record.rounds if r.status == "diverged"]
     done = [r for r in record.rounds if r.status == "ok"]
     if flags and done:
         flags.append(f"means are over the {len(done)} seeds that did not diverge")
+    if len(data_of(record)) > 1:
+        flags.append("the files that it is trained on changed between seeds")
     for name, value in (done[0].rates if done and record.trials else {}).items():
         tried = sorted({trial.rates[name] for trial in record.trials if name in trial.rates})
         if len(tried) > 1 and value in (tried[0], tried[-1]):

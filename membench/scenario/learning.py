@@ -1,7 +1,7 @@
 """What level training adds to a scenario: the task, and how its arms are trained."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +13,8 @@ from membench.learning.tasks import TASKS, AnyTask
 TRAINING_KEY = "training"  # of an arm too, beside its layer's own
 # What no arm has of its own: the budget, the data and the way in which rates are chosen are the same for all.
 OF_ALL_ARMS = ("stop", "sequences", "evaluations", "asked", "seeds", "tuning")
+_CHOSEN = ("learning_rate", "table_learning_rate")  # by a grid, where there is one
+_ROUNDS = ("workload.seed", "training.seeds")
 _Config = TypeVar("_Config", bound=BaseModel)
 
 
@@ -49,7 +51,24 @@ def training_of_arm(common: Mapping[str, Any], own: Any, key: str) -> Training:
     for name in own:
         if name in OF_ALL_ARMS:
             raise UsageError("is the same for every arm: say it in training:", key=f"{key}.{name}")
-    return _read(Training, {**common, **own}, key)
+    found = _read(Training, {**common, **own}, key)
+    tuned = [] if found.tuning is None else [name for name in _CHOSEN if getattr(found.tuning, f"{name}s")]
+    for name in tuned:
+        if name in own:
+            raise UsageError("is chosen by training.tuning, the same for every arm: leave it out", key=f"{key}.{name}")
+    return found
+
+
+def check_swept(keys: Iterable[str]) -> None:
+    """Refuses to sweep what makes no case another: all points but one would be left out.
+
+    Raises:
+        UsageError: one of the keys does.
+    """
+    for key in keys:
+        if key in _ROUNDS:
+            problem = "cannot be swept at level training, where seeds are the rounds of a case; say training.seeds: 10"
+            raise UsageError(problem, key=f"axes.{key}")
 
 
 def _read(kind: type[_Config], raw: Mapping[str, Any], key: str) -> _Config:

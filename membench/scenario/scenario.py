@@ -19,7 +19,7 @@ from membench.learning.tasks import AnyTask
 from membench.scenario.arms import Arm, Level, arm_from, check_every_arm
 from membench.scenario.axes import SWEPT_SECTIONS, Axes, axes_from, put_at, without_axis
 from membench.scenario.budgets import Budgets, Strict
-from membench.scenario.learning import task_from, training_from
+from membench.scenario.learning import check_swept, task_from, training_from
 from membench.scenario.scales import FULL, at_scale
 from membench.scenario.settings import Fit, Limits, Measure, Workload
 from membench.scenario.shipped import find_scenario, list_scenarios
@@ -226,6 +226,8 @@ def _point(tree: dict[str, Any], values: dict[str, Any], base: Scenario) -> Poin
         base = _validated(tree)
     defaults = {key: value for key in ("model_dim", "dtype") if (value := getattr(base, key)) is not None}
     task = _task(base)
+    if task is not None:
+        check_swept(values)
     extent = None if task is None else extent_of(task)
     shape = _shape(base, extent)
     if shape is not None:

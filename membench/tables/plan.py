@@ -121,9 +121,10 @@ def _runs_table(plan: Plan) -> Table:
         )
     runs = sum(each.learning.trials + each.learning.seeds for each in plan.cases if each.learning and not each.skipped)
     stops = dict.fromkeys(each.case.training.stop.in_words for each in plan.cases if each.case.training)
+    trials = "trials choose an arm's rates (more, where the best lies on an edge of the grid; all arms get as many), "
+    tuned = any(each.learning and each.learning.trials for each in plan.cases)
     caption = (
-        f"{how_many(runs, 'run')}: trials choose an arm's rates (more, where the best lies on an edge of the grid; "
-        f"all arms get as many), seeds are the result. Each stops at {', or '.join(stops)}."
+        f"{how_many(runs, 'run')}: {trials if tuned else ''}seeds are the result. Each stops at {', or '.join(stops)}."
     )
     return Table("Runs of each case", caption, columns, rows)
 

@@ -1,18 +1,22 @@
 """A run on disk, so that an interrupted one goes on where it was: one file, written whole or not at all."""
 
 import os
-import pickle
-import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from membench.errors import UsageError
+from membench.errors import UsageError, reason_of
 from membench.files import blaming_output
 
 FILE = "checkpoint.pt"
 _VERSION = 1
+_NO_CHECKPOINT = "is no checkpoint that this version writes; remove it to begin anew"
+
+
+class DamagedCheckpoint(UsageError):
+    """A file that cannot be read as a checkpoint: a disk or another program has spoilt it."""
 
 
 class Checkpoint:
@@ -41,26 +45,26 @@ class Checkpoint:
                 os.fsync(stream.fileno())
             temporary.replace(self.path)
         except (OSError, RuntimeError) as error:  # RuntimeError: torch's word for a full disk
-            raise UsageError(f"cannot be written: {error}", source=str(self.path)) from None
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise UsageError(f"cannot be written: {reason_of(error)}", source=str(self.path)) from None
 
     def read(self) -> dict[str, Any] | None:
         """The last one, on the CPU: a device need not hold it beside what it is copied into. None: there is none.
 
         Raises:
-            UsageError: it is damaged, or of another run.
+            DamagedCheckpoint: it cannot be read.
+            UsageError: it is of another version or another run.
         """
         if not self.path.exists():
             return None
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
-            state = None
+        except Exception:  # bytes that mean nothing are unpickled to an error of any kind
+            raise DamagedCheckpoint(_NO_CHECKPOINT, source=str(self.path)) from None
         if not isinstance(state, dict) or state.get("version") != _VERSION:
-            raise UsageError(
-                "is no checkpoint that this version writes; remove it to begin anew", source=str(self.path)
-            )
+            raise UsageError(_NO_CHECKPOINT, source=str(self.path))
         if state["identity"] != self._identity:
-            raise UsageError(
-                "is of another model, task, training or seed; name another folder or remove it", source=str(self.path)
-            )
+            problem = "is of another model, task, training, seed or data; name another folder or remove it"
+            raise UsageError(problem, source=str(self.path))
         return state

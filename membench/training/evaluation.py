@@ -1,6 +1,6 @@
 """A model asked what its task asks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -21,16 +21,26 @@ class Evaluation:
         self._model, self._data, self._most, self._device = model, data, settings.asked, device
         self._autocast, self._compiled = settings.autocast, settings.compiled
 
-    def score(self) -> Score:
-        """What it answers."""
-        with self._as_asked():
-            return self._data.score(self._logits, self._most, self._device)
+    def score(self, asking: Callable[[], None]) -> Score:
+        """What it answers; ``asking`` is called before each pass: there may be many, and who waits hears of them."""
 
-    def usage(self) -> dict[str, float | None]:
-        """What its layers read and choose for the same questions."""
-        batches = (batch.tokens[:, :-1].to(self._device) for batch in self._data.questions(self._most))
+        def logits(tokens: Tensor) -> Tensor:
+            asking()
+            return self._logits(tokens)
+
         with self._as_asked():
-            return usage(self._model, batches)
+            return self._data.score(logits, self._most, self._device)
+
+    def usage(self, asking: Callable[[], None]) -> dict[str, float | None]:
+        """What its layers read and choose for the same questions."""
+
+        def batches() -> Iterator[Tensor]:
+            for batch in self._data.questions(self._most):
+                asking()
+                yield batch.tokens[:, :-1].to(self._device)
+
+        with self._as_asked():
+            return usage(self._model, batches())
 
     def _logits(self, tokens: Tensor) -> Tensor:
         hidden = self._model.hidden(tokens.to(self._device))

@@ -69,6 +69,7 @@ class Run:
         self._unseen: list[tuple[int, Tensor, Tensor | None]] = []
         self._next_point = 1
         self._peak_bytes: int | None = None
+        self._unsaved = ""  # why there is no checkpoint of the last state that should have one
         self._saved_at = self._reported_at = time.monotonic()
         self.model = Model(spec, device=device, generator=torch.Generator(device).manual_seed(seed)).train()
         self.optimizer = _optimizer(self.model, settings)
@@ -89,7 +90,7 @@ class Run:
         if self.final is None:
             reset_peak(self.device.type)
             self._go_on(report)
-            usage = {} if self.watch.reason is not None else self._evaluation.usage()
+            usage = {} if self.watch.reason is not None else self._usage(report)
             self._note_peak()
             self.final = final_metrics(self.spec, self.clock, self.curve, usage, self._peak_bytes, matmul_flops_per_s)
             self._save()
@@ -110,7 +111,7 @@ class Run:
                 with self.clock.running():
                     self._train_a_while(report)
                 if self.watch.reason is None and self._point_is_due():
-                    self._take_point(scalars)
+                    self._take_point(scalars, report)
                 if self._checkpoint_is_due():
                     self._save()
         finally:
@@ -140,9 +141,13 @@ class Run:
             self.watch.see(*each)
         self._losses = (self._losses[0] + sum(found), self._losses[1] + len(found))
         self._gradient_norm = found_norms[-1]
+        self._tell(report, f"step {steps[-1]}, loss {found[-1]:.3f}{self._unsaved}")
+
+    def _tell(self, report: Report, doing: str) -> None:
+        """What is done, a few times a second."""
         if time.monotonic() - self._reported_at >= _REPORT_EVERY_S:
             self._reported_at = time.monotonic()
-            report(f"step {steps[-1]}, loss {found[-1]:.3f}", min(1.0, self.clock.share))
+            report(doing, min(1.0, self.clock.share))
 
     def _point_is_due(self) -> bool:
         share = self.clock.share
@@ -151,13 +156,13 @@ class Run:
     def _checkpoint_is_due(self) -> bool:
         return self._checkpoint is not None and time.monotonic() - self._saved_at >= self.settings.checkpoint_seconds
 
-    def _take_point(self, scalars: Scalars) -> None:
+    def _take_point(self, scalars: Scalars, report: Report) -> None:
         """Evaluates; an answer that is no number is a divergence that no loss has shown yet."""
-        metrics = self._evaluation.score().metrics
-        for name, value in metrics.items():
-            if value is not None and not math.isfinite(value):
-                self.watch.reason = f"{name} {value} at step {self.clock.steps}"
-                return
+        metrics = self._evaluation.score(lambda: self._tell(report, f"asking after step {self.clock.steps}")).metrics
+        nll = metrics["answer_nll"]
+        if nll is None or not math.isfinite(nll):
+            self.watch.reason = f"the loss of answers is no number at step {self.clock.steps}"
+            return
         tables = [table.param_groups[0]["lr"] for table in self.optimizer.tables]
         total, count = self._losses
         point = Point(
@@ -177,6 +182,9 @@ class Run:
         self._losses = (0.0, 0)
         self._next_point = math.floor(self.clock.share * self.settings.evaluations) + 1
 
+    def _usage(self, report: Report) -> dict[str, float | None]:
+        return self._evaluation.usage(lambda: self._tell(report, "counting what is used"))
+
     def _note_peak(self) -> None:
         """The highest of all processes that had a part in this run."""
         peaks = peak_bytes(self.device.type, 0)
@@ -187,16 +195,19 @@ class Run:
         if self._checkpoint is None:
             return
         self._note_peak()
-        self._checkpoint.write(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "clock": self.clock.state(),
-                "watch": self.watch.state(),
-                "curve": [point.model_dump() for point in self.curve],
-                **{name: getattr(self, name) for name in _KEPT},
-            }
-        )
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "clock": self.clock.state(),
+            "watch": self.watch.state(),
+            "curve": [point.model_dump() for point in self.curve],
+            **{name: getattr(self, name) for name in _KEPT},
+        }
+        try:
+            self._checkpoint.write(state)
+            self._unsaved = ""
+        except UsageError as error:  # a full disk takes the checkpoint, and not the run
+            self._unsaved = f", {error}"
         self._saved_at = time.monotonic()
 
     def _load(self, state: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ def train(
         UsageError: the task's data cannot be had or has more tokens than the model, the budget cannot be measured
             here, or the folder cannot be written or holds another run.
     """
-    named = {"task": task.model_dump(mode="json")}
-    run = Run(spec, task_data(task, seed), settings, seed, torch.device(device), folder, named)
+    data = task_data(task, seed)
+    named = {"task": task.model_dump(mode="json"), "data": data.description}  # files may have changed meanwhile
+    run = Run(spec, data, settings, seed, torch.device(device), folder, named)
     return run.finish(report, matmul_flops_per_s)

@@ -15,13 +15,14 @@ struct Attended {
 };
 
 // A head turned by its position's angles: the second half of the sines has their sign, the first its opposite.
-template <typename Element>
-inline void turn(const Element* head, const Element* cosines, const Element* sines, int64_t head_dim, Element* out) {
+template <typename Element, typename Out>
+inline void turn(const Element* head, const Element* cosines, const Element* sines, int64_t head_dim, Out* out) {
     const int64_t half = head_dim / 2;
+#pragma omp simd
     for (int64_t j = 0; j < half; ++j) {
         const float first = widen(head[j]), second = widen(head[half + j]);
-        out[j] = narrow<Element>(first * widen(cosines[j]) + second * widen(sines[j]));
-        out[half + j] = narrow<Element>(second * widen(cosines[half + j]) + first * widen(sines[half + j]));
+        out[j] = narrow<Out>(first * widen(cosines[j]) + second * widen(sines[j]));
+        out[half + j] = narrow<Out>(second * widen(cosines[half + j]) + first * widen(sines[half + j]));
     }
 }
 

@@ -1,13 +1,16 @@
 """A text file line by line, as long as it may be."""
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from membench.errors import UsageError, shown
 from membench.files import form_of
+
+_PART_BYTES = 2**20
 
 
 @contextmanager
@@ -63,6 +66,20 @@ def objects(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 problem = f'should be an object of columns and values ({{"…": …}}), not {shown(found)}'
                 raise UsageError(problem, key=place, source=path)
             yield place, found
+
+
+def sha256_of(paths: Iterable[str]) -> str:
+    """Of the content of files, one after the other.
+
+    Raises:
+        UsageError: as ``opened``.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with opened(path) as stream:
+            while part := stream.read(_PART_BYTES):
+                digest.update(part)
+    return digest.hexdigest()
 
 
 def parsed(text: str, path: str, place: str = "") -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from membench.learning.grid import Rates, Tried, axes_of, best, between, beyond_edge, grid
-from membench.learning.settings import Tuning
+from membench.learning.settings import Training, Tuning
 from membench.planning.plan import PlannedCase
 from membench.results.records import Trial
 from membench.scenario.settings import TRIAL_SEEDS
@@ -21,6 +21,7 @@ class Tuned:
     """A case and what was tried of it, in order."""
 
     planned: PlannedCase
+    training: Training
     tuning: Tuning
     tried: list[Tried] = field(default_factory=list)
 
@@ -51,7 +52,9 @@ def choose_rates(
         found: what came of a job; None: it failed.
     """
     tuned = [
-        Tuned(each, each.case.training.tuning) for each in cases if each.case.training and each.case.training.tuning
+        Tuned(each, training, training.tuning)
+        for each in cases
+        if (training := each.case.training) is not None and training.tuning is not None
     ]
 
     def attempt(asked: Sequence[tuple[Tuned, Rates]]) -> None:
@@ -63,7 +66,7 @@ def choose_rates(
             elif each in tuned:
                 tuned.remove(each)
 
-    attempt([(each, rates) for each in tuned for rates in grid(axes_of(each.tuning, each.planned.case.layer))])
+    attempt([(each, rates) for each in tuned for rates in grid(axes_of(each.training, each.planned.case.layer))])
     for number in range(max((each.tuning.widenings for each in tuned), default=0)):
         open_ = [each for each in tuned if number < each.tuning.widenings]
         attempt([(each, rates) for each in open_ if (rates := beyond_edge(each.tried)) is not None])

@@ -13,6 +13,7 @@ import torch
 from membench.errors import UsageError
 from membench.learning.extent import extent_of
 from membench.learning.tasks import QAFiles
+from membench.training.data_files.lines import sha256_of
 from membench.training.data_files.questions import Question, questions_of
 from membench.training.data_files.tokenizers import Tokens, tokens_by
 from membench.training.scoring.own_words import OwnWords, answer_texts
@@ -105,6 +106,7 @@ class _Table:
             self._first[number], self._last[number] = len(row) - len(answer) - 1, len(row) - 1
         self.counts: dict[str, Any] = {
             "files": list(files),
+            "sha256": sha256_of(files),
             "questions": len(questions),
             "answers_too_long": len(questions) - len(pairs),
             "questions_cut": sum(len(question) > room for question, _ in pairs),

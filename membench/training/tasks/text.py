@@ -10,8 +10,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from membench.learning.extent import extent_of
 from membench.learning.tasks import Text
+from membench.training.data_files.corpus import read_corpus
 from membench.training.scoring.answers import Answers
-from membench.training.tasks.corpus import read_corpus
 from membench.training.tasks.drawing import Integers, drawn
 from membench.training.tasks.numbered import NumberedData, Rows, of_epoch
 
