@@ -68,8 +68,8 @@ _cross_entropy_backward = plain_operator(
 @torch.library.register_fake("membench::cross_entropy")
 def _(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     del targets
-    fp32 = {"dtype": torch.float32}
-    return logits.new_empty(len(logits), **fp32), logits.new_empty(len(logits), 2, **fp32)
+    rows, fp32 = len(logits), torch.float32
+    return logits.new_empty(rows, dtype=fp32), logits.new_empty(rows, 2, dtype=fp32)
 
 
 @torch.library.register_fake("membench::cross_entropy_backward")
