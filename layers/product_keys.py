@@ -98,7 +98,7 @@ class RetrievalLayer(Layer):
     def choice_norms(self, x: Tensor) -> dict[str, Tensor]:
         """Of a head's projected query, before it is normalized."""
         queries = project(x, self.query).float().view(-1, self.spec.heads, self.spec.key_dim)
-        return {"query_norm": queries.norm(dim=-1).mean()}
+        return {"query_norm_mean": queries.norm(dim=-1).mean()}
 
     def _selected(self, queries: Tensor) -> Selection:
         """The choice by query halves (B, H, 2, c)."""

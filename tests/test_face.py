@@ -12,7 +12,7 @@ from membench.layers.face import FACE
 
 # What the instrument imports of layers, by the number. A new name: raise FACE and give the new number its names.
 ASKED = {
-    6: """
+    7: """
         checking.answer:find_fault checking.answer:parameter_faults checking.digest:Digest
         checking.update_verification:update_errors checking.verification:Verification
         checking.verification:verify factory:build initialize:fill_normal_ kernels.cpp_build:kernels
@@ -30,6 +30,7 @@ ASKED = {
         spec:WeightedBagSpec spec:has_backward layer:has_gradient spec:At spec:BlockSpec spec:ModelShape
         spec:ModelSpec spec:OwnLayerSpec spec:PRESETS spec:Pool
         tables.host_table:HostTable tables.value_table:ValueTable
+        spec:COLLECTIVES spec:Collective spec:CollectiveKind spec:Layout spec:collectives
     """,
 }
 

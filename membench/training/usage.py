@@ -18,7 +18,7 @@ METRICS = (
     "rows_kl_nats",
     "expert_load_entropy",
     "dropped_token_share",
-    "query_norm",
+    "query_norm_mean",
     "router_logit_norm",
 )
 
@@ -29,7 +29,7 @@ def usage(model: Model, batches: Iterable[Tensor]) -> dict[str, float | None]:
 
     ``rows_used_share``: of a table's rows, those that any token reads. ``rows_kl_nats``: how far the weight on rows is
     from even; 0: even. ``expert_load_entropy``: over ln E; 1: even. ``dropped_token_share``: tokens that no expert
-    took. ``query_norm`` and ``router_logit_norm``: mean length of a head's query, of a token's router logits.
+    took. ``query_norm_mean`` and ``router_logit_norm``: mean length of a head's query, of a token's router logits.
     """
     was_training = model.training
     model.eval()
