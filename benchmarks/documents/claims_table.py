@@ -11,8 +11,8 @@ from benchmarks.documents.published_claims import CLAIMS, Claim
 from benchmarks.documents.recorded import Recorded
 from benchmarks.documents.tables import markdown_table
 from membench.json_values import number
-from membench.results.differences import ALPHA, holm, paired_p
-from membench.results.learnt import ANSWER, interval, of_seeds
+from membench.results.differences import ALPHA, holm, paired_difference
+from membench.results.learnt import ANSWER
 from membench.results.ranking import is_trained
 from membench.results.records import Record
 from membench.tables.numbers import short
@@ -25,7 +25,7 @@ AGREES, DISAGREES, CANNOT_TELL = "**agrees**", "**disagrees**", "cannot tell at 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How much higher the second arm's NLL is than the first's, over the seeds that both have. Nats."""
+    """How much higher the second arm's NLL is than the first's, in nats."""
 
     better: Record
     worse: Record
@@ -72,10 +72,10 @@ def comparisons(claim: Claim, records: Sequence[Record]) -> list[Comparison] | N
 
 
 def _comparison(better: Record, worse: Record) -> Comparison | None:
-    low_nll, high_nll = (of_seeds(record.rounds, ANSWER) for record in (better, worse))
-    by = [high_nll[seed] - low_nll[seed] for seed in sorted(low_nll.keys() & high_nll.keys())]
-    ends, p = interval(by), paired_p(by)
-    return None if ends is None or p is None else Comparison(better, worse, sum(by) / len(by), *ends, p)
+    by = paired_difference("", ANSWER, better, worse)
+    if by is None or by.low is None or by.high is None or by.p is None:
+        return None
+    return Comparison(better, worse, by.mean, by.low, by.high, by.p)
 
 
 def verdict(claim: Claim, found: Sequence[Comparison], ps: Sequence[float]) -> str:

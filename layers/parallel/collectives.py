@@ -91,15 +91,28 @@ def _wide(x: Tensor) -> torch.dtype:
 
 def there(x: Tensor, route: Route, name: str) -> Tensor:
     """x carried along a route; its gradient comes back. Both are the stage ``name``."""
-    return _There.apply(x, route, name)
+    return _Carried.apply(x, route, name)
 
 
 def back(y: Tensor, route: Route, name: str) -> Tensor:
     """y carried back along a route; its gradient goes there."""
-    return _Back.apply(y, route, name)
+    return _Carried.apply(y, _Return(route), name)
 
 
-class _There(torch.autograd.Function):
+@dataclass(frozen=True, slots=True)
+class _Return:
+    """A route the other way round."""
+
+    route: Route
+
+    def there(self, x: Tensor) -> Tensor:
+        return self.route.back(x)
+
+    def back(self, y: Tensor) -> Tensor:
+        return self.route.there(y)
+
+
+class _Carried(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, route: Route, name: str) -> Tensor:
         ctx.route, ctx.name = route, name
@@ -111,20 +124,6 @@ class _There(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         with stage(ctx.name):
             return ctx.route.back(upstream[0]), None, None
-
-
-class _Back(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, route: Route, name: str) -> Tensor:
-        ctx.route, ctx.name = route, name
-        with stage(name):
-            return route.back(y)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        with stage(ctx.name):
-            return ctx.route.there(upstream[0]), None, None
 
 
 def lookups_there(rows: Tensor, weights: Tensor, route: Route, name: str, back_name: str) -> tuple[Tensor, Tensor]:

@@ -30,12 +30,13 @@ def differences_of(result: ResultFile) -> list[Difference]:
     found = []
     for metric in COMPARED:
         pairs = [(at, one, other) for at, records in groups.items() for one, other in combinations(records, 2)]
-        known = [each for at, one, other in pairs if (each := _difference(at, metric, one, other))]
+        known = [each for at, one, other in pairs if (each := paired_difference(at, metric, one, other))]
         found += _corrected(known)
     return found
 
 
-def _difference(compared_at: str, metric: str, one: Record, other: Record) -> Difference | None:
+def paired_difference(compared_at: str, metric: str, one: Record, other: Record) -> Difference | None:
+    """By how much more the other has of a metric, over the seeds that both have, with its own p; None where none is."""
     before, now = (of_seeds(record.rounds, metric) for record in (one, other))
     seeds = sorted(before.keys() & now.keys())
     if not seeds:
