@@ -49,6 +49,14 @@ def path(request):
 
 
 @pytest.fixture
+def restored_threads():
+    """A test may set how many threads torch has."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def virtual_time(monkeypatch):
     """What the instrument reads its times from, instead of the machine's clock."""
     clock = VirtualTime()

@@ -25,13 +25,6 @@ SHAPES = {  # sequences, query heads, key heads, head dim, capacity, held
 }
 
 
-@pytest.fixture
-def restored_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def drawn(shape, dtype):
     sequences, heads, kv_heads, head_dim, capacity, held = shape
     projected = torch.randn(sequences, (heads + 2 * kv_heads) * head_dim).to(dtype)

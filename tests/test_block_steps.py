@@ -30,13 +30,6 @@ SHAPES = {  # sequences, d, query heads, key heads, head dim, capacity, held
 }
 
 
-@pytest.fixture
-def restored_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def drawn(shape, dtype, f=45):
     """x, attention_scale, qkv, out, cosines, sines, keys, values, held, eps, and the FFN's scale, gate_up and down."""
     sequences, d, heads, kv_heads, c, capacity, held = shape

@@ -11,13 +11,6 @@ from layers.kernels.cross_entropy import cross_entropy
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-@pytest.fixture
-def restored_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def drawn(rows, vocabulary, dtype):
     """Logits, targets, and a gradient of the losses that is zero in most rows."""
     targets = torch.randint(vocabulary, (rows,))

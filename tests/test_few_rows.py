@@ -15,13 +15,6 @@ SIZES = [(1, 1), (5, 31), (64, 32), (67, 33), (130, 1100), (3, 2100), (100, 64)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-@pytest.fixture
-def restored_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def operands(rows, n, m, dtype):
     return torch.randn(rows, m).to(dtype), torch.randn(n, m).to(dtype)
 

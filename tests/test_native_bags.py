@@ -13,13 +13,6 @@ from layers.kernels.row_passes import weighted_bag
 pytestmark = pytest.mark.skipif(not paths.has_native(), reason="no C++ compiler")
 
 
-@pytest.fixture
-def restored_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_same_bits_by_any_number_of_threads(dtype, restored_threads, seed):
     torch.manual_seed(seed)

@@ -24,13 +24,6 @@ ROWS = {
 SIZES = [(1, 1), (5, 31), (64, 32), (67, 33), (130, 1100), (3, 2100), (100, 64)]
 
 
-@pytest.fixture
-def restored_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=[True, False], ids=["without bf16 units", "with"])
 def without_units(request, monkeypatch):
     """A processor of either kind, whatever this one is."""

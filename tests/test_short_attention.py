@@ -27,13 +27,6 @@ SHAPES = {  # sequences, tokens, query heads, key heads, head dim
 }
 
 
-@pytest.fixture
-def restored_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def drawn(shape, dtype):
     """projected, cosines, sines, heads; and a gradient of what comes out."""
     sequences, tokens, heads, kv_heads, head_dim = shape
