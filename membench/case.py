@@ -13,6 +13,7 @@ from membench.layers.spec import (
     GroupedExpertsSpec,
     KeyScoresSpec,
     LayerSpec,
+    Layout,
     MemorySpec,
     Mode,
     MoESpec,
@@ -22,6 +23,7 @@ from membench.layers.spec import (
     ProductKeyTopKSpec,
     RetrievalSpec,
     RoutingKind,
+    SharedBy,
     Spec,
     Step,
     WeightedBagSpec,
@@ -61,6 +63,9 @@ class Case(BaseModel):
     sequences: PositiveInt = Field(default=1, description="of a block or a model, that the tokens belong to")
     context: NonNegativeInt = Field(default=0, description="tokens of a sequence before these, in its KV cache")
     ranks: PositiveInt = Field(default=1, description="P: one rank's share of a P-way parallel layer is measured")
+    shared_by: SharedBy | None = Field(
+        default=None, description="P processes share the layer so, and all are measured; None: a share alone"
+    )
     optimizer: Optimizer | None = Field(default=None, description="only in mode train_step")
     routing: RoutingConfig = RoutingConfig()
     seed: NonNegativeInt = 0
@@ -98,6 +103,11 @@ class Case(BaseModel):
         )
 
     @property
+    def layout(self) -> Layout | None:
+        """How real ranks share the layer; None where there are none."""
+        return None if self.shared_by is None else self.layer.shared_by(self.shared_by, self.ranks)
+
+    @property
     def name(self) -> str:
         """What a line of progress calls it: arm, mode, optimizer, tokens."""
         return " ".join(filter(None, [self.arm, self.mode, self.optimizer, f"x{self.tokens}"]))
@@ -105,7 +115,7 @@ class Case(BaseModel):
     @property
     def build_key(self) -> str:
         """Cases with equal keys share one build of the layer (all modes and token counts)."""
-        config = self.model_dump(mode="json", include={"arm", "layer", "ranks", "seed"})
+        config = self.model_dump(mode="json", include={"arm", "layer", "ranks", "shared_by", "seed"})
         return json.dumps(config, sort_keys=True)
 
 

@@ -7,7 +7,7 @@ from pydantic import Discriminator, TypeAdapter
 from membench.layers.spec.attention import AttentionSpec
 from membench.layers.spec.base import Choice, FreeDimension, Spec, TokenSpec
 from membench.layers.spec.block import BlockSpec, FfnSpec, OwnLayerSpec
-from membench.layers.spec.collective import COLLECTIVES, Collective, CollectiveKind, collectives
+from membench.layers.spec.collective import COLLECTIVES, Collective, CollectiveKind, collectives, sent_by_kind
 from membench.layers.spec.cost import (
     MODES,
     OPTIMIZERS,
@@ -22,7 +22,7 @@ from membench.layers.spec.cost import (
 from membench.layers.spec.dense import DenseSpec
 from membench.layers.spec.expectation import ROUTINGS, RoutingKind
 from membench.layers.spec.external import ExternalSpec
-from membench.layers.spec.layout import Layout
+from membench.layers.spec.layout import SHARED_BY, Layout, SharedBy
 from membench.layers.spec.memory import MemoryPlusSpec, MemorySpec
 from membench.layers.spec.model import ModelSpec, Pool
 from membench.layers.spec.moe import MoESpec
@@ -72,6 +72,7 @@ __all__ = [
     "OPTIMIZERS",
     "PRESETS",
     "ROUTINGS",
+    "SHARED_BY",
     "WHOLES",
     "AnyOperatorSpec",
     "AnySpec",
@@ -107,6 +108,7 @@ __all__ = [
     "RetrievalSpec",
     "RoutingKind",
     "RowOperatorSpec",
+    "SharedBy",
     "Spaced",
     "Spec",
     "StageCost",
@@ -116,5 +118,6 @@ __all__ = [
     "WholeSpec",
     "collectives",
     "has_backward",
+    "sent_by_kind",
     "spec_from",
 ]

@@ -153,6 +153,18 @@ class Spec(BaseModel):
         del host_ranks
         return (Layout("replicas", replicas=ranks),)
 
+    def shared_by(self, name: str | None, ranks: int) -> Layout:
+        """The way of this name in which P ranks of one host share this; None: the default.
+
+        Raises:
+            ValueError: there is none of this name.
+        """
+        ways = self.layouts(ranks, ranks)
+        found = next((way for way in ways if name in (None, way.name)), None)
+        if found is None:
+            raise ValueError(f"cannot be shared by {name}: {' or '.join(way.name for way in ways)}")
+        return found
+
     @property
     def balance_weight_used(self) -> float | None:
         """What its load-balancing loss is multiplied by; None where it has no such loss."""

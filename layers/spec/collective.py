@@ -4,7 +4,7 @@ A cost says by name what one rank sends in all calls (``Cost.communication_bytes
 and of what it moves. What a network makes of it also depends on who takes part, and on the number of calls.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,6 +105,14 @@ def collectives(
         calls = layers * (forward + (back if backward else 0))
         found.append(sending(_kind(name), sent, size, stride, calls))
     return found
+
+
+def sent_by_kind(found: Iterable[Collective]) -> dict[str, float]:
+    """What a rank sends in all collectives of each kind, where it sends any."""
+    sent: dict[str, float] = {}
+    for each in found:
+        sent[each.kind] = sent.get(each.kind, 0.0) + each.sent_bytes
+    return {kind: count for kind, count in sent.items() if count}
 
 
 def _kind(name: str) -> CollectiveKind:

@@ -1,7 +1,7 @@
 """How P ranks share a layer, and what a step of one of them then costs. Pure arithmetic, no torch."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from membench.layers.spec.collective import Collective, collectives, sending
 from membench.layers.spec.cost import Cost, MemoryNeed, Step
@@ -10,6 +10,8 @@ from membench.layers.spec.quantities import INDEX_BYTES
 if TYPE_CHECKING:
     from membench.layers.spec.base import Spec
 
+SharedBy = Literal["columns", "rows", "experts", "replicas", "fsdp"]  # layouts that real ranks can have
+SHARED_BY: tuple[SharedBy, ...] = get_args(SharedBy)
 PIECE_BYTES = 1e9  # of weights that are gathered at once: what is larger is wrapped in pieces
 
 

@@ -20,6 +20,10 @@ Only = Annotated[
     list[str] | None,
     typer.Option("--case", metavar="ID", help="Only cases whose id begins with ID. Repeatable."),
 ]
+Ranks = Annotated[
+    int | None,
+    typer.Option("--nproc", metavar="P", help="P processes of this machine share every layer, and all are measured."),
+]
 Output = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="The folder for result files.")]
 
 DEVICES = ("auto", "cpu", "cuda")

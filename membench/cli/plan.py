@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from membench.cli.options import AsJson, Device, Overrides, Scenarios
+from membench.cli.options import AsJson, Device, Overrides, Ranks, Scenarios
 
 HardwareName = Annotated[
     str | None,
@@ -22,6 +22,7 @@ def plan(
     nodes: Nodes = None,
     overrides: Overrides = None,
     device: Device = "auto",
+    nproc: Ranks = None,
     as_json: AsJson = False,
 ) -> None:
     """Show every case's exact counts, memory, whether it fits, and its predicted time. Nothing is measured.
@@ -30,13 +31,15 @@ def plan(
     knows and --device is not cpu; otherwise for its processor.
 
     Of several devices it also shows every way in which they can share each layer, and with several numbers of
-    --nodes how each way's step grows.
+    --nodes how each way's step grows. With --nproc every layer is shared by so many processes of this machine.
 
     Exit codes: 0 planned, 2 bad input.
     """
     import json
 
     from membench.cli.device_option import checked_device
+    from membench.cli.ranks_option import checked_ranks
+    from membench.errors import UsageError
     from membench.machine.datasheet import Hardware, local_gpu, parse_hardware, parse_hosts
     from membench.machine.device import available_memory_bytes, last_level_cache_bytes
     from membench.planning.planner import make_plan
@@ -45,6 +48,8 @@ def plan(
     from membench.tables.plan import plan_tables
     from membench.tables.render import print_tables
 
+    if checked_ranks(nproc) is not None and hardware is not None:
+        raise UsageError("is for this machine: --hardware h100x8 says how many ranks", source="--nproc")
     named = parse_hosts(None if hardware is None else parse_hardware(hardware), nodes)
     changes = [*(overrides or ()), *([f"device={checked_device(device)}"] if device != "auto" else [])]
     plans = []
@@ -56,10 +61,12 @@ def plan(
         local = local_gpu() if scenario.device != "cpu" else None
         if local:
             own = {"available_bytes": int(local.memory_bytes), "host_bytes": available_memory_bytes()}
-            plans.append(make_plan(scenario, hardware=Hardware(local), **own))
+            plans.append(make_plan(scenario, hardware=Hardware(local), **own, processes=nproc))
         else:
             cache_bytes = last_level_cache_bytes() if scenario.device != "cuda" else None
-            plans.append(make_plan(scenario, cache_bytes=cache_bytes or 0))
+            memory = available_memory_bytes() if nproc else None  # which all of them have together
+            shares = {"available_bytes": memory // nproc} if memory and nproc else {}
+            plans.append(make_plan(scenario, cache_bytes=cache_bytes or 0, processes=nproc, **shares))
     if as_json:
         typer.echo(json.dumps({"plans": [each.model_dump(mode="json") for each in plans]}, allow_nan=False))
         return

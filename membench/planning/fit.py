@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from membench.errors import UsageError
-from membench.layers.spec import Cost, Mode, Optimizer, Step
+from membench.layers.spec import Collective, Cost, Layout, Mode, Optimizer, SharedBy, Step, collectives
 from membench.planning.check_size import CHECK_WORKSPACE_BYTES, check_bytes
 from membench.planning.solved_arms import SolvedArm, planned_zipf_exponent
 from membench.scenario.arms import Level
@@ -37,6 +37,7 @@ class Work:
     """One arm of one point in one mode, before P is known.
 
     ``level`` is at which it is measured; ``in_parts``: as the sum of its parts, where it has any, though it fits.
+    ``shared_by``: real ranks share it so; None: one rank's share is measured alone.
     """
 
     point: Point
@@ -45,6 +46,16 @@ class Work:
     optimizer: Optimizer | None = None
     level: Level = "layer"
     in_parts: bool = False
+    shared_by: SharedBy | None = None
+
+    def layout(self, ranks: int) -> Layout | None:
+        """How real ranks share it; None where there are none."""
+        return None if self.shared_by is None else self.arm.spec.shared_by(self.shared_by, ranks)
+
+    def split_error(self, ranks: int) -> str | None:
+        """Why so many ranks cannot share it, or None."""
+        layout = self.layout(ranks)
+        return self.arm.spec.split_error(ranks) if layout is None else layout.error(self.arm.spec, ranks)
 
     @property
     def new_tokens(self) -> int:
@@ -57,8 +68,17 @@ class Work:
         return self.point.workload.step_of(self.mode)["sequences"]
 
     def cost(self, ranks: int, cache_bytes: float = 0.0) -> Cost:
-        """One rank's cost; ``split_error`` of the layer must be None."""
-        return self.arm.spec.cost(self.step(ranks, cache_bytes))
+        """One rank's cost; ``split_error`` must be None."""
+        return self.exchanging(ranks, cache_bytes)[0]
+
+    def exchanging(self, ranks: int, cache_bytes: float = 0.0) -> tuple[Cost, list[Collective]]:
+        """One rank's cost, and the collectives that a step takes part in."""
+        step, layout = self.step(ranks, cache_bytes), self.layout(ranks)
+        if layout is not None:
+            return layout.cost(self.arm.spec, step)
+        cost, layers = self.arm.spec.cost(step), self.arm.spec.stacked_blocks or 1
+        sent = cost.communication_bytes
+        return cost, collectives(sent, ranks=ranks, backward=step.has_backward, layers=layers)
 
     def step(self, ranks: int, cache_bytes: float = 0.0) -> Step:
         """One rank's step, with what its routing is expected to touch."""
@@ -103,12 +123,14 @@ class Fitted:
 
 def need_bytes(work: Work, ranks: int) -> float:
     """Bytes of its device a process needs to measure one case: the layer's, the check's and the process's own."""
-    return work.cost(ranks).memory.total + check_bytes(work.arm.spec, work.new_tokens, work.sequences) + PROCESS_BYTES
+    together = ranks if work.shared_by else 1
+    checking = check_bytes(work.arm.spec, work.new_tokens, work.sequences, together)
+    return work.cost(ranks).memory.total + checking + PROCESS_BYTES
 
 
 def refusal(work: Work, ranks: int, room: Room) -> str | None:
     """Why a work cannot run as one of ``ranks`` ranks, or None."""
-    if error := work.arm.spec.split_error(ranks):
+    if error := work.split_error(ranks):
         return f"P = {ranks}: {error}"
     if why := why_in_parts(work, ranks, room):
         if error := work.arm.spec.parts_error(work.mode):
@@ -138,6 +160,7 @@ def fit(
     room: Room,
     shrunk: Callable[[float], list[Work]],
     devices: int = 1,
+    processes: int | None = None,
 ) -> Fitted:
     """Chooses P and the scale by the scenario's policy.
 
@@ -147,11 +170,12 @@ def fit(
         room: what one device, and its host, may hold.
         shrunk: the same works with their parameters scaled.
         devices: devices of the named hardware; more than one are the P ranks.
+        processes: that share every layer, which are the P ranks; None: one rank's share is measured.
 
     Raises:
         UsageError: no P, or no scale, makes everything fit.
     """
-    splits = settings.policy == "rank" and settings.ranks == "auto" and devices == 1
+    splits = settings.policy == "rank" and settings.ranks == "auto" and devices == 1 and processes is None
     alone, available_bytes = PROCESS_BYTES + CHECK_WORKSPACE_BYTES, room.device_bytes
     if available_bytes is not None and available_bytes < alone and (splits or settings.policy == "shrink"):
         raise UsageError(
@@ -162,7 +186,7 @@ def fit(
     if splits:
         ranks = _least_ranks(works, room)
         return Fitted(ranks, "least power of two that fits everything", 1.0, works)
-    ranks, reason = _stated_ranks(settings, devices)
+    ranks, reason = _stated_ranks(settings, devices) if processes is None else (processes, "as many as share a layer")
     if settings.policy == "shrink":
         return _shrunk_to_fit(works, ranks, reason, room, shrunk)
     return Fitted(ranks, reason, 1.0, works)

@@ -44,6 +44,7 @@ def dimension_for_latency(
     tokens: int,
     ranks: int,
     records: Callable[[str], list[Record]],
+    shared_by: str | None = None,
 ) -> tuple[str, int, float]:
     """The dimension, its value and the latency in milliseconds interpolated there.
 
@@ -55,6 +56,7 @@ def dimension_for_latency(
         tokens: tokens of one rank that the measured cases must have, unless the budget says.
         ranks: ranks that they must have.
         records: the cases of a file, as ``read_records`` reads them.
+        shared_by: how ranks share the layer in the measured cases.
 
     Raises:
         BudgetError: too few such cases, or the asked latency lies outside what they span.
@@ -63,7 +65,7 @@ def dimension_for_latency(
     dimension = latency_dimension(kind, set(given) | claimed)
     free = {dimension.name, *claimed}
     layer = {k: v for k, v in with_placeholders(kind, given).model_dump(mode="json").items() if k not in free}
-    wanted = {"mode": budget.mode, "tokens": budget.tokens or tokens, "ranks": ranks}
+    wanted = {"mode": budget.mode, "tokens": budget.tokens or tokens, "ranks": ranks, "shared_by": shared_by}
     cases = [record for name in budget.measured for record in records(name)]
     points = rising(_measured(cases, wanted, kind, layer, dimension.name))
     where = f"{wanted['mode']} of {how_many(wanted['tokens'], 'token')} in {', '.join(budget.measured)}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from membench.case import Case, RoutingConfig
 from membench.errors import UsageError, blaming
-from membench.layers.spec import Cost, Mode, Optimizer, collectives, has_backward
+from membench.layers.spec import Cost, Mode, Optimizer, sent_by_kind
 from membench.machine.datasheet import Entry, Hardware
 from membench.machine.device import available_memory_bytes
 from membench.planning.fit import Room, Work, fit, parts_of, refusal, why_in_parts
@@ -31,6 +31,7 @@ def make_plan(
     available_bytes: int | None = None,
     host_bytes: int | None = None,
     cache_bytes: int = 0,
+    processes: int | None = None,
 ) -> Plan:
     """The plan of a scenario on the named hardware, or on this machine.
 
@@ -43,6 +44,8 @@ def make_plan(
             named hardware's.
         host_bytes: what the host has beside the device's own memory; else unknown, or the same memory.
         cache_bytes: last-level cache; else the named hardware's, else taken as none.
+        processes: that share every layer. None where it was not said: then a scenario whose arms are shared is planned
+            for the ranks that it pins.
 
     Raises:
         UsageError: budgets cannot be met, a trace does not fit its layer, or nothing fits in the way the scenario asks.
@@ -51,18 +54,20 @@ def make_plan(
         available = _available_bytes(scenario, hardware, available_bytes)
         apart = hardware is not None or host_bytes is not None or scenario.device == "cuda"
         room = Room(available, host_bytes, apart)
-        whole = _solved(scenario) if solved is None else solved
+        devices = hardware.devices if hardware else 1
+        sharing = sharing_ranks(scenario, devices, processes)
+        pinned = sharing or _pinned_ranks(scenario)
+        whole = solve_points(scenario.points, pinned) if solved is None else solved
 
         def shrunk(scale: float) -> list[Work]:
-            return list(_works(scenario, solve_shrunk(scenario.points, whole, scale, _pinned_ranks(scenario))))
+            return list(_works(scenario, solve_shrunk(scenario.points, whole, scale, pinned), sharing))
 
-        works = list(_works(scenario, whole))
+        works = list(_works(scenario, whole, sharing))
         if not works:
             raise UsageError("leaves out every case; exclude less", key="axes.exclude")
         for work in works:
             trace_for(work.arm.spec, work.point.workload.routing)
-        devices = hardware.devices if hardware else 1
-        fitted = fit(_fit_of(scenario), works, room, shrunk, devices)
+        fitted = fit(_fit_of(scenario), works, room, shrunk, devices, sharing)
         network = _network(scenario, hardware)
     planner = _Planner(
         ranks=fitted.ranks,
@@ -91,22 +96,41 @@ def make_plan(
     )
 
 
-def solve_budgets(scenario: Scenario) -> list[dict[str, SolvedArm]]:
+def solve_budgets(scenario: Scenario, processes: int | None = None) -> list[dict[str, SolvedArm]]:
     """The arms of every point, whatever the device; the traces that they are routed by are looked at too.
+
+    Args:
+        processes: as for ``make_plan``.
 
     Raises:
         UsageError: a budget cannot be met, or a trace does not fit.
     """
     with blaming(scenario.source):
-        solved = _solved(scenario)
+        solved = solve_points(scenario.points, sharing_ranks(scenario, 1, processes) or _pinned_ranks(scenario))
         for point, arms in zip(scenario.points, solved, strict=True):
             for arm in arms.values():
                 trace_for(arm.spec, point.workload.routing)
     return solved
 
 
-def _solved(scenario: Scenario) -> list[dict[str, SolvedArm]]:
-    return solve_points(scenario.points, _pinned_ranks(scenario))
+def sharing_ranks(scenario: Scenario, devices: int, processes: int | None) -> int | None:
+    """How many ranks share every layer of a scenario; None where none is shared.
+
+    Raises:
+        UsageError: it is not said, or what the scenario measures is not shared.
+    """
+    stated = [name for point in scenario.points for name, arm in point.arms.items() if arm.shared_by]
+    if processes is None and not stated:
+        return None
+    if scenario.level != "layer":
+        problem = f"only layers are shared by processes, this is {scenario.level}: leave out --nproc, or torchrun"
+        raise UsageError(problem, key="level")
+    if processes is not None or devices > 1:
+        return processes or devices
+    if isinstance(scenario.fit.ranks, int):
+        return scenario.fit.ranks
+    key = f"arms.{stated[0]}.shared_by"
+    raise UsageError("ranks share this layer: say how many with --nproc P, or in fit.ranks for a plan", key=key)
 
 
 def _pinned_ranks(scenario: Scenario) -> int:
@@ -153,14 +177,30 @@ def _fit_of(scenario: Scenario) -> Fit:
     return scenario.fit.model_copy(update={"policy": "skip"}) if scenario.level == "training" else scenario.fit
 
 
-def _works(scenario: Scenario, solved: list[dict[str, SolvedArm]]) -> Iterator[Work]:
-    """Every arm of every point in every mode, less what the scenario excludes."""
+def _works(scenario: Scenario, solved: list[dict[str, SolvedArm]], sharing: int | None) -> Iterator[Work]:
+    """Every arm of every point in every mode, less what the scenario excludes; ``sharing`` ranks share each layer."""
     for point, arms in zip(scenario.points, solved, strict=True):
         for arm in arms.values():
+            shared_by = None if sharing is None else _shared_by(point, arm, sharing)
             for mode in point.workload.modes:
                 for optimizer in _optimizers(point, arm.name, mode):
                     if not scenario.excludes(point, arm=arm.name, mode=mode, optimizer=optimizer):
-                        yield Work(point, arm, mode, optimizer, scenario.level, scenario.fit.in_parts)
+                        yield Work(point, arm, mode, optimizer, scenario.level, scenario.fit.in_parts, shared_by)
+
+
+def _shared_by(point: Point, arm: SolvedArm, ranks: int) -> Any:
+    """How so many ranks share an arm's layer: as it says, else in the way that is its kind's default.
+
+    Raises:
+        UsageError: there is no such way, or the layer is from outside.
+    """
+    key = f"arms.{arm.name}.shared_by"
+    if not arm.spec.COUNTED:
+        raise UsageError("a layer from outside is not shared by ranks: leave the arm out", key=key)
+    try:
+        return arm.spec.shared_by(point.arms[arm.name].shared_by, ranks).name
+    except ValueError as error:
+        raise UsageError(f"a {arm.spec.model_dump()['kind']} layer {error}", key=key) from None
 
 
 def _optimizers(point: Point, arm: str, mode: Mode) -> list[Optimizer | None]:
@@ -197,8 +237,8 @@ def _at_both(earlier: PlannedCase, work: Work) -> PlannedCase:
 
 
 def _same_layer(case: Case) -> str:
-    """Equal for cases of one layer, trained alike where it is trained."""
-    return case.model_dump_json(include={"layer", "training"})
+    """Equal for cases of one layer, shared alike, and trained alike where it is trained."""
+    return case.model_dump_json(include={"layer", "shared_by", "training"})
 
 
 @dataclass(frozen=True)
@@ -260,6 +300,7 @@ class _Planner:
             layer=work.arm.spec,  # type: ignore[arg-type]
             **step,
             ranks=self.ranks,
+            shared_by=work.shared_by,
             optimizer=work.optimizer,
             routing=_routing(work),
             seed=0 if training else work.point.workload.seed,  # whose rounds are seeds
@@ -274,7 +315,7 @@ class _Planner:
         skipped = self.skipped(work)
         if twin != work.arm.name:
             skipped = f"the same layer as arm {twin} here"
-        known = self.counts(work) if spec.COUNTED and not spec.split_error(self.ranks) else {}
+        known = self.counts(work) if spec.COUNTED and not work.split_error(self.ranks) else {}
         return PlannedCase(
             case=case,
             point=work.point.values,
@@ -290,17 +331,13 @@ class _Planner:
 
     def counts(self, work: Work) -> dict[str, Any]:
         """The cost of one rank, and what it predicts."""
-        cost = work.cost(self.ranks, self.cache_bytes)
+        cost, exchanged = work.exchanging(self.ranks, self.cache_bytes)
         same_names = PlannedCase.model_fields.keys() & {field.name for field in fields(Cost)}
         derived = ("flops", "flops_executed", "bytes_min", "bytes_issued", "bytes_dram_expected")
-        exchanged = collectives(
-            cost.communication_bytes,
-            ranks=self.ranks,
-            backward=has_backward(work.mode),
-            layers=work.arm.spec.stacked_blocks or 1,
-        )
+        sent = {"communication_bytes": sent_by_kind(exchanged)} if work.shared_by else {}
         return {
             **{name: getattr(cost, name) for name in (*same_names, *derived)},
+            **sent,
             "memory_bytes": asdict(cost.memory),
             "communication_ms": total_ms(self.network, exchanged),
             "predicted_ms": predicted_ms(cost, work.arm.spec.dtype, self.entry),

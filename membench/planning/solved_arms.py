@@ -189,6 +189,7 @@ class _Solver:
             self.point.workload.tokens,
             self.ranks,
             self.known.records,
+            arm.shared_by,
         )
         return {**given, name: value}, {"latency_ms": latency_ms}
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from membench.errors import UsageError, shown, suggestion, usage_error
-from membench.layers.spec import KINDS, OPERATORS, ExternalSpec, ModelShape, Spec
+from membench.layers.spec import KINDS, OPERATORS, SHARED_BY, ExternalSpec, ModelShape, SharedBy, Spec
 from membench.learning.settings import Training
 from membench.scenario.budgets import Budgets
 from membench.scenario.dimensions import with_placeholders
@@ -27,6 +27,7 @@ _NAMED_BY: dict[Level, str] = {
 }
 _NAMES = tuple(dict.fromkeys(_NAMED_BY.values()))  # the keys by which arms name what they compare
 _SAID = {"layer": "a layer", "op": "an operator"}
+SHARED_KEY = "shared_by"
 _MAX_NAME_CHARS = 64
 _ARM_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9_-]{{0,{_MAX_NAME_CHARS - 1}}}")
 
@@ -37,7 +38,7 @@ class Arm:
 
     ``given`` are validated values of the kind's config. ``budgets`` is None where the arm
     does not say ``budgets:`` and takes the scenario's. ``whole`` is what the layer stands in, if it is measured in
-    more than itself; ``training`` how it is trained, at level training.
+    more than itself; ``training`` how it is trained, at level training; ``shared_by`` how ranks share it, if it says.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Arm:
     budgets: Budgets | None
     whole: Whole | None = None
     training: Training | None = None
+    shared_by: SharedBy | None = None
 
     def around(self, layer: Spec) -> Spec:
         """What is measured: the layer, or the block or the model with it."""
@@ -94,6 +96,7 @@ def arm_from(
     trained = None
     if training is not None:
         trained = training_of_arm(training, values.pop(TRAINING_KEY, {}), f"{key}.{TRAINING_KEY}")
+    shared_by = _shared_by(kind, level, values, shared, key)
     budgets = _budgets_from(values.pop("budgets"), f"{key}.budgets") if "budgets" in values else None
     if "kind" in values or "factory" in values:
         raise UsageError(f"the kind of an arm is said by {_NAMED_BY[level]}:", key=key)
@@ -108,7 +111,7 @@ def arm_from(
         field = wrong.key.removeprefix(f"{key}.")
         place = f"every_arm.{field}" if field in shared and field not in values else wrong.key
         raise UsageError(wrong.problem, key=place) from None
-    return Arm(name, kind, {field: getattr(probe, field) for field in given}, budgets, whole, trained)
+    return Arm(name, kind, {field: getattr(probe, field) for field in given}, budgets, whole, trained, shared_by)
 
 
 def _whole_of(
@@ -138,9 +141,26 @@ def _whole_of(
     return whole_from(level, shape, stated, places)
 
 
+def _shared_by(
+    kind: type[Spec], level: Level, values: dict[str, Any], shared: dict[str, Any], key: str
+) -> SharedBy | None:
+    """How ranks share an arm's layer, taken out of what it states or of what all share."""
+    common = shared.pop(SHARED_KEY, None)
+    place = f"{key}.{SHARED_KEY}" if SHARED_KEY in values else f"every_arm.{SHARED_KEY}"
+    named = values.pop(SHARED_KEY, common)
+    if named is None:
+        return None
+    if level != "layer" or kind is ExternalSpec:
+        what = "layers of ours at level layer"
+        raise UsageError(f"is for {what}, this is {'from outside' if level == 'layer' else level}", key=place)
+    if named not in SHARED_BY:
+        raise UsageError(f"no layer is shared by {shown(named)}; {suggestion(named, SHARED_BY)}", key=place)
+    return named
+
+
 def check_every_arm(every_arm: dict[str, Any], arms: dict[str, Arm]) -> None:
     """Refuses keys of ``every_arm:`` that no arm has: they would be given to nobody."""
-    known = {field for arm in arms.values() for field in arm.kind.model_fields} - {"kind", "factory"}
+    known = {field for arm in arms.values() for field in arm.kind.model_fields} - {"kind", "factory"} | {SHARED_KEY}
     if any(arm.whole is not None for arm in arms.values()):
         known |= {*WHOLE_KEYS}
     for key in every_arm:

@@ -151,7 +151,8 @@ class Fit(Strict):
         "parameters (level layer); skip: the case is left out and says why",
     )
     ranks: Annotated[int | Literal["auto"], _number_or_auto(_ranks)] = Field(
-        default="auto", description="P, the same for all arms; auto: the fewest with which everything fits"
+        default="auto",
+        description="P, the same for all arms; auto: the fewest with which everything fits. --nproc goes before it",
     )
     memory: Annotated[float | Literal["auto"], _number_or_auto(parse_bytes)] = Field(
         default="auto", description="bytes that the run may use, such as 18GB; auto: what the device has"
