@@ -183,10 +183,13 @@ class MoE(Layer):
         return settings, [self.router.detach(), *bias]
 
     def touched(self, x: Tensor, routing: Routing | None) -> Touched:
+        held = slice(*self.exchange.experts_held(self.spec.num_experts))
         if self.spec.choice == "token":
-            return touched_experts(self, x, routing, self.spec.num_experts)
+            load = touched_experts(self, x, routing, self.spec.num_experts).expert_load
+            assert load is not None
+            return Touched(expert_load=self.exchange.total(load)[held])
         chosen = chosen_indices(self, x, routing)
-        return Touched(expert_load=self.load(chosen), dropped_tokens=self.unrouted_tokens(chosen, len(x)))
+        return Touched(expert_load=self.load(chosen)[held], dropped_tokens=self.unrouted_tokens(chosen, len(x)))
 
     def unrouted_tokens(self, chosen: Tensor, tokens: int) -> int:
         """How many of so many tokens no expert took. Token choice leaves none out."""

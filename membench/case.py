@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from membench.layers.spec import (
+    Cost,
     ExpertRowsSpec,
     ExternalSpec,
     GroupedExpertsSpec,
@@ -106,6 +107,10 @@ class Case(BaseModel):
     def layout(self) -> Layout | None:
         """How real ranks share the layer; None where there are none."""
         return None if self.shared_by is None else self.layer.shared_by(self.shared_by, self.ranks)
+
+    def cost_of(self, spec: Spec, step: Step) -> Cost:
+        """What a step costs one rank, ``spec`` being what counts the layer."""
+        return spec.cost(step) if self.layout is None else self.layout.cost(spec, step)[0]
 
     @property
     def name(self) -> str:

@@ -1,5 +1,6 @@
 """What each process of several checks of its share of a layer: against the layer that one process has alone."""
 
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 
@@ -9,7 +10,10 @@ from ranks import TIMEOUT_S
 from wire_bytes import WireBytes
 
 from layers import LayerOptimizer, Routing, build, clip_gradients_, spec_from
+from layers.checking.update_verification import update_errors
+from layers.checking.verification import verify
 from layers.layer import RemoteLookups
+from layers.moe import MoE
 from layers.parallel.distributed import connect
 from layers.spec import Step
 
@@ -23,6 +27,7 @@ SPECS = {
     "bias": {**MIXTURE, "router": "sigmoid", "balancing": "bias"},
     "expert_choice": {**MIXTURE, "choice": "expert", "z_loss_weight": 0.1},
 }
+DENSE = {"kind": "dense", "model_dim": 16, "ffn_hidden": 24, "dtype": "float32"}
 UNEVEN = (5, 0, 3, 2)  # tokens of each process
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
 
@@ -206,3 +211,45 @@ def share_alone_is_the_real_one(kind):
     parts = list(everyone.split(tokens))
     wanted = torch.cat([part[:, own] for part in (parts[rank], *parts[:rank], *parts[rank + 1 :])], dim=1)
     torch.testing.assert_close(bags, wanted, **CLOSE)
+
+
+def is_verified(kind, row_shards, replicas, spoiled):
+    """The check before timing: right on all ranks, or, where one rank's shard gives wrong answers, wrong on all."""
+    share = build(spec_from({**SPECS, "dense": DENSE}[kind]), ranks=connected(row_shards, replicas), seed=1)
+    if spoiled and dist.get_rank() == dist.get_world_size() - 1:
+        spoil(share)
+    torch.manual_seed(dist.get_rank())  # each its own tokens
+    with undone(share):
+        found = [verify(share, torch.randn(6, 16), gradients=gradients) for gradients in (False, True)]
+    assert all(bool(each.failure) == spoiled for each in found), found
+    assert {"output", "x", *dict(share.named_parameters())} == found[1].errors.keys(), found[1].errors
+    if not spoiled and share.tables():
+        optimizer = LayerOptimizer(share, "row_adagrad")
+        x = torch.randn(6, 16)
+        assert max(update_errors(optimizer, lambda: share(x).sum().backward()).values()) < 1e-5
+
+
+def spoil(share):
+    """What this rank's shard gives is off by a hundredth."""
+    if isinstance(share, MoE):
+        send = share.exchange.send
+
+        def heavier(*given):
+            call = send(*given)
+            call.weight = call.weight * 1.01
+            return call
+
+        share.exchange.send = heavier
+    else:
+        table = share.tables()[-1]
+        bag = table.bag
+        table.bag = lambda *given: bag(*given) * 1.01
+
+
+@contextmanager
+def undone(share):
+    """What was changed of the exchange, which other checks use too, is put back."""
+    try:
+        yield
+    finally:
+        vars(share.exchange).pop("send", None)

@@ -24,6 +24,12 @@ def checks_on(world):
                 found[f"trains-{rule}-{cut}"] = checks.trains_as_whole, arguments
             if replicas == 1:
                 found[f"sends-{cut}"] = checks.sends_as_counted, (kind, rows, "row_adagrad")
+    for kind in (*TABLES, *EXPERTS) if world == 2 else ():
+        for rows in (1, 2) if kind in TABLES else (1,):
+            for spoiled in (False, True):
+                found[f"verified-{kind}-{rows}-row-shards-{spoiled}"] = checks.is_verified, (kind, rows, 1, spoiled)
+    if world == 2:
+        found["verified-dense-replicas"] = checks.is_verified, ("dense", 1, 2, False)
     for kind in ("memory", "peer"):
         if world > 1:
             found[f"alone-{kind}"] = checks.share_alone_is_the_real_one, (kind,)

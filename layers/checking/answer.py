@@ -85,6 +85,8 @@ def _faults(
             y.backward(sent)
         else:
             torch.autograd.backward([y, loss], [sent, torch.ones_like(loss)])
+        if layer.exchange.together:
+            layer.sum_gradients()
     yield from _gradient_faults(layer, x, routing)
     if upstream is not None and not _same(sent, upstream):
         yield "the backward pass changes the gradient that it is given"

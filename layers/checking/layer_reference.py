@@ -5,6 +5,7 @@ Letters: B tokens, T of them sampled, P ranks, E experts, K experts a token, H h
 
 import math
 from collections.abc import Collection
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -67,8 +68,11 @@ class MoEReference(SampledReference):
     def _with_experts(self, touched: Collection[int]) -> dict[str, object]:
         """The weights by name; of the experts' a mapping from expert to leaf."""
         self.touched = set(touched)
-        parameters = dict(self.layer.named_parameters())
-        slices = {name: {e: float64_leaf(parameters[name][e]) for e in self.touched} for name in self.IN_PARTS}
+        parameters, order = dict(self.layer.named_parameters()), sorted(self.touched)  # the same on all ranks
+        slices = {
+            name: {e: float64_leaf(self.whole_expert(parameters[name].detach(), e)) for e in order}
+            for name in self.IN_PARTS
+        }
         weights: dict[str, object] = {**self.w, **slices}
         self.w |= {f"{name}[{e}]": leaf for name, leaves in slices.items() for e, leaf in leaves.items()}
         return weights
@@ -79,12 +83,14 @@ class MoEReference(SampledReference):
     def _gradient(self, name: str) -> Tensor:
         parameter, _, expert = name.partition("[")
         whole = super()._gradient(parameter)
-        return whole[int(expert.removesuffix("]"))] if expert else whole
+        return self.whole_expert(whole, int(expert.removesuffix("]"))) if expert else whole
 
     def _strays(self) -> list[str]:
+        first, _ = self.layer.exchange.experts_held(self.layer.spec.num_experts)
+
         def stray(name: str) -> bool:
             gradient = super(MoEReference, self)._gradient(name)
-            return any(bool(gradient[e].count_nonzero()) for e in range(len(gradient)) if e not in self.touched)
+            return any(bool(own.count_nonzero()) for e, own in enumerate(gradient, first) if e not in self.touched)
 
         return [name for name in self.IN_PARTS if stray(name)]
 
@@ -122,7 +128,10 @@ class RowsReference(SampledReference):
             self.touched = self.pool[0]
             return super().leaves()
         self.touched = torch.cat([group.flatten() for group in self.groups]).unique()
-        rows = {name: float64_leaf(exact_rows(table, self.touched)) for name, table in self.tables.items()}
+        rows = {
+            name: float64_leaf(self.whole_rows(partial(exact_rows, table), self.touched, self.layer.spec.num_keys))
+            for name, table in self.tables.items()
+        }
         return super().leaves() | rows
 
     def places(self) -> list[tuple[RemoteLookups, Tensor]]:
@@ -149,17 +158,25 @@ class RowsReference(SampledReference):
 
     def row_gradient(self, name: str) -> Tensor:
         """The layer's gradient of the rows of a table that are touched."""
-        gradient = self.tables[name].gradient
-        assert gradient is not None, f"{name} got no row gradient"
-        touched = self.touched.to(gradient.rows)  # of a table in host memory, the gradient is there too
-        at = torch.searchsorted(gradient.rows, touched).clamp(max=len(gradient.rows) - 1)
-        missing = gradient.rows[at] != touched
-        return gradient.values[at].masked_fill(missing[:, None], math.nan).to(self.touched.device)
+        gradient, columns = self.tables[name].gradient, self.tables[name].weight.shape[1]
+
+        def of_held(touched: Tensor) -> Tensor:
+            if gradient is None or not len(gradient.rows):
+                return self.x.new_full((len(touched), columns), math.nan)
+            held = touched.to(gradient.rows)  # of a table in host memory, the gradient is there too
+            at = torch.searchsorted(gradient.rows, held).clamp(max=len(gradient.rows) - 1)
+            missing = gradient.rows[at] != held
+            return gradient.values[at].masked_fill(missing[:, None], math.nan).to(touched.device)
+
+        return self.whole_rows(of_held, self.touched, self.layer.spec.num_keys)
 
     def _strays(self) -> list[str]:
+        first, _ = self.layer.exchange.rows_held(self.layer.spec.num_keys)
+
         def stray(table: AnyTable) -> bool:
-            assert table.gradient is not None
-            others = ~torch.isin(table.gradient.rows, self.touched.to(table.gradient.rows))
+            if table.gradient is None:
+                return False
+            others = ~torch.isin(table.gradient.rows + first, self.touched.to(table.gradient.rows))
             return bool(table.gradient.values[others].count_nonzero())
 
         return [f"{name}.weight" for name, table in self.tables.items() if stray(table)]

@@ -8,7 +8,7 @@ Letters: B tokens, d model dim, f hidden, E experts, K experts a token, H heads,
 half, dk key dim, k rows a head, D value dim.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -248,16 +248,18 @@ def first_row_update(
     learning_rate: float,
     weight_decay: float,
     eps: float,
+    over_columns: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """(U, D): table rows after their first update, all moments and sums having been zero.
 
     The rules of ``layers.kernels.row_update``; corrected for their start, first moments are the gradient itself
-    and second ones its square.
+    and second ones its square. ``over_columns`` gives the mean of numbers (U,) over column shards, if there are any.
     """
     decayed = rows * (1 - learning_rate * weight_decay)
     if optimizer == "sgd":
         return decayed - learning_rate * gradient
     square = gradient.square()
     if optimizer != "lazy_adam":
-        square = square.mean(dim=1, keepdim=True)
+        mean = square.mean(dim=1)
+        square = (mean if over_columns is None else over_columns(mean))[:, None]
     return decayed - learning_rate * gradient / (square.sqrt() + eps)

@@ -4,6 +4,7 @@ Letters: B tokens, T of them sampled, H heads, k rows a head, K experts a token.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -157,6 +158,21 @@ class SampledReference:
     def _strays(self) -> list[str]:
         """Parameters with a gradient where there must be none."""
         return []
+
+    def whole_rows(self, values: Callable[[Tensor], Tensor], rows: Tensor, num_rows: int) -> Tensor:
+        """(U, D) float64 of a table's rows (U,), whoever holds them; ``values`` gives this rank's, by index here."""
+        first, past = self.layer.exchange.rows_held(num_rows)
+        held = rows[(rows >= first) & (rows < past)] - first
+        return self.layer.exchange.whole_rows(values(held).double(), rows, num_rows)
+
+    def whole_expert(self, parts: Tensor, expert: int) -> Tensor:
+        """Of one expert of all, whoever holds it; ``parts`` (experts, …) are those of this rank's."""
+        exchange, num_experts = self.layer.exchange, self.layer.spec.model_dump()["num_experts"]
+        first, past = exchange.experts_held(num_experts)
+        if not exchange.together:
+            return parts[expert]
+        own = parts[expert - first].double() if first <= expert < past else parts.new_zeros(parts.shape[1:]).double()
+        return exchange.total(own)
 
     @torch.no_grad()
     def selection_shortfall(self, x: Tensor) -> float | None:

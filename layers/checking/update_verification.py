@@ -64,7 +64,13 @@ class _Trial:
         before = self.before[self.compared].double()
         rule = self.rule
         expected = reference.first_row_update(
-            rule.optimizer, before, self.gradient, rule.learning_rate, rule.weight_decay, rule.eps
+            rule.optimizer,
+            before,
+            self.gradient,
+            rule.learning_rate,
+            rule.weight_decay,
+            rule.eps,
+            self.optimizer.table.over_columns,
         )
         table[rows] = self.before
         self._set_states(self.states, self.number)

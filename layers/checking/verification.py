@@ -11,6 +11,7 @@ values and gradients given that selection, as relative RMS error.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from membench.layers.checking.answer import output_faults
 from membench.layers.checking.references import reference_of
 from membench.layers.checking.sampled_reference import relative_rms
-from membench.layers.layer import Layer, Routing, has_gradient
+from membench.layers.layer import Layer, Routing, Selection, has_gradient
 from membench.layers.spec import Spec
 
 # fp32: some hundred roundings of 6e-8. 16-bit dtypes: eight units of their roundoff (eps / 2), a chain of
@@ -111,18 +112,62 @@ def verify(
         fault = next(output_faults(y, upstream, inputs, backward=gradients), None)
         if gradients and not fault:
             y.backward(upstream)
+            if layer.exchange.together:
+                layer.sum_gradients()
     if gradients and not fault and has_gradient(x) and inputs.grad is None:
         fault = "no gradient reaches x"
     if fault:
         layer.zero_gradients()
         return Verification(count, {}, None, tolerance, fault)
 
+    everyone = _of_all_ranks if layer.exchange.together else _Compared
+    given = everyone(layer, x, sample, selection, routing)
+    of_everyone = layer.exchange.of_everyone
+    answer, sent = of_everyone(y[sample]), of_everyone(upstream[sample])
     with torch.set_grad_enabled(gradients):
-        expected = reference_of(layer)(layer, x, sample, selection, routing)
-    errors = {"output": relative_rms(y.detach()[sample], expected.y.detach())}
+        expected = reference_of(layer)(*given)
+    errors = {"output": relative_rms(answer, expected.y.detach())}
     if gradients:
-        errors |= expected.gradient_errors(upstream[sample].double())
+        errors |= expected.gradient_errors(sent.double())
         if inputs.grad is not None:
-            errors["x"] = expected.input_error(inputs.grad)
+            of_all = inputs.grad
+            if layer.exchange.together:
+                of_all = inputs.grad.new_zeros(len(given.x), *inputs.grad.shape[1:])
+                of_all[given.sample] = of_everyone(inputs.grad[sample])
+            errors["x"] = expected.input_error(of_all)
         layer.zero_gradients()
-    return Verification(count, errors, expected.selection_shortfall(x), tolerance)
+    return Verification(count, errors, expected.selection_shortfall(given.x), tolerance)
+
+
+class _Compared(NamedTuple):
+    """What a reference is given: tokens x, those of them that are compared, and how they are routed."""
+
+    layer: Layer
+    x: Tensor
+    sample: Tensor
+    selection: Selection | None
+    routing: Routing | None
+
+
+@torch.no_grad()
+def _of_all_ranks(
+    layer: Layer, x: Tensor, sample: Tensor, selection: Selection | None, routing: Routing | None
+) -> _Compared:
+    """The same of the tokens of all ranks, who share the parameters: of the sampled ones, where these are enough.
+
+    Where experts choose, they choose among all.
+    """
+    everyone, chosen = layer.exchange.of_everyone, selection
+    if selection is not None and layer.spec.choice_of_token is None:
+        rank = layer.exchange.scores_of_all(x)[1] // max(1, len(x))
+        taken = everyone(selection.indices.where(selection.indices < 0, selection.indices + rank * len(x))[None])
+        of_ranks = torch.arange(len(taken), device=x.device)[:, None] * len(x)
+        places = (of_ranks + sample).flatten()
+        return _Compared(layer, everyone(x), places, Selection(taken.amax(0), selection.weights), routing)
+    if selection is not None:
+        chosen = Selection(everyone(selection.indices[sample]), everyone(selection.weights[sample]))
+    if routing is not None:
+        imposed = None if routing.selected is None else everyone(routing.selected[sample])
+        routing = Routing(imposed)
+    tokens = everyone(x[sample])
+    return _Compared(layer, tokens, torch.arange(len(tokens), device=x.device), chosen, routing)

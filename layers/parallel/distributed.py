@@ -60,6 +60,10 @@ class DistributedExchange(Exchange):
         self.row_shards, self.column_shards = dist.get_world_size(rows_group), dist.get_world_size(columns_group)
         self.row, self.column = divmod(self.rank, self.column_shards)
 
+    @property
+    def together(self) -> bool:
+        return True
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy of a layer talks to the same ranks."""
         return self
@@ -157,6 +161,18 @@ class DistributedExchange(Exchange):
 
     def _mean_over_columns(self, numbers: Tensor) -> Tensor:
         return total(numbers, self.columns_group, "all_reduce_row_squares") / self.column_shards
+
+    def of_everyone(self, x: Tensor) -> Tensor:
+        found = Gather([len(x)] * self.ranks, self.group).there(x.detach())
+        if self.replicas_group is None:
+            return found
+        return Gather([len(found)] * dist.get_world_size(self.replicas_group), self.replicas_group).there(found)
+
+    def whole_rows(self, values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+        (first, past), own = self.rows_held(num_rows), values.shape[1]
+        whole = values.new_zeros(len(rows), own * self.column_shards)
+        whole[(rows >= first) & (rows < past), self.column * own : (self.column + 1) * own] = values
+        return self.total(whole)
 
     def sum_gradients_(self, whole: Sequence[Tensor], shards: Sequence[Tensor], tables: Sequence[ValueTable]) -> None:
         if self.ranks > 1:

@@ -74,6 +74,11 @@ class Exchange:
     ranks: int = 1
     stand_ins: int = 0
 
+    @property
+    def together(self) -> bool:
+        """Whether there are other processes, which make the same calls."""
+        return False
+
     def split_error(self, spec: Spec) -> str | None:
         """Why a layer cannot be shared in this way, or None."""
         return spec.split_error(self.ranks)
@@ -144,6 +149,21 @@ class Exchange:
     def over_columns(self) -> Callable[[Tensor], Tensor] | None:
         """Gives the mean over column shards of numbers (U,) of the same rows; None: there is one shard."""
         return None
+
+    def of_everyone(self, x: Tensor) -> Tensor:
+        """(…·B, …): of x (B, …) of every rank and replica, who have as many, without gradient."""
+        return x.detach()
+
+    def whole_rows(self, values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+        """(U, D): numbers of a table's rows (U,), of what each shard has of them.
+
+        Args:
+            values: (V, D/C) of those V of ``rows`` that this rank holds, in their order.
+            rows: the same on all ranks.
+            num_rows: of the whole table.
+        """
+        del rows, num_rows
+        return values
 
     def sum_gradients_(self, whole: Sequence[Tensor], shards: Sequence[Tensor], tables: Sequence[ValueTable]) -> None:
         """Adds up gradients in place: of what every rank holds ``whole`` over ranks and replicas, of shards over

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from membench.cli import exit_codes
-from membench.cli.options import AsJson, Device, Only, Output, Overrides, Scenarios
+from membench.cli.options import AsJson, Device, Only, Output, Overrides, Ranks, Scenarios
 
 if TYPE_CHECKING:
     from membench.results.records import ResultFile
@@ -30,6 +30,7 @@ def run(
     device: Device = "auto",
     output: Output = Path("results"),
     resume: Annotated[bool, typer.Option("--resume", help="Measure only what an interrupted run lacks.")] = False,
+    nproc: Ranks = None,
     table: Annotated[
         Format,
         typer.Option(
@@ -47,9 +48,11 @@ def run(
 
     from membench.cli.device_option import checked_device
     from membench.cli.output_option import checked_folder
+    from membench.cli.ranks_option import checked_ranks
     from membench.cli.standard_output import StandardOutput
     from membench.planning.planner import solve_budgets
     from membench.results.records import strict_json
+    from membench.running.ranks import LocalRanks
     from membench.running.run import Finished, run_scenario
     from membench.scenario.scenario import load_scenario
     from membench.tables.frame_file import check_parquet
@@ -57,10 +60,11 @@ def run(
 
     checked_device(device)
     folder = checked_folder(output)
+    ranks = None if checked_ranks(nproc) is None else LocalRanks(nproc or 1)
     if table is Format.PARQUET:
         check_parquet("--format parquet")
     loaded = [load_scenario(name, overrides or ()) for name in scenarios]
-    solved = [solve_budgets(scenario) for scenario in loaded]  # all of them before the first is measured
+    solved = [solve_budgets(scenario, nproc) for scenario in loaded]  # all of them before the first is measured
     if tasks := [point.task for scenario in loaded for point in scenario.points if point.task is not None]:
         from membench.training.data_files.check import check_files
 
@@ -70,7 +74,7 @@ def run(
     try:
         for scenario, arms in zip(loaded, solved, strict=True):
             how = {} if scenario.level != "training" else {"measuring": TrainingRunner}
-            done = run_scenario(scenario, arms, device, folder, resume=resume, only=only or (), **how)
+            done = run_scenario(scenario, arms, device, folder, resume=resume, only=only or (), ranks=ranks, **how)
             finished.append(done)
             if not as_json:
                 shown.take(lambda result=done.result: _show(result, table))

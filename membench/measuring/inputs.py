@@ -15,6 +15,7 @@ from membench.layers.routing import StatedRouting
 from membench.layers.spec import Spec
 from membench.scenario.traces import read_rows, trace_for
 
+_OF_RANK = 1_000_003  # between the seeds of two ranks
 PAST_CACHES = 4  # inputs rotate past this many times the last-level cache
 
 
@@ -49,7 +50,7 @@ def pool_size(case: Case, cache_bytes: int, counted_as: Spec | None = None) -> i
     own = spec.input_bytes(tokens)
     shared = 0.0
     if spec.COUNTED:
-        cost = spec.cost(replace(case.step(), mode="forward", optimizer=None))
+        cost = case.cost_of(spec, replace(case.step(), mode="forward", optimizer=None))
         own += sum(stage.row_bytes_unique for stage in cost.stages)
         shared = float((cost.rank_params - spec.table_params // case.ranks) * spec.item_bytes)
     past = PAST_CACHES * cache_bytes
@@ -57,19 +58,19 @@ def pool_size(case: Case, cache_bytes: int, counted_as: Spec | None = None) -> i
     return max(2, min(spec.most_inputs(streaming), math.ceil((past - shared) / own)))
 
 
-def make_inputs(layer: Layer, case: Case, count: int, device: str) -> list[Input]:
-    """``count`` inputs drawn from the case's seed.
+def make_inputs(layer: Layer, case: Case, count: int, device: str, rank: int = 0) -> list[Input]:
+    """``count`` inputs drawn from the case's seed; each ``rank`` that is there has tokens of its own.
 
     Raises:
         ValueError: the case's routing cannot be imposed on this layer, or its trace does not fit.
     """
     if error := case.layer.routing_error(case.routing.kind):
         raise ValueError(error)
-    generator = torch.Generator(device=device).manual_seed(case.seed + 1)
-    return [Input(*layer.draw_input(case.tokens, _stated(case, index), generator)) for index in range(count)]
+    generator = torch.Generator(device=device).manual_seed(case.seed + 1 + rank * _OF_RANK)
+    return [Input(*layer.draw_input(case.tokens, _stated(case, index, rank), generator)) for index in range(count)]
 
 
-def _stated(case: Case, index: int) -> StatedRouting:
+def _stated(case: Case, index: int, rank: int) -> StatedRouting:
     """The case's routing for batch number ``index``; what a trace holds is repeated when it runs out."""
     routing, group = case.routing, case.ranks * case.tokens
     recorded = None
@@ -77,5 +78,8 @@ def _stated(case: Case, index: int) -> StatedRouting:
         if routing.trace is None:
             raise ValueError("routing.kind 'trace' needs routing.trace: an .npy file of recorded indices")
         trace_for(case.layer, routing)
-        recorded = torch.from_numpy(read_rows(routing.trace, range(index * group, (index + 1) * group)))
+        # all ranks' tokens follow each other, of which a rank that is there takes its own
+        own = range(index * group, (index + 1) * group)
+        own = own if case.shared_by is None else own[rank * case.tokens :][: case.tokens]
+        recorded = torch.from_numpy(read_rows(routing.trace, own))
     return StatedRouting(routing.kind, routing.zipf_exponent, recorded)

@@ -1,5 +1,7 @@
 """One Case measured in this process: inputs, check, choice of implementation, samples, memory, energy."""
 
+import socket
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +19,11 @@ from membench.machine.conditions import begin_ran, ran
 from membench.machine.disturbance import Watch
 from membench.machine.energy import EnergyCounter
 from membench.machine.instructions import per_call
+from membench.measuring import wire
 from membench.measuring.as_record import cost_json, reference_json, sampling_json
 from membench.measuring.checked_answer import CheckedAnswer
 from membench.measuring.implementations import Call, forget_compiled, graph_breaks, implementation
+from membench.measuring.in_step import RankSeconds
 from membench.measuring.inputs import Input
 from membench.measuring.memory import (
     SavedForBackward,
@@ -42,6 +46,8 @@ from membench.measuring.twins import in_turn, note, reused_bytes, twin_of, twins
 
 _TUNING = Sampling(min_samples=5, floor_samples=3, max_seconds=1.0, warmup_seconds=0.2)
 _COUNTED_CALLS = 3
+_WATCHED_STEPS = 7  # in which collectives are timed one by one
+_NO_ENERGY = {"source": None, "joules_per_call": None}
 _ENERGY_SECONDS = 1.0  # the counters tick in tens of milliseconds
 Progress = Callable[[str], None]
 
@@ -68,7 +74,7 @@ class CaseMeasurement:
         self, layer: Layer, clock: Clock, cache_bytes: int, progress: Progress, store: InputStore | None = None
     ) -> None:
         self.layer, self.clock, self.progress = layer, clock, progress
-        self.preparation = Preparation(layer, clock.device, cache_bytes, store)
+        self.preparation = Preparation(layer, clock.device, cache_bytes, store, clock.ranks)
 
     def prepare(self, case: Case, implementations: list[str], known: CheckedAnswer | None = None) -> Prepared:
         """Everything before the first sample: inputs, optimizer, the fastest implementation that is right.
@@ -92,6 +98,8 @@ class CaseMeasurement:
             inputs, traffic = self.preparation.inputs(case)
         optimizer, upstream = self.preparation.optimizer(case), self.preparation.upstream(case)
         forget_compiled()
+        if self.clock.ranks.together:
+            implementations = ["eager"]  # a compiler that fails on one rank would leave the others waiting
         name, call, tried = self._choose(case, inputs, upstream, optimizer, implementations, known, watch)
         step = make_step(case.mode, call, self.layer, inputs, upstream, optimizer)
         checked = self.preparation.check(case, name, call)
@@ -141,7 +149,7 @@ class CaseMeasurement:
         with watch.on("copies"):
             timed, notes = self.as_in_model(prepared)
         with watch.on("sample"):
-            others = Watch(device)
+            others = self.clock.ranks.watching(Watch(device))
             samples, beside = self._sample(timed, sampling, pacer, others)
             del timed  # the memory of copies is none of the case's
             self.progress("sampling")
@@ -158,7 +166,16 @@ class CaseMeasurement:
             "disturbed_hot_samples_s": hot.disturbed if hot else [],
             "disturbance": {**samples.disturbance, **({"hot": hot.disturbance} if hot else {})},
             "clocks": clocks,
+            **self._of_rank(samples),
         }
+
+    def _of_rank(self, samples: Samples) -> dict[str, Any]:
+        """What this rank says for itself, where several share the layer."""
+        ranks = self.clock.ranks
+        if not ranks.together:
+            return {}
+        own = [each.of_ranks[ranks.rank] for each in samples.seconds if isinstance(each, RankSeconds)]
+        return {"rank": {"rank": ranks.rank, "host": socket.gethostname(), "samples_s": own}}
 
     def as_in_model(self, prepared: Prepared) -> tuple[StepCall, list[str]]:
         """The step that is timed, and what a reader should know of it: copies take turns where it is a model's part."""
@@ -191,13 +208,18 @@ class CaseMeasurement:
         if memory:
             with watch.on("memory"):
                 sizes = self._memory(case, step, prepared.inputs[0], prepared.optimizer)
-        with watch.on("energy"):
-            energy = self._energy(step)
+        together = self.clock.ranks.together
+        with watch.on("energy"):  # a host's counter tells of all its ranks
+            energy = _NO_ENERGY if together else self._energy(step)
         with watch.on("counters"):
-            instructions = per_call(step, _COUNTED_CALLS) if self.clock.device == "cpu" else None
+            counted = self.clock.device == "cpu" and not together
+            instructions = per_call(step, _COUNTED_CALLS) if counted else None
+        with watch.on("communication"):
+            calls = {"collectives": self._collectives(step)} if together else {}
         with watch.on("check"):
             self.preparation.check_again(case, prepared.implementation["chosen"], prepared.call)
         cost, source = self.preparation.cost(case, prepared.traffic)
+        counted = {"source": source, **cost_json(cost), **self.preparation.sent(case, prepared.traffic)}
         with self.layer.on_path():
             what_ran = ran(self.clock.device)
         return {
@@ -205,13 +227,14 @@ class CaseMeasurement:
             "reference": reference_json(checked.verification, checked.of_updates, checked.bit_equal_to_round),
             "answer_digest": checked.digest,
             "traffic": prepared.traffic.as_json(),
-            "cost": {"source": source, **cost_json(cost)},
+            "cost": counted,
             "memory": sizes,
             "energy": energy,
             "counters": {"instructions_per_call": instructions},
             "inputs": len(prepared.inputs),
             "notes": [*self.layer.notes, *notes],
             "ran": what_ran,
+            **calls,
             "seconds": watch.seconds,
         }
 
@@ -310,10 +333,31 @@ class CaseMeasurement:
         self.layer.zero_gradients()
         return sizes
 
+    def _collectives(self, step: StepCall) -> list[dict[str, Any]]:
+        """This rank's collectives of a step in their order, with the seconds of each in every one of some steps."""
+        steps: list[list[wire.Call]] = []
+        for number in range(_WATCHED_STEPS):
+            self.clock.synchronize()
+            self.clock.ranks.meet()
+            seen = wire.Wire(self.clock.device)
+            with seen.watched():
+                step(number)
+            steps.append(seen.calls)
+        self.layer.zero_gradients()
+        return [
+            {
+                "kind": each[0].kind,
+                "name": each[0].name,
+                "sent_bytes": statistics.fmean(call.sent_bytes for call in each),
+                "seconds": [call.seconds for call in each],
+            }
+            for each in zip(*steps, strict=True)
+        ]
+
     def _energy(self, step: StepCall) -> dict[str, Any]:
         counter = EnergyCounter(self.clock.device)
         if counter.source is None:
-            return {"source": None, "joules_per_call": None}
+            return _NO_ENERGY
         calls, begin, before = 0, time.perf_counter(), counter.read()
         while time.perf_counter() - begin < _ENERGY_SECONDS:
             step(calls)

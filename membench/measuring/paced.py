@@ -101,7 +101,7 @@ def sample_in_turn(
     inputs, rows = count(warm.calls), count()
     if clock.device == "cuda":
         samples, calls, pacer_calls = affordable(sampling, warm.fastest_s + pacer_s), 1, 1
-        taking = Retaking[Pair](sampling, watch, samples)
+        taking = Retaking[Pair](sampling, watch, samples, now=clock.ranks.now)
         sides, numbers = cycle((step, pacer)), _each_twice(inputs)
 
         def batch() -> list[Pair]:
@@ -111,7 +111,7 @@ def sample_in_turn(
         taking.take_batches(batch)
     else:
         calls, pacer_calls = bundled(warm.fastest_s), bundled(pacer_s)
-        taking = Retaking[Pair](sampling, watch)
+        taking = Retaking[Pair](sampling, watch, now=clock.ranks.now)
         taking.take(
             lambda: Pair(take_turn(clock, step, inputs, calls), take_turn(clock, pacer, rows, pacer_calls)),
             lambda: clock.seconds(step, inputs, calls),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +14,11 @@ from membench.layers.checking.update_verification import update_errors
 from membench.layers.checking.verification import Verification, verify
 from membench.layers.layer import Layer
 from membench.layers.optim.layer_optimizer import LayerOptimizer
-from membench.layers.spec import Cost, has_backward
+from membench.layers.spec import Cost, Step, has_backward, sent_by_kind
 from membench.measuring.as_record import verification_of
 from membench.measuring.checked_answer import CheckedAnswer
 from membench.measuring.implementations import Call
+from membench.measuring.in_step import Alone
 from membench.measuring.inputs import Input, make_inputs, pool_size
 from membench.measuring.stored_inputs import InputStore, Pool
 from membench.measuring.traffic import Traffic, mean_traffic, traffic_of
@@ -44,7 +46,15 @@ class Checked:
 class Preparation:
     """Prepares the cases of one built layer; what several modes share is made once."""
 
-    def __init__(self, layer: Layer, device: str, cache_bytes: int, store: InputStore | None = None) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        device: str,
+        cache_bytes: int,
+        store: InputStore | None = None,
+        ranks: Alone | None = None,
+    ) -> None:
+        self.ranks = ranks or Alone()
         self.layer, self.device, self.cache_bytes, self.store = layer, device, cache_bytes, store
         self._inputs: dict[str, tuple[list[Input], Traffic]] = {}
         self._checked: dict[tuple[str, str, bool], Checked] = {}
@@ -58,7 +68,8 @@ class Preparation:
         key = _pool_key(case)
         if key not in self._inputs:
             self._inputs.clear()  # one pool at a time: tables leave little room
-            pool = self._pool(case, pool_size(case, self.cache_bytes, self.layer.counted_as))
+            (count,) = self.ranks.seconds([pool_size(case, self.cache_bytes, self.layer.counted_as)])
+            pool = self._pool(case, int(count))
             self._inputs[key] = [each for each, _ in pool], mean_traffic([traffic for _, traffic in pool])
         return self._inputs[key]
 
@@ -74,7 +85,7 @@ class Preparation:
         return found
 
     def _drawn(self, case: Case, count: int) -> Pool:
-        inputs = make_inputs(self.layer, case, count, self.device)
+        inputs = make_inputs(self.layer, case, count, self.device, self.ranks.rank)
         return [(each, traffic_of(self.layer, each)) for each in inputs]
 
     def input_bytes(self) -> int:
@@ -110,6 +121,7 @@ class Preparation:
             found = None
             if known is not None and known.implementation == name and not self.layer.FROM_OUTSIDE:
                 found = self._bit_equal(case, name, call, known)
+                found = found if self.ranks.agree(found is not None) else None
             self._checked[key] = found or self._compared(case, name, call)
         return self._checked[key]
 
@@ -125,7 +137,7 @@ class Preparation:
     def _bit_equal(self, case: Case, name: str, call: Call, known: CheckedAnswer) -> Checked | None:
         """The findings of an earlier round, if the answer is the one that they are of."""
         digest = self._digest(case, name, call, "not timed")
-        if digest != known.digest:
+        if digest != known.of_rank(self.ranks.rank):
             return None
         return Checked(verification_of(known.reference), digest, bit_equal_to_round=known.round)
 
@@ -190,17 +202,29 @@ class Preparation:
 
     def planned_cost(self, case: Case) -> Cost:
         """The cost by formulas alone: the same whatever the inputs and caches turn out to be."""
-        return self.layer.cost(case.step())[0]
+        return self._cost(case, case.step())[0]
 
     def cost(self, case: Case, traffic: Traffic) -> tuple[Cost, str]:
         """The cost of what these inputs really touch, and its source."""
-        step = case.step(
+        return self._cost(case, self._step(case, traffic))
+
+    def sent(self, case: Case, traffic: Traffic) -> dict[str, Any]:
+        """Of ranks that share the layer, what one sends in a step by kind of collective, by the formulas."""
+        if case.layout is None:
+            return {}
+        _, exchanged = case.layout.cost(self.layer.spec, self._step(case, traffic))
+        return {"communication_bytes": sent_by_kind(exchanged)}
+
+    def _step(self, case: Case, traffic: Traffic) -> Step:
+        return case.step(
             unique_rows=traffic.unique_rows,
             active_experts=traffic.active_experts,
             assignments=traffic.assignments,
             cache_bytes=self.cache_bytes,
         )
-        return self.layer.cost(step)
+
+    def _cost(self, case: Case, step: Step) -> tuple[Cost, str]:
+        return self.layer.cost(step) if case.layout is None else (case.cost_of(self.layer.spec, step), "exact")
 
 
 def _right(found: Verification, name: str, when: str = "not timed") -> Verification:

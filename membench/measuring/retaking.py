@@ -68,9 +68,18 @@ class Retaking(Generic[Sample]):
 
     Args:
         affordable: how many samples the time allows, where that is known from the outset.
+        now: the clock by which it is decided; of ranks that measure together one for all. None: this process's.
     """
 
-    def __init__(self, sampling: "Sampling", watch: Watch | None, affordable: int | None = None) -> None:
+    def __init__(
+        self,
+        sampling: "Sampling",
+        watch: Watch | None,
+        affordable: int | None = None,
+        *,
+        now: Callable[[], float] | None = None,
+    ) -> None:
+        self._now = now or time.perf_counter
         self._sampling, self._watch = sampling, watch
         self._most = sampling.min_samples if affordable is None else min(affordable, sampling.min_samples)
         self._budget_s = sampling.retake_seconds
@@ -82,25 +91,25 @@ class Retaking(Generic[Sample]):
 
     def take(self, take: Callable[[], Sample], call: Callable[[], object]) -> None:
         """All samples, one at a time in windows; ``call`` makes an untimed call, which passes the time between two."""
-        begin, window_s = time.perf_counter(), WINDOW_S
-        while wanted := self.wanted(time.perf_counter() - begin):
-            window_begin, window = time.perf_counter(), [take()]
-            while self._watch and len(window) < wanted and time.perf_counter() - window_begin < window_s:
+        begin, window_s = self._now(), WINDOW_S
+        while wanted := self.wanted(self._now() - begin):
+            window_begin, window = self._now(), [take()]
+            while self._watch and len(window) < wanted and self._now() - window_begin < window_s:
                 window.append(take())
-            judged = time.perf_counter()
+            judged = self._now()
             pass_s = self.add(window, judged - window_begin)
-            window_s = max(WINDOW_S, _READINGS * (time.perf_counter() - judged))
+            window_s = max(WINDOW_S, _READINGS * (self._now() - judged))
             if pass_s:
-                while time.perf_counter() - judged < pass_s:
+                while self._now() - judged < pass_s:
                     call()
-                self.passed(time.perf_counter() - judged)
+                self.passed(self._now() - judged)
 
     def take_batches(self, take: Callable[[], list[Sample]]) -> None:
         """All samples, a batch a window; one that is disturbed is taken again as a whole."""
-        begin = time.perf_counter()
-        while self.wanted(time.perf_counter() - begin):
-            batch_begin = time.perf_counter()
-            self.add(take(), time.perf_counter() - batch_begin)
+        begin = self._now()
+        while self.wanted(self._now() - begin):
+            batch_begin = self._now()
+            self.add(take(), self._now() - batch_begin)
 
     def wanted(self, elapsed_s: float) -> int:
         """How many samples are to be taken next, ``elapsed_s`` seconds after the first was begun; 0: no more."""

@@ -18,15 +18,17 @@ def make_step(
 
     forward, prefill, decode: y, without autograd. forward_backward: y and every gradient,
     of x, the parameters (materialized anew) and the touched rows, a router's auxiliary loss
-    included. train_step: the same and the optimizer's update, of table rows in the backward pass itself.
+    included; where ranks share the layer, summed over them. train_step: the same and the optimizer's update, of table
+    rows in the backward pass itself.
     """
+    together = layer.exchange.together
 
     def forward(i: int) -> Tensor:
         item = inputs[i % len(inputs)]
         with torch.no_grad():
             return call(item.x, item.routing)
 
-    def forward_backward(i: int) -> None:
+    def passes(i: int) -> None:
         item = inputs[i % len(inputs)]
         layer.zero_gradients()
         y = call(*item.leaves())
@@ -36,10 +38,17 @@ def make_step(
         else:
             torch.autograd.backward([y, loss], [upstream, torch.ones_like(loss)])
 
+    def forward_backward(i: int) -> None:
+        passes(i)
+        if together:
+            layer.sum_gradients()
+
     def train_step(i: int) -> None:
         assert optimizer is not None
         with optimizer.fused():
-            forward_backward(i)
+            passes(i)
+        if together:
+            layer.sum_gradients()
         optimizer.step()
 
     step = train_step if mode == "train_step" else forward_backward if has_backward(mode) else forward

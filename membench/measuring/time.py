@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 
 from membench.machine.disturbance import Watch
+from membench.measuring.in_step import Alone
 from membench.measuring.retaking import Retaking, StoppedBy, Taken
 
 StepCall = Callable[[int], object]  # makes one step, on input number i
@@ -83,10 +84,13 @@ class Samples:
 
 
 class Clock:
-    """Times calls on one device; ``synchronize`` waits for it."""
+    """Times calls on one device; ``synchronize`` waits for it.
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    ``ranks`` that measure together begin together, and a time is the slowest one's.
+    """
+
+    def __init__(self, device: str, ranks: Alone | None = None) -> None:
+        self.device, self.ranks = device, ranks or Alone()
         self._flush: torch.Tensor | None = None
         if device == "cuda":
             cache_bytes = torch.cuda.get_device_properties(0).L2_cache_size
@@ -104,11 +108,12 @@ class Clock:
     def seconds(self, step: StepCall, inputs: Iterator[int], calls: int) -> float:
         """Seconds a call of ``calls`` calls in a row, the device idle before and after."""
         self.synchronize()
+        self.ranks.meet()
         begin = time.perf_counter()
         for _ in range(calls):
             step(next(inputs))
         self.synchronize()
-        return (time.perf_counter() - begin) / calls
+        return self.ranks.seconds([(time.perf_counter() - begin) / calls])[0]
 
     def queued_seconds(self, step: StepCall, inputs: Iterator[int], samples: int, *, cold: bool) -> list[float]:
         """CUDA: seconds of so many calls, queued together so that the host is waited for only where it is slower.
@@ -125,7 +130,7 @@ class Clock:
             step(next(inputs))
             end.record()
         torch.cuda.synchronize()
-        return [begin.elapsed_time(end) / 1e3 for begin, end in marks]
+        return self.ranks.seconds([begin.elapsed_time(end) / 1e3 for begin, end in marks])
 
 
 def warm_up(clock: Clock, step: StepCall, seconds: float) -> Warm:
@@ -133,11 +138,11 @@ def warm_up(clock: Clock, step: StepCall, seconds: float) -> Warm:
 
     Of calls that take more than a tenth of a second the last one alone, so that two calls may do.
     """
-    inputs, times = count(), []
-    begin = time.perf_counter()
+    inputs, times, now = count(), [], clock.ranks.now
+    begin = now()
     while True:
         times.append(clock.seconds(step, inputs, 1))
-        spent = time.perf_counter() - begin
+        spent = now() - begin
         late = _STEADY_CALLS if min(times) < _LONG_SECONDS else 1
         earlier, latest = times[:-late], times[-late:]
         steady = bool(earlier) and min(latest) >= (1 - _STEADY_WITHIN) * min(earlier)
@@ -173,11 +178,11 @@ def sample(
     if clock.device == "cuda":
         samples, calls = affordable(sampling, warm.fastest_s), 1
         inputs = count(warm.calls) if cold else repeat(0)
-        taking = Retaking[float](sampling, watch, samples)
+        taking = Retaking[float](sampling, watch, samples, now=clock.ranks.now)
         taking.take_batches(lambda: clock.queued_seconds(step, inputs, samples, cold=cold))
     else:
         calls, inputs = bundled(warm.fastest_s), count(warm.calls)
-        taking = Retaking[float](sampling, watch)
+        taking = Retaking[float](sampling, watch, now=clock.ranks.now)
         taking.take(lambda: clock.seconds(step, inputs, calls), lambda: clock.seconds(step, inputs, calls))
     cache = "rotating" if clock.device != "cuda" else "cold" if cold else "hot"
     return Samples.of(taking.taken(), calls, warm, cache)

@@ -1,6 +1,7 @@
 """A network as ``membench doctor --nproc`` has measured it, read from the file that it keeps."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from membench.errors import UsageError
@@ -39,6 +40,20 @@ def network_of(found: dict[str, Any]) -> FlatNetwork:
         kind: _lines(found["collectives"][kind]["lines"]) for kind in COLLECTIVES
     }
     return FlatNetwork(f"{backend} as measured on {ranks} processes of one machine", lines)
+
+
+def newest_network(folder: Path, environment: dict[str, Any], ranks: int) -> Path | None:
+    """The file of a folder that tells of so many ranks of this very machine, the newest; None where there is none."""
+    for path in sorted(folder.glob(f"{FORM}_*.json"), key=lambda each: each.stat().st_mtime, reverse=True):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            same = found["environment"]["fingerprint"] == environment["fingerprint"] and found["ranks"] == ranks
+            if same and found["environment"]["device"]["type"] == environment["device"]["type"]:
+                network_of(found)
+                return path
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+    return None
 
 
 def _lines(found: list[dict[str, Any]]) -> tuple[AlphaBeta, ...]:

@@ -48,6 +48,7 @@ class ChildProcess:
     ) -> None:
         self.dead: Failed | None = None
         self._ready = False
+        self._deadline: float | None = None
         self._timeout_seconds, self.report = timeout_seconds, report
         self._printed = _place_for_what_is_printed()
         self._channel, end = Channel.pair()
@@ -71,6 +72,7 @@ class ChildProcess:
 
     def tell(self, question: Message) -> None:
         """A question, answered later. That it is dead is found out when the answer is listened for."""
+        self._deadline = None
         if not self._ready:  # a long question would fill the socket of one that never listens, and wait for ever
             self._ready = isinstance(self.hear(Ready), Ready)
         if not self.dead:
@@ -79,37 +81,43 @@ class ChildProcess:
 
     def hear(self, wanted: type[Answer]) -> Answer | Failed:
         """What it answers; one that died, or of which nothing was heard for too long, is ``dead`` from then on."""
-        while self.dead is None:
-            said = self._receive()
-            if said is None:
-                break
-            message = read_message(said, (Progress, Failed, wanted))
-            if isinstance(message, Progress):
-                self.report(message.doing)
-                continue
-            if isinstance(message, Failed) and message.last:
-                self.dead = message
-            assert isinstance(message, wanted | Failed)
-            return message
-        assert self.dead is not None
-        return self.dead
+        while (answer := self.hear_within(_LOOK_SECONDS, wanted)) is None:
+            pass
+        return answer
 
-    def _receive(self) -> dict[str, Any] | None:
-        """What it says next; None, and ``dead`` says why, where it will say nothing any more."""
-        deadline = time.monotonic() + self._timeout_seconds
+    def hear_within(self, seconds: float, wanted: type[Answer]) -> Answer | Failed | None:
+        """The same, if it comes within so many seconds; None: not yet."""
+        said = self.said_within(seconds)
+        if said is None:
+            return self.dead
+        message = read_message(said, (Progress, Failed, wanted))
+        if isinstance(message, Progress):
+            self.report(message.doing)
+            return None
+        if isinstance(message, Failed) and message.last:
+            self.dead = message
+        assert isinstance(message, wanted | Failed)
+        return message
+
+    def said_within(self, seconds: float) -> dict[str, Any] | None:
+        """What it says next, not yet read; None: nothing within so many seconds, or it is ``dead``."""
+        if self.dead is not None:
+            return None
+        deadline = self._deadline = self._deadline or time.monotonic() + self._timeout_seconds
         try:
-            while not self._channel.waits(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()))):
-                if self._process.poll() is not None and not self._channel.waits(0):
-                    raise EOFError
-                if time.monotonic() >= deadline:
-                    self.kill()
-                    reason = f"no progress for {self._timeout_seconds:g} s; the process was ended"
-                    self.dead = Failed(status="timeout", reason=reason, last=True)
-                    return None
-            return self._channel.receive()
+            if self._channel.waits(min(seconds, max(0.0, deadline - time.monotonic()))):
+                said, self._deadline = self._channel.receive(), None
+                return said
+            if self._process.poll() is not None and not self._channel.waits(0):
+                raise EOFError
         except (EOFError, OSError):
             self.dead = self._death()
             return None
+        if time.monotonic() >= deadline:
+            self.kill()
+            reason = f"no progress for {self._timeout_seconds:g} s; the process was ended"
+            self.dead = Failed(status="timeout", reason=reason, last=True)
+        return None
 
     def _death(self) -> Failed:
         try:

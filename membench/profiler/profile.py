@@ -14,6 +14,7 @@ from membench.layers.spec import StageCost
 from membench.machine.provenance import probe_environment, utc_now
 from membench.planning.plan import Plan, PlannedCase
 from membench.processes.channel import Failed
+from membench.processes.child import ChildProcess
 from membench.profiler.asked import Asked, naming_options, scenario_of
 from membench.results.floors import stage_rows
 from membench.results.profile import LayerProfile, ModeProfile, Profile, StageKey
@@ -91,9 +92,8 @@ def _profile_layer(planned: list[PlannedCase], device: str, trace: Path | None, 
     job = Build.of(cases, device, Measure())
     answers = case_answers(
         job,
-        "membench.profiler.process",
+        lambda: ChildProcess("membench.profiler.process", threads=job.threads, timeout_seconds=_SILENCE_SECONDS),
         lambda _, index: ProfileCase(index=index, trace=None if trace is None else str(trace)),
-        timeout_seconds=_SILENCE_SECONDS,
         report=lambda case, doing: progress.doing(f"{case.arm} {case.mode}: {doing}"),
     )
     modes, built = [], {}

@@ -76,6 +76,14 @@ class Round(_Strict):
     seconds: dict[str, float] = Field(default_factory=dict, description="where this process's time went")
     curve: list[Point] = Field(default_factory=list, description="level training: after each evaluation")
     final: dict[str, float | None] = Field(default_factory=dict, description="level training: what came of this seed")
+    ranks: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="of a layer that ranks share: each one's host, samples_s, answer, errors, bytes",
+    )
+    communication: dict[str, Any] = Field(
+        default_factory=dict,
+        description="of the same: by_kind of collective calls, sent_bytes and ms of a step; ms of all; waiting_ms",
+    )
     rates: dict[str, float] = Field(default_factory=dict, description="level training: those it was trained with")
     data: dict[str, Any] = Field(default_factory=dict, description="level training: what was learnt, with an example")
 

@@ -8,6 +8,7 @@ from membench.case import Case
 from membench.machine.provenance import utc_now
 from membench.processes.channel import Failed, Message
 from membench.processes.child import ChildProcess
+from membench.processes.team import Team
 from membench.running.protocol import Build, Built, Found
 
 
@@ -24,24 +25,22 @@ class CaseAnswer:
 
 def case_answers(
     job: Build,
-    module: str,
+    start: Callable[[], ChildProcess | Team],
     question: Callable[[Case, int], Message],
     *,
-    timeout_seconds: float,
     report: Callable[[Case, str], None],
 ) -> Generator[CaseAnswer]:
     """Each case of a job, in its order. After a death the cases that are left get another process.
 
     Args:
-        module: of the process.
+        start: a process, or the ranks of one layer.
         question: what it is asked of a case, which is at this place of its job; it answers with ``Found``.
-        timeout_seconds: of silence, after which a process is ended.
         report: is told which case is under way and what is being done.
     """
     left = job.cases
     while left:
         started = utc_now()
-        with ChildProcess(module, threads=job.threads, timeout_seconds=timeout_seconds) as process:
+        with start() as process:
             process.report = partial(report, left[0])
             built = process.ask(job.model_copy(update={"cases": left}), Built)
             if isinstance(built, Failed):  # it would fail for every other case, too

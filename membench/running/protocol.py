@@ -16,6 +16,27 @@ from membench.scenario.settings import Measure
 PROTOCOL = 2
 
 
+class Join(Message):
+    """Be one of the ranks that measure together: the first question, where there are several.
+
+    ``meeting`` says where they meet: ``file:///…`` or ``tcp://host:port/prefix``. ``local_ranks`` are on this host, who
+    divide its cores among themselves, or have a GPU each.
+    """
+
+    device: str
+    rank: int
+    ranks: int
+    local_rank: int
+    local_ranks: int
+    meeting: str
+    threads: int | None = None
+    timeout_seconds: float
+
+
+class Joined(Message):
+    """All ranks have met."""
+
+
 class Build(Message):
     """Build what these cases share, and get ready to measure them: the first question."""
 

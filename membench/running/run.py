@@ -19,6 +19,7 @@ from membench.machine.datasheet import Hardware, lookup
 from membench.machine.device import available_memory_bytes
 from membench.machine.identity import Machine
 from membench.machine.provenance import probe_environment, result_stem, utc_now
+from membench.planning.network_file import newest_network
 from membench.planning.plan import Plan
 from membench.planning.planner import make_plan
 from membench.planning.solved_arms import SolvedArm
@@ -28,6 +29,7 @@ from membench.results.disturbance import disturbed
 from membench.results.records import ResultFile, Round, Run
 from membench.running.journal import SUFFIX, Journal, check_folder, newest_journal
 from membench.running.progress import RunProgress
+from membench.running.ranks import Ranks
 from membench.running.result_file import assemble, write_finished
 from membench.running.runner import Runner
 from membench.scenario.scenario import Scenario
@@ -70,8 +72,8 @@ class Measuring(Protocol):
 class MeasuringRounds:
     """Rounds of fresh processes, in which every case is timed."""
 
-    def __init__(self, plan: Plan, measure: Measure, device: str, journal: Journal) -> None:
-        self.plan, self.measure, self.device, self.journal = plan, measure, device, journal
+    def __init__(self, plan: Plan, measure: Measure, device: str, journal: Journal, ranks: Ranks | None = None) -> None:
+        self.plan, self.measure, self.device, self.journal, self.ranks = plan, measure, device, journal, ranks
 
     @property
     def total(self) -> int:
@@ -90,7 +92,7 @@ class MeasuringRounds:
         def finished(case: Case, found: Round) -> None:
             progress.finished(_line(case, found, self.measure.rounds))
 
-        Runner(self.plan, self.measure, self.device, self.journal, progress.doing, finished).run()
+        Runner(self.plan, self.measure, self.device, self.journal, progress.doing, finished, self.ranks).run()
 
 
 def run_scenario(
@@ -102,6 +104,7 @@ def run_scenario(
     resume: bool,
     only: Sequence[str] = (),
     measuring: Callable[[Plan, Measure, str, Journal], Measuring] = MeasuringRounds,
+    ranks: Ranks | None = None,
 ) -> Finished:
     """Measure a scenario; every finished round is on disk at once.
 
@@ -109,6 +112,7 @@ def run_scenario(
         solved: its arms, of ``solve_budgets``.
         only: beginnings of the ids of the cases wanted; empty: all.
         measuring: what measures the plan into the journal, on a device of this type.
+        ranks: that share every layer; None: each is measured by one process.
 
     Raises:
         UsageError: the device, the output folder or the plan cannot be used.
@@ -119,10 +123,12 @@ def run_scenario(
         raise UsageError(f"{output} holds no interrupted run of {scenario.name}", source="--resume")
     check_folder(output)
     environment = probe_environment(device if device != "auto" else scenario.device)
-    plan = plan_here(scenario, environment, solved=solved).only(only)
+    network = None if ranks is None else newest_network(output, environment, ranks.ranks)
+    plan = plan_here(scenario, environment, solved=solved, ranks=ranks, network=network).only(only)
     run = describe_run(scenario, plan, environment).model_copy(update={"only": list(only)})
     journal, run = _open_journal(output, scenario, run, environment, resume=resume)
-    work = measuring(plan, scenario.measure, environment["device"]["type"], journal)
+    shared = {} if ranks is None else {"ranks": ranks}
+    work = measuring(plan, scenario.measure, environment["device"]["type"], journal, **shared)
     interrupted = False
     with RunProgress(work.total, work.done) as progress:
         for line in slower_here(plan, environment, scenario):
@@ -145,12 +151,30 @@ def plan_here(
     environment: dict[str, Any],
     sides: int = 1,
     solved: list[dict[str, SolvedArm]] | None = None,
+    ranks: Ranks | None = None,
+    network: Path | None = None,
 ) -> Plan:
-    """The plan of a scenario on the device that was found, whose memory ``sides`` processes share."""
+    """The plan of a scenario on the device that was found.
+
+    Args:
+        sides: processes that have its memory together.
+        ranks: the same, who share every layer; on GPUs each has one of its own.
+        network: a file that tells what connects them, where the scenario does not say.
+
+    Raises:
+        UsageError: it cannot be planned, or is of ranks that are not there.
+    """
+    if ranks is None and (arm := next((a for p in scenario.points for a in p.arms.values() if a.shared_by), None)):
+        problem = "ranks share this layer: start them with membench run … --nproc P, or on many hosts by torchrun"
+        raise UsageError(problem, key=f"arms.{arm.name}.shared_by", source=scenario.source)
     device = environment["device"]
     cuda = device["type"] == "cuda"
     sheet = lookup(device["name"]) if cuda else None
     host = available_memory_bytes()
+    if ranks is not None:
+        host = None if host is None else host // ranks.local_ranks
+    if network is not None and scenario.fit.network is None and scenario.fit.link_gb_s is None:
+        scenario = scenario.with_network(str(network))
     available = device["available_bytes"] if cuda else host
     return make_plan(
         scenario,
@@ -159,6 +183,7 @@ def plan_here(
         available_bytes=None if available is None else available // sides,
         host_bytes=host // sides if cuda and host is not None else None,
         cache_bytes=device["cache_bytes"] or 0,
+        processes=None if ranks is None else ranks.ranks,
     )
 
 

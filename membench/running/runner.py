@@ -19,10 +19,13 @@ from membench.case import Case
 from membench.measuring.checked_answer import CheckedAnswer
 from membench.planning.plan import Plan
 from membench.processes.channel import Failed
+from membench.processes.child import ChildProcess
+from membench.processes.team import Team
 from membench.results.records import Round
 from membench.running.case_answers import CaseAnswer, case_answers
 from membench.running.journal import Journal
 from membench.running.protocol import Build, MeasureCase
+from membench.running.ranks import Ranks
 from membench.scenario.settings import Measure
 
 Report = Callable[[str], None]
@@ -50,7 +53,7 @@ class Runner:
     """Measures a plan's cases into a journal.
 
     ``report`` gets a line of what is being done; ``finished`` is called after each case. ``worker``: the module of
-    its processes.
+    its processes. ``ranks``: that share every layer; None: each is measured by one process.
     """
 
     worker: ClassVar[str] = "membench.running.worker"
@@ -63,7 +66,9 @@ class Runner:
         journal: Journal,
         report: Report,
         finished: Callable[[Case, Round], None],
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks
         self.plan, self.measure, self.device = plan, measure, device
         self.journal, self.report, self.finished = journal, report, finished
         self._inputs_folder: str | None = None
@@ -93,14 +98,20 @@ class Runner:
         job = Build.of(list(build.cases), self.device, self.measure, retake=True).model_copy(update=shared)
         answers = case_answers(
             job,
-            self.worker,
+            lambda: self._process(job),
             lambda case, index: self._question(case, index, number),
-            timeout_seconds=self.measure.timeout_seconds,
             report=lambda case, doing: self.report(f"{case.arm} {case.mode}: {doing}"),
         )
         with closing(answers):
             for each in answers:
                 self._keep(each, number, measured_by)
+
+    def _process(self, job: Build) -> ChildProcess | Team:
+        """What measures a build: a process, or all ranks that share the layer."""
+        seconds = self.measure.timeout_seconds
+        if self.ranks is None:
+            return ChildProcess(self.worker, threads=job.threads, timeout_seconds=seconds)
+        return self.ranks.team(self.worker, job.device, job.threads, seconds)
 
     def _question(self, case: Case, index: int, number: int) -> MeasureCase:
         """A case, with what earlier rounds of the run know of it."""
@@ -159,7 +170,8 @@ def _checked(found: Round) -> CheckedAnswer | None:
     name, reference = found.implementation.get("chosen"), found.reference
     if found.answer_digest is None or name is None or (reference or {}).get("bit_equal_to_round") is not None:
         return None
-    return CheckedAnswer(found.number, name, found.answer_digest, reference)
+    of_ranks = tuple(rank["answer_digest"] for rank in found.ranks)
+    return CheckedAnswer(found.number, name, found.answer_digest, reference, of_ranks)
 
 
 @contextmanager

@@ -10,20 +10,24 @@ from typing import TYPE_CHECKING
 
 from membench.machine.device import default_threads, usable_cores
 from membench.processes.serving import Answers, Server, be_killed_first
-from membench.running.protocol import Build, Built, Found, MeasureCase
+from membench.running.protocol import Build, Built, Found, Join, Joined, MeasureCase
 
 if TYPE_CHECKING:
     from membench.measuring.measurement import CaseMeasurement
     from membench.measuring.time import Clock
 
 
-def prepare_process(threads: int | None) -> int:
-    """Pin threads to cores, before torch is imported, and be killed first. Returns the threads."""
+def prepare_process(threads: int | None, local_rank: int = 0) -> int:
+    """Pin threads to cores, before torch is imported, and be killed first. Returns the threads.
+
+    ``local_rank``: each of a host's ranks has cores of its own, as long as there are any.
+    """
     be_killed_first()
     cores = usable_cores()
     count = min(threads or default_threads(), len(cores))
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, set(cores[:count]))
+        first = local_rank * count % len(cores)
+        os.sched_setaffinity(0, set([*cores, *cores][first : first + count]))
     import torch
 
     torch.set_num_threads(count)
@@ -36,25 +40,38 @@ class Worker:
     job: Build
     clock: "Clock"
     measurement: "CaseMeasurement"
+    threads: int
 
     def __init__(self, server: Server) -> None:
         self.server = server
+        self.joined: Join | None = None
 
     def answers(self) -> Answers:
         """What it can be asked."""
-        return {Build: self.build, MeasureCase: self.measure}
+        return {Join: self.join, Build: self.build, MeasureCase: self.measure}
+
+    def join(self, asked: Join) -> Joined:
+        """Meet the other ranks, before anything is built."""
+        self.threads = prepare_process(asked.threads, asked.local_rank)
+        from membench.measuring.meeting import meet
+
+        meet(asked)
+        self.joined = asked
+        return Joined()
 
     def build(self, job: Build) -> Built:
         """The layer, with the machine's ceilings beside it."""
-        threads = prepare_process(job.threads)
+        threads = self.threads if self.joined else prepare_process(job.threads)
         from membench.measuring.built_layer import build_with_ceilings
+        from membench.measuring.in_step import Alone, Together
         from membench.measuring.measurement import CaseMeasurement
         from membench.measuring.stored_inputs import InputStore
 
         self.job = job
-        built = build_with_ceilings(job.cases[0], job.device, self.server.progress, job.ceilings)
+        ranks = Together() if self.joined else Alone()
+        built = build_with_ceilings(job.cases[0], job.device, self.server.progress, job.ceilings, ranks)
         self.clock = built.clock
-        store = None if job.inputs_folder is None else InputStore(Path(job.inputs_folder))
+        store = None if job.inputs_folder is None or self.joined else InputStore(Path(job.inputs_folder))
         self.measurement = CaseMeasurement(built.layer, built.clock, built.cache_bytes, self.server.progress, store)
         return Built(
             origin=origin(job),

@@ -116,6 +116,10 @@ class Scenario(Strict):
         """The ``--set`` arguments, as given."""
         return self._overrides
 
+    def with_network(self, name: str) -> Self:
+        """The same, what connects ranks being told by a file."""
+        return self.model_copy(update={"fit": self.fit.model_copy(update={"network": name})})
+
     def excludes(self, point: Point, **case: Any) -> bool:
         """Whether the exclusions leave out this case (arm, mode, optimizer) of a point."""
         return self._axes.excludes(point.tree, case)
