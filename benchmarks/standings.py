@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from membench.json_values import number, positive
+from membench.json_values import number
 from membench.results.answers import answers_of
 from membench.results.derived import with_derived
 from membench.results.intervals import FEWEST_ROUNDS
 from membench.results.places import places
+from membench.results.ranking import added_ms
 from membench.results.records import Record, ResultFile, Run
 
 MIN_ROUNDS = FEWEST_ROUNDS
@@ -32,7 +33,7 @@ class Standing:
 
     @property
     def communication_ms(self) -> float:
-        return positive(self.record.metrics, "communication_ms_predicted") or 0.0
+        return added_ms(self.record)
 
     @property
     def floor_ms(self) -> float | None:

@@ -65,8 +65,8 @@ def plan(
         else:
             cache_bytes = last_level_cache_bytes() if scenario.device != "cuda" else None
             memory = available_memory_bytes() if nproc else None  # which all of them have together
-            shares = {"available_bytes": memory // nproc} if memory and nproc else {}
-            plans.append(make_plan(scenario, cache_bytes=cache_bytes or 0, processes=nproc, **shares))
+            share = memory // nproc if memory and nproc else None
+            plans.append(make_plan(scenario, available_bytes=share, cache_bytes=cache_bytes or 0, processes=nproc))
     if as_json:
         typer.echo(json.dumps({"plans": [each.model_dump(mode="json") for each in plans]}, allow_nan=False))
         return

@@ -9,9 +9,8 @@ from membench.gate.metrics import TIMED
 from membench.gate.rounds import by_round
 from membench.gate.thresholds import Thresholds, limits
 from membench.gate.verdicts import MetricVerdict, Verdict
-from membench.json_values import positive
 from membench.results.intervals import FEWEST_ROUNDS
-from membench.results.ranking import arm_name, comparable_groups
+from membench.results.ranking import added_ms, arm_name, comparable_groups
 from membench.results.records import Record, ResultFile
 
 _LATENCY = TIMED[0]
@@ -65,5 +64,5 @@ def _judge(base: Record, head: Record, thresholds: Thresholds) -> MetricVerdict:
 
 def _step_ms(record: Record) -> dict[int, float]:
     """Milliseconds of each round's step, communication included where it is known."""
-    communication_ms = positive(record.metrics, "communication_ms_predicted") or 0.0
-    return {number: latency_ms + communication_ms for number, latency_ms in by_round(record, _LATENCY).items()}
+    added = added_ms(record)
+    return {number: latency_ms + added for number, latency_ms in by_round(record, _LATENCY).items()}

@@ -43,6 +43,8 @@ def meet(place: Place) -> None:
     """
     import torch
     import torch.distributed as dist
+    from torch.distributed import FileStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+    from torch.distributed.distributed_c10d import PrefixStore, Store
 
     if place.device == "cuda":
         if torch.cuda.device_count() < place.local_ranks:
@@ -50,11 +52,11 @@ def meet(place: Place) -> None:
         torch.cuda.set_device(place.local_rank)
     where, waited = urlsplit(place.meeting), timedelta(seconds=min(_CONNECT_SECONDS, place.timeout_seconds))
     if where.scheme == "file":
-        store: dist.Store = dist.FileStore(where.path, place.ranks)
+        store: Store = FileStore(where.path, place.ranks)
     else:
         assert where.hostname is not None and where.port is not None
-        store = dist.TCPStore(where.hostname, where.port, is_master=False, timeout=waited, wait_for_workers=False)
-        store = dist.PrefixStore(where.path.lstrip("/"), store)
+        store = TCPStore(where.hostname, where.port, is_master=False, timeout=waited, wait_for_workers=False)
+        store = PrefixStore(where.path.lstrip("/"), store)
     store.set_timeout(waited)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if place.device == "cuda" else "gloo",

@@ -32,8 +32,8 @@ class PlannedCase(BaseModel):
     Counts are one rank's, of one step; they are null for a layer from outside until it is
     built. ``skipped`` says why a case will not run. ``parts`` are the cases that a model is the sum of, by id with how
     many there are of each, where it is not measured whole; ``part_of`` the arms that a case is a part of.
-    ``predicted_ms`` and ``communication_ms`` are null where the hardware or the link is unknown. ``learning`` is of
-    cases of level training alone.
+    ``predicted_ms`` and ``communication_ms`` are null where the hardware or the link is unknown; where ranks share the
+    layer, the latter is by kind of collective too. ``learning`` is of cases of level training alone.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -65,6 +65,7 @@ class PlannedCase(BaseModel):
     memory_bytes: dict[str, float] | None = None
     communication_bytes: dict[str, float] | None = None
     communication_ms: float | None = None
+    communication_ms_by_kind: dict[str, float] | None = None
     predicted_ms: float | None = None
     learning: PlannedLearning | None = None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from membench.case import Case, RoutingConfig
 from membench.errors import UsageError, blaming
-from membench.layers.spec import Cost, Mode, Optimizer, sent_by_kind
+from membench.layers.spec import Collective, Cost, Mode, Optimizer, sent_by_kind
 from membench.machine.datasheet import Entry, Hardware
 from membench.machine.device import available_memory_bytes
 from membench.planning.fit import Room, Work, fit, parts_of, refusal, why_in_parts
@@ -329,12 +329,24 @@ class _Planner:
             **known,
         )
 
+    def by_kind(self, exchanged: list[Collective]) -> dict[str, float] | None:
+        """Predicted milliseconds of all collectives of each kind; None where the network is unknown."""
+        found: dict[str, float] = {}
+        for kind in sent_by_kind(exchanged):
+            ms = total_ms(self.network, [each for each in exchanged if each.kind == kind])
+            if ms is None:
+                return None
+            found[kind] = ms
+        return found
+
     def counts(self, work: Work) -> dict[str, Any]:
         """The cost of one rank, and what it predicts."""
         cost, exchanged = work.exchanging(self.ranks, self.cache_bytes)
         same_names = PlannedCase.model_fields.keys() & {field.name for field in fields(Cost)}
         derived = ("flops", "flops_executed", "bytes_min", "bytes_issued", "bytes_dram_expected")
-        sent = {"communication_bytes": sent_by_kind(exchanged)} if work.shared_by else {}
+        sent: dict[str, Any] = {}
+        if work.shared_by:
+            sent = {"communication_bytes": sent_by_kind(exchanged), "communication_ms_by_kind": self.by_kind(exchanged)}
         return {
             **{name: getattr(cost, name) for name in (*same_names, *derived)},
             **sent,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from membench.json_values import number, positive
 from membench.report.palette import Style
 from membench.results.ceilings import Ceilings
-from membench.results.ranking import arm_name, counted, peak_bytes, routing_name, step_ms
+from membench.results.ranking import added_ms, arm_name, counted, peak_bytes, routing_name, step_ms
 from membench.results.records import Record, Round
 from membench.results.roofline import RooflinePoint
 
@@ -43,8 +43,8 @@ class Evidence:
 
     @property
     def communication_ms(self) -> float:
-        """Predicted; 0 where none is needed or no link is known."""
-        return positive(self.record.metrics, "communication_ms_predicted") or 0.0
+        """Predicted, on top of what was measured; 0 where none is needed or no link is known."""
+        return added_ms(self.record)
 
     @property
     def rounds_ms(self) -> list[list[float]]:

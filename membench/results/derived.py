@@ -29,5 +29,6 @@ def _completed(record: Record, run_spread: float | None) -> Record:
 
 def _derived(record: Record, run_spread: float | None) -> dict[str, float | None]:
     done = [r for r in record.rounds if r.status == "ok" and r.samples_s]
-    communication_ms = number(record.metrics, "communication_ms_predicted")
+    inside = record.case.shared_by is not None
+    communication_ms = 0.0 if inside else number(record.metrics, "communication_ms_predicted")
     return {**floors_of(done), **step_interval(done, communication_ms, run_spread)}

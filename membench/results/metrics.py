@@ -95,6 +95,7 @@ def metrics_of(
     run_spread: float | None = None,
     peak_flops_per_s: float | None = None,
     peak_bytes_per_s: float | None = None,
+    inside: bool = False,
 ) -> dict[str, float | None]:
     """Metrics of the finished rounds; units are in the names. Empty where nothing finished.
 
@@ -102,6 +103,7 @@ def metrics_of(
         communication_ms: predicted for the step; 0 on one rank, None where no link speed is known.
         run_spread: of rounds, pooled over the cases of the run, where it has several.
         peak_flops_per_s, peak_bytes_per_s: the datasheet's, where the device has one.
+        inside: ranks measured it together: communication is a part of the latency, and nothing comes on top.
     """
     done = [r for r in rounds if r.status == "ok" and r.samples_s]
     if not done:
@@ -114,13 +116,15 @@ def metrics_of(
     cost, traffic = done[-1].cost, done[-1].traffic
     memory = next((r.memory for r in reversed(done) if r.memory), {})
     latency_ms = 1e3 * latency_s
+    predicted_ms, communication_ms = communication_ms, 0.0 if inside else communication_ms
     return {
         "latency_ms_p50": latency_ms,
         "latency_ms_p90": _tail_ms(pooled, 0.9),
         "latency_ms_p99": _tail_ms(pooled, 0.99),
         "latency_ms_iqr": 1e3 * (quantile(pooled, 0.75) - quantile(pooled, 0.25)),
         "latency_ms_hot_p50": 1e3 * statistics.median(hot) if hot else None,
-        "communication_ms_predicted": communication_ms,
+        "communication_ms_predicted": predicted_ms,
+        **(_together(done, latency_ms) if inside else {}),
         "step_ms": latency_ms + communication_ms if communication_ms is not None else None,
         **step_interval(done, communication_ms, run_spread),
         **generation_ms(case, done, latency_ms),
@@ -145,6 +149,24 @@ def metrics_of(
         "kv_cache_bytes": memory.get("kv_cache_bytes"),
         "reference_error": _median_of_rounds(done, worst_error),
     }
+
+
+def _together(done: list[Round], latency_ms: float) -> dict[str, float | None]:
+    """Of ranks that measured together: what a step spends on talking, and how far they lie apart."""
+    communication_ms = _median_of_rounds(done, lambda r: number(r.communication, "ms"))
+    return {
+        "communication_ms": communication_ms,
+        "compute_ms": None if communication_ms is None else max(0.0, latency_ms - communication_ms),
+        "waiting_ms": _median_of_rounds(done, lambda r: number(r.communication, "waiting_ms")),
+        "sent_bytes": _median_of_rounds(done, lambda r: number(r.communication, "sent_bytes")),
+        "rank_spread": _median_of_rounds(done, _rank_spread),
+    }
+
+
+def _rank_spread(r: Round) -> float | None:
+    """By how much the slowest rank's median is above the fastest one's."""
+    medians = [statistics.median(samples) for rank in r.ranks if (samples := rank.get("samples_s"))]
+    return max(medians) / min(medians) - 1 if medians and min(medians) > 0 else None
 
 
 def generation_ms(case: Case, done: list[Round], latency_ms: float) -> dict[str, float | None]:

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from membench.json_values import positive
 from membench.results.intervals import FEWEST_ROUNDS, medians_s
 from membench.results.quantiles import studentized_range
-from membench.results.ranking import ranked
+from membench.results.ranking import added_ms, ranked
 from membench.results.records import Record
 from membench.words import how_many
 
@@ -79,8 +78,8 @@ def _rounds(count: int) -> str:
 
 def _log_steps(record: Record) -> dict[int, float]:
     """The logarithm of each round's step in milliseconds, predicted communication included where it is known."""
-    communication_ms = positive(record.metrics, "communication_ms_predicted") or 0.0
-    return {number: math.log(1e3 * s + communication_ms) for number, s in medians_s(record.rounds).items()}
+    added = added_ms(record)
+    return {number: math.log(1e3 * s + added) for number, s in medians_s(record.rounds).items()}
 
 
 def _differences(ids: Sequence[str], steps: Sequence[Sequence[float]]) -> dict[tuple[str, str], tuple[float, float]]:

@@ -82,6 +82,15 @@ def step_ms(record: Record) -> float | None:
     return positive(record.metrics, "step_ms") or positive(record.metrics, "latency_ms_p50")
 
 
+def added_ms(record: Record) -> float:
+    """The communication that comes on top of what was measured, where it is known: of one rank's share alone.
+
+    Ranks that measure together have it in their times.
+    """
+    together = record.case.shared_by is not None
+    return 0.0 if together else positive(record.metrics, "communication_ms_predicted") or 0.0
+
+
 def arm_name(record: Record, but: str = "") -> str:
     """The arm, with the values of the keys that were swept on it alone; without key ``but``, where that is an axis."""
     prefix = f"arms.{record.case.arm}."

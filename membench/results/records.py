@@ -78,7 +78,7 @@ class Round(_Strict):
     final: dict[str, float | None] = Field(default_factory=dict, description="level training: what came of this seed")
     ranks: list[dict[str, Any]] = Field(
         default_factory=list,
-        description="of a layer that ranks share: each one's host, samples_s, answer, errors, bytes",
+        description="of a layer that ranks share: each one's host, samples_s, answer, errors",
     )
     communication: dict[str, Any] = Field(
         default_factory=dict,

@@ -84,9 +84,13 @@ def threads_of_rank(threads: int | None, local_ranks: int) -> int:
 def rank_process(module: str, threads: int, timeout_seconds: float, *, one_host: bool) -> ChildProcess:
     """A rank's process on this host; gloo is told the way that stays inside where all are here."""
     environment = {}
-    if one_host and "GLOO_SOCKET_IFNAME" not in os.environ and "lo" in dict(map(reversed, socket.if_nameindex())):
+    if one_host and "GLOO_SOCKET_IFNAME" not in os.environ and "lo" in _interfaces():
         environment["GLOO_SOCKET_IFNAME"] = "lo"
     return ChildProcess(module, threads=threads, timeout_seconds=timeout_seconds, environment=environment)
+
+
+def _interfaces() -> list[str]:
+    return [name for _, name in socket.if_nameindex()]
 
 
 def meeting_seconds(timeout_seconds: float) -> float:

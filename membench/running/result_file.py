@@ -79,6 +79,7 @@ def _timed_metrics(
         planned.case,
         rounds,
         communication_ms=planned.communication_ms if planned.case.ranks > 1 else 0.0,
+        inside=planned.case.shared_by is not None,
         run_spread=run_spread,
         peak_flops_per_s=sheet.flops_per_s.get(planned.case.layer.dtype) if sheet else None,
         peak_bytes_per_s=sheet.memory_bytes_per_s if sheet else None,

@@ -259,13 +259,16 @@ def _difference(before: Run, now: Run, then: dict[str, Any], environment: dict[s
     if before.only != now.only:
         return "was asked for other cases (--case)"
     if before.ranks != now.ranks:
-        return f"measured one rank of P = {before.ranks}; now P would be {now.ranks}: set fit.ranks={before.ranks}"
+        how = f"--nproc {before.ranks}, or fit.ranks={before.ranks}"
+        return f"is of P = {before.ranks} ranks; now P would be {now.ranks}: take {how} again"
     return None
 
 
 def _announcement(plan: Plan, environment: dict[str, Any], counts: str) -> str:
     device = environment["device"]
     ranks = f", one rank of P = {plan.ranks} ({plan.ranks_reason})" if plan.ranks > 1 else ""
+    if any(planned.case.shared_by for planned in plan.cases):
+        ranks = f", each layer shared by {how_many(plan.ranks, 'rank')}"
     skipped = sum(planned.skipped is not None for planned in plan.cases)
     also = f", {skipped} skipped" if skipped else ""
     return f"{plan.scenario} on {device['name']}{ranks}: {counts}{also}"

@@ -27,12 +27,15 @@ from membench.results.ranking import (
     yardstick,
 )
 from membench.results.records import Answer, Record, ResultFile
+from membench.tables.communication import communication_table
 from membench.tables.learnt import answer_tables, differences_tables, learnt_tables
 from membench.tables.numbers import budget, ratio, signed
 from membench.tables.quantity import quantity
 from membench.tables.table import Column, Table, plain
 from membench.words import how_many
 
+_MEASURED_TOGETHER = ("compute_ms", "communication_ms", "sent_bytes")  # by ranks that share a layer
+_COMMUNICATION = (*_MEASURED_TOGETHER, "communication_ms_predicted")
 _FILE = "in the result file"
 
 
@@ -47,6 +50,7 @@ def result_tables(result: ResultFile) -> list[Table]:
         _answer_table(result, list(answers.values())),
         arms_table(result),
         *(_cases_table(title, records, answers[title]) for title, records in groups.items() if _measured(records)),
+        *communication_table(result),
         *equal_latency_tables(groups),
         *_parts_table(result),
         *notes_table(result),
@@ -149,6 +153,10 @@ def how_measured(result: ResultFile) -> str:
     if any(map(is_trained, result.cases)):
         return f"The whole model trained on one device, {how_many(run.rounds, 'seed')} of each arm."
     rounds = how_many(run.rounds, "round")
+    if any(record.case.shared_by for record in result.cases):
+        hosts = {text(rank, "host") for record in result.cases for r in record.rounds for rank in r.ranks}
+        where = f" on {how_many(len(hosts), 'host')}" if hosts else ""
+        return f"Each layer shared by {how_many(run.ranks, 'rank')}{where}, {rounds}. A step is the slowest rank's."
     if run.ranks == 1:
         return f"The whole layer on one device, {rounds}."
     link = run.network or (None if run.link_gb_s is None else f"{run.link_gb_s:g} GB/s a rank")
@@ -201,7 +209,7 @@ def _cases_table(title: str, records: list[Record], found: Answer) -> Table:
         (Column("arm", right=False), arm_name),
         (Column("status", right=False, priority=1 if failed else 5), lambda r: r.status),
         (quantity("place"), lambda r: (at := found.standing(r.id)) and at.places),
-        *map(_metric, ("latency_ms_p50", "latency_ms_iqr", "communication_ms_predicted", "step_ms")),
+        *map(_metric, ("latency_ms_p50", "latency_ms_iqr", *_COMMUNICATION, "step_ms")),
         (quantity("step_ms_interval"), lambda r: (at := found.standing(r.id)) and at.interval_ms),
         (quantity("vs_yardstick", beside=beside), lambda r: _times(step_ms(r), beside_ms)),
         *map(
@@ -217,6 +225,7 @@ def _cases_table(title: str, records: list[Record], found: Answer) -> Table:
         absent.add(quantity("place").header)
     if not any(each.interval_ms for each in found.standings):
         absent.add(quantity("step_ms_interval").header)
+    absent |= {quantity(n).header for n in _MEASURED_TOGETHER if all(r.metrics.get(n) is None for r in records)}
     if beside_ms is None:
         absent.add(quantity("vs_yardstick", beside=beside).header)
     if not any(r.metrics.get("energy_j_per_token") for r in records):
