@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,8 +10,12 @@ from membench.cli import exit_codes
 from membench.cli.options import AsJson, Device, Only, Output, Overrides, Ranks, Scenarios
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from membench.planning.solved_arms import SolvedArm
     from membench.results.records import ResultFile
     from membench.running.run import Finished
+    from membench.scenario.scenario import Scenario
 
 
 class Format(StrEnum):
@@ -42,39 +46,64 @@ def run(
 ) -> None:
     """Measure scenarios: plan, check against the reference, time, write one result file each.
 
+    On many hosts, where ranks share every layer: torchrun --nnodes N --nproc-per-node P … -m membench run SCENARIO.
+
     Exit codes: 0 measured, 2 bad input, 5 nothing was measured, 130 interrupted (what was finished is kept).
     """
-    import sys
-
     from membench.cli.device_option import checked_device
+    from membench.cli.launch import ended_with_rank_0, sharing
     from membench.cli.output_option import checked_folder
-    from membench.cli.ranks_option import checked_ranks
-    from membench.cli.standard_output import StandardOutput
     from membench.planning.planner import solve_budgets
-    from membench.results.records import strict_json
-    from membench.running.ranks import LocalRanks
-    from membench.running.run import Finished, run_scenario
     from membench.scenario.scenario import load_scenario
     from membench.tables.frame_file import check_parquet
-    from membench.training.runs.runner import TrainingRunner
 
     checked_device(device)
+    launch = sharing(nproc)
     folder = checked_folder(output)
-    ranks = None if checked_ranks(nproc) is None else LocalRanks(nproc or 1)
     if table is Format.PARQUET:
         check_parquet("--format parquet")
-    loaded = [load_scenario(name, overrides or ()) for name in scenarios]
-    solved = [solve_budgets(scenario, nproc) for scenario in loaded]  # all of them before the first is measured
+
+    def load() -> "list[Scenario]":
+        return [load_scenario(name, overrides or ()) for name in scenarios]
+
+    if launch.follows:
+        raise typer.Exit(ended_with_rank_0(launch, load, device, only))
+    loaded = load()
+    solved = [solve_budgets(scenario, launch.ranks) for scenario in loaded]  # all of them before the first is measured
     if tasks := [point.task for scenario in loaded for point in scenario.points if point.task is not None]:
         from membench.training.data_files.check import check_files
 
         check_files(tasks)
+    with launch.met(loaded, device, only) as ranks:
+        how = {"device": device, "output": folder, "resume": resume, "only": only or (), "ranks": ranks}
+        _measure(zip(loaded, solved, strict=True), how, table, as_json=as_json)
+
+
+def _measure(
+    solved: "Iterable[tuple[Scenario, list[dict[str, SolvedArm]]]]",
+    how: dict[str, Any],
+    table: Format,
+    *,
+    as_json: bool,
+) -> None:
+    """One after the other, ``how`` ``run_scenario`` takes it, each shown as soon as it is measured.
+
+    Raises:
+        typer.Exit: not all was measured.
+    """
+    import sys
+
+    from membench.cli.standard_output import StandardOutput
+    from membench.results.records import strict_json
+    from membench.running.run import Finished, run_scenario
+    from membench.training.runs.runner import TrainingRunner
+
     finished: list[Finished] = []
     shown, unwritten = StandardOutput(), []
     try:
-        for scenario, arms in zip(loaded, solved, strict=True):
-            how = {} if scenario.level != "training" else {"measuring": TrainingRunner}
-            done = run_scenario(scenario, arms, device, folder, resume=resume, only=only or (), ranks=ranks, **how)
+        for scenario, arms in solved:
+            by: dict[str, Any] = {} if scenario.level != "training" else {"measuring": TrainingRunner}
+            done = run_scenario(scenario, arms, **how, **by)
             finished.append(done)
             if not as_json:
                 shown.take(lambda result=done.result: _show(result, table))
@@ -92,6 +121,9 @@ def run(
     shown.done(f"results are in {', '.join(str(done.path) for done in finished)}")
     if unwritten:
         raise OSError("; ".join(unwritten))
+    if lost := next((done.lost for done in finished if done.lost), None):
+        how["ranks"].over(exit_codes.HARNESS, lost)
+        raise typer.Exit(exit_codes.HARNESS)
     if any(done.interrupted for done in finished):
         raise typer.Exit(exit_codes.INTERRUPTED)
     if not any(done.measured for done in finished):

@@ -25,7 +25,11 @@ _UNCOUNTED = ("sizes", "all_reduce_numbers")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One collective: its kind (``SIZES`` for what no formula counts), the stage that it is, what this rank sends."""
+    """One collective: its kind, the stage that it is, what this rank sends.
+
+    The kind is what the formulas call it: gloo has no reduce-scatter of unequal parts, so an all-to-all does the work
+    of one. ``SIZES`` is what no formula counts.
+    """
 
     kind: str
     name: str
@@ -75,8 +79,9 @@ class Wire(TorchDispatchMode):
         self._wait()
         seconds, stage = time.perf_counter() - begin, self._stages[-1]
         named = stage if stage.startswith((*COLLECTIVES, SIZES)) else kind
+        counted_as = next((each for each in COLLECTIVES if named.startswith(each)), SIZES)
         sent = _sent(kind, args) if space == "c10d" else _sent_functional(kind, args, found)
-        self.calls.append(Call(SIZES if named in _UNCOUNTED else kind, named, sent, seconds))
+        self.calls.append(Call(SIZES if named in _UNCOUNTED else counted_as, named, sent, seconds))
         return found
 
     def _wait(self) -> None:

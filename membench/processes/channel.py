@@ -59,8 +59,10 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Raises OSError where nobody is left to hear it, ValueError for a NaN."""
-        # fields at their defaults are left out: an earlier membench may not know those that came later
-        said = {"message": type(message).__name__, **message.model_dump(mode="json", exclude_defaults=True)}
+        self.pass_on(as_said(message))
+
+    def pass_on(self, said: dict[str, Any]) -> None:
+        """A message that is not looked at; raises as ``send`` does."""
         self._connection.send_bytes(json.dumps(said, allow_nan=False).encode())
 
     def waits(self, seconds: float) -> bool:
@@ -73,6 +75,12 @@ class Channel:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def as_said(message: Message) -> dict[str, Any]:
+    """A message as it is sent."""
+    # fields at their defaults are left out: an earlier membench may not know those that came later
+    return {"message": type(message).__name__, **message.model_dump(mode="json", exclude_defaults=True)}
 
 
 def read_message(said: dict[str, Any], expected: Iterable[type[Message]]) -> Message:

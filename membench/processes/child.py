@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from membench.processes.channel import Channel, Failed, Message, Progress, Ready, read_message
+from membench.processes.channel import Channel, Failed, Message, Progress, Ready, as_said, read_message
 from membench.processes.environment import measuring_environment
 from membench.processes.working_folder import working_folder
 
@@ -72,12 +72,16 @@ class ChildProcess:
 
     def tell(self, question: Message) -> None:
         """A question, answered later. That it is dead is found out when the answer is listened for."""
+        self.pass_on(as_said(question))
+
+    def pass_on(self, said: dict[str, Any]) -> None:
+        """The same of a question that is not looked at."""
         self._deadline = None
         if not self._ready:  # a long question would fill the socket of one that never listens, and wait for ever
             self._ready = isinstance(self.hear(Ready), Ready)
         if not self.dead:
             with suppress(OSError):
-                self._channel.send(question)
+                self._channel.pass_on(said)
 
     def hear(self, wanted: type[Answer]) -> Answer | Failed:
         """What it answers; one that died, or of which nothing was heard for too long, is ``dead`` from then on."""
@@ -107,6 +111,7 @@ class ChildProcess:
         try:
             if self._channel.waits(min(seconds, max(0.0, deadline - time.monotonic()))):
                 said, self._deadline = self._channel.receive(), None
+                self._ready = self._ready or said.get("message") == Ready.__name__
                 return said
             if self._process.poll() is not None and not self._channel.waits(0):
                 raise EOFError

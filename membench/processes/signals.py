@@ -35,3 +35,10 @@ def ended_as_interrupted() -> Iterator[None]:
     finally:
         for each in taken:
             signal.signal(each, signal.SIG_DFL)
+
+
+def finish_undisturbed() -> None:
+    """From now on SIGTERM is not heard: torchrun sends it as soon as another rank is gone, and what is finished is
+    still to be written. What takes too long is killed all the same."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -27,6 +27,10 @@ class Ranks(Protocol):
     @property
     def local_ranks(self) -> int: ...
 
+    def lost(self) -> str | None:
+        """A rank of membench that is gone, in a line; None where all are there."""
+        ...
+
     def team(self, module: str, device: str, threads: int | None, timeout_seconds: float) -> Team:
         """The processes, each running ``module``. Who enters it has them meet with ``meet``."""
         ...
@@ -39,6 +43,9 @@ class LocalRanks:
         self.ranks = self.local_ranks = ranks
         self._folder = tempfile.TemporaryDirectory(prefix=_FOLDER, ignore_cleanup_errors=True)
         self._met = 0
+
+    def lost(self) -> str | None:
+        return None  # all are this process's own
 
     def team(self, module: str, device: str, threads: int | None, timeout_seconds: float) -> Team:
         each = threads_of_rank(threads, self.ranks)

@@ -23,7 +23,8 @@ from membench.planning.network_file import newest_network
 from membench.planning.plan import Plan
 from membench.planning.planner import make_plan
 from membench.planning.solved_arms import SolvedArm
-from membench.processes.signals import ended_as_interrupted
+from membench.processes.line import RankLost
+from membench.processes.signals import ended_as_interrupted, finish_undisturbed
 from membench.results.conditions import other_conditions
 from membench.results.disturbance import disturbed
 from membench.results.records import ResultFile, Round, Run
@@ -42,11 +43,15 @@ _told: set[str] = set()
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a run left: the result, and the file it is in (None where none could be written)."""
+    """What a run left: the result, and the file it is in (None where none could be written).
+
+    ``lost``: the rank that ended before the run did, in a line.
+    """
 
     result: ResultFile
     path: Path | None
     interrupted: bool
+    lost: str | None = None
 
     @property
     def measured(self) -> bool:
@@ -129,7 +134,7 @@ def run_scenario(
     journal, run = _open_journal(output, scenario, run, environment, resume=resume)
     shared = {} if ranks is None else {"ranks": ranks}
     work = measuring(plan, scenario.measure, environment["device"]["type"], journal, **shared)
-    interrupted = False
+    interrupted, lost = False, None
     with RunProgress(work.total, work.done) as progress:
         for line in slower_here(plan, environment, scenario):
             progress.note(f"membench: {line}")
@@ -138,12 +143,17 @@ def run_scenario(
             with ended_as_interrupted():
                 work.run(progress)
         except KeyboardInterrupt:
-            interrupted = True
+            interrupted, lost = True, None if ranks is None else ranks.lost()
+        except RankLost as gone:
+            interrupted, lost = True, str(gone)
+        if lost is not None:
+            finish_undisturbed()
+            progress.note(f"membench: {lost}; the run ends, and --resume goes on with it")
     commit = commit_after(Commit(run.git_sha, run.git_dirty, run.git_note))
     changes = {"git_dirty": commit.dirty, "git_note": commit.note}
     run = run.model_copy(update={"finished": utc_now(), "interrupted": interrupted, **changes})
     result = assemble(plan, run, environment, journal)
-    return Finished(result, write_finished(result, journal, interrupted=interrupted), interrupted)
+    return Finished(result, write_finished(result, journal, interrupted=interrupted), interrupted, lost)
 
 
 def plan_here(
