@@ -43,7 +43,10 @@ def runs_on(scenario: Scenario, device: str) -> bool:
 def command(name: str, folder: Path) -> list[str]:
     """The words that measure a scenario in enough rounds."""
     words = ["run", name, "--output", str(folder)]
-    if load_scenario(name).measure.rounds < MIN_ROUNDS:
+    scenario = load_scenario(name)
+    if scenario.nproc:
+        words += ["--nproc", str(scenario.nproc)]
+    if scenario.measure.rounds < MIN_ROUNDS:
         words += ["--set", f"measure.rounds={MIN_ROUNDS}"]
     return words
 

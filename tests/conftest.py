@@ -62,6 +62,7 @@ def virtual_time(monkeypatch):
     clock = VirtualTime()
     for module in (
         "measuring.time",
+        "measuring.in_step",
         "measuring.retaking",
         "measuring.paced",
         "profiler.stage_clock",

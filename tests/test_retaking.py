@@ -3,6 +3,7 @@
 import pytest
 
 from membench.machine.disturbance import LIMIT, SPAN_S, Seen
+from membench.measuring.in_step import Alone
 from membench.measuring.retaking import Retaking
 from membench.measuring.time import Clock, Sampling, sample
 
@@ -141,7 +142,7 @@ def test_the_least_disturbed_are_used_whatever_their_time(virtual_time):
 class QueuedClock:
     """CUDA's clock: a batch of samples a time."""
 
-    device = "cuda"
+    device, ranks = "cuda", Alone()
 
     def __init__(self, time, step_s):
         self.time, self.step_s, self.batches = time, step_s, []

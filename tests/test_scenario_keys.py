@@ -12,7 +12,7 @@ from benchmarks.documents.scenario_keys import ARMS, SECTIONS, arms_part, defaul
 from layers.spec import KINDS, OPERATORS, PRESETS, ModelShape
 from membench.errors import UsageError
 from membench.learning.tasks import TASKS
-from membench.scenario.arms import entry_point_layers
+from membench.scenario.arms import SHARED_KEY, entry_point_layers
 from membench.scenario.axes import CASE_KEYS, SWEPT_SECTIONS
 from membench.scenario.scenario import Scenario, parse_scenario
 from membench.scenario.settings import Fit, Measure, Workload
@@ -72,7 +72,7 @@ def test_every_key_has_one_row():
 def test_what_shipped_scenarios_state_is_on_the_page():
     keys, of_an_arm = (
         {*keys_of(sections_part())},
-        {"layer", "op", "budgets", *WHOLE_KEYS, "training", "model_dim", "dtype"},
+        {"layer", "op", "budgets", *WHOLE_KEYS, SHARED_KEY, "training", "model_dim", "dtype"},
     )
     assert all(f"`{key}`" in BY_HAND for key in of_an_arm)
     for name, _ in list_scenarios():

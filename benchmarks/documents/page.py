@@ -18,6 +18,7 @@ from membench.machine.provenance import device_slug
 from membench.results.disturbance import disturbed_rounds
 from membench.results.ranking import arm_name, is_trained
 from membench.results.records import ResultFile
+from membench.scenario.scenario import list_scenarios, load_scenario
 from membench.tables.results import how_measured
 from membench.words import how_many
 
@@ -60,6 +61,7 @@ def results_page(
         recorded: by scenario the runs that answer it, one a device.
     """
     pictures: dict[str, bytes] = {}
+    shipped = dict(list_scenarios())
     known = sum(bool(recorded.get(scenario)) for scenario, _ in questions)
     sections = [_HEAD, f"{known} of {len(questions)} shipped scenarios are answered here.\n"]
     sections += _claims(recorded)
@@ -67,7 +69,9 @@ def results_page(
         sections.append(f"## {scenario}\n\n{filled(f'*{question}*')}\n")
         runs = recorded.get(scenario, ())
         if not runs:
-            sections.append(f"Not recorded here yet: `membench run {scenario}` measures it.\n")
+            nproc = load_scenario(scenario).nproc if scenario in shipped else None
+            words = f"{scenario} --nproc {nproc}" if nproc else scenario
+            sections.append(f"Not recorded here yet: `membench run {words}` measures it.\n")
         for each, slug in zip(runs, slugs(runs), strict=True):
             sections.append(_device(each, slug, pictures))
     return "\n".join(sections), pictures

@@ -18,6 +18,7 @@ from membench.results.learnt import learnt_flags
 from membench.results.records import Record, Round
 from membench.words import how_many
 
+_OF_RANKS = ("communication_ms", "compute_ms", "waiting_ms", "sent_bytes", "rank_spread")
 FLAG_ABOVE = 1.05  # a utilization above this says the ceiling or the count is wrong
 _ABOVE_ONE = {
     "mfu": "the machine was slower while its matmul ceiling was measured",
@@ -124,7 +125,7 @@ def metrics_of(
         "latency_ms_iqr": 1e3 * (quantile(pooled, 0.75) - quantile(pooled, 0.25)),
         "latency_ms_hot_p50": 1e3 * statistics.median(hot) if hot else None,
         "communication_ms_predicted": predicted_ms,
-        **(_together(done, latency_ms) if inside else {}),
+        **(_together(done, latency_ms) if inside else dict.fromkeys(_OF_RANKS)),
         "step_ms": latency_ms + communication_ms if communication_ms is not None else None,
         **step_interval(done, communication_ms, run_spread),
         **generation_ms(case, done, latency_ms),

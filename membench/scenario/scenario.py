@@ -116,6 +116,13 @@ class Scenario(Strict):
         """The ``--set`` arguments, as given."""
         return self._overrides
 
+    @property
+    def nproc(self) -> int | None:
+        """How many processes are to share its layers; None: it does not say that they are shared."""
+        if not any(arm.shared_by for point in self._points for arm in point.arms.values()):
+            return None
+        return self.fit.ranks if isinstance(self.fit.ranks, int) else 2
+
     def with_network(self, name: str) -> Self:
         """The same, what connects ranks being told by a file."""
         return self.model_copy(update={"fit": self.fit.model_copy(update={"network": name})})

@@ -7,7 +7,8 @@ from typing import Any
 from membench.json_values import mapping, number
 from membench.results.ranking import arm_name, step_name, swept, tokens_name
 from membench.results.records import Record, ResultFile
-from membench.tables.numbers import bytes_shown, three
+from membench.tables.numbers import bytes_shown
+from membench.tables.quantity import quantity
 from membench.tables.table import Column, Table
 
 
@@ -20,10 +21,10 @@ def communication_table(result: ResultFile) -> list[Table]:
         Column("step", right=False),
         Column("collective", right=False),
         Column("calls", priority=3),
-        Column("sent", bytes_shown),
+        quantity("sent_bytes"),
         Column("by the formula", bytes_shown, priority=2),
-        Column("ms", three),
-        Column("predicted ms", three, priority=2),
+        quantity("communication_ms"),
+        quantity("communication_ms_predicted", priority=2),
     ]
     caption = (
         "Of one rank in a step. sizes: numbers that tell how much is coming, which no formula counts. A call takes as "
