@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from membench.layers.kernels.precision import product_dtype
+from membench.layers.parallel.cut_tensors import is_cut, own_part
 from membench.layers.parallel.exchange import Exchange
 from membench.layers.parallel.remote import RemoteAssignments, RemoteLookups
 from membench.layers.parallel.simulated import exchange_of
@@ -242,7 +243,9 @@ class Layer(nn.Module):
             if parameter.grad is None:  # of a rank without tokens, where others have one
                 parameter.grad = torch.zeros_like(parameter)
         shards = self.shards()
-        whole, own = ([p.grad for p in trained if (p in shards) == cut and p.grad is not None] for cut in (False, True))
+        # what torch has cut and is no shard of ours, it has also added up
+        whole = [p.grad for p in trained if p not in shards and not is_cut(p) and p.grad is not None]
+        own = [own_part(p.grad) for p in trained if p in shards and p.grad is not None]
         self.exchange.sum_gradients_(whole, own, tuple(dict.fromkeys(self.tables())))
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -33,9 +33,9 @@ CLOSE = {"rtol": 2e-5, "atol": 2e-6}
 
 
 @cache
-def connected(row_shards=1, replicas=1):
+def connected(row_shards=1, replicas=1, dense="replicas"):
     """One for all checks: making groups takes longer than a check."""
-    return connect(row_shards, replicas=replicas, timeout=timedelta(seconds=TIMEOUT_S))
+    return connect(row_shards, replicas=replicas, dense=dense, timeout=timedelta(seconds=TIMEOUT_S))
 
 
 def share_of(whole, exchange):

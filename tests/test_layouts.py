@@ -122,6 +122,40 @@ def test_gathered_weights_are_held_in_parts_and_sent_three_times_in_training():
     assert in_hosts["all_reduce", 4, 4].payload_bytes == weights / 4, "of the part that a rank holds"
 
 
+def test_a_layer_cut_by_its_hidden_width_sends_tokens_and_no_weights():
+    cost, found = layout(DENSE, "tensor").cost(DENSE, TRAIN)
+    tokens = 16 * 8 * 64 * 4
+    assert by_kind(found)["all_gather", 16, 1] == Collective("all_gather", tokens, 16, calls=2)
+    assert by_kind(found)["reduce_scatter", 16, 1] == Collective("reduce_scatter", tokens, 16, calls=2)
+    assert len(found) == 2
+    whole = DENSE.cost(Step(8, mode="train_step", optimizer="row_adagrad"))
+    assert cost.rank_params * 16 == whole.rank_params == cost.params
+    assert cost.memory.weights * 16 == whole.memory.weights
+    assert cost.flops == whole.flops, "a sixteenth of sixteen ranks' tokens"
+    forward = layout(DENSE, "tensor").cost(DENSE, Step(8, ranks=16))[1]
+    assert [each.calls for each in forward] == [1, 1]
+    in_hosts = by_kind(layout(DENSE, "tensor in a host").cost(DENSE, TRAIN)[1])
+    assert in_hosts["all_gather", 4, 1].payload_bytes == tokens / 4
+    assert in_hosts["all_reduce", 4, 4].payload_bytes == 3 * 64 * 256 * 4 / 4, "of the part that a rank holds"
+    assert layout(DENSE, "tensor").error(DENSE, 24) == "ffn_hidden 256 cannot be cut into 24 equal parts"
+    with pytest.raises(ValueError, match="256 cannot be cut into 24"):
+        DENSE.tensor_cost(Step(8, ranks=24))
+    with pytest.raises(ValueError, match="no layer but a dense one"):
+        MEMORY.tensor_cost(Step(8, ranks=2))
+
+
+def test_attention_is_not_cut_by_widths():
+    attention = AttentionSpec(heads=4, kv_heads=4, head_dim=16)
+    block = BlockSpec(model_dim=D, attention=attention, ffn=DENSE, dtype="float32")
+    shape = {"model_dim": D, "num_blocks": 2, "attention": attention, "ffn_hidden": 256, "vocab_size": 64}
+    for whole in (
+        block,
+        ModelSpec(**shape, dtype="float32"),
+        ModelSpec(**shape, layer=DENSE, at=(1,), dtype="float32"),
+    ):
+        assert [each.name for each in whole.layouts(8, 8)] == ["replicas", "fsdp"]
+
+
 def test_a_large_layer_is_gathered_in_pieces():
     large = DenseSpec(model_dim=4096, ffn_hidden=2**20)
     cost, found = layout(large, "fsdp").cost(large, Step(8, ranks=16))
@@ -140,7 +174,7 @@ def test_what_cannot_be_cut_says_so():
 
 def test_one_host_has_no_ways_between_hosts():
     assert [each.name for each in MEMORY.layouts(8, 8)] == ["columns", "rows"]
-    assert [each.name for each in DENSE.layouts(8, 8)] == ["replicas", "fsdp"]
+    assert [each.name for each in DENSE.layouts(8, 8)] == ["replicas", "fsdp", "tensor"]
 
 
 def test_a_model_is_shared_as_its_layer_is_with_calls_of_every_block():

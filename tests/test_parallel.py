@@ -1,5 +1,6 @@
 """Layers that several processes share are the layers that one has alone, and send what is counted."""
 
+import dense_checks
 import pytest
 import ranks
 import sharded_checks as checks
@@ -33,6 +34,13 @@ def checks_on(world):
     for kind in ("memory", "peer"):
         if world > 1:
             found[f"alone-{kind}"] = checks.share_alone_is_the_real_one, (kind,)
+    for way in dense_checks.WAYS:
+        for replicas in (1, 2)[: 1 + (world == 4)]:
+            for counts in (checks.UNEVEN, (3,) * 4):
+                at = f"{way}-{replicas}-replicas-{counts[1]}"
+                found[f"same-dense-{at}"] = dense_checks.same_as_whole, (way, replicas, counts)
+            found[f"trains-dense-{at}"] = dense_checks.trains_as_whole, (way, replicas, checks.UNEVEN)
+        found[f"sends-dense-{way}"] = dense_checks.sends_as_counted, (way,)
     return found
 
 

@@ -58,7 +58,7 @@ def test_every_kind_has_its_ways_and_a_layer_from_outside_none():
         "columns in a host",
     }
     assert set(steps(made, "moe")) == {"experts", "experts in a host"}
-    assert set(steps(made, "dense")) == {"replicas", "fsdp", "fsdp in a host"}
+    assert set(steps(made, "dense")) == {"replicas", "fsdp", "fsdp in a host", "tensor", "tensor in a host"}
     assert steps(made, "mine") == {}
     assert all(step > 0 for step in steps(made).values())
     assert make_plan(parse_scenario(TEXT, "small.yaml", []), hardware=parse_hardware("h100")).layouts == []

@@ -17,6 +17,7 @@ from membench.layers.kernels.stages import stage
 from membench.layers.layer import Layer
 from membench.layers.optim.state import check_keys, check_torch_state
 from membench.layers.optim.table_optimizer import DenseTableAdamW, RowRule, TableOptimizer, check_rate, moments
+from membench.layers.parallel.cut_tensors import is_cut, own_part, total_over_parts
 from membench.layers.parallel.exchange import Exchange
 from membench.layers.spec import Optimizer
 from membench.layers.tables.value_table import ValueTable
@@ -80,8 +81,10 @@ class LayerOptimizer(torch.optim.Optimizer):
         own = [each for layer in self._layers for each in layer.own_optimizers(optimizer, learning_rate) or []]
         taken = {id(p) for each in own for group in each.param_groups for p in group["params"]}
         matrices = [p for key, p in parameters.items() if key not in table_weights | taken]
-        if matrices:
-            own = [*own, _of_matrices(optimizer, matrices, learning_rate, weight_decay)]
+        # torch's optimizers do not take cut ones beside whole ones
+        for some in ([p for p in matrices if is_cut(p) == cut] for cut in (False, True)):
+            if some:
+                own = [*own, _of_matrices(optimizer, some, learning_rate, weight_decay)]
         self._matrices = own
         self.tables: list[TableOptimizer | DenseTableAdamW] = []
         for number, table in enumerate(tables.values()):
@@ -245,22 +248,37 @@ def _clip(layers: list[Layer], parameters: list[nn.Parameter], tables: list[Valu
         raise ValueError(f"max_norm should be a number from 0, not {max_norm}")
     exchange = _exchange_between(layers)
     cut = set[nn.Parameter]() if exchange is None else {p for layer in layers for p in layer.shards()}
-    whole = [p.grad for p in parameters if p.grad is not None and p not in cut]
-    shards = [p.grad for p in parameters if p.grad is not None and p in cut]
+    by_torch = [p.grad for p in parameters if p.grad is not None and is_cut(p.grad)]
+    whole = [p.grad for p in parameters if p.grad is not None and p not in cut and not is_cut(p.grad)]
+    shards = [p.grad for p in parameters if p.grad is not None and p in cut and not is_cut(p.grad)]
     shards += [table.gradient.values for table in tables if table.gradient is not None]
-    alike = _by_kind([*whole, *shards])
-    if exchange is None:
+    alike = _by_kind([*whole, *shards, *map(own_part, by_torch)])
+    if exchange is None and not by_torch:
         norm = _total_norm(alike.values())
     else:
         device = parameters[0].device
         of_whole, of_shards = (_total_norm(_by_kind(some).values()).to(device).square() for some in (whole, shards))
-        norm = (of_whole + exchange.total(of_shards)).sqrt()
+        if exchange is not None:
+            of_shards = exchange.total(of_shards)
+        norm = (of_whole + of_shards + _squares_of_cut(by_torch).to(device)).sqrt()
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     if scale.device.type == "cpu" and scale == 1:  # what a GPU would have to be waited for
         return norm
     for (device, dtype), some in alike.items():
         torch._foreach_mul_(some, scale.to(device, dtype))  # type: ignore[attr-defined]
     return norm
+
+
+def _squares_of_cut(gradients: list[Tensor]) -> Tensor:
+    """The sum of squares of DTensors, those of one mesh and cut in one message: it need not be that of the tables."""
+    alike: dict[Any, list[Tensor]] = {}
+    for each in gradients:
+        alike.setdefault((each.device_mesh, each.placements), []).append(each)  # type: ignore[attr-defined]
+    found = torch.zeros(())
+    for some in alike.values():
+        squares = _total_norm(_by_kind([own_part(each) for each in some]).values()).square()
+        found = found.to(squares) + total_over_parts(squares, some[0])
+    return found
 
 
 def _exchange_between(layers: list[Layer]) -> Exchange | None:

@@ -7,11 +7,12 @@ L lookups a token, D columns of a table, d model dim, E experts.
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from membench.layers.kernels.dispatch import Dispatch, by_expert, combine
 from membench.layers.kernels.lookups import Lookups, index_dtype
@@ -26,7 +27,7 @@ from membench.layers.parallel.collectives import (
     there,
     total,
 )
-from membench.layers.parallel.exchange import Exchange, ExpertCall, TableCall
+from membench.layers.parallel.exchange import DenseWay, Exchange, ExpertCall, TableCall
 from membench.layers.parallel.gradients import sum_, sum_rows_
 from membench.layers.parallel.ragged import Ragged, blocks_in_turn, by_owner
 from membench.layers.parallel.remote import Remote
@@ -45,6 +46,7 @@ class DistributedExchange(Exchange):
         rows_group: of the R ranks with this column shard.
         columns_group: of the C ranks with this row shard.
         replicas_group: of the ranks that hold the same shards and train on other tokens; None: there are no others.
+        dense: how the ranks of a replica share a dense layer.
     """
 
     def __init__(
@@ -53,9 +55,10 @@ class DistributedExchange(Exchange):
         rows_group: dist.ProcessGroup,
         columns_group: dist.ProcessGroup,
         replicas_group: dist.ProcessGroup | None = None,
+        dense: DenseWay = "replicas",
     ) -> None:
         self.group, self.rows_group, self.columns_group = group, rows_group, columns_group
-        self.replicas_group = replicas_group
+        self.replicas_group, self.dense = replicas_group, dense
         self.ranks, self.rank = dist.get_world_size(group), dist.get_rank(group)
         self.row_shards, self.column_shards = dist.get_world_size(rows_group), dist.get_world_size(columns_group)
         self.row, self.column = divmod(self.rank, self.column_shards)
@@ -69,6 +72,8 @@ class DistributedExchange(Exchange):
         return self
 
     def split_error(self, spec: Spec) -> str | None:
+        if self.dense == "tensor" and (error := spec.tensor_error(self.ranks)):
+            return error
         return spec.shard_error(self.row_shards, self.column_shards)
 
     def rows_held(self, num_rows: int) -> tuple[int, int]:
@@ -147,6 +152,17 @@ class DistributedExchange(Exchange):
 
     def tokens_of_all(self, x: Tensor) -> int:
         return sum(map(sum, self._tokens_of_all(len(x), x.device)))
+
+    def most_tokens(self, x: Tensor) -> int:
+        return max(map(max, self._tokens_of_all(len(x), x.device)))
+
+    def mesh(self, device_type: str) -> DeviceMesh:
+        if self.replicas_group is None:
+            return DeviceMesh.from_group(self.group, device_type, mesh_dim_names=("ranks",))
+        replicas = dist.get_world_size(self.replicas_group)
+        processes = torch.arange(replicas * self.ranks).view(replicas, self.ranks)
+        groups = [self.replicas_group, self.group]
+        return DeviceMesh.from_group(groups, device_type, mesh=processes, mesh_dim_names=("replicas", "ranks"))
 
     def total(self, counts: Tensor) -> Tensor:
         return total(counts, self.group, "all_reduce_numbers")
@@ -248,21 +264,27 @@ def _refuse(remote: Remote | None) -> None:
         raise ValueError("the other ranks are there: Routing.remote, which stands in for them, should be None")
 
 
-def connect(row_shards: int = 1, *, replicas: int = 1, timeout: timedelta | None = None) -> DistributedExchange:
+def connect(
+    row_shards: int = 1, *, replicas: int = 1, dense: DenseWay = "replicas", timeout: timedelta | None = None
+) -> DistributedExchange:
     """The exchange of this process with the others of torch.distributed, which all call this alike.
 
     Process g·P + r is rank r of replica g, and P = R·C the number of processes over that of replicas.
 
     Args:
         row_shards: R; ``spec.best_row_shards(P)`` is what sends least.
+        dense: how the ranks of a replica share a dense layer: each has all of it (``replicas``), or by PyTorch's fully
+            sharded data parallel (``fsdp``) or tensor parallel (``tensor``).
         timeout: after which a rank that waits for another gives up; None: torch's default.
 
     Raises:
-        ValueError: the processes cannot be divided so.
+        ValueError: the processes cannot be divided so, or there is no such way.
     """
     processes = dist.get_world_size()
     if processes % (replicas * row_shards):
         raise ValueError(f"{processes} processes are not {replicas} replicas of {row_shards} row shards")
+    if dense not in get_args(DenseWay):
+        raise ValueError(f"dense should be one of {', '.join(get_args(DenseWay))}, not {dense!r}")
     grid = torch.arange(processes).view(replicas, row_shards, -1)
 
     def group(lists: Tensor) -> dist.ProcessGroup:
@@ -272,4 +294,4 @@ def connect(row_shards: int = 1, *, replicas: int = 1, timeout: timedelta | None
 
     of_share, of_replicas = group(grid.flatten(1)), group(grid.flatten(1).T)
     of_rows, of_columns = group(grid.transpose(1, 2).flatten(0, 1)), group(grid.flatten(0, 1))
-    return DistributedExchange(of_share, of_rows, of_columns, of_replicas if replicas > 1 else None)
+    return DistributedExchange(of_share, of_rows, of_columns, of_replicas if replicas > 1 else None, dense)

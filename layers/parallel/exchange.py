@@ -8,6 +8,7 @@ L lookups a token, D columns of a table, d model dim, E experts.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,11 @@ from membench.layers.kernels.lookups import Lookups
 from membench.layers.parallel.remote import Remote, RemoteAssignments
 from membench.layers.spec import Spec
 from membench.layers.tables.value_table import ValueTable
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+DenseWay = Literal["replicas", "fsdp", "tensor"]
 
 
 class TableCall:
@@ -69,10 +75,13 @@ class Exchange:
     Attributes:
         ranks: P.
         stand_ins: ranks whose tokens are drawn here, because nobody else has them.
+        dense: how the ranks share a dense layer: each has all of it; or its matrices are cut, and gathered for each
+            use; or they are cut by the hidden width, and each rank computes its part of all tokens.
     """
 
     ranks: int = 1
     stand_ins: int = 0
+    dense: DenseWay = "replicas"
 
     @property
     def together(self) -> bool:
@@ -136,6 +145,18 @@ class Exchange:
     def tokens_of_all(self, x: Tensor) -> int:
         """How many there are of all ranks' x (B, ...)."""
         return len(x)
+
+    def most_tokens(self, x: Tensor) -> int:
+        """Of the rank whose x (B, ...) has most."""
+        return len(x)
+
+    def mesh(self, device_type: str) -> "DeviceMesh":
+        """Of replicas and the ranks of each, where there are replicas; else of the ranks.
+
+        Raises:
+            ValueError: there are no processes.
+        """
+        raise ValueError("one process is no mesh: connect() says who the others are")
 
     def total(self, counts: Tensor) -> Tensor:
         """The sum of numbers over ranks."""

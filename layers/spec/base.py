@@ -238,6 +238,19 @@ class Spec(BaseModel):
         """Why ranks cannot share it, tables being cut into so many shards by rows and by columns, or None."""
         return self.split_error(row_shards * column_shards)
 
+    def tensor_error(self, ranks: int) -> str | None:
+        """Why its matrices cannot be cut by the hidden width over ranks, or None."""
+        del ranks
+        return None
+
+    def tensor_cost(self, step: Step) -> Cost:
+        """What a step costs one of ranks that cut its matrices so.
+
+        Raises:
+            ValueError: they cannot be cut.
+        """
+        raise ValueError(f"{step.ranks} ranks cut no layer but a dense one by its hidden width")
+
     def mode_error(self, mode: Mode, optimizer: Optimizer | None) -> str | None:
         """Why this cannot run in a mode, with an optimizer, or None."""
         del mode, optimizer

@@ -90,7 +90,8 @@ class BlockSpec(TokenSpec):
         return self.ffn.split_error(ranks)
 
     def layouts(self, ranks: int, host_ranks: int) -> tuple[Layout, ...]:
-        return self.ffn.layouts(ranks, host_ranks)
+        """As its FFN, but attention is not cut by widths."""
+        return tuple(way for way in self.ffn.layouts(ranks, host_ranks) if not way.tensor)
 
     def shard_error(self, row_shards: int, column_shards: int) -> str | None:
         return self.ffn.shard_error(row_shards, column_shards)

@@ -18,6 +18,8 @@ _NAMED: dict[str, tuple[Among, int, int]] = {
     "all_reduce_gradients": ("group", 0, 1),
     "all_gather_weights": ("group", 1, 1),
     "reduce_scatter_gradients": ("group", 0, 1),
+    "all_gather_tokens": ("group", 1, 1),
+    "reduce_scatter_tokens": ("group", 1, 1),
     "all_to_all_tokens": ("group", 2, 2),
     "all_gather_scores": ("group", 1, 0),
     "all_gather_lookups": ("columns", 1, 0),

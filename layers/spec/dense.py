@@ -1,5 +1,6 @@
 """SwiGLU feed-forward: W_down(silu(x W_gate) * (x W_up)). Shazeer 2020, arXiv 2002.05202."""
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
@@ -26,8 +27,14 @@ class DenseSpec(TokenSpec):
         return True
 
     def layouts(self, ranks: int, host_ranks: int) -> tuple[Layout, ...]:
-        gathered = Layout("fsdp", gathers=True)
-        return (*super().layouts(ranks, host_ranks), gathered, *cut_in_a_host(gathered, ranks, host_ranks))
+        ways = (Layout("fsdp", gathers=True), Layout("tensor", tensor=True))
+        cut = (each for way in ways for each in (way, *cut_in_a_host(way, ranks, host_ranks)))
+        return (*super().layouts(ranks, host_ranks), *cut)
+
+    def tensor_error(self, ranks: int) -> str | None:
+        if self.ffn_hidden % ranks:
+            return f"ffn_hidden {self.ffn_hidden} cannot be cut into {ranks} equal parts"
+        return None
 
     def cost(self, step: Step) -> Cost:
         """Data-parallel over ranks: every rank holds the whole layer."""
@@ -38,6 +45,32 @@ class DenseSpec(TokenSpec):
             s,
             accounting.swiglu("", step.tokens, d, f, s, step.mode),
             swiglu_activation_bytes(step.tokens, d, f, s, step.mode),
+        )
+
+    def tensor_cost(self, step: Step) -> Cost:
+        """One rank's f/P hidden numbers of the P·b tokens of all, which are gathered; sums of results are scattered.
+
+        The gradients of results are gathered in turn, and those of tokens scattered.
+        """
+        if error := self.tensor_error(step.ranks):
+            raise ValueError(error)
+        d, f, s = self.model_dim, self.ffn_hidden // step.ranks, self.item_bytes
+        whole = self.cost(replace(step, ranks=1))
+        cost = accounting.replicated_cost(
+            replace(step, ranks=1),
+            swiglu_params(d, f),
+            s,
+            accounting.swiglu("", step.group_tokens, d, f, s, step.mode),
+            swiglu_activation_bytes(step.group_tokens, d, f, s, step.mode),
+        )
+        sent = (step.ranks - 1) * step.tokens * d * s * (2 if step.has_backward else 1)
+        names = ("all_gather_tokens", "reduce_scatter_tokens") if sent else ()
+        return replace(
+            cost,
+            params=whole.params,
+            active_params=whole.active_params,
+            stored_bytes=whole.stored_bytes,
+            communication_bytes=dict.fromkeys(names, float(sent)),
         )
 
 

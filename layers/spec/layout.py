@@ -25,6 +25,7 @@ class Layout:
         row_shards: R, of a group's shards of a table those of its rows; the others are of its columns.
         rows_inside: neighbouring ranks hold other rows; else other columns of the same rows.
         gathers: every matrix is cut over the group and gathered for each use (fully sharded data parallel).
+        tensor: matrices are cut by the hidden width, and each rank computes its part of all tokens of the group.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Layout:
     row_shards: int = 1
     rows_inside: bool = False
     gathers: bool = False
+    tensor: bool = False
 
     def group(self, ranks: int) -> int:
         """Ranks that hold the layer once, of P in all."""
@@ -41,6 +43,8 @@ class Layout:
         """Why P ranks cannot share a layer so, or None."""
         if self.gathers:
             return None
+        if self.tensor:
+            return spec.tensor_error(self.group(ranks))
         return spec.shard_error(self.row_shards, self.group(ranks) // self.row_shards)
 
     def cost(self, spec: "Spec", step: Step) -> tuple[Cost, list[Collective]]:
@@ -53,6 +57,8 @@ class Layout:
         if self.gathers:
             whole = spec.cost(replace(step, ranks=1))
             cost, layers = _gathered(whole, step, group), max(layers, -(-whole.memory.weights // PIECE_BYTES))
+        elif self.tensor:
+            cost = spec.tensor_cost(replace(step, ranks=group))
         else:
             cost = spec.cost(replace(step, ranks=group, row_shards=self.row_shards))
         found = collectives(

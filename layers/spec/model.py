@@ -176,7 +176,7 @@ class ModelSpec(Spec):
         return None if self.layer is None else self.layer.split_error(ranks)
 
     def layouts(self, ranks: int, host_ranks: int) -> tuple[Layout, ...]:
-        return (self.layer or self.plain_block).layouts(ranks, host_ranks)
+        return (self.replaced_block or self.plain_block).layouts(ranks, host_ranks)
 
     def shard_error(self, row_shards: int, column_shards: int) -> str | None:
         return None if self.layer is None else self.layer.shard_error(row_shards, column_shards)
