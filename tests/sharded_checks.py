@@ -12,6 +12,7 @@ from wire_bytes import WireBytes
 from layers import LayerOptimizer, Routing, build, clip_gradients_, spec_from
 from layers.checking.update_verification import update_errors
 from layers.checking.verification import verify
+from layers.dense import Dense
 from layers.layer import RemoteLookups
 from layers.moe import MoE
 from layers.parallel.distributed import connect
@@ -213,16 +214,17 @@ def share_alone_is_the_real_one(kind):
     torch.testing.assert_close(bags, wanted, **CLOSE)
 
 
-def is_verified(kind, row_shards, replicas, spoiled):
+def is_verified(kind, row_shards, replicas, spoiled, dense="replicas"):
     """The check before timing: right on all ranks, or, where one rank's shard gives wrong answers, wrong on all."""
-    share = build(spec_from({**SPECS, "dense": DENSE}[kind]), ranks=connected(row_shards, replicas), seed=1)
+    share = build(spec_from({**SPECS, "dense": DENSE}[kind]), ranks=connected(row_shards, replicas, dense), seed=1)
     if spoiled and dist.get_rank() == dist.get_world_size() - 1:
         spoil(share)
     torch.manual_seed(dist.get_rank())  # each its own tokens
     with undone(share):
         found = [verify(share, torch.randn(6, 16), gradients=gradients) for gradients in (False, True)]
     assert all(bool(each.failure) == spoiled for each in found), found
-    assert {"output", "x", *dict(share.named_parameters())} == found[1].errors.keys(), found[1].errors
+    named = {"gate_up", "down"} if kind == "dense" else {*dict(share.named_parameters())}
+    assert {"output", "x", *named} == found[1].errors.keys(), found[1].errors
     if not spoiled and share.tables():
         optimizer = LayerOptimizer(share, "row_adagrad")
         x = torch.randn(6, 16)
@@ -240,6 +242,8 @@ def spoil(share):
             return call
 
         share.exchange.send = heavier
+    elif isinstance(share, Dense):
+        share.register_forward_pre_hook(lambda _, given: (given[0] * 1.01, *given[1:]))
     else:
         table = share.tables()[-1]
         bag = table.bag

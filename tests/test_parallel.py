@@ -30,7 +30,10 @@ def checks_on(world):
             for spoiled in (False, True):
                 found[f"verified-{kind}-{rows}-row-shards-{spoiled}"] = checks.is_verified, (kind, rows, 1, spoiled)
     if world == 2:
-        found["verified-dense-replicas"] = checks.is_verified, ("dense", 1, 2, False)
+        for way in ("replicas", "fsdp", "tensor"):
+            for spoiled in (False, True):
+                copies = 2 if way == "replicas" else 1
+                found[f"verified-dense-{way}-{spoiled}"] = checks.is_verified, ("dense", 1, copies, spoiled, way)
     for kind in ("memory", "peer"):
         if world > 1:
             found[f"alone-{kind}"] = checks.share_alone_is_the_real_one, (kind,)

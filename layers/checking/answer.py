@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from membench.layers.checking.digest import Digest
 from membench.layers.layer import Layer, Routing, has_gradient
+from membench.layers.parallel.cut_tensors import own_part
 
 Call = Callable[[Tensor, Routing | None], Tensor]
 Given = tuple[Tensor, Routing | None]
@@ -190,7 +191,8 @@ def _version(tensor: Tensor) -> int:
 
 def _some(parameter: Tensor) -> Tensor:
     """Some of its elements, which a write past autograd (``.data``) most likely changes too."""
-    values, every = parameter.detach(), max(1, parameter.numel() // _COMPARED_ELEMENTS)
+    parameter = own_part(parameter.detach())
+    values, every = parameter, max(1, parameter.numel() // _COMPARED_ELEMENTS)
     if values.is_contiguous():
         return values.view(-1)[::every]
     places = torch.arange(0, values.numel(), every, device=values.device)  # a reshape would copy all of it
@@ -227,7 +229,7 @@ def _copied(routing: Any) -> Any:
 
 def _is_finite(tensor: Tensor) -> bool:
     """Whether every element is; without a mask as large as the tensor."""
-    values = tensor.detach()
+    values = own_part(tensor.detach())
     values = values.coalesce().values() if values.is_sparse else values
     if not values.numel() or not values.is_floating_point():
         return True

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from membench.layers.layer import Layer, Routing
+from membench.layers.parallel.cut_tensors import is_cut, own_part
 
 _LANES = 2**13  # int64 words a row
 _ROWS = 64  # that become one before they are hashed: one pass at the speed of memory, and few bytes to hash
@@ -28,6 +29,8 @@ class Digest:
         """Every bit of a tensor; None is another thing than an empty one."""
         if tensor is None:
             self._hash.update(f"{name}: none\n".encode())
+        elif is_cut(tensor):
+            self.add(name, own_part(tensor.detach()))
         elif tensor.layout != torch.strided:
             tensor = tensor.detach().coalesce()
             self.add(f"{name} indices", tensor.indices())

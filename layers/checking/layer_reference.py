@@ -27,6 +27,19 @@ class DenseReference(SampledReference):
 
     layer: Dense
 
+    def leaves(self) -> dict[str, Tensor]:
+        found = super().leaves()
+        if self.layer.cut is None:
+            return found
+        gate, up, down = (found[f"cut.{name}.weight"].detach() for name in ("gate", "up", "down"))
+        return {"gate_up": float64_leaf(torch.cat([gate, up])), "down": float64_leaf(down)}
+
+    def _gradient(self, name: str) -> Tensor:
+        if self.layer.cut is None:
+            return super()._gradient(name)
+        parts = {"gate_up": ("gate", "up"), "down": ("down",)}[name]
+        return torch.cat([super(DenseReference, self)._gradient(f"cut.{part}.weight") for part in parts])
+
     def output(self) -> Tensor:
         return reference.dense(self.layer.spec, self.w, self.x)
 

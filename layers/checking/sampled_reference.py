@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from membench.layers.layer import Layer, Routing, Selection
+from membench.layers.parallel.cut_tensors import whole_of
 from membench.layers.tables.quantized_table import tables_of
 
 _ZERO = 1e-9  # float64 rounds seven orders below this
@@ -87,7 +88,8 @@ class SampledReference:
         """Float64 leaves by name: of every parameter of which all is touched."""
         of_tables = {id(part) for table in tables_of(self.layer).values() for part in table.parameters()}
         named = self.layer.named_parameters()
-        return {name: float64_leaf(p) for name, p in named if id(p) not in of_tables and name not in self.IN_PARTS}
+        own = [(name, p) for name, p in named if id(p) not in of_tables and name not in self.IN_PARTS]
+        return {name: float64_leaf(whole_of(p)) for name, p in own}
 
     def input(self, x: Tensor) -> Tensor:
         """The leaf that the sampled tokens are."""
@@ -153,7 +155,7 @@ class SampledReference:
         """The layer's gradient of what a leaf stands for."""
         gradient = self.layer.get_parameter(name).grad
         assert gradient is not None, f"{name} got no gradient"
-        return gradient
+        return whole_of(gradient)
 
     def _strays(self) -> list[str]:
         """Parameters with a gradient where there must be none."""

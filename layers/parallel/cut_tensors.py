@@ -13,8 +13,12 @@ def is_cut(tensor: Tensor) -> bool:
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """This process's part, which shares the tensor's memory; of a plain tensor all of it."""
-    return tensor.to_local() if is_cut(tensor) else tensor  # type: ignore[operator]
+    """This process's part, which shares the tensor's memory; of a plain tensor all of it.
+
+    What a collective still sends is waited for: until then it lies in no memory.
+    """
+    found = tensor.to_local() if is_cut(tensor) else tensor  # type: ignore[operator]
+    return found.wait() if hasattr(found, "trigger_wait") else found  # type: ignore[operator]
 
 
 def total_over_parts(number: Tensor, tensor: Tensor) -> Tensor:
@@ -24,3 +28,8 @@ def total_over_parts(number: Tensor, tensor: Tensor) -> Tensor:
         if placement.is_shard():
             dist.all_reduce(found, group=tensor.device_mesh.get_group(dimension))  # type: ignore[attr-defined]
     return found
+
+
+def whole_of(tensor: Tensor) -> Tensor:
+    """A new tensor with the parts of all processes, who ask together; a plain tensor itself."""
+    return tensor.full_tensor() if is_cut(tensor) else tensor  # type: ignore[operator]

@@ -3,8 +3,11 @@
 Letters: P ranks, B tokens of this one, M of the one with most, d model dim, f hidden.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -54,7 +57,19 @@ class TensorParallelSwiGLU(nn.Module):
         most = self._exchange.most_tokens(x)
         if not most:
             return x * 0  # of nobody's tokens; a backward pass finds its way to x
-        return self(functional.pad(x, (0, 0, 0, most - len(x))))[: len(x)]
+        return _Here.apply(self(functional.pad(x, (0, 0, 0, most - len(x)))))[: len(x)]
+
+
+class _Here(torch.autograd.Function):
+    """What others send, once it is here: torch waits for it only when it is first used, and an answer is complete."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.wait() if isinstance(y, AsyncCollectiveTensor) else y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        return upstream[0]
 
 
 def _product(weight: Tensor) -> nn.Linear:

@@ -10,7 +10,7 @@ from membench.layers.spec.quantities import INDEX_BYTES
 if TYPE_CHECKING:
     from membench.layers.spec.base import Spec
 
-SharedBy = Literal["columns", "rows", "experts", "replicas", "fsdp"]  # layouts that real ranks can have
+SharedBy = Literal["columns", "rows", "experts", "replicas", "fsdp", "tensor"]  # layouts that real ranks can have
 SHARED_BY: tuple[SharedBy, ...] = get_args(SharedBy)
 PIECE_BYTES = 1e9  # of weights that are gathered at once: what is larger is wrapped in pieces
 

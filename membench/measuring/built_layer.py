@@ -72,4 +72,5 @@ def _exchange(case: Case, ranks: Alone | None) -> int | Exchange:
         raise ValueError(f"{case.ranks} ranks share this layer, and {here} measure: run it with --nproc {case.ranks}")
     from membench.layers.parallel.distributed import connect
 
-    return connect(layout.row_shards, replicas=layout.replicas)
+    dense = "fsdp" if layout.gathers else "tensor" if layout.tensor else "replicas"
+    return connect(layout.row_shards, replicas=layout.replicas, dense=dense)

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from membench.files import read_text
 from membench.layers.layer import Layer
+from membench.layers.parallel.cut_tensors import own_part
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of tensors, each storage once; of sparse ones their indices and values."""
-    storages = {}
+    """Bytes of tensors, each storage once; of sparse ones their indices and values, of cut ones this process's part."""
+    storages, tensors = {}, map(own_part, tensors)
     for tensor in chain.from_iterable((t._indices(), t._values()) if t.is_sparse else (t,) for t in tensors):
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = min(storage.nbytes(), tensor.nbytes if tensor.is_contiguous() else sys.maxsize)
@@ -44,12 +45,12 @@ class SavedForBackward:
     """Counts the bytes autograd keeps for the backward, parameters left out. A context manager."""
 
     def __init__(self, layer: Layer) -> None:
-        self._own = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+        self._own = {own_part(p).untyped_storage().data_ptr() for p in layer.parameters()}
         self._kept: dict[int, int] = {}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
+        storage = own_part(tensor).untyped_storage()
         if storage.data_ptr() not in self._own:
             self._kept[storage.data_ptr()] = storage.nbytes()
         return tensor

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import _resolve_process_group  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from membench.layers.kernels.stages import observed_by
@@ -64,6 +65,8 @@ class Wire(TorchDispatchMode):
             self._stages.pop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(each, DTensor) for each in types):
+            return NotImplemented  # what it is made of comes here in its turn
         name = func.name()
         space, _, operator = name.partition("::")
         kind = _kind(operator.partition(".")[0]) if space in ("c10d", "_c10d_functional") else None
