@@ -23,6 +23,10 @@ class Process(Protocol):
 
     def hear_within(self, seconds: float, wanted: type[Answer]) -> Answer | Failed | None: ...
 
+    def close(self) -> None:
+        """End all of them."""
+        self.close()
+
     def __enter__(self) -> "Process": ...
 
     def __exit__(self, *reason: Any) -> None: ...
@@ -74,27 +78,33 @@ class Team:
         failures = {rank: answer for rank, answer in answers.items() if isinstance(answer, Failed)}
         if failures:
             self.dead = self._cause(failures)
-            self._open.close()
+            self.close()
             return self.dead
         return self._joined([answers[rank] for rank in range(len(self._members))])
 
     def _cause(self, failures: dict[int, Failed]) -> Failed:
         """The failure of which the others follow: that of a process which died, else the one that says most."""
 
-        def order(rank: int) -> tuple[bool, bool, bool]:
+        def order(rank: int) -> tuple[bool, bool]:
             failed, died = failures[rank], self._members[rank].dead is not None
-            return not died, failed.status == "error" and not failed.reason.startswith("wrong answer"), False
+            return not died, failed.status == "error" and not failed.reason.startswith("wrong answer")
 
         rank = min(failures, key=order)
         found = failures[rank]
         return found.model_copy(update={"reason": f"{self._names[rank]}: {found.reason}", "last": True})
 
+    def close(self) -> None:
+        """End all of them."""
+        self._open.close()
+
     def __enter__(self) -> "Team":
-        for member in self._members:
-            self._open.enter_context(member)
+        with ExitStack() as opening:  # where one cannot be started, none is left
+            for member in self._members:
+                opening.enter_context(member)
+            self._open = opening.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
+        self.close()

@@ -77,7 +77,11 @@ class MetTeam(Team):
 
     def __enter__(self) -> Team:
         super().__enter__()
-        found = self.ask_each(self._asked, Joined)
+        try:
+            found = self.ask_each(self._asked, Joined)
+        except BaseException:
+            self.close()
+            raise
         if isinstance(found, Failed):
             self.dead = found
         return self
