@@ -71,7 +71,8 @@ def comparisons(claim: Claim, records: Sequence[Record]) -> list[Comparison] | N
 def _meant(claim: Claim, case: Case) -> bool:
     """Whether a case is of the task and the budget of which the claim is."""
     of_task = claim.task is None or (case.task is not None and case.task.kind == claim.task)
-    return of_task and (claim.tokens is None or (case.training is not None and case.training.stop.tokens == claim.tokens))
+    spent = case.training.stop.tokens if case.training is not None else None
+    return of_task and claim.tokens in (None, spent)
 
 
 def _comparison(better: Record, worse: Record) -> Comparison | None:
