@@ -47,6 +47,16 @@ def test_one_comparison_the_other_way_round_contradicts_a_claim_of_several():
     assert found(several, dense=DENSE, memory=[2.0, 2.21, 2.09], peer=[2.1, 2.0, 2.2]) == CANNOT_TELL
 
 
+def test_a_claim_of_one_budget_is_told_by_that_budget():
+    tokens = "training.stop={tokens: %d}"
+    nlls = {"dense": DENSE, "memory": [2.0, 2.21, 2.09]}
+    short, long = (learnt(nlls, tokens % budget).cases for budget in (640, 1280))
+    of_long = Claim("a, at length", "a paper", "capacity", (("memory", "dense"),), tokens=1280)
+    compared = comparisons(of_long, [*short, *long])
+    assert compared is not None and {each.better.id for each in compared} <= {record.id for record in long}
+    assert comparisons(of_long, short) is None
+
+
 def test_without_an_arm_or_seeds_enough_there_is_nothing_to_say():
     assert comparisons(CLAIM, learnt({"dense": DENSE}).cases) is None
     assert comparisons(CLAIM, learnt({"dense": [3.0, 3.1], "memory": [2.0, 2.1]}).cases) is None
@@ -57,17 +67,19 @@ def test_every_claim_is_of_arms_that_its_scenario_has_with_rounds_enough():
         scenario = load_scenario(claim.scenario)
         assert {arm for pair in claim.pairs for arm in pair} <= scenario.arms.keys(), claim.says
         assert scenario.training.get("seeds", MIN_ROUNDS) >= MIN_ROUNDS
+        budgets = scenario.axes.get("training.stop", [scenario.training.get("stop")])
+        assert claim.tokens is None or {"tokens": claim.tokens} in budgets
 
 
 def test_a_table_corrects_over_all_its_comparisons_and_links_its_files():
     result = learnt({"dense": DENSE, "memory": [2.0, 2.21, 2.09], "memory_plus": [1.5, 1.6, 1.7], "peer": DENSE}, *MORE)
     run = Recorded(Path("capacity_x.json"), result)
-    table = claims_table({"capacity": [run]}, run.device)
+    table = claims_table({"capacity": [run]})
     assert table is not None
     lines = table.splitlines()
     assert len(lines) == 2 + 3  # of those in CLAIMS whose arms are all there
     assert "(../results/capacity_x.json)" in lines[2] and "`memory` below `dense` by 1 (0.975 – 1.02)" in lines[2]
-    assert claims_table({}, run.device) is None and claims_table({"capacity": [run]}, "another machine") is None
+    assert claims_table({}) is None
 
 
 def test_curves_are_drawn_the_same_every_time():

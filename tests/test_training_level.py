@@ -132,6 +132,7 @@ TRAINED = [
     "budget_parity",
     "capacity",
     "capacity_entropy",
+    "capacity_exposure",
     "energy",
     "long_form",
     "memory_ablation",

@@ -118,6 +118,19 @@ def test_one_nan_of_either_sign_shows(bits):
     assert len(rows[0].unique()) == 4
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("path", ["triton", "torch", "native"])
+@pytest.mark.parametrize("place", [0, 77, 127])
+def test_one_nan_shows_among_neighbours(place, path):
+    """Long lists are cut into neighbourhoods, whose maxima must not pass over it."""
+    if path == "native" and DEVICE == "cuda":
+        pytest.skip("the C++ path is a CPU's")
+    scores = torch.randn(1, 2, 1, 128, device=DEVICE)
+    scores[0, 0, 0, place] = float("nan")
+    with paths.forced(path):
+        assert operator.product_key_top_k(scores, 8)[1].isnan().all()
+
+
 def test_no_tokens():
     rows, weights = selected(torch.empty(2, 2, 0, 30, device=DEVICE), 3)
     assert rows.shape == weights.shape == (0, 2, 3)

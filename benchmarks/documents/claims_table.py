@@ -1,7 +1,8 @@
 """Claims of the literature beside what was measured here: a row a claim, with its verdict.
 
-A claim is of differences of answer NLL, paired by seeds. p is Holm's over all comparisons of the table that one machine
-has, so that a table of many claims does not agree with one by chance.
+A claim is of differences of answer NLL, paired by seeds. p is Holm's over all comparisons of the table, so that a table
+of many claims does not agree with one by chance. What was learnt is, but for rounding, the same on every machine, so
+one table has all claims, whichever machine has tried them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from benchmarks.documents.published_claims import CLAIMS, Claim
 from benchmarks.documents.recorded import Recorded
 from benchmarks.documents.tables import markdown_table
+from membench.case import Case
 from membench.json_values import number
 from membench.results.differences import ALPHA, holm, paired_difference
 from membench.results.learnt import ANSWER
@@ -35,11 +37,11 @@ class Comparison:
     p: float
 
 
-def claims_table(recorded: Mapping[str, Sequence[Recorded]], device: str) -> str | None:
-    """The table of one machine as Markdown; None where it has measured no claim."""
+def claims_table(recorded: Mapping[str, Sequence[Recorded]]) -> str | None:
+    """The table as Markdown, of each scenario its newest run; None where no claim has been tried."""
     rows, known = [], []
     for claim in CLAIMS:
-        each = next((run for run in recorded.get(claim.scenario, ()) if run.device == device), None)
+        each = max(recorded.get(claim.scenario, ()), key=lambda run: run.result.run.started, default=None)
         found = None if each is None else comparisons(claim, each.result.cases)
         if each is not None and found:
             rows.append((claim, each, found))
@@ -54,12 +56,7 @@ def claims_table(recorded: Mapping[str, Sequence[Recorded]], device: str) -> str
 
 def comparisons(claim: Claim, records: Sequence[Record]) -> list[Comparison] | None:
     """Those of the claim's pairs; None where an arm is missing, or has too few seeds in common with the other."""
-    of_task = [
-        record
-        for record in records
-        if is_trained(record) and (claim.task is None or (record.case.task and record.case.task.kind == claim.task))
-    ]
-    arms = {record.case.arm: record for record in of_task}
+    arms = {record.case.arm: record for record in records if is_trained(record) and _meant(claim, record.case)}
     found = []
     for better, worse in claim.pairs:
         if better not in arms or worse not in arms:
@@ -69,6 +66,13 @@ def comparisons(claim: Claim, records: Sequence[Record]) -> list[Comparison] | N
             return None
         found.append(compared)
     return found
+
+
+def _meant(claim: Claim, case: Case) -> bool:
+    """Whether a case is of the task and the budget of which the claim is."""
+    of_task = claim.task is None or (case.task is not None and case.task.kind == claim.task)
+    spent = case.training.stop.tokens if case.training is not None else None
+    return of_task and claim.tokens in (None, spent)
 
 
 def _comparison(better: Record, worse: Record) -> Comparison | None:

@@ -166,7 +166,7 @@ def _best_of_half(
     if NEIGHBOURS > 1:
         place = _places(best)[:, None] * NEIGHBOURS + tl.arange(0, NEIGHBOURS)[None, :]
         inside = place < SUB_KEYS
-        keys = _keys(tl.load(scores + place, mask=inside, other=0.0), place)  # cached: read a moment ago
+        keys = _keys(_order(tl.load(scores + place, mask=inside, other=0.0)), place)  # cached: read a moment ago
         best = top(tl.reshape(tl.where(inside, keys, _NO_KEY), [LISTED * NEIGHBOURS]), LISTED, True)
     return best
 
@@ -181,10 +181,13 @@ def _best_groups(
     GROUPS: tl.constexpr,
     DESCENDING: tl.constexpr,
 ) -> tl.tensor:
-    """(k,) keys of the neighbourhoods, of so many from the first, with the largest maxima."""
+    """(k,) keys of the neighbourhoods, of so many from the first, with the largest maxima.
+
+    Maxima are of integers: one of floats passes over NaN.
+    """
     group = first + tl.arange(0, GROUPS)
     place = group[:, None] * NEIGHBOURS + tl.arange(0, NEIGHBOURS)[None, :]
-    maxima = tl.max(tl.load(scores + place, mask=place < SUB_KEYS, other=float("-inf")), 1)
+    maxima = tl.max(_order(tl.load(scores + place, mask=place < SUB_KEYS, other=float("-inf"))), 1)
     return top(tl.where(group * NEIGHBOURS < SUB_KEYS, _keys(maxima, group), _NO_KEY), LISTED, DESCENDING)
 
 
@@ -203,11 +206,16 @@ def _pairs(
 
 
 @triton.jit
-def _keys(scores: tl.tensor, places: tl.tensor) -> tl.tensor:
-    """64-bit integers that order as the scores do, equal ones by the lower place; -0.0 is 0.0, NaN the largest."""
+def _order(scores: tl.tensor) -> tl.tensor:
+    """32-bit integers that order as the scores do; -0.0 is 0.0, NaN the largest."""
     bits = tl.where(scores == 0, 0.0, scores).to(tl.int32, bitcast=True)
-    bits = tl.where(scores == scores, bits, _NAN)
-    return (_ordered(bits, 31).to(tl.int64) << 32) | (places ^ _LAST_PLACE)
+    return _ordered(tl.where(scores == scores, bits, _NAN), 31)
+
+
+@triton.jit
+def _keys(order: tl.tensor, places: tl.tensor) -> tl.tensor:
+    """64-bit integers that order as the scores of this ``_order`` do, equal ones by the lower place."""
+    return (order.to(tl.int64) << 32) | (places ^ _LAST_PLACE)
 
 
 @triton.jit

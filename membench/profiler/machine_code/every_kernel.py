@@ -1,0 +1,95 @@
+"""A launch of every kernel that a layer's step on a GPU takes, by what it is and its size.
+
+Letters: N rows, D columns, B tokens, L lookups a token, n sub-keys a half, k rows a head.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from membench.layers.kernels.lookups import Runs
+from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
+from membench.layers.kernels.torch.lookups import find_runs
+from membench.layers.kernels.triton import grouped_matmul, quantized_bag, read_rows, row_passes, top_k
+
+SUB_KEYS = (128, 1024, 4096)
+_ROWS, _TOKENS, _LOOKUPS, _TOP_K = 1024, 256, 128, 32
+_EXPERTS = 8
+
+
+class Calls(NamedTuple):
+    """What is called, its size (D or n), and the call."""
+
+    what: str
+    size: int
+    call: Callable[[], object]
+
+
+def every_call(widths: Iterable[int]) -> Iterator[Calls]:
+    """Each on bf16 rows (N, D) of the CPU, for every D: under ``compile_only`` nothing is read."""
+    for columns in widths:
+        yield from _of_rows(columns)
+        yield from _of_experts(columns)
+    for sub_keys in SUB_KEYS:
+        scores = torch.zeros(4, 2, _TOKENS, sub_keys)
+        yield Calls("top_k", sub_keys, lambda scores=scores: top_k.product_key_top_k(scores, _TOP_K))
+
+
+def _of_rows(columns: int) -> Iterator[Calls]:
+    table = torch.zeros(_ROWS, columns, dtype=torch.bfloat16)
+    tokens, weights = torch.zeros(_TOKENS, columns, dtype=torch.bfloat16), torch.ones(_TOKENS, _LOOKUPS)
+    rows = torch.randint(_ROWS, (_TOKENS, _LOOKUPS), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    runs = _runs(rows)
+    yield Calls("bag", columns, lambda: row_passes.weighted_bag(table, rows, weights))
+    yield Calls("dots", columns, lambda: row_passes.row_dots(table, rows, tokens))
+    yield Calls("read", columns, lambda: read_rows.read_rows(table, rows.flatten()))
+    yield Calls(
+        "backward", columns, lambda: row_passes.row_backward(table, runs, weights, tokens, gradient=True, dots=True)
+    )
+    for optimizer in ROW_OPTIMIZERS:
+        state, step = RowState.of(table, optimizer), RowStep(optimizer, 1e-3, seed=1)
+        yield Calls(
+            f"backward {optimizer}",
+            columns,
+            lambda state=state, step=step: row_passes.row_backward_update_(
+                table, state, runs, weights, tokens, step, dots=True
+            ),
+        )
+        yield Calls(
+            f"update {optimizer}",
+            columns,
+            lambda state=state, step=step: row_passes.update_rows_(
+                table, state, runs.rows, torch.zeros(len(runs.rows), columns, dtype=torch.bfloat16), step
+            ),
+        )
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        quantized, scales = torch.zeros(_ROWS, columns, dtype=dtype), torch.ones(_ROWS)
+        yield Calls(
+            f"bag {str(dtype).removeprefix('torch.')}",
+            columns,
+            lambda quantized=quantized, scales=scales: quantized_bag.quantized_bag(
+                quantized, scales, rows, weights, torch.bfloat16
+            ),
+        )
+
+
+def _of_experts(columns: int) -> Iterator[Calls]:
+    ends = torch.full((_EXPERTS,), _TOKENS, dtype=torch.int32)
+    weight = torch.zeros(_EXPERTS, columns, columns, dtype=torch.bfloat16)
+    x, token = torch.zeros(_TOKENS, columns, dtype=torch.bfloat16), torch.arange(_TOKENS)
+    yield Calls("experts", columns, lambda: grouped_matmul.grouped_linear(x, weight, ends, token))
+    yield Calls(
+        "experts' gradients",
+        columns,
+        lambda: grouped_matmul.grouped_linear_gradients(x, x, ends, x_token=token),
+    )
+
+
+def _runs(rows: Tensor) -> Runs:
+    """As kernels get them: arrays as long as lookups, the last runs empty."""
+    distinct, starts, order = find_runs(rows.flatten(), _ROWS)
+    empty = rows.numel() - len(distinct)
+    pad = torch.nn.functional.pad
+    return Runs(pad(distinct, (0, empty)), pad(starts, (0, empty), value=rows.numel()), order)
