@@ -103,11 +103,13 @@ class MoE(Layer):
     def _select(self, x: Tensor) -> Selection:
         spec = self.spec
         logits = project_wide(x, self.router)
+        of_all: int | None = None
         scores = torch.sigmoid(logits) if spec.router == "sigmoid" else torch.softmax(logits, dim=-1)
         if spec.choice == "expert":
             everyone, first = self.exchange.scores_of_all(scores)
-            chosen = top(everyone.t(), spec.capacity(len(everyone))) - first
-            chosen = chosen.where((chosen >= 0) & (chosen < len(x)), -1) if len(everyone) > len(x) else chosen
+            of_all = len(everyone)
+            chosen = top(everyone.t(), spec.capacity(of_all)) - first
+            chosen = chosen.where((chosen >= 0) & (chosen < len(x)), -1) if of_all > len(x) else chosen
             weights = scores.t().gather(1, chosen.clamp(min=0)) if len(x) else scores.new_zeros(chosen.shape)
         else:
             ranked = scores.detach() if self.expert_bias is None else scores.detach() + self.expert_bias
@@ -115,7 +117,7 @@ class MoE(Layer):
             weights = scores.gather(1, chosen)
             if spec.renormalize:
                 weights = weights / weights.sum(dim=-1, keepdim=True)
-        loss = self._auxiliary_loss(logits, scores, chosen) if self.training else None
+        loss = self._auxiliary_loss(logits, scores, chosen, of_all) if self.training else None
         return Selection(chosen, weights, loss)
 
     def choice_norms(self, x: Tensor) -> dict[str, Tensor]:
@@ -133,18 +135,23 @@ class MoE(Layer):
             return dispatching.by_token(chosen, tokens, some=self.ranks > 1)
         return dispatching.by_expert(chosen, self.spec.num_experts)
 
-    def _auxiliary_loss(self, logits: Tensor, scores: Tensor, chosen: Tensor) -> Tensor | None:
+    def _auxiliary_loss(self, logits: Tensor, scores: Tensor, chosen: Tensor, of_all: int | None) -> Tensor | None:
         """Load-balancing loss (arXiv 2101.03961, eq. 4-6) and router z-loss (arXiv 2202.08906, eq. 5), where asked.
 
         Of this rank's tokens, as means over those of all ranks: the sum over ranks is that of one with all tokens.
+        ``of_all`` is how many there are, where that is known.
         """
         spec, loss = self.spec, None
         balanced = spec.choice == "token" and spec.balancing == "loss"
         if not balanced and not spec.z_loss_weight:
             return logits.sum() if not len(logits) and spec.balancing == "loss" else None
-        tokens = max(1, self.exchange.tokens_of_all(logits))  # a mean over no tokens is no number
+        tokens = max(
+            1, self.exchange.tokens_of_all(logits) if of_all is None else of_all
+        )  # a mean over no tokens is no number
         if balanced:
-            share = self.exchange.total(self.load(chosen)).to(scores.dtype) / (tokens * chosen.shape[1])
+            share = self.exchange.total(self.load(chosen), "all_reduce_loads").to(scores.dtype) / (
+                tokens * chosen.shape[1]
+            )
             mean = (scores / scores.sum(dim=-1, keepdim=True)).sum(dim=0) / tokens
             loss = spec.balance_weight * spec.num_experts * (share * mean).sum()
         if spec.z_loss_weight:

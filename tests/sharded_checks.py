@@ -1,5 +1,6 @@
 """What each process of several checks of its share of a layer: against the layer that one process has alone."""
 
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import cache
 
@@ -10,8 +11,9 @@ from wire_bytes import WireBytes
 
 from layers import LayerOptimizer, Routing, build, clip_gradients_, spec_from
 from layers.layer import RemoteLookups
+from layers.parallel import collectives
 from layers.parallel.distributed import connect
-from layers.spec import Step
+from layers.spec import Layout, Step
 
 RETRIEVAL = {"model_dim": 16, "num_keys": 64, "heads": 2, "top_k": 4, "key_dim": 8, "dtype": "float32"}
 MIXTURE = {"kind": "moe", "model_dim": 16, "num_experts": 7, "expert_hidden": 8, "top_k": 2, "dtype": "float32"}
@@ -23,6 +25,7 @@ SPECS = {
     "bias": {**MIXTURE, "router": "sigmoid", "balancing": "bias"},
     "expert_choice": {**MIXTURE, "choice": "expert", "z_loss_weight": 0.1},
 }
+TABLES = ("memory", "memory_plus", "peer")
 UNEVEN = (5, 0, 3, 2)  # tokens of each process
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
 
@@ -69,8 +72,8 @@ def tokens_of_all(counts, dim=16):
     return torch.randn(sum(counts), dim).split(list(counts))
 
 
-def loss_of(layer, x, upstream):
-    y = layer(x)
+def loss_of(layer, x, upstream, routing=None):
+    y = layer(x, routing)
     loss = (y * upstream).sum()
     return y, loss if layer.auxiliary_loss is None else loss + layer.auxiliary_loss
 
@@ -143,37 +146,86 @@ def trains_as_whole(kind, row_shards, replicas, optimizer, fused):
         torch.testing.assert_close(parameter, wanted, rtol=1e-4, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def sends_as_counted(kind, row_shards, optimizer):
-    """Each collective's bytes are those of the layer's formulas, where every row shard has as many of the lookups."""
-    ranks, tokens = dist.get_world_size(), 4
-    exchange = connected(row_shards)
-    share = build(spec_from(SPECS[kind]), ranks=exchange)
-    routing, touched = None, None
-    if kind in ("memory", "memory_plus", "peer"):
-        spec = share.spec
-        # one of a head's four rows in each quarter of the table
-        rows = torch.stack([torch.randperm(16)[:4] + torch.arange(4) * 16 for _ in range(tokens * spec.heads)])
-        routing = Routing(rows.view(tokens, spec.heads, spec.top_k))
-    elif kind == "expert_choice":
-        # each expert takes all tokens
-        share = build(spec_from({**SPECS[kind], "num_experts": 8, "capacity_factor": 4}), ranks=exchange)
-    else:
-        # each process sends as many rows to each of the others
-        share = build(spec_from({**SPECS[kind], "num_experts": 8, "top_k": 4}), ranks=exchange)
-        routing = Routing((torch.arange(4) * 2).expand(tokens, 4).contiguous())
+def sends_as_counted(kind, row_shards, replicas, optimizer):
+    """Each collective in its turn, of the bytes of the layer's formulas, where every row shard has as many lookups."""
+    tokens, exchange = 4, connected(row_shards, replicas)
+    (spec, routing), touched = evenly_routed(kind, tokens), None
+    share = build(spec, ranks=exchange)
     trained = LayerOptimizer(share, optimizer)
     x = torch.randn(tokens, 16, requires_grad=True)
+    if share.tables():
+        touched = len(share.touched(x, routing).rows.unique())
     with WireBytes().counting() as wire:
-        loss = share(x, routing).sum()
-        with trained.fused():
+        loss_of(share, x, 1.0, routing)[1].backward()
+        share.sum_gradients()
+        trained.step()
+    predicted = calls_predicted(spec, tokens, "train_step", optimizer, row_shards, replicas, touched)
+    assert calls_of(wire) == predicted, wire.calls
+    trained.zero_grad()
+    with WireBytes().counting() as wire:
+        loss = loss_of(share, x, 1.0, routing)[1]
+        with trained.fused() if replicas == 1 else nullcontext():
             loss.backward()
         share.sum_gradients()
         trained.step()
-    if share.tables():
-        touched = len(share.touched(x, routing).rows.unique())
-    step = Step(tokens, "train_step", optimizer, ranks, row_shards=row_shards, unique_rows=touched)
-    sent = {name: count for name, count in wire.sent.items() if name not in ("sizes", "all_reduce_numbers") and count}
-    assert sent == share.spec.cost(step).communication_bytes, (sent, share.spec.cost(step).communication_bytes)
+    assert sorted(calls_of(wire)) == sorted(predicted), "rows are updated by the backward pass, in an order of its own"
+    for without in (torch.no_grad, torch.inference_mode):
+        with WireBytes().counting() as wire, without():
+            share.eval()(x, routing)
+        assert calls_of(wire) == calls_predicted(spec, tokens, "forward", None, row_shards, replicas, touched)
+
+
+def adds_up_either_way():
+    """A reduce-scatter of the backend's own, and what takes its place over gloo."""
+    sizes, rank = UNEVEN[: dist.get_world_size()], dist.get_rank()
+    y = torch.randn(sum(sizes), 3) + rank
+    wanted = y.clone()
+    dist.all_reduce(wanted)
+    for way in (collectives._added_on_the_way, collectives._sent_and_added):
+        torch.testing.assert_close(way(y, sizes, dist.group.WORLD), wanted.split(sizes)[rank])
+
+
+def numbers_rows_as_counted(row_shards):
+    """Rows above 2^31 arrive as what they are, and in as many bytes as the formulas say: no table is needed."""
+    exchange, tokens = connected(row_shards), 3
+    spec = spec_from({**SPECS["memory"], "num_keys": 50_000**2, "key_dim": 2})
+    first, past = exchange.rows_held(spec.num_keys)
+    size, each = spec.num_keys // row_shards, spec.lookups_per_token // row_shards
+    rows = torch.cat([torch.randint(size, (tokens, each)) + shard * size for shard in range(row_shards)], dim=1)
+    with WireBytes().counting() as wire:
+        call = exchange.read(rows, torch.ones(rows.shape), spec.num_keys, None, weights_by_columns=True)
+    sent = {call.stage: call.sent for call in wire.calls}
+    counted = spec.cost(Step(tokens, ranks=exchange.ranks, row_shards=row_shards)).communication_bytes
+    assert sent.items() <= counted.items(), (sent, counted)
+    wanted = rows[(rows >= first) & (rows < past)] - first
+    assert torch.equal(call.lookups.rows.flatten().long(), wanted.repeat(exchange.ranks)), "all processes draw the same"
+
+
+def evenly_routed(kind, tokens):
+    """(spec, routing): where every process sends as much to each of the others."""
+    spec = spec_from(SPECS[kind])
+    if kind in TABLES:
+        # one of a head's four rows in each quarter of the table, the same on every process
+        rows = torch.stack([torch.randperm(16)[:4] + torch.arange(4) * 16 for _ in range(tokens * spec.heads)])
+        return spec, Routing(rows.view(tokens, spec.heads, spec.top_k))
+    if kind == "expert_choice":  # each expert takes all tokens
+        return spec_from({**SPECS[kind], "num_experts": 8, "capacity_factor": 4}), None
+    routing = Routing((torch.arange(4) * 2).expand(tokens, 4).contiguous())
+    return spec_from({**SPECS[kind], "num_experts": 8, "top_k": 4}), routing
+
+
+def calls_of(wire):
+    return [(call.kind, call.ranks, round(call.sent, 6)) for call in wire.calls]
+
+
+def calls_predicted(spec, tokens, mode, optimizer, row_shards, replicas, touched):
+    """As gloo sends them: a reduce-scatter as an all-to-all, whose parts each rank adds up."""
+    step = Step(tokens, mode, optimizer, dist.get_world_size(), unique_rows=touched)
+    found = []
+    for each in Layout("", replicas=replicas, row_shards=row_shards).cost(spec, step)[1]:
+        kind = "all_to_all" if each.kind == "reduce_scatter" else each.kind
+        found += int(each.calls) * [(kind, each.ranks, round(each.sent_bytes / each.calls, 6))]
+    return found
 
 
 def share_alone_is_the_real_one(kind):

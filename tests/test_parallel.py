@@ -4,7 +4,6 @@ import pytest
 import ranks
 import sharded_checks as checks
 
-TABLES = ("memory", "memory_plus", "peer")
 EXPERTS = ("token_choice", "bias", "expert_choice")
 # by number of processes: row shards and replicas
 CUTS = {1: ((1, 1),), 2: ((1, 1), (2, 1), (1, 2)), 4: ((1, 1), (4, 1), (2, 1), (1, 2), (2, 2))}
@@ -13,7 +12,7 @@ RULES = (("sgd", True), ("row_adagrad", True), ("row_adam", False), ("lazy_adam"
 
 def checks_on(world):
     found = {}
-    for kind in (*TABLES, *EXPERTS):
+    for kind in (*checks.TABLES, *EXPERTS):
         for rows, replicas in CUTS[world]:
             if rows > 1 and kind in (*EXPERTS, "memory_plus"):  # the table of memory_plus is that of memory
                 continue
@@ -22,8 +21,10 @@ def checks_on(world):
             for rule, fused in RULES if (kind, rows, replicas) == ("memory", world // 2, 1) else RULES[1:2]:
                 arguments = (kind, rows, replicas, rule, fused and replicas == 1)
                 found[f"trains-{rule}-{cut}"] = checks.trains_as_whole, arguments
-            if replicas == 1:
-                found[f"sends-{cut}"] = checks.sends_as_counted, (kind, rows, "row_adagrad")
+            found[f"sends-{cut}"] = checks.sends_as_counted, (kind, rows, replicas, "row_adagrad")
+    for rows in {rows for rows, replicas in CUTS[world] if replicas == 1}:
+        found[f"numbers-{rows}-row-shards"] = checks.numbers_rows_as_counted, (rows,)
+    found["adds-up"] = checks.adds_up_either_way, ()
     for kind in ("memory", "peer"):
         if world > 1:
             found[f"alone-{kind}"] = checks.share_alone_is_the_real_one, (kind,)

@@ -1,7 +1,8 @@
 """What a process sends over torch.distributed, in bytes, counted where the calls are dispatched."""
 
-from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -9,15 +10,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from layers.kernels.stages import observed_by
 
 
+@dataclass(frozen=True)
+class Call:
+    """One collective among so many ranks, and what this one sends in it."""
+
+    kind: str
+    ranks: int
+    sent: float
+    stage: str
+
+
 class WireBytes(TorchDispatchMode):
-    """``sent`` by the stage that sends it. torch's CommDebugMode counts calls, and no bytes.
+    """``calls`` in the order in which they are made. torch's CommDebugMode counts calls, and no bytes.
 
     Of a gather a rank sends its part to each of the others; of an all-reduce, 2(P-1)/P of the tensor.
     """
 
     def __init__(self):
         super().__init__()
-        self.sent, self.stages = Counter(), []
+        self.calls, self.stages = [], []
 
     @contextmanager
     def stage(self, name):
@@ -30,26 +41,34 @@ class WireBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name()
         if name.startswith("c10d::"):
-            self.sent[self.stages[-1]] += bytes_of(name.removeprefix("c10d::"), args)
+            kind, group, sent = sent_by(name.removeprefix("c10d::"), args)
+            if group.size() > 1:
+                self.calls.append(Call(kind, group.size(), sent, self.stages[-1]))
         return func(*args, **(kwargs or {}))
 
     @contextmanager
-    def counting(self):
+    def counting(self) -> Iterator["WireBytes"]:
         with observed_by(self), self:
             yield self
 
 
-def bytes_of(collective, args):
-    if collective == "alltoall_base_":
+def sent_by(operator, args):
+    """(kind, group, bytes that this rank sends) of one call."""
+    if operator == "alltoall_base_":
         _, given, group, _, splits, *_ = args
         group = dist.ProcessGroup.unbox(group)
-        own = splits[group.rank()] if len(given) else 0
-        return (len(given) - own) * given[0].nbytes if len(given) else 0
-    if collective == "_allgather_base_":
+        own = splits[group.rank()]
+        return "all_to_all", group, (len(given) - own) * given[0].nbytes if len(given) else 0
+    if operator == "_allgather_base_":
         _, given, group, *_ = args
-        return given.nbytes * (dist.ProcessGroup.unbox(group).size() - 1)
-    if collective == "allreduce_":
+        group = dist.ProcessGroup.unbox(group)
+        return "all_gather", group, given.nbytes * (group.size() - 1)
+    if operator == "_reduce_scatter_base_":
+        _, given, group, *_ = args
+        group = dist.ProcessGroup.unbox(group)
+        return "reduce_scatter", group, given.nbytes * (group.size() - 1) / group.size()
+    if operator == "allreduce_":
         (reduced,), group, *_ = args
-        ranks = dist.ProcessGroup.unbox(group).size()
-        return 2 * reduced.nbytes * (ranks - 1) / ranks
-    raise AssertionError(f"{collective} is not counted")
+        group = dist.ProcessGroup.unbox(group)
+        return "all_reduce", group, 2 * reduced.nbytes * (group.size() - 1) / group.size()
+    raise AssertionError(f"{operator} is not counted")

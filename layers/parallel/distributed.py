@@ -21,7 +21,7 @@ from membench.layers.parallel.collectives import (
     back,
     gradient_summed,
     lookups_there,
-    numbers_of_all,
+    sizes_of_all,
     summed,
     there,
     total,
@@ -90,20 +90,22 @@ class DistributedExchange(Exchange):
     ) -> TableCall:
         _refuse(remote)
         tokens = self._tokens_of_all(len(rows), rows.device)
-        rows = rows.to(index_dtype(num_rows))
         first, past = self.rows_held(num_rows)
         if self.row_shards == 1:
+            rows = rows.to(index_dtype(num_rows))
             route = Gather(tokens[0], self.columns_group, alike=not weights_by_columns)
             rows, weights = lookups_there(rows, weights, route, "all_gather_lookups", "reduce_scatter_weights")
         else:
             rows, weights = self._to_owners(rows, weights, num_rows, tokens, alike=not weights_by_columns)
-        return DistributedTableCall(Lookups(rows - first, past - first), weights, self, tokens)
+        return DistributedTableCall(Lookups(rows, past - first), weights, self, tokens)
 
     def _to_owners(
         self, rows: Tensor, weights: Tensor, num_rows: int, tokens: list[list[int]], *, alike: bool
     ) -> tuple[Tensor, Tensor]:
-        """(M, most) lookups of this rank's row shard, tokens in the order of the ranks."""
-        order, counts = by_owner(rows, rank_bounds(num_rows, self.row_shards))
+        """(M, most) lookups of this rank's row shard, rows by their numbers in it, tokens in the order of the ranks."""
+        bounds = rank_bounds(num_rows, self.row_shards)
+        order, counts, rows = by_owner(rows, bounds)
+        rows = rows.to(index_dtype(max(past - first for first, past in pairwise(bounds))))
         of_column = [row[self.column] for row in tokens]
         route = Swap([len(rows)] * self.row_shards, of_column, self.rows_group)
         got = there(counts.int().flatten(), route, "all_to_all_counts")
@@ -112,7 +114,7 @@ class DistributedExchange(Exchange):
         flat = (rows.flatten()[order], weights.flatten()[order])
         flat = lookups_there(*flat, route, "all_to_all_lookups", "all_to_all_weights")
         if self.column_shards > 1:
-            flat_sizes = [size for (size,) in numbers_of_all(flat[0].new_tensor([len(flat[0])]), self.columns_group)]
+            flat_sizes = sizes_of_all(len(flat[0]), self.columns_group, rows.device, "all_gather_lookup_sizes")
             of_tokens = [sum(column) for column in zip(*tokens, strict=True)]
             got = there(got, Gather(of_tokens, self.columns_group), "all_gather_counts")
             route = Gather(flat_sizes, self.columns_group, alike=alike)
@@ -121,15 +123,16 @@ class DistributedExchange(Exchange):
 
     def send(self, x: Tensor, weight: Tensor, dispatch: Dispatch) -> ExpertCall:
         counts = torch.diff(dispatch.ends, prepend=dispatch.ends.new_zeros(1))
-        of_all = numbers_of_all(counts, self.group)
-        bounds = rank_bounds(len(counts), self.ranks)
-        first, past = bounds[self.rank], bounds[self.rank + 1]
-        sent = [sum(of_all[self.rank][a:b]) for a, b in pairwise(bounds)]
-        route = Swap(sent, [sum(each[first:past]) for each in of_all], self.group)
+        held = [past - first for first, past in pairwise(rank_bounds(len(counts), self.ranks))]
+        own = held[self.rank]
+        received = there(counts, Swap(held, [own] * self.ranks, self.group), "all_to_all_loads")
+        of_ranks = torch.stack(
+            [torch.stack([part.sum() for part in counts.split(held)]), received.view(self.ranks, own).sum(1)]
+        )
+        route = Swap(*of_ranks.tolist(), self.group)
         tokens = there(x.index_select(0, dispatch.token), route, "all_to_all_tokens")
-        experts = torch.arange(past - first, device=x.device).repeat(self.ranks)
-        received = torch.tensor([each[first:past] for each in of_all], device=x.device).flatten()
-        here = by_expert(experts.repeat_interleave(received)[:, None], past - first)
+        experts = torch.arange(own, device=x.device).repeat(self.ranks)
+        here = by_expert(experts.repeat_interleave(received)[:, None], own)
         return DistributedExpertCall(tokens, weight, here, route, dispatch)
 
     def assigned(self, remote: Remote | None, tokens: int, top_k: int) -> Dispatch | None:
@@ -144,12 +147,14 @@ class DistributedExchange(Exchange):
     def tokens_of_all(self, x: Tensor) -> int:
         return sum(map(sum, self._tokens_of_all(len(x), x.device)))
 
-    def total(self, counts: Tensor) -> Tensor:
-        return total(counts, self.group, "all_reduce_numbers")
+    def total(self, counts: Tensor, name: str) -> Tensor:
+        return total(counts, self.group, name)
 
     def total_of_step(self, counts: Tensor) -> Tensor:
-        of_share = self.total(counts)
-        return of_share if self.replicas_group is None else total(of_share, self.replicas_group, "all_reduce_numbers")
+        of_share = self.total(counts, "all_reduce_step_loads")
+        return (
+            of_share if self.replicas_group is None else total(of_share, self.replicas_group, "all_reduce_step_loads")
+        )
 
     @property
     def over_columns(self) -> Callable[[Tensor], Tensor] | None:
@@ -168,10 +173,8 @@ class DistributedExchange(Exchange):
 
     def _tokens_of_all(self, tokens: int, device: torch.device) -> list[list[int]]:
         """How many tokens each rank has, by row shard and column shard."""
-        found = numbers_of_all(torch.tensor([tokens], device=device), self.group)
-        return [
-            [size for (size,) in found[r * self.column_shards :][: self.column_shards]] for r in range(self.row_shards)
-        ]
+        found = sizes_of_all(tokens, self.group, device, "all_gather_sizes")
+        return [found[r * self.column_shards :][: self.column_shards] for r in range(self.row_shards)]
 
 
 class DistributedTableCall(TableCall):
@@ -191,7 +194,7 @@ class DistributedTableCall(TableCall):
     def give_back(self, bags: Tensor) -> Tensor:
         exchange = self._exchange
         if exchange.row_shards > 1:
-            bags = back(bags, self._by_row, "reduce_scatter_columns")
+            bags = back(bags, self._by_row, "reduce_scatter_columns", "all_gather_column_gradients")
         if exchange.column_shards == 1:
             return bags
         parts = back(bags, self._by_column, "all_to_all_columns")
@@ -201,8 +204,10 @@ class DistributedTableCall(TableCall):
         exchange = self._exchange
         if (columns := exchange.column_shards) > 1:
             parts = x.view(len(x), columns, x.shape[1] // columns).transpose(0, 1).flatten(0, 1)
-            x = there(parts, self._by_column, "all_to_all_columns")
-        return there(x, self._by_row, "all_gather_columns") if exchange.row_shards > 1 else x
+            x = there(parts, self._by_column, "all_to_all_token_columns")
+        if exchange.row_shards == 1:
+            return x
+        return there(x, self._by_row, "all_gather_token_columns", "reduce_scatter_token_gradients")
 
     def whole_products(self, dots: Tensor) -> Tensor:
         exchange = self._exchange
@@ -223,7 +228,7 @@ class DistributedExpertCall(ExpertCall):
         self._of_sent, self._route, self._sent = weight, route, sent
 
     def give_back(self, y: Tensor) -> Tensor:
-        rows = back(y, self._route, "all_to_all_tokens")
+        rows = back(y, self._route, "all_to_all_results")
         return combine(rows * self._of_sent[:, None].to(rows.dtype), self._sent)
 
 

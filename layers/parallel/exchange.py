@@ -132,8 +132,9 @@ class Exchange:
         """How many there are of all ranks' x (B, ...)."""
         return len(x)
 
-    def total(self, counts: Tensor) -> Tensor:
-        """The sum of numbers over ranks."""
+    def total(self, counts: Tensor, name: str) -> Tensor:
+        """The sum of numbers over ranks, as the stage ``name``."""
+        del name
         return counts
 
     def total_of_step(self, counts: Tensor) -> Tensor:

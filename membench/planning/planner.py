@@ -6,7 +6,7 @@ from typing import Any
 
 from membench.case import Case, RoutingConfig
 from membench.errors import UsageError, blaming
-from membench.layers.spec import Cost, Mode, Optimizer, collectives, has_backward
+from membench.layers.spec import Cost, Layout, Mode, Optimizer
 from membench.machine.datasheet import Entry, Hardware
 from membench.machine.device import available_memory_bytes
 from membench.planning.fit import Room, Work, fit, parts_of, refusal, why_in_parts
@@ -290,15 +290,9 @@ class _Planner:
 
     def counts(self, work: Work) -> dict[str, Any]:
         """The cost of one rank, and what it predicts."""
-        cost = work.cost(self.ranks, self.cache_bytes)
+        cost, exchanged = Layout("").cost(work.arm.spec, work.step(self.ranks, self.cache_bytes))
         same_names = PlannedCase.model_fields.keys() & {field.name for field in fields(Cost)}
         derived = ("flops", "flops_executed", "bytes_min", "bytes_issued", "bytes_dram_expected")
-        exchanged = collectives(
-            cost.communication_bytes,
-            ranks=self.ranks,
-            backward=has_backward(work.mode),
-            layers=work.arm.spec.stacked_blocks or 1,
-        )
         return {
             **{name: getattr(cost, name) for name in (*same_names, *derived)},
             "memory_bytes": asdict(cost.memory),
