@@ -29,7 +29,7 @@ from membench.layers.parallel.remote import RemoteAssignments
 from membench.layers.routing import StatedRouting, busiest_rank, stated_choice
 from membench.layers.spec import MoESpec
 from membench.layers.swiglu import SwiGLU, swiglu_parameters
-from membench.layers.touched import chosen_indices, select_in_parts, touched_experts
+from membench.layers.touched import chosen_indices, select_in_parts
 
 _SORTED = 2**10  # scores that are sorted faster than keys are made of them
 
@@ -160,9 +160,9 @@ class MoE(Layer):
         return loss
 
     def load(self, chosen: Tensor) -> Tensor:
-        """(E,) int64: the tokens that each expert gets of chosen (B, K) or (E, C)."""
+        """(E,) int64: the tokens of this rank that each expert gets of chosen (B, K) or (E, C)."""
         if self.spec.choice == "expert":
-            return torch.full((chosen.shape[0],), chosen.shape[1], device=chosen.device)
+            return (chosen >= 0).sum(dim=1)
         counts = torch.zeros(self.spec.num_experts, dtype=torch.long, device=chosen.device)
         return counts.scatter_add_(0, chosen.flatten(), torch.ones_like(chosen).flatten())
 
@@ -190,10 +190,12 @@ class MoE(Layer):
         return settings, [self.router.detach(), *bias]
 
     def touched(self, x: Tensor, routing: Routing | None) -> Touched:
-        if self.spec.choice == "token":
-            return touched_experts(self, x, routing, self.spec.num_experts)
+        if routing is not None and isinstance(routing.remote, RemoteAssignments):
+            return Touched(expert_load=routing.remote.counts)
         chosen = chosen_indices(self, x, routing)
-        return Touched(expert_load=self.load(chosen), dropped_tokens=self.unrouted_tokens(chosen, len(x)))
+        load = self.exchange.total(self.load(chosen), "all_reduce_loads")
+        held = slice(*self.exchange.experts_held(self.spec.num_experts))
+        return Touched(expert_load=load[held], dropped_tokens=self.unrouted_tokens(chosen, len(x)))
 
     def unrouted_tokens(self, chosen: Tensor, tokens: int) -> int:
         """How many of so many tokens no expert took. Token choice leaves none out."""

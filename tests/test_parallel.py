@@ -7,6 +7,7 @@ import sharded_checks as checks
 EXPERTS = ("token_choice", "bias", "expert_choice")
 # by number of processes: row shards and replicas
 CUTS = {1: ((1, 1),), 2: ((1, 1), (2, 1), (1, 2)), 4: ((1, 1), (4, 1), (2, 1), (1, 2), (2, 2))}
+FEWER_CUTS = {1: ((1, 1),), 2: ((1, 1), (2, 1)), 4: ((2, 1), (1, 2))}  # for what depends less on how it is cut
 RULES = (("sgd", True), ("row_adagrad", True), ("row_adam", False), ("lazy_adam", True), ("adamw", False))
 
 
@@ -22,12 +23,37 @@ def checks_on(world):
                 arguments = (kind, rows, replicas, rule, fused and replicas == 1)
                 found[f"trains-{rule}-{cut}"] = checks.trains_as_whole, arguments
             found[f"sends-{cut}"] = checks.sends_as_counted, (kind, rows, replicas, "row_adagrad")
+    found |= of_routings_and_tables(world)
     for rows in {rows for rows, replicas in CUTS[world] if replicas == 1}:
         found[f"numbers-{rows}-row-shards"] = checks.numbers_rows_as_counted, (rows,)
     found["adds-up"] = checks.adds_up_either_way, ()
     for kind in ("memory", "peer"):
         if world > 1:
             found[f"alone-{kind}"] = checks.share_alone_is_the_real_one, (kind,)
+    return found
+
+
+def of_routings_and_tables(world):
+    """Imposed routings, narrow numbers, tables in the host's memory."""
+    found = {}
+    for rows, replicas in FEWER_CUTS[world]:
+        cut = f"{rows}-row-shards-{replicas}-replicas"
+        of_tables = {"memory": "zipf", "peer": "uniform", "memory_bf16": "uniform", "peer_bf16": "uniform"}
+        of_experts = {"token_choice": "zipf", "token_choice_bf16": "uniform"} if rows == 1 else {}
+        for kind, stated in {**of_tables, **of_experts}.items():
+            found[f"{stated}-{kind}-{cut}"] = checks.same_as_whole, (kind, rows, replicas, checks.UNEVEN, stated)
+        found[f"same-in_host-{cut}"] = checks.same_as_whole, ("in_host", rows, replicas, checks.UNEVEN)
+        found[f"trains-in_host-{cut}"] = (
+            checks.trains_as_whole,
+            ("in_host", rows, replicas, "row_adagrad", replicas == 1),
+        )
+        for pool in ("shared", "own")[: 1 + (rows == 1)]:
+            found[f"model-{pool}-{cut}"] = checks.model_trains_as_whole, (pool, rows, replicas)
+        if replicas == 1:
+            row_format = "float8_e4m3fn" if rows == 1 else "int8"
+            found[f"{row_format}-{cut}"] = checks.quantized_as_whole, (row_format, rows)
+    for kind in ("memory", "token_choice"):
+        found[f"trace-{kind}"] = checks.same_as_whole, (kind, 1, 1, checks.UNEVEN, "trace")
     return found
 
 

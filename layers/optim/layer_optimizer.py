@@ -254,7 +254,7 @@ def _clip(layers: list[Layer], parameters: list[nn.Parameter], tables: list[Valu
     else:
         device = parameters[0].device
         of_whole, of_shards = (_total_norm(_by_kind(some).values()).to(device).square() for some in (whole, shards))
-        norm = (of_whole + exchange.total(of_shards, "all_reduce_norm")).sqrt()
+        norm = (of_whole + exchange.total(of_shards)).sqrt()
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     if scale.device.type == "cpu" and scale == 1:  # what a GPU would have to be waited for
         return norm

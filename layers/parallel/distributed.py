@@ -129,7 +129,8 @@ class DistributedExchange(Exchange):
         of_ranks = torch.stack(
             [torch.stack([part.sum() for part in counts.split(held)]), received.view(self.ranks, own).sum(1)]
         )
-        route = Swap(*of_ranks.tolist(), self.group)
+        sent, got = of_ranks.tolist()
+        route = Swap(sent, got, self.group)
         tokens = there(x.index_select(0, dispatch.token), route, "all_to_all_tokens")
         experts = torch.arange(own, device=x.device).repeat(self.ranks)
         here = by_expert(experts.repeat_interleave(received)[:, None], own)
@@ -147,7 +148,7 @@ class DistributedExchange(Exchange):
     def tokens_of_all(self, x: Tensor) -> int:
         return sum(map(sum, self._tokens_of_all(len(x), x.device)))
 
-    def total(self, counts: Tensor, name: str) -> Tensor:
+    def total(self, counts: Tensor, name: str = "all_reduce_numbers") -> Tensor:
         return total(counts, self.group, name)
 
     def total_of_step(self, counts: Tensor) -> Tensor:
