@@ -10,10 +10,10 @@ from ranks import TIMEOUT_S
 from wire_bytes import WireBytes
 
 from layers import LayerOptimizer, Routing, build, clip_gradients_, spec_from
-from layers.layer import RemoteLookups
+from layers.layer import RemoteAssignments, RemoteLookups
 from layers.parallel import collectives
 from layers.parallel.distributed import connect
-from layers.routing import StatedRouting
+from layers.routing import StatedRouting, busiest_rank
 from layers.spec import Layout, Step
 
 RETRIEVAL = {"model_dim": 16, "num_keys": 64, "heads": 2, "top_k": 4, "key_dim": 8, "dtype": "float32"}
@@ -46,9 +46,9 @@ SPECS["in_host"] = {**SPECS["memory"], "table_on": "host"}
 
 
 @cache
-def connected(row_shards=1, replicas=1):
+def connected(row_shards=1, replicas=1, rows_inside=False):
     """One for all checks: making groups takes longer than a check."""
-    return connect(row_shards, replicas=replicas, timeout=timedelta(seconds=TIMEOUT_S))
+    return connect(row_shards, replicas=replicas, rows_inside=rows_inside, timeout=timedelta(seconds=TIMEOUT_S))
 
 
 def share_of(whole, exchange):
@@ -121,9 +121,9 @@ def drawn_inputs(share, counts, stated):
     return x, None if stated is None else selected
 
 
-def same_as_whole(kind, row_shards, replicas, counts, stated=None):
+def same_as_whole(kind, row_shards, replicas, counts, stated=None, rows_inside=False):
     """The output, also without a graph, and every gradient."""
-    exchange = connected(row_shards, replicas)
+    exchange = connected(row_shards, replicas, rows_inside)
     whole = build(spec_from(SPECS[kind]), seed=1)
     share = share_of(whole, exchange)
     me, counts = dist.get_rank(), counts[: dist.get_world_size()]
@@ -259,9 +259,10 @@ def trains_as_whole(kind, row_shards, replicas, optimizer, fused):
         torch.testing.assert_close(parameter, wanted, rtol=1e-4, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def sends_as_counted(kind, row_shards, replicas, optimizer):
+def sends_as_counted(kind, row_shards, replicas, optimizer, rows_inside=False):
     """Each collective in its turn, of the bytes of the layer's formulas, where every row shard has as many lookups."""
-    tokens, exchange = 4, connected(row_shards, replicas)
+    tokens, world, exchange = 4, dist.get_world_size(), connected(row_shards, replicas, rows_inside)
+    layout = Layout("", replicas=replicas, row_shards=row_shards, rows_inside=rows_inside)
     (spec, routing), touched = evenly_routed(kind, tokens), None
     share = build(spec, ranks=exchange)
     trained = LayerOptimizer(share, optimizer)
@@ -272,7 +273,7 @@ def sends_as_counted(kind, row_shards, replicas, optimizer):
         loss_of(share, x, 1.0, routing)[1].backward()
         share.sum_gradients()
         trained.step()
-    predicted = calls_predicted(spec, tokens, "train_step", optimizer, row_shards, replicas, touched)
+    predicted = predicted_calls(spec, Step(tokens, "train_step", optimizer, world, unique_rows=touched), layout)
     assert calls_of(wire) == predicted, wire.calls
     trained.zero_grad()
     with WireBytes().counting() as wire:
@@ -285,7 +286,30 @@ def sends_as_counted(kind, row_shards, replicas, optimizer):
     for without in (torch.no_grad, torch.inference_mode):
         with WireBytes().counting() as wire, without():
             share.eval()(x, routing)
-        assert calls_of(wire) == calls_predicted(spec, tokens, "forward", None, row_shards, replicas, touched)
+        assert calls_of(wire) == predicted_calls(spec, Step(tokens, ranks=world, unique_rows=touched), layout)
+
+
+def model_sends_as_counted(pool):
+    """Each block's layer has calls of its own, a pool is updated once, and gradients of matrices go together."""
+    exchange, shape = connected(), (2, 6)
+    share = build(spec_from({**MODEL, "pool": pool}), ranks=exchange)
+    tokens = torch.randint(MODEL["vocab_size"], (shape[0], shape[1] + 1))
+    for rule in ("lazy_adam", "row_adagrad"):
+        trained = LayerOptimizer(share, rule)
+        trained.zero_grad()
+        with WireBytes().counting() as wire:
+            share(tokens).sum().backward()
+            share.sum_gradients()
+            rows = sum(len(table.gradient.rows) for table in dict.fromkeys(share.tables()))
+            trained.step()
+        step = Step(shape[0] * shape[1], "train_step", rule, exchange.ranks, sequences=shape[0], unique_rows=rows)
+        predicted = predicted_calls(share.spec, step, Layout(""))
+        if rule == "row_adagrad":  # its tables read as many rows on average
+            assert sum(sent for *_, sent in calls_of(wire)) == sum(sent for *_, sent in predicted)
+            predicted, found = ([call[:3] for call in calls] for calls in (predicted, calls_of(wire)))
+            assert sorted(found) == sorted(predicted)
+        else:
+            assert sorted(calls_of(wire)) == sorted(predicted)
 
 
 def adds_up_either_way():
@@ -328,46 +352,94 @@ def evenly_routed(kind, tokens):
 
 
 def calls_of(wire):
-    return [(call.kind, call.ranks, round(call.sent, 6)) for call in wire.calls]
+    return [(call.kind, call.ranks, call.stride, round(call.sent, 6)) for call in wire.calls]
 
 
-def calls_predicted(spec, tokens, mode, optimizer, row_shards, replicas, touched):
+def predicted_calls(spec, step, layout):
     """As gloo sends them: a reduce-scatter as an all-to-all, whose parts each rank adds up."""
-    step = Step(tokens, mode, optimizer, dist.get_world_size(), unique_rows=touched)
     found = []
-    for each in Layout("", replicas=replicas, row_shards=row_shards).cost(spec, step)[1]:
+    for each in layout.cost(spec, step)[1]:
         kind = "all_to_all" if each.kind == "reduce_scatter" else each.kind
-        found += int(each.calls) * [(kind, each.ranks, round(each.sent_bytes / each.calls, 6))]
+        found += int(each.calls) * [(kind, each.ranks, each.stride, round(each.sent_bytes / each.calls, 6))]
     return found
 
 
-def share_alone_is_the_real_one(kind):
-    """One rank's share by policy ``rank``, given what the others send: the same bags of the same rows."""
-    ranks, tokens, rank = dist.get_world_size(), 3, dist.get_rank()
-    exchange = connected()
+def share_alone_is_the_real_one(kind, stated):
+    """One rank's share by policy ``rank``, given what the others send: the same rows read, and the same bags of them,
+    gradients of these rows, and counts."""
+    ranks, rank, exchange = dist.get_world_size(), dist.get_rank(), connected()
     spec = spec_from({"kind": kind, **RETRIEVAL})
     whole = build(spec, seed=1)
     share, alone = share_of(whole, exchange), build(spec, ranks=ranks)
     alone.load_state_dict(share.state_dict())
-    x = tokens_of_all([tokens] * ranks)
-    everyone = torch.cat([share(part) if number == rank else whole(part) for number, part in enumerate(x)])
-    mine, *others = [x[rank], *x[:rank], *x[rank + 1 :]]
-    with torch.no_grad():
-        chosen = whole.select(torch.cat(others))
-        remote = RemoteLookups(chosen.indices, chosen.weights)
-        if kind == "peer":
-            columns = slice(*exchange.columns_held(16))
-            all_tokens = torch.cat([mine, *others])
-            rows = whole.select(all_tokens).indices
-            left_out = whole.down.weight[rows]
-            left_out = torch.einsum("bhkd,bd->bhk", left_out, all_tokens)
-            left_out -= torch.einsum("bhkd,bd->bhk", whole.down.weight[rows][..., columns], all_tokens[:, columns])
-            remote = RemoteLookups(remote.indices, remote.weights, torch.cat(others)[:, columns], left_out)
-            # its own columns are the first where there are no other ranks
-            mine = torch.cat([mine[:, columns], mine[:, columns.stop :], mine[:, : columns.start]], dim=1)
-            alone.select = lambda _: whole.select(x[rank])
-        bags = alone(mine, Routing(remote=remote))
-    own = slice(*exchange.columns_held(everyone.shape[1]))
-    parts = list(everyone.split(tokens))
-    wanted = torch.cat([part[:, own] for part in (parts[rank], *parts[:rank], *parts[rank + 1 :])], dim=1)
-    torch.testing.assert_close(bags, wanted, **CLOSE)
+    x, selected = drawn_inputs(share, [3] * ranks, stated)
+    x = [part.detach() for part in x]
+    first_mine = [rank, *(other for other in range(ranks) if other != rank)]
+    everyone = torch.cat([x[each] for each in first_mine])
+    chosen = whole.select(everyone)
+    imposed = selected and torch.cat([selected[each] for each in first_mine])
+    rows = chosen.indices if imposed is None else imposed
+    remote = RemoteLookups(rows[3:], chosen.weights[3:].detach())
+    mine = x[rank]
+    if kind == "peer":
+        columns = slice(*exchange.columns_held(16))
+        whole_dots = torch.einsum("bhkd,bd->bhk", whole.down.weight[rows], everyone)
+        own_dots = torch.einsum("bhkd,bd->bhk", whole.down.weight[rows][..., columns], everyone[:, columns])
+        remote = RemoteLookups(remote.indices, remote.weights, everyone[3:, columns], whole_dots - own_dots)
+        # its own columns are the first where there are no other ranks
+        mine = torch.cat([mine[:, columns], mine[:, columns.stop :], mine[:, : columns.start]], dim=1)
+        alone.select = lambda _: whole.select(x[rank])
+    routings = Routing(selected and selected[rank]), Routing(imposed if imposed is None else imposed[:3], remote)
+    calls = [(share, x[rank], routings[0]), (alone, mine, routings[1])]
+    read = [layer.touched(given, routing).rows.long().sort().values for layer, given, routing in calls]
+    assert torch.equal(*read)
+    bags, simulated = (bags_of(*call) for call in calls)
+    in_turn = torch.cat([bags.split(3)[each] for each in first_mine])
+    torch.testing.assert_close(simulated, in_turn, **CLOSE)
+    upstream = torch.randn(in_turn.shape) + torch.arange(len(everyone))[:, None]
+    in_turn.backward(upstream)
+    simulated.backward(upstream)
+    # of peer's other table the gradient has to do with what other columns find
+    real, simulated = (layer.tables()[-1].gradient for layer in (share, alone))
+    assert torch.equal(real.rows, simulated.rows)
+    torch.testing.assert_close(real.values, simulated.values, **CLOSE)
+
+
+def bags_of(layer, x, routing):
+    """(M, D/C): what a rank's shard of the last table gives for the tokens of all."""
+    found = []
+    bag = layer.tables()[-1].bag
+    layer.tables()[-1].bag = lambda *given: found.append(bag(*given)) or found[0]
+    layer(x, routing)
+    del layer.tables()[-1].bag
+    return found[0]
+
+
+def experts_alone_are_the_real_ones():
+    """One rank's experts by policy ``rank``: of as many rows the same results and gradients, and the load of the
+    busiest."""
+    ranks, rank, exchange = dist.get_world_size(), dist.get_rank(), connected()
+    spec = spec_from({**MIXTURE, "num_experts": 2 * ranks})
+    share, alone = share_of(build(spec, seed=1), exchange), build(spec, ranks=ranks)
+    alone.load_state_dict(share.state_dict())
+    x = torch.randn(3, 16) + rank
+    # each process keeps its tokens: then they are what its share, alone, takes for all that it receives
+    kept = torch.tensor([2 * rank, 2 * rank + 1]).expand(3, 2).contiguous()
+    counts = share.touched(x, Routing(kept)).expert_load
+    assert counts.tolist() == [3, 3]
+    y, simulated = share(x, Routing(kept)), alone(x, Routing(remote=RemoteAssignments(counts)))
+    torch.testing.assert_close(simulated, y, **CLOSE)
+    for each in (y, simulated):
+        each.sum().backward()
+    for name in ("expert_gate_up", "expert_down", "router"):
+        torch.testing.assert_close(getattr(alone, name).grad, getattr(share, name).grad, **CLOSE)
+    for stated in ("uniform", "zipf", None):
+        x, selected = drawn_inputs(share, [5] * ranks, stated)
+        own = share.touched(x[rank], selected and Routing(selected[rank])).expert_load
+        loads = collectives.Gather([len(own)] * ranks, exchange.group).there(own)
+        everyone = share.select(torch.cat(x)).indices if selected is None else torch.cat(selected)
+        busiest = busiest_rank(everyone, spec.num_experts, ranks)
+        assert busiest.tolist() == max(loads.view(ranks, -1).tolist(), key=sum)
+        step = Step(5, ranks=ranks, assignments=float(busiest.sum()), active_experts=float((busiest > 0).sum()))
+        computed = sum(stage.flops for stage in spec.cost(step).stages if stage.name == "experts_up")
+        assert computed == 4 * loads.view(ranks, -1).sum(1).max() * 16 * spec.expert_hidden

@@ -1,5 +1,7 @@
 """Layers that several processes share are the layers that one has alone, and send what is counted."""
 
+import itertools
+
 import pytest
 import ranks
 import sharded_checks as checks
@@ -27,9 +29,14 @@ def checks_on(world):
     for rows in {rows for rows, replicas in CUTS[world] if replicas == 1}:
         found[f"numbers-{rows}-row-shards"] = checks.numbers_rows_as_counted, (rows,)
     found["adds-up"] = checks.adds_up_either_way, ()
-    for kind in ("memory", "peer"):
-        if world > 1:
-            found[f"alone-{kind}"] = checks.share_alone_is_the_real_one, (kind,)
+    if world == 4:  # the ranks of a host have rows, and hosts have columns
+        for kind in ("memory", "peer"):
+            found[f"same-{kind}-rows-inside"] = checks.same_as_whole, (kind, 2, 1, checks.UNEVEN, None, True)
+            found[f"sends-{kind}-rows-inside"] = checks.sends_as_counted, (kind, 2, 1, "row_adagrad", True)
+    if world > 1:
+        for kind, stated in itertools.product(checks.TABLES, (None, "uniform")):
+            found[f"alone-{kind}-{stated or 'routed'}"] = checks.share_alone_is_the_real_one, (kind, stated)
+        found["alone-experts"] = checks.experts_alone_are_the_real_ones, ()
     return found
 
 
@@ -52,6 +59,8 @@ def of_routings_and_tables(world):
         if replicas == 1:
             row_format = "float8_e4m3fn" if rows == 1 else "int8"
             found[f"{row_format}-{cut}"] = checks.quantized_as_whole, (row_format, rows)
+    for pool in ("shared", "own"):
+        found[f"sends-model-{pool}"] = checks.model_sends_as_counted, (pool,)
     for kind in ("memory", "token_choice"):
         found[f"trace-{kind}"] = checks.same_as_whole, (kind, 1, 1, checks.UNEVEN, "trace")
     return found

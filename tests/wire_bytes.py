@@ -12,10 +12,11 @@ from layers.kernels.stages import observed_by
 
 @dataclass(frozen=True)
 class Call:
-    """One collective among so many ranks, and what this one sends in it."""
+    """One collective among so many ranks, so far apart, and what this one sends in it."""
 
     kind: str
     ranks: int
+    stride: int
     sent: float
     stage: str
 
@@ -43,7 +44,8 @@ class WireBytes(TorchDispatchMode):
         if name.startswith("c10d::"):
             kind, group, sent = sent_by(name.removeprefix("c10d::"), args)
             if group.size() > 1:
-                self.calls.append(Call(kind, group.size(), sent, self.stages[-1]))
+                first, second, *_ = dist.get_process_group_ranks(group)
+                self.calls.append(Call(kind, group.size(), second - first, sent, self.stages[-1]))
         return func(*args, **(kwargs or {}))
 
     @contextmanager

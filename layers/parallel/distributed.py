@@ -36,7 +36,7 @@ from membench.layers.tables.value_table import ValueTable
 
 
 class DistributedExchange(Exchange):
-    """Between the P = R·C ranks of a group; rank r·C + c has row shard r and column shard c of every table.
+    """Between the P = R·C ranks of a group, each of which has a row shard r and a column shard c of every table.
 
     All of them make the same calls in the same order, each with its own tokens, of which it may have none.
 
@@ -44,6 +44,7 @@ class DistributedExchange(Exchange):
         group: of all P.
         rows_group: of the R ranks with this column shard.
         columns_group: of the C ranks with this row shard.
+        rows_inside: whether rank c·R + r has them, so that neighbours have other rows; else rank r·C + c.
         replicas_group: of the ranks that hold the same shards and train on other tokens; None: there are no others.
     """
 
@@ -53,12 +54,15 @@ class DistributedExchange(Exchange):
         rows_group: dist.ProcessGroup,
         columns_group: dist.ProcessGroup,
         replicas_group: dist.ProcessGroup | None = None,
+        *,
+        rows_inside: bool = False,
     ) -> None:
         self.group, self.rows_group, self.columns_group = group, rows_group, columns_group
         self.replicas_group = replicas_group
         self.ranks, self.rank = dist.get_world_size(group), dist.get_rank(group)
         self.row_shards, self.column_shards = dist.get_world_size(rows_group), dist.get_world_size(columns_group)
-        self.row, self.column = divmod(self.rank, self.column_shards)
+        self.row, self.column = dist.get_rank(rows_group), dist.get_rank(columns_group)
+        self._rows_inside = rows_inside
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy of a layer talks to the same ranks."""
@@ -89,7 +93,7 @@ class DistributedExchange(Exchange):
         self, rows: Tensor, weights: Tensor, num_rows: int, remote: Remote | None, *, weights_by_columns: bool
     ) -> TableCall:
         _refuse(remote)
-        tokens = self._tokens_of_all(len(rows), rows.device)
+        tokens = self._by_shard(self._sizes_of_all(rows))
         first, past = self.rows_held(num_rows)
         if self.row_shards == 1:
             rows = rows.to(index_dtype(num_rows))
@@ -102,7 +106,7 @@ class DistributedExchange(Exchange):
     def _to_owners(
         self, rows: Tensor, weights: Tensor, num_rows: int, tokens: list[list[int]], *, alike: bool
     ) -> tuple[Tensor, Tensor]:
-        """(M, most) lookups of this rank's row shard, rows by their numbers in it, tokens in the order of the ranks."""
+        """(M, most) lookups of this rank's row shard, by their numbers in it, tokens in the order of the shards."""
         bounds = rank_bounds(num_rows, self.row_shards)
         order, counts, rows = by_owner(rows, bounds)
         rows = rows.to(index_dtype(max(past - first for first, past in pairwise(bounds))))
@@ -141,12 +145,12 @@ class DistributedExchange(Exchange):
         return None
 
     def scores_of_all(self, scores: Tensor) -> tuple[Tensor, int]:
-        tokens = [size for row in self._tokens_of_all(len(scores), scores.device) for size in row]
+        tokens = self._sizes_of_all(scores)
         everyone = there(scores.detach(), Gather(tokens, self.group), "all_gather_scores")
         return everyone, sum(tokens[: self.rank])
 
     def tokens_of_all(self, x: Tensor) -> int:
-        return sum(map(sum, self._tokens_of_all(len(x), x.device)))
+        return sum(self._sizes_of_all(x))
 
     def total(self, counts: Tensor, name: str = "all_reduce_numbers") -> Tensor:
         return total(counts, self.group, name)
@@ -172,14 +176,19 @@ class DistributedExchange(Exchange):
             for table in tables:
                 sum_rows_(table, self.replicas_group)
 
-    def _tokens_of_all(self, tokens: int, device: torch.device) -> list[list[int]]:
-        """How many tokens each rank has, by row shard and column shard."""
-        found = sizes_of_all(tokens, self.group, device, "all_gather_sizes")
-        return [found[r * self.column_shards :][: self.column_shards] for r in range(self.row_shards)]
+    def _sizes_of_all(self, x: Tensor) -> list[int]:
+        """How many tokens each rank has, of this one's x (B, ...)."""
+        return sizes_of_all(len(x), self.group, x.device, "all_gather_sizes")
+
+    def _by_shard(self, of_ranks: list[int]) -> list[list[int]]:
+        """What each rank has, by row shard and column shard."""
+        if self._rows_inside:
+            return [of_ranks[row :: self.row_shards] for row in range(self.row_shards)]
+        return [of_ranks[row * self.column_shards :][: self.column_shards] for row in range(self.row_shards)]
 
 
 class DistributedTableCall(TableCall):
-    """``tokens`` of each rank, by row shard and column shard; they come in the order of the ranks."""
+    """``tokens`` of each rank, by row shard and column shard; they come in that order."""
 
     def __init__(
         self, lookups: Lookups, weights: Tensor, exchange: DistributedExchange, tokens: list[list[int]]
@@ -238,13 +247,17 @@ def _refuse(remote: Remote | None) -> None:
         raise ValueError("the other ranks are there: Routing.remote, which stands in for them, should be None")
 
 
-def connect(row_shards: int = 1, *, replicas: int = 1, timeout: timedelta | None = None) -> DistributedExchange:
+def connect(
+    row_shards: int = 1, *, replicas: int = 1, rows_inside: bool = False, timeout: timedelta | None = None
+) -> DistributedExchange:
     """The exchange of this process with the others of torch.distributed, which all call this alike.
 
     Process g·P + r is rank r of replica g, and P = R·C the number of processes over that of replicas.
 
     Args:
         row_shards: R; ``spec.best_row_shards(P)`` is what sends least.
+        rows_inside: whether neighbouring ranks, such as those of a host, hold other rows; else other columns of the
+            same rows.
         timeout: after which a rank that waits for another gives up; None: torch's default.
 
     Raises:
@@ -254,6 +267,8 @@ def connect(row_shards: int = 1, *, replicas: int = 1, timeout: timedelta | None
     if processes % (replicas * row_shards):
         raise ValueError(f"{processes} processes are not {replicas} replicas of {row_shards} row shards")
     grid = torch.arange(processes).view(replicas, row_shards, -1)
+    if rows_inside:
+        grid = torch.arange(processes).view(replicas, -1, row_shards).transpose(1, 2)
 
     def group(lists: Tensor) -> dist.ProcessGroup:
         found, _ = dist.new_subgroups_by_enumeration(lists.tolist(), timeout=timeout)
@@ -262,4 +277,5 @@ def connect(row_shards: int = 1, *, replicas: int = 1, timeout: timedelta | None
 
     of_share, of_replicas = group(grid.flatten(1)), group(grid.flatten(1).T)
     of_rows, of_columns = group(grid.transpose(1, 2).flatten(0, 1)), group(grid.flatten(0, 1))
-    return DistributedExchange(of_share, of_rows, of_columns, of_replicas if replicas > 1 else None)
+    of_replicas = of_replicas if replicas > 1 else None
+    return DistributedExchange(of_share, of_rows, of_columns, of_replicas, rows_inside=rows_inside)
