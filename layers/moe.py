@@ -29,7 +29,7 @@ from membench.layers.parallel.remote import RemoteAssignments
 from membench.layers.routing import StatedRouting, busiest_rank, stated_choice
 from membench.layers.spec import MoESpec
 from membench.layers.swiglu import SwiGLU, swiglu_parameters
-from membench.layers.touched import chosen_indices, select_in_parts, touched_experts
+from membench.layers.touched import chosen_indices, select_in_parts
 
 _SORTED = 2**10  # scores that are sorted faster than keys are made of them
 
@@ -103,11 +103,13 @@ class MoE(Layer):
     def _select(self, x: Tensor) -> Selection:
         spec = self.spec
         logits = project_wide(x, self.router)
+        of_all: int | None = None
         scores = torch.sigmoid(logits) if spec.router == "sigmoid" else torch.softmax(logits, dim=-1)
         if spec.choice == "expert":
             everyone, first = self.exchange.scores_of_all(scores)
-            chosen = top(everyone.t(), spec.capacity(len(everyone))) - first
-            chosen = chosen.where((chosen >= 0) & (chosen < len(x)), -1) if len(everyone) > len(x) else chosen
+            of_all = len(everyone)
+            chosen = top(everyone.t(), spec.capacity(of_all)) - first
+            chosen = chosen.where((chosen >= 0) & (chosen < len(x)), -1) if of_all > len(x) else chosen
             weights = scores.t().gather(1, chosen.clamp(min=0)) if len(x) else scores.new_zeros(chosen.shape)
         else:
             ranked = scores.detach() if self.expert_bias is None else scores.detach() + self.expert_bias
@@ -115,7 +117,7 @@ class MoE(Layer):
             weights = scores.gather(1, chosen)
             if spec.renormalize:
                 weights = weights / weights.sum(dim=-1, keepdim=True)
-        loss = self._auxiliary_loss(logits, scores, chosen) if self.training else None
+        loss = self._auxiliary_loss(logits, scores, chosen, of_all) if self.training else None
         return Selection(chosen, weights, loss)
 
     def choice_norms(self, x: Tensor) -> dict[str, Tensor]:
@@ -133,18 +135,23 @@ class MoE(Layer):
             return dispatching.by_token(chosen, tokens, some=self.ranks > 1)
         return dispatching.by_expert(chosen, self.spec.num_experts)
 
-    def _auxiliary_loss(self, logits: Tensor, scores: Tensor, chosen: Tensor) -> Tensor | None:
+    def _auxiliary_loss(self, logits: Tensor, scores: Tensor, chosen: Tensor, of_all: int | None) -> Tensor | None:
         """Load-balancing loss (arXiv 2101.03961, eq. 4-6) and router z-loss (arXiv 2202.08906, eq. 5), where asked.
 
         Of this rank's tokens, as means over those of all ranks: the sum over ranks is that of one with all tokens.
+        ``of_all`` is how many there are, where that is known.
         """
         spec, loss = self.spec, None
         balanced = spec.choice == "token" and spec.balancing == "loss"
         if not balanced and not spec.z_loss_weight:
             return logits.sum() if not len(logits) and spec.balancing == "loss" else None
-        tokens = max(1, self.exchange.tokens_of_all(logits))  # a mean over no tokens is no number
+        tokens = max(
+            1, self.exchange.tokens_of_all(logits) if of_all is None else of_all
+        )  # a mean over no tokens is no number
         if balanced:
-            share = self.exchange.total(self.load(chosen)).to(scores.dtype) / (tokens * chosen.shape[1])
+            share = self.exchange.total(self.load(chosen), "all_reduce_loads").to(scores.dtype) / (
+                tokens * chosen.shape[1]
+            )
             mean = (scores / scores.sum(dim=-1, keepdim=True)).sum(dim=0) / tokens
             loss = spec.balance_weight * spec.num_experts * (share * mean).sum()
         if spec.z_loss_weight:
@@ -153,9 +160,9 @@ class MoE(Layer):
         return loss
 
     def load(self, chosen: Tensor) -> Tensor:
-        """(E,) int64: the tokens that each expert gets of chosen (B, K) or (E, C)."""
+        """(E,) int64: the tokens of this rank that each expert gets of chosen (B, K) or (E, C)."""
         if self.spec.choice == "expert":
-            return torch.full((chosen.shape[0],), chosen.shape[1], device=chosen.device)
+            return (chosen >= 0).sum(dim=1)
         counts = torch.zeros(self.spec.num_experts, dtype=torch.long, device=chosen.device)
         return counts.scatter_add_(0, chosen.flatten(), torch.ones_like(chosen).flatten())
 
@@ -183,13 +190,12 @@ class MoE(Layer):
         return settings, [self.router.detach(), *bias]
 
     def touched(self, x: Tensor, routing: Routing | None) -> Touched:
-        held = slice(*self.exchange.experts_held(self.spec.num_experts))
-        if self.spec.choice == "token":
-            load = touched_experts(self, x, routing, self.spec.num_experts).expert_load
-            assert load is not None
-            return Touched(expert_load=self.exchange.total(load)[held])
+        if routing is not None and isinstance(routing.remote, RemoteAssignments):
+            return Touched(expert_load=routing.remote.counts)
         chosen = chosen_indices(self, x, routing)
-        return Touched(expert_load=self.load(chosen)[held], dropped_tokens=self.unrouted_tokens(chosen, len(x)))
+        load = self.exchange.total(self.load(chosen), "all_reduce_loads")
+        held = slice(*self.exchange.experts_held(self.spec.num_experts))
+        return Touched(expert_load=load[held], dropped_tokens=self.unrouted_tokens(chosen, len(x)))
 
     def unrouted_tokens(self, chosen: Tensor, tokens: int) -> int:
         """How many of so many tokens no expert took. Token choice leaves none out."""

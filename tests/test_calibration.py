@@ -44,7 +44,7 @@ def test_tables_show_predicted_beside_measured(measured):
 
 def test_two_ranks_meet_and_the_kept_file_is_a_network(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(measuring, "_ROUNDS", 2)
-    monkeypatch.setattr(measuring, "_DOUBLINGS", 7)
+    monkeypatch.setattr(measuring, "_SIZES", 14)
     doctor("cpu", 2, tmp_path, as_json=True)
     printed = json.loads(capsys.readouterr().out)
     (kept,) = tmp_path.iterdir()

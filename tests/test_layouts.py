@@ -18,6 +18,7 @@ from layers.spec import (
 from layers.spec.attention import AttentionSpec
 from layers.spec.collective import sending
 from layers.spec.layout import PIECE_BYTES
+from layers.spec.quantities import SIZE_BYTES
 
 D = 64
 DENSE = DenseSpec(model_dim=D, ffn_hidden=256, dtype="float32")
@@ -89,10 +90,13 @@ def test_however_a_table_is_cut_a_rank_holds_its_part(name):
 def test_hosts_that_each_hold_a_table_exchange_the_rows_that_were_read():
     cost, found = layout(MEMORY, "columns in a host").cost(MEMORY, TRAIN)
     assert cost.rank_params == MEMORY.layer_params + MEMORY.table_params // 4
-    between = by_kind(found)
-    rows = between["all_gather", 4, 4]
-    assert rows.sent_bytes == pytest.approx(3 * cost.unique_rows * (64 // 4 * 4 + 4)), "a quarter row and its number"
-    assert between["all_reduce", 4, 4].payload_bytes == MEMORY.layer_params * 4
+    matrices, *gathered = [each for each in found if each.stride == 4]
+    assert matrices == Collective("all_reduce", MEMORY.layer_params * 4, 4, 4)
+    assert {each.kind for each in gathered} == {"all_gather"}
+    sent = [each.sent_bytes for each in gathered]
+    assert sent == pytest.approx([3 * 8, 3 * cost.unique_rows * 4, 3 * cost.unique_rows * (64 // 4) * 4]), (
+        "how many rows, their numbers, and a quarter of each"
+    )
     assert not [
         each for each in layout(MEMORY, "columns in a host").cost(MEMORY, Step(8, ranks=16))[1] if each.stride > 1
     ]
@@ -108,8 +112,8 @@ def test_replicas_of_a_dense_layer_all_reduce_its_gradient():
 def test_gathered_weights_are_held_in_parts_and_sent_three_times_in_training():
     weights = 3 * 64 * 256 * 4
     cost, found = layout(DENSE, "fsdp").cost(DENSE, TRAIN)
-    assert by_kind(found)["all_gather", 16, 1] == Collective("all_gather", weights, 16, calls=2)
-    assert by_kind(found)["reduce_scatter", 16, 1].payload_bytes == weights
+    gathered = Collective("all_gather", weights, 16)
+    assert found == [gathered, gathered, Collective("reduce_scatter", weights, 16)]
     whole = DENSE.cost(Step(8, mode="train_step", optimizer="row_adagrad"))
     assert cost.rank_params * 16 == whole.rank_params
     assert cost.memory.weights * 16 == whole.memory.weights
@@ -125,15 +129,15 @@ def test_gathered_weights_are_held_in_parts_and_sent_three_times_in_training():
 def test_a_layer_cut_by_its_hidden_width_sends_tokens_and_no_weights():
     cost, found = layout(DENSE, "tensor").cost(DENSE, TRAIN)
     tokens = 16 * 8 * 64 * 4
-    assert by_kind(found)["all_gather", 16, 1] == Collective("all_gather", tokens, 16, calls=2)
-    assert by_kind(found)["reduce_scatter", 16, 1] == Collective("reduce_scatter", tokens, 16, calls=2)
-    assert len(found) == 2
+    sizes, *found = found
+    assert (sizes.kind, sizes.payload_bytes) == ("all_gather", 16 * SIZE_BYTES)
+    assert found == [Collective(kind, tokens, 16) for kind in ("all_gather", "reduce_scatter")] * 2
     whole = DENSE.cost(Step(8, mode="train_step", optimizer="row_adagrad"))
     assert cost.rank_params * 16 == whole.rank_params == cost.params
     assert cost.memory.weights * 16 == whole.memory.weights
     assert cost.flops == whole.flops, "a sixteenth of sixteen ranks' tokens"
     forward = layout(DENSE, "tensor").cost(DENSE, Step(8, ranks=16))[1]
-    assert [each.calls for each in forward] == [1, 1]
+    assert [each.calls for each in forward] == [1, 1, 1]
     in_hosts = by_kind(layout(DENSE, "tensor in a host").cost(DENSE, TRAIN)[1])
     assert in_hosts["all_gather", 4, 1].payload_bytes == tokens / 4
     assert in_hosts["all_reduce", 4, 4].payload_bytes == 3 * 64 * 256 * 4 / 4, "of the part that a rank holds"
@@ -183,8 +187,9 @@ def test_a_model_is_shared_as_its_layer_is_with_calls_of_every_block():
     shape = {"model_dim": D, "num_blocks": 6, "attention": attention, "ffn_hidden": 256, "vocab_size": 64}
     model = ModelSpec(**shape, layer=MEMORY, at=(1, 3), dtype="float32")
     step = Step(8, mode="train_step", optimizer="row_adagrad", ranks=16)
-    for whole, calls in ((block, 1), (model, 6)):
+    for whole, calls in ((block, 1), (model, 2)):
         assert whole.layouts(16, 4) == MEMORY.layouts(16, 4)
         _, found = layout(whole, "rows").cost(whole, step)
-        assert by_kind(found)["all_reduce", 16, 1].calls == calls
+        assert by_kind(found)["reduce_scatter", 16, 1].calls == calls
+        assert by_kind(found)["all_reduce", 16, 1].calls == 1, "gradients of all matrices are added up at once"
     assert "cannot be cut into 128" in layout(model, "columns", 128, 8).error(model, 128)

@@ -93,8 +93,9 @@ def test_unknown_hardware_predicts_nothing_and_communication_needs_a_link():
     linked = plan("fit.ranks=4", "fit.link_gb_s=10").cases[3]
     gathered = 3 * 16 * 128 * 8  # to each of three others: an index and a weight a lookup
     exchanged = 16 * 256 * 2 * 3 / 4
-    assert sum(linked.communication_bytes.values()) == gathered + exchanged
-    assert linked.communication_ms == pytest.approx((gathered + exchanged) / 10e9 * 1e3)
+    sizes = 3 * 8
+    assert sum(linked.communication_bytes.values()) == sizes + gathered + exchanged
+    assert linked.communication_ms == pytest.approx((sizes + gathered + exchanged) / 10e9 * 1e3)
     assert plan("fit.ranks=4", "fit.link_gb_s=10").network == "10 GB/s a rank"
 
 

@@ -97,8 +97,9 @@ def test_a_scenario_s_own_network_predicts_a_measured_share(tmp_path):
     assert made.network == "gloo as measured on 4 processes of one machine"
     assert made.link_gb_s is None
     moe = next(each for each in made.cases if each.case.arm == "moe")
-    sent = moe.communication_bytes["all_to_all_tokens"]
-    assert moe.communication_ms == pytest.approx(1e3 * (2 * 3 * 1e-5 + sent / 1e9))
+    sent = moe.communication_bytes
+    assert list(sent) == ["all_to_all_loads", "all_to_all_tokens", "all_to_all_results"]
+    assert moe.communication_ms == pytest.approx(1e3 * (3 * 3 * 1e-5 + sum(sent.values()) / 1e9))
     assert plan(2, f"fit.network={path}").network.startswith("370 GB/s"), "the named group has its own"
 
 

@@ -161,7 +161,7 @@ def test_a_record_tells_of_every_rank(after_a_kill):
         slowest = [max(each) for each in zip(*(rank["samples_s"] for rank in found.ranks), strict=True)]
         assert found.samples_s == slowest
         assert found.threads >= 1
-        sent = {k: told["sent_bytes"] for k, told in found.communication["by_kind"].items() if k != "sizes"}
+        sent = {k: told["sent_bytes"] for k, told in found.communication["by_kind"].items()}
         assert sent == found.cost["communication_bytes"] == record.planned["communication_bytes"]
         assert found.communication["sent_bytes"] == sum(sent.values())
         assert found.communication["ms"] > 0
@@ -179,7 +179,7 @@ def test_tables_frames_and_gates_read_it_as_any_other(after_a_kill, tmp_path):
     titles = {table.title: table for table in result_tables(result)}
     assert any("shared by 2 ranks on 1 host" in table.caption for table in titles.values())
     kinds = [row[3] for row in titles["What ranks send each other"].rows]
-    assert kinds == ["sizes", "all-gather", "all-to-all", "reduce-scatter", "all-reduce"]
+    assert kinds == ["all-gather", "all-to-all", "reduce-scatter", "all-reduce"]
     frame = membench.read_results([path])
     assert list(frame["shared_by"]) == ["columns"]
     assert list(frame["ranks"]) == [RANKS]
@@ -403,9 +403,9 @@ def test_how_it_is_shared_and_by_how_many_is_part_of_a_case():
 
 def test_a_call_takes_as_long_as_the_rank_that_waits_least():
     def calls(*seconds):
-        kinds = ("all_gather", "all_to_all", "sizes")
+        kinds = ("all_gather", "all_to_all", "all_reduce")
         return [
-            {"kind": kind, "name": kind, "sent_bytes": 100.0 * (number + 1), "seconds": list(each)}
+            {"kind": kind, "sent_bytes": 100.0 * (number + 1), "seconds": list(each)}
             for number, (kind, each) in enumerate(zip(kinds, seconds, strict=True))
         ]
 
@@ -413,5 +413,5 @@ def test_a_call_takes_as_long_as_the_rank_that_waits_least():
     assert found["by_kind"]["all_gather"] == {"calls": 1, "sent_bytes": 100.0, "ms": 1500.0}
     assert found["ms"] == 1e3 * (5 + 11) / 2
     assert found["waiting_ms"] == 1e3 * ((6 - 5) + (13 - 11)) / 2
-    assert found["sent_bytes"] == 300.0
+    assert found["sent_bytes"] == 600.0
     assert json.dumps(found)

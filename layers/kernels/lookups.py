@@ -12,8 +12,7 @@ from torch import Tensor
 from membench.layers.kernels.checks import check_integers, check_shape
 from membench.layers.kernels.paths import implementation
 from membench.layers.kernels.uncompiled import custom_op
-
-MAX_INT32 = 2**31 - 1
+from membench.layers.spec.quantities import INDEX_BYTES, index_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class Lookups:
 
 def index_dtype(num_rows: int) -> torch.dtype:
     """int32 if it can number that many rows, else int64."""
-    return torch.int32 if num_rows <= MAX_INT32 else torch.int64
+    return torch.int32 if index_bytes(num_rows) == INDEX_BYTES else torch.int64
 
 
 def find_runs(rows: Tensor, num_rows: int) -> Runs:

@@ -44,13 +44,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """(S, T, d) of x (S, T, d), which come after what the cache holds."""
-        sequences, new, _ = x.shape
+        sequences, new, width = x.shape
+        tokens = sequences * new
         with stage("qkv"):
-            projected = project(x.flatten(0, 1), self.qkv).view(sequences, new, -1)
+            projected = project(x.flatten(0, 1), self.qkv).view(sequences, new, self.spec.qkv_width)
         with stage("attention"):
             attended = self._attend(projected, cache)
         with stage("out_proj"):
-            return project(attended.reshape(sequences * new, -1), self.out).view(sequences, new, -1)
+            return project(attended.reshape(tokens, self.spec.query_width), self.out).view(sequences, new, width)
 
     def step(
         self, x: Tensor, scale: Tensor, eps: float, cache: KVCache, ffn: tuple[Tensor, Tensor, Tensor] | None
@@ -71,7 +72,7 @@ class Attention(nn.Module):
             return attend_last(projected[:, 0], cosines, sines, keys, values, before).view(sequences, 1, -1)
         if cache is None and is_short(projected):
             return short_attention(projected, *self._angles(0, new, projected), spec.heads)
-        heads = projected.view(sequences, new, -1, spec.head_dim).transpose(1, 2)
+        heads = projected.view(sequences, new, spec.heads + 2 * spec.kv_heads, spec.head_dim).transpose(1, 2)
         placed, values = heads.split([spec.heads + spec.kv_heads, spec.kv_heads], dim=1)
         queries, keys = turned(placed, *self._angles(before, new, projected)).split([spec.heads, spec.kv_heads], dim=1)
         if cache is not None:
@@ -88,7 +89,7 @@ class Attention(nn.Module):
                 is_causal=mask is None,
                 enable_gqa=spec.heads != spec.kv_heads,
             )
-        return found.transpose(1, 2).reshape(sequences, new, -1)
+        return found.transpose(1, 2).reshape(sequences, new, spec.query_width)
 
     def _of_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Of one new token, which sees all keys: the query heads of a key head are rows of one product."""

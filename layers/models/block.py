@@ -67,7 +67,8 @@ class Block(Layer):
         """(B, d): x + attention(norm(x))."""
         if self._can_step(x):
             return self._stepped(x, None)
-        normed = self._normed(x, self.attention_norm).view(self.sequences, -1, self.spec.model_dim)
+        new = len(x) // max(1, self.sequences)
+        normed = self._normed(x, self.attention_norm).view(self.sequences, new, self.spec.model_dim)
         return x + self.attention(normed, self.cache).view_as(x)
 
     def _can_step(self, x: Tensor) -> bool:

@@ -69,14 +69,14 @@ class Model(Layer):
             raise ValueError("a model routes by itself: use routing kind 'routed'")
         if self.training:
             return self.losses(x)
-        hidden = self.hidden(x).view(*x.shape, -1)
+        hidden = self.hidden(x).view(*x.shape, self.spec.model_dim)
         return self.logits(hidden[:, -1])
 
     def losses(self, x: Tensor) -> Tensor:
         """(S, T) fp32 of x (S, T + 1): -ln of the probability of each token after those before it."""
         logits = self.logits(self.hidden(x[:, :-1]))
         with stage("head"):
-            return cross_entropy(logits, x[:, 1:].flatten()).view(len(x), -1)
+            return cross_entropy(logits, x[:, 1:].flatten()).view(len(x), x.shape[1] - 1)
 
     def hidden(self, x: Tensor) -> Tensor:
         """(B, d) after the last block, of x (S, T) int64."""

@@ -45,7 +45,8 @@ class Swap:
 
 @dataclass(frozen=True, slots=True)
 class Gather:
-    """Each rank gets the entries of all, ``sizes`` of each. Back, all ranks' versions of its own are added up.
+    """Each rank gets the entries of all, ``sizes`` of each. Back, all ranks' versions of its own are added up: a
+    reduce-scatter.
 
     ``alike``: the versions are the same, and one is enough; nothing is sent back.
     """
@@ -56,26 +57,53 @@ class Gather:
 
     def there(self, x: Tensor) -> Tensor:
         most = max(self.sizes)
-        padded = x.contiguous() if len(x) == most else torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
         gathered = x.new_empty(len(self.sizes) * most, *x.shape[1:])
-        _all_gather(gathered, padded, group=self.group)
+        _all_gather(gathered, _padded(x, most), group=self.group)
         if min(self.sizes) == most:
             return gathered
         parts = zip(gathered.split(most), self.sizes, strict=True)
         return torch.cat([part[:size] for part, size in parts])
 
     def back(self, y: Tensor) -> Tensor:
-        rank = dist.get_rank(self.group)
         if self.alike:
-            return y.split(list(self.sizes))[rank]
-        own = self.sizes[rank]
-        # torch's reduce-scatter wants as many of each rank, and gloo's is an all-reduce for each of them
-        versions = _swapped(y, self.sizes, [own] * len(self.sizes), self.group)
-        return versions.view(len(self.sizes), own, *y.shape[1:]).sum(0, dtype=_wide(y)).to(y.dtype)
+            return y.split(list(self.sizes))[dist.get_rank(self.group)]
+        return reduce_scattered(y, self.sizes, self.group)
 
 
-# the newer name, where torch has it
+# the newer names, where torch has them
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
+
+def reduce_scattered(y: Tensor, sizes: Sequence[int], group: dist.ProcessGroup) -> Tensor:
+    """(own, ...): the sum of all ranks' versions of this rank's entries, of y with ``sizes`` entries for each rank.
+
+    gloo's own reduce-scatter is an all-reduce of all of y, which sends twice as much (torch, ProcessGroupGloo.cpp):
+    there versions go to their rank, which adds them up.
+    """
+    return (_sent_and_added if dist.get_backend(group) == "gloo" else _added_on_the_way)(y, sizes, group)
+
+
+def _sent_and_added(y: Tensor, sizes: Sequence[int], group: dist.ProcessGroup) -> Tensor:
+    own = sizes[dist.get_rank(group)]
+    versions = _swapped(y, sizes, [own] * len(sizes), group)
+    return versions.view(len(sizes), own, *y.shape[1:]).sum(0, dtype=_wide(y)).to(y.dtype)
+
+
+def _added_on_the_way(y: Tensor, sizes: Sequence[int], group: dist.ProcessGroup) -> Tensor:
+    """By the backend's reduce-scatter, which wants as many entries of each rank."""
+    most = max(sizes)
+    padded = y.contiguous()
+    if min(sizes) < most:
+        padded = torch.cat([_padded(part, most) for part in y.split(list(sizes))])
+    added = y.new_empty(most, *y.shape[1:])
+    _reduce_scatter(added, padded, group=group)
+    return added[: sizes[dist.get_rank(group)]]
+
+
+def _padded(x: Tensor, most: int) -> Tensor:
+    """(most, ...) of x, filled up with zeros."""
+    return x.contiguous() if len(x) == most else torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
 
 
 def _swapped(x: Tensor, send: Sequence[int], receive: Sequence[int], group: dist.ProcessGroup) -> Tensor:
@@ -89,14 +117,14 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def there(x: Tensor, route: Route, name: str) -> Tensor:
-    """x carried along a route; its gradient comes back. Both are the stage ``name``."""
-    return _Carried.apply(x, route, name)
+def there(x: Tensor, route: Route, name: str, gradient: str | None = None) -> Tensor:
+    """x carried along a route as the stage ``name``; its gradient comes back as the stage ``gradient``, or the same."""
+    return _Carried.apply(x, route, name, gradient or name)
 
 
-def back(y: Tensor, route: Route, name: str) -> Tensor:
+def back(y: Tensor, route: Route, name: str, gradient: str | None = None) -> Tensor:
     """y carried back along a route; its gradient goes there."""
-    return _Carried.apply(y, _Return(route), name)
+    return there(y, _Return(route), name, gradient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +142,8 @@ class _Return:
 
 class _Carried(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, route: Route, name: str) -> Tensor:
-        ctx.route, ctx.name = route, name
+    def forward(ctx: Any, x: Tensor, route: Route, name: str, gradient: str) -> Tensor:
+        ctx.route, ctx.name = route, gradient
         with stage(name):
             return route.there(x)
 
@@ -123,12 +151,14 @@ class _Carried(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         with stage(ctx.name):
-            return ctx.route.back(upstream[0]), None, None
+            return ctx.route.back(upstream[0]), None, None, None
 
 
 def lookups_there(rows: Tensor, weights: Tensor, route: Route, name: str, back_name: str) -> tuple[Tensor, Tensor]:
-    """Rows and fp32 weights, of one shape, along a route in one message, rows as int32 where they are. The gradients
-    of weights come back as the stage ``back_name``."""
+    """Rows and fp32 weights, of one shape, along a route in one message, rows as int32 where they are.
+
+    The gradients of weights come back as the stage ``back_name``.
+    """
     return _LookupsThere.apply(rows, weights.float(), route, name, back_name)
 
 
@@ -189,15 +219,21 @@ class _GradientSummed(torch.autograd.Function):
 
 def total(x: Tensor, group: dist.ProcessGroup, name: str) -> Tensor:
     """A new tensor, the sum of all ranks' x."""
-    found = x.detach().clone(memory_format=torch.contiguous_format)
+    found = sendable(x.detach(), group).clone(memory_format=torch.contiguous_format)
     with stage(name):
         dist.all_reduce(found, group=group)
-    return found
+    return found.to(x.device)
 
 
-def numbers_of_all(numbers: Tensor, group: dist.ProcessGroup) -> list[list[int]]:
-    """Every rank's integers (n,), on the host, which must wait for them: they say how much is coming."""
-    found = numbers.new_empty(dist.get_world_size(group) * len(numbers), dtype=torch.int64)
-    with stage("sizes"):
-        _all_gather(found, numbers.long(), group=group)
-    return found.view(-1, len(numbers)).tolist()
+def sendable(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """x where the group can send it: a table may be in the host's memory, and NCCL reads a device's."""
+    return x.cuda() if dist.get_backend(group) == "nccl" and not x.is_cuda else x
+
+
+def sizes_of_all(size: int, group: dist.ProcessGroup, device: torch.device, name: str) -> list[int]:
+    """Every rank's ``size``, which says how much is coming. On a GPU the host must wait for it."""
+    own = sendable(torch.tensor([size], device=device), group)
+    found = own.new_empty(dist.get_world_size(group))
+    with stage(name):
+        _all_gather(found, own, group=group)
+    return found.tolist()

@@ -22,7 +22,7 @@ from membench.layers.parallel.collectives import (
     back,
     gradient_summed,
     lookups_there,
-    numbers_of_all,
+    sizes_of_all,
     summed,
     there,
     total,
@@ -37,7 +37,7 @@ from membench.layers.tables.value_table import ValueTable
 
 
 class DistributedExchange(Exchange):
-    """Between the P = R·C ranks of a group; rank r·C + c has row shard r and column shard c of every table.
+    """Between the P = R·C ranks of a group, each of which has a row shard r and a column shard c of every table.
 
     All of them make the same calls in the same order, each with its own tokens, of which it may have none.
 
@@ -45,6 +45,7 @@ class DistributedExchange(Exchange):
         group: of all P.
         rows_group: of the R ranks with this column shard.
         columns_group: of the C ranks with this row shard.
+        rows_inside: whether rank c·R + r has them, so that neighbours have other rows; else rank r·C + c.
         replicas_group: of the ranks that hold the same shards and train on other tokens; None: there are no others.
         dense: how the ranks of a replica share a dense layer.
     """
@@ -56,12 +57,15 @@ class DistributedExchange(Exchange):
         columns_group: dist.ProcessGroup,
         replicas_group: dist.ProcessGroup | None = None,
         dense: DenseWay = "replicas",
+        *,
+        rows_inside: bool = False,
     ) -> None:
         self.group, self.rows_group, self.columns_group = group, rows_group, columns_group
         self.replicas_group, self.dense = replicas_group, dense
         self.ranks, self.rank = dist.get_world_size(group), dist.get_rank(group)
         self.row_shards, self.column_shards = dist.get_world_size(rows_group), dist.get_world_size(columns_group)
-        self.row, self.column = divmod(self.rank, self.column_shards)
+        self.row, self.column = dist.get_rank(rows_group), dist.get_rank(columns_group)
+        self._rows_inside = rows_inside
 
     @property
     def together(self) -> bool:
@@ -98,21 +102,23 @@ class DistributedExchange(Exchange):
         self, rows: Tensor, weights: Tensor, num_rows: int, remote: Remote | None, *, weights_by_columns: bool
     ) -> TableCall:
         _refuse(remote)
-        tokens = self._tokens_of_all(len(rows), rows.device)
-        rows = rows.to(index_dtype(num_rows))
+        tokens = self._by_shard(self._sizes_of_all(rows))
         first, past = self.rows_held(num_rows)
         if self.row_shards == 1:
+            rows = rows.to(index_dtype(num_rows))
             route = Gather(tokens[0], self.columns_group, alike=not weights_by_columns)
             rows, weights = lookups_there(rows, weights, route, "all_gather_lookups", "reduce_scatter_weights")
         else:
             rows, weights = self._to_owners(rows, weights, num_rows, tokens, alike=not weights_by_columns)
-        return DistributedTableCall(Lookups(rows - first, past - first), weights, self, tokens)
+        return DistributedTableCall(Lookups(rows, past - first), weights, self, tokens)
 
     def _to_owners(
         self, rows: Tensor, weights: Tensor, num_rows: int, tokens: list[list[int]], *, alike: bool
     ) -> tuple[Tensor, Tensor]:
-        """(M, most) lookups of this rank's row shard, tokens in the order of the ranks."""
-        order, counts = by_owner(rows, rank_bounds(num_rows, self.row_shards))
+        """(M, most) lookups of this rank's row shard, by their numbers in it, tokens in the order of the shards."""
+        bounds = rank_bounds(num_rows, self.row_shards)
+        order, counts, rows = by_owner(rows, bounds)
+        rows = rows.to(index_dtype(max(past - first for first, past in pairwise(bounds))))
         of_column = [row[self.column] for row in tokens]
         route = Swap([len(rows)] * self.row_shards, of_column, self.rows_group)
         got = there(counts.int().flatten(), route, "all_to_all_counts")
@@ -121,7 +127,7 @@ class DistributedExchange(Exchange):
         flat = (rows.flatten()[order], weights.flatten()[order])
         flat = lookups_there(*flat, route, "all_to_all_lookups", "all_to_all_weights")
         if self.column_shards > 1:
-            flat_sizes = [size for (size,) in numbers_of_all(flat[0].new_tensor([len(flat[0])]), self.columns_group)]
+            flat_sizes = sizes_of_all(len(flat[0]), self.columns_group, rows.device, "all_gather_lookup_sizes")
             of_tokens = [sum(column) for column in zip(*tokens, strict=True)]
             got = there(got, Gather(of_tokens, self.columns_group), "all_gather_counts")
             route = Gather(flat_sizes, self.columns_group, alike=alike)
@@ -130,15 +136,17 @@ class DistributedExchange(Exchange):
 
     def send(self, x: Tensor, weight: Tensor, dispatch: Dispatch) -> ExpertCall:
         counts = torch.diff(dispatch.ends, prepend=dispatch.ends.new_zeros(1))
-        of_all = numbers_of_all(counts, self.group)
-        bounds = rank_bounds(len(counts), self.ranks)
-        first, past = bounds[self.rank], bounds[self.rank + 1]
-        sent = [sum(of_all[self.rank][a:b]) for a, b in pairwise(bounds)]
-        route = Swap(sent, [sum(each[first:past]) for each in of_all], self.group)
+        held = [past - first for first, past in pairwise(rank_bounds(len(counts), self.ranks))]
+        own = held[self.rank]
+        received = there(counts, Swap(held, [own] * self.ranks, self.group), "all_to_all_loads")
+        of_ranks = torch.stack(
+            [torch.stack([part.sum() for part in counts.split(held)]), received.view(self.ranks, own).sum(1)]
+        )
+        sent, got = of_ranks.tolist()
+        route = Swap(sent, got, self.group)
         tokens = there(x.index_select(0, dispatch.token), route, "all_to_all_tokens")
-        experts = torch.arange(past - first, device=x.device).repeat(self.ranks)
-        received = torch.tensor([each[first:past] for each in of_all], device=x.device).flatten()
-        here = by_expert(experts.repeat_interleave(received)[:, None], past - first)
+        experts = torch.arange(own, device=x.device).repeat(self.ranks)
+        here = by_expert(experts.repeat_interleave(received)[:, None], own)
         return DistributedExpertCall(tokens, weight, here, route, dispatch)
 
     def assigned(self, remote: Remote | None, tokens: int, top_k: int) -> Dispatch | None:
@@ -146,15 +154,15 @@ class DistributedExchange(Exchange):
         return None
 
     def scores_of_all(self, scores: Tensor) -> tuple[Tensor, int]:
-        tokens = [size for row in self._tokens_of_all(len(scores), scores.device) for size in row]
+        tokens = self._sizes_of_all(scores)
         everyone = there(scores.detach(), Gather(tokens, self.group), "all_gather_scores")
         return everyone, sum(tokens[: self.rank])
 
     def tokens_of_all(self, x: Tensor) -> int:
-        return sum(map(sum, self._tokens_of_all(len(x), x.device)))
+        return sum(self._sizes_of_all(x))
 
     def most_tokens(self, x: Tensor) -> int:
-        return max(map(max, self._tokens_of_all(len(x), x.device)))
+        return max(self._sizes_of_all(x))
 
     def mesh(self, device_type: str) -> DeviceMesh:
         if self.replicas_group is None:
@@ -164,12 +172,14 @@ class DistributedExchange(Exchange):
         groups = [self.replicas_group, self.group]
         return DeviceMesh.from_group(groups, device_type, mesh=processes, mesh_dim_names=("replicas", "ranks"))
 
-    def total(self, counts: Tensor) -> Tensor:
-        return total(counts, self.group, "all_reduce_numbers")
+    def total(self, counts: Tensor, name: str = "all_reduce_numbers") -> Tensor:
+        return total(counts, self.group, name)
 
     def total_of_step(self, counts: Tensor) -> Tensor:
-        of_share = self.total(counts)
-        return of_share if self.replicas_group is None else total(of_share, self.replicas_group, "all_reduce_numbers")
+        of_share = self.total(counts, "all_reduce_step_loads")
+        return (
+            of_share if self.replicas_group is None else total(of_share, self.replicas_group, "all_reduce_step_loads")
+        )
 
     @property
     def over_columns(self) -> Callable[[Tensor], Tensor] | None:
@@ -198,16 +208,19 @@ class DistributedExchange(Exchange):
             for table in tables:
                 sum_rows_(table, self.replicas_group)
 
-    def _tokens_of_all(self, tokens: int, device: torch.device) -> list[list[int]]:
-        """How many tokens each rank has, by row shard and column shard."""
-        found = numbers_of_all(torch.tensor([tokens], device=device), self.group)
-        return [
-            [size for (size,) in found[r * self.column_shards :][: self.column_shards]] for r in range(self.row_shards)
-        ]
+    def _sizes_of_all(self, x: Tensor) -> list[int]:
+        """How many tokens each rank has, of this one's x (B, ...)."""
+        return sizes_of_all(len(x), self.group, x.device, "all_gather_sizes")
+
+    def _by_shard(self, of_ranks: list[int]) -> list[list[int]]:
+        """What each rank has, by row shard and column shard."""
+        if self._rows_inside:
+            return [of_ranks[row :: self.row_shards] for row in range(self.row_shards)]
+        return [of_ranks[row * self.column_shards :][: self.column_shards] for row in range(self.row_shards)]
 
 
 class DistributedTableCall(TableCall):
-    """``tokens`` of each rank, by row shard and column shard; they come in the order of the ranks."""
+    """``tokens`` of each rank, by row shard and column shard; they come in that order."""
 
     def __init__(
         self, lookups: Lookups, weights: Tensor, exchange: DistributedExchange, tokens: list[list[int]]
@@ -223,7 +236,7 @@ class DistributedTableCall(TableCall):
     def give_back(self, bags: Tensor) -> Tensor:
         exchange = self._exchange
         if exchange.row_shards > 1:
-            bags = back(bags, self._by_row, "reduce_scatter_columns")
+            bags = back(bags, self._by_row, "reduce_scatter_columns", "all_gather_column_gradients")
         if exchange.column_shards == 1:
             return bags
         parts = back(bags, self._by_column, "all_to_all_columns")
@@ -233,8 +246,10 @@ class DistributedTableCall(TableCall):
         exchange = self._exchange
         if (columns := exchange.column_shards) > 1:
             parts = x.view(len(x), columns, x.shape[1] // columns).transpose(0, 1).flatten(0, 1)
-            x = there(parts, self._by_column, "all_to_all_columns")
-        return there(x, self._by_row, "all_gather_columns") if exchange.row_shards > 1 else x
+            x = there(parts, self._by_column, "all_to_all_token_columns")
+        if exchange.row_shards == 1:
+            return x
+        return there(x, self._by_row, "all_gather_token_columns", "reduce_scatter_token_gradients")
 
     def whole_products(self, dots: Tensor) -> Tensor:
         exchange = self._exchange
@@ -255,7 +270,7 @@ class DistributedExpertCall(ExpertCall):
         self._of_sent, self._route, self._sent = weight, route, sent
 
     def give_back(self, y: Tensor) -> Tensor:
-        rows = back(y, self._route, "all_to_all_tokens")
+        rows = back(y, self._route, "all_to_all_results")
         return combine(rows * self._of_sent[:, None].to(rows.dtype), self._sent)
 
 
@@ -265,7 +280,12 @@ def _refuse(remote: Remote | None) -> None:
 
 
 def connect(
-    row_shards: int = 1, *, replicas: int = 1, dense: DenseWay = "replicas", timeout: timedelta | None = None
+    row_shards: int = 1,
+    *,
+    replicas: int = 1,
+    rows_inside: bool = False,
+    dense: DenseWay = "replicas",
+    timeout: timedelta | None = None,
 ) -> DistributedExchange:
     """The exchange of this process with the others of torch.distributed, which all call this alike.
 
@@ -273,6 +293,8 @@ def connect(
 
     Args:
         row_shards: R; ``spec.best_row_shards(P)`` is what sends least.
+        rows_inside: whether neighbouring ranks, such as those of a host, hold other rows; else other columns of the
+            same rows.
         dense: how the ranks of a replica share a dense layer: each has all of it (``replicas``), or by PyTorch's fully
             sharded data parallel (``fsdp``) or tensor parallel (``tensor``).
         timeout: after which a rank that waits for another gives up; None: torch's default.
@@ -286,6 +308,8 @@ def connect(
     if dense not in get_args(DenseWay):
         raise ValueError(f"dense should be one of {', '.join(get_args(DenseWay))}, not {dense!r}")
     grid = torch.arange(processes).view(replicas, row_shards, -1)
+    if rows_inside:
+        grid = torch.arange(processes).view(replicas, -1, row_shards).transpose(1, 2)
 
     def group(lists: Tensor) -> dist.ProcessGroup:
         found, _ = dist.new_subgroups_by_enumeration(lists.tolist(), timeout=timeout)
@@ -294,4 +318,5 @@ def connect(
 
     of_share, of_replicas = group(grid.flatten(1)), group(grid.flatten(1).T)
     of_rows, of_columns = group(grid.transpose(1, 2).flatten(0, 1)), group(grid.flatten(0, 1))
-    return DistributedExchange(of_share, of_rows, of_columns, of_replicas if replicas > 1 else None, dense)
+    of_replicas = of_replicas if replicas > 1 else None
+    return DistributedExchange(of_share, of_rows, of_columns, of_replicas, dense, rows_inside=rows_inside)

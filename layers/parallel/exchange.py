@@ -158,8 +158,9 @@ class Exchange:
         """
         raise ValueError("one process is no mesh: connect() says who the others are")
 
-    def total(self, counts: Tensor) -> Tensor:
-        """The sum of numbers over ranks."""
+    def total(self, counts: Tensor, name: str = "all_reduce_numbers") -> Tensor:
+        """The sum of numbers over ranks, as the stage ``name``."""
+        del name
         return counts
 
     def total_of_step(self, counts: Tensor) -> Tensor:

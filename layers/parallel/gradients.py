@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from membench.layers.parallel.collectives import Gather, numbers_of_all, there, total
+from membench.layers.kernels.lookups import index_dtype
+from membench.layers.parallel.collectives import Gather, sendable, sizes_of_all, there, total
 from membench.layers.tables.value_table import RowGradient, ValueTable
 
 
@@ -31,10 +32,15 @@ def sum_rows_(table: ValueTable, group: dist.ProcessGroup) -> None:
     own = table.gradient
     if own is None:
         nothing = table.weight.new_empty(0, table.weight.shape[1])
-        own = RowGradient(torch.empty(0, dtype=torch.int32, device=nothing.device), nothing)
-    sizes = [size for (size,) in numbers_of_all(own.rows.new_tensor([len(own.rows)]), group)]
-    route, name = Gather(sizes, group), "all_gather_row_gradients"
-    rows, values = there(own.rows.int(), route, name), there(own.values, route, name)
+        own = RowGradient(nothing.new_empty(0, dtype=torch.int64), nothing)
+    where = own.rows.device
+    route = Gather(sizes_of_all(len(own.rows), group, where, "all_gather_row_sizes"), group)
+
+    def of_all(x: Tensor, name: str) -> Tensor:
+        return there(sendable(x, group), route, name).to(where)
+
+    rows = of_all(own.rows.to(index_dtype(len(table.weight))), "all_gather_touched_rows")
+    values, sizes = of_all(own.values, "all_gather_row_gradients"), route.sizes
     parts = [RowGradient(*part) for part in zip(rows.split(sizes), values.split(sizes), strict=True) if len(part[0])]
     table.gradient = None
     for part in parts:

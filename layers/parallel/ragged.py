@@ -32,20 +32,22 @@ class Ragged:
         return self.rows[at], self.weights[at] * real
 
 
-def by_owner(rows: Tensor, bounds: Sequence[int]) -> tuple[Tensor, Tensor]:
+def by_owner(rows: Tensor, bounds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """How lookups, rows (B, L), are sorted by the shard that has them.
 
     Args:
         bounds: shard r has the rows from bounds[r] up to bounds[r + 1].
 
     Returns:
-        order (B·L,) of the lookups, those of a shard in the order of the tokens; and counts (R, B) of each token's.
+        order (B·L,) of the lookups, those of a shard in the order of the tokens; counts (R, B) of each token's; and
+        rows (B, L) by their numbers in their shards.
     """
     inner = torch.tensor(bounds[1:-1], device=rows.device, dtype=rows.dtype)
     owner = torch.bucketize(rows, inner, right=True)
     shards = torch.arange(len(bounds) - 1, device=rows.device)
     counts = (owner == shards[:, None, None]).sum(-1)
-    return owner.flatten().argsort(stable=True), counts
+    firsts = torch.tensor(bounds[:-1], device=rows.device, dtype=rows.dtype)
+    return owner.flatten().argsort(stable=True), counts, rows - firsts[owner]
 
 
 def blocks_in_turn(sizes: Sequence[Sequence[int]], device: torch.device) -> Tensor:

@@ -4,7 +4,7 @@ Letters: B tokens, d_in/d_out matrix widths, s bytes an element, P ranks.
 """
 
 from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, StageCost, Step, has_backward
-from membench.layers.spec.quantities import SCORE_BYTES
+from membench.layers.spec.quantities import INDEX_BYTES, SCORE_BYTES
 
 
 def passes(mode: Mode, forward: StageCost, backward: StageCost) -> list[StageCost]:
@@ -90,17 +90,19 @@ def row_reads(
     bag_elements: float,
     item_bytes: int,
     row_bytes: float | None = None,
+    index_bytes: int = INDEX_BYTES,
 ) -> list[StageCost]:
     """Weighted bags over table rows: 2·L·D FLOPs a table, 4·L·D more backward (dV and d(score)).
 
     Forward reads L indices and weights and the rows, and writes the bags. Backward gathers
     dY once a lookup, reads the unique rows again for d(score), and writes their gradients; or, in a training
     step with a row optimizer, the updated rows and what it remembers of them: the gradient stays in registers.
-    ``row_bytes`` are those of a stored row, where its numbers are no ``item_bytes`` wide.
+    ``row_bytes`` are those of a stored row, where its numbers are no ``item_bytes`` wide; ``index_bytes`` those of a
+    row's number.
     """
     row_bytes = row_elements * item_bytes if row_bytes is None else row_bytes
     flops = 2.0 * lookups * row_elements * tables
-    stream = lookups * (4 + SCORE_BYTES) + bag_elements * item_bytes
+    stream = lookups * (index_bytes + SCORE_BYTES) + bag_elements * item_bytes
     unique, issued = unique_rows * row_bytes * tables, lookups * row_bytes * tables
     dram = dram_row_bytes(lookups, unique_rows, row_bytes, step.cache_bytes) * tables
     bags = bag_elements / row_elements if row_elements else 0.0
@@ -115,7 +117,7 @@ def row_reads(
             name,
             2 * flops,
             2 * flops,
-            stream_bytes=lookups * (4 + 2 * SCORE_BYTES) + (0 if updated else unique),
+            stream_bytes=lookups * (index_bytes + 2 * SCORE_BYTES) + (0 if updated else unique),
             row_bytes_unique=unique + updated + bags * row_bytes * tables,
             row_bytes_issued=unique + updated + issued,
             row_bytes_dram_expected=unique + updated + gathered,

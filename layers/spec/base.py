@@ -143,6 +143,26 @@ class Spec(BaseModel):
         """Parameters of one row of its tables together; 0: it has none."""
         return 0
 
+    @property
+    def row_tables(self) -> int:
+        """Tables among which the parameters of one row are."""
+        return 0
+
+    @property
+    def num_tables(self) -> int:
+        """Tables that it reads, each updated by itself."""
+        return self.row_tables
+
+    @property
+    def step_load_bytes(self) -> int:
+        """Of what a layer adds up of all tokens of a step, to balance; 0: nothing."""
+        return 0
+
+    @property
+    def sharing_layers(self) -> int:
+        """Layers in it that ranks share, each with messages of its own."""
+        return 1
+
     def layouts(self, ranks: int, host_ranks: int) -> tuple[Layout, ...]:
         """The ways in which P ranks can share this, the default first.
 

@@ -97,6 +97,14 @@ class BlockSpec(TokenSpec):
         return self.ffn.shard_error(row_shards, column_shards)
 
     @property
+    def row_tables(self) -> int:
+        return self.ffn.row_tables
+
+    @property
+    def step_load_bytes(self) -> int:
+        return self.ffn.step_load_bytes
+
+    @property
     def row_params(self) -> int:
         return self.ffn.row_params
 

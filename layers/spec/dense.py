@@ -9,6 +9,7 @@ from membench.layers.spec import accounting
 from membench.layers.spec.base import WIDTH_MULTIPLE, FreeDimension, TokenSpec
 from membench.layers.spec.cost import Cost, Mode, Step, has_backward
 from membench.layers.spec.layout import Layout, cut_in_a_host
+from membench.layers.spec.quantities import SIZE_BYTES
 
 _HIDDEN = (FreeDimension(name="ffn_hidden", step=WIDTH_MULTIPLE, minimum=WIDTH_MULTIPLE),)
 
@@ -63,14 +64,17 @@ class DenseSpec(TokenSpec):
             accounting.swiglu("", step.group_tokens, d, f, s, step.mode),
             swiglu_activation_bytes(step.group_tokens, d, f, s, step.mode),
         )
-        sent = (step.ranks - 1) * step.tokens * d * s * (2 if step.has_backward else 1)
-        names = ("all_gather_tokens", "reduce_scatter_tokens") if sent else ()
+        sent = float((step.ranks - 1) * step.tokens * d * s)
+        there, back = ("all_gather_tokens", "reduce_scatter_results"), ()
+        if step.has_backward:
+            back = ("all_gather_result_gradients", "reduce_scatter_token_parts")
+        sizes = {"all_gather_sizes": float((step.ranks - 1) * SIZE_BYTES)}
         return replace(
             cost,
             params=whole.params,
             active_params=whole.active_params,
             stored_bytes=whole.stored_bytes,
-            communication_bytes=dict.fromkeys(names, float(sent)),
+            communication_bytes={**sizes, **dict.fromkeys((*there, *back), sent)} if step.ranks > 1 else {},
         )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from membench.layers.spec.collective import Collective, collectives, sending
 from membench.layers.spec.cost import Cost, MemoryNeed, Step
-from membench.layers.spec.quantities import INDEX_BYTES
+from membench.layers.spec.quantities import SIZE_BYTES, index_bytes
 
 if TYPE_CHECKING:
     from membench.layers.spec.base import Spec
@@ -48,19 +48,20 @@ class Layout:
         return spec.shard_error(self.row_shards, self.group(ranks) // self.row_shards)
 
     def cost(self, spec: "Spec", step: Step) -> tuple[Cost, list[Collective]]:
-        """One rank's cost of a step of P = ``step.ranks``, and the collectives that it takes part in.
+        """One rank's cost of a step of P = ``step.ranks``, and the collectives that it takes part in, in their order.
 
         Raises:
             ValueError: they cannot share it so.
         """
-        group, layers = self.group(step.ranks), float(spec.stacked_blocks or 1)
+        group = self.group(step.ranks)
         if self.gathers:
             whole = spec.cost(replace(step, ranks=1))
-            cost, layers = _gathered(whole, step, group), max(layers, -(-whole.memory.weights // PIECE_BYTES))
+            cost = _gathered(whole, step, group)
+            layers = max(spec.stacked_blocks, -(-whole.memory.weights // PIECE_BYTES))
         elif self.tensor:
-            cost = spec.tensor_cost(replace(step, ranks=group))
+            cost, layers = spec.tensor_cost(replace(step, ranks=group)), spec.sharing_layers
         else:
-            cost = spec.cost(replace(step, ranks=group, row_shards=self.row_shards))
+            cost, layers = spec.cost(replace(step, ranks=group, row_shards=self.row_shards)), spec.sharing_layers
         found = collectives(
             cost.communication_bytes,
             ranks=group,
@@ -68,22 +69,33 @@ class Layout:
             rows_inside=self.rows_inside,
             backward=step.has_backward,
             layers=layers,
+            tables=spec.num_tables,
+            between=self._between_groups(spec, cost, group) if self.replicas > 1 else (),
         )
-        if self.replicas > 1 and step.has_backward:
-            found += self._between_groups(spec, cost, group, layers)
+        if self.replicas > 1 and step.update and spec.step_load_bytes:
+            loads = Collective("all_reduce", spec.step_load_bytes, self.replicas, group, spec.sharing_layers)
+            found.append(loads)
         return cost, found
 
-    def _between_groups(self, spec: "Spec", cost: Cost, group: int, layers: float) -> list[Collective]:
-        """Gradients of what a rank holds are summed over groups; of tables, those of the rows that were read."""
+    def _between_groups(self, spec: "Spec", cost: Cost, group: int) -> list[Collective]:
+        """Gradients of what a rank holds are summed over groups; of tables, those of the rows that were read.
+
+        Of each table ranks first tell each other how many rows they have read, and then send which and their gradients.
+        """
         columns = group // self.row_shards
         matrices = cost.rank_params - spec.table_params // group
         found = []
         if matrices:
-            found.append(Collective("all_reduce", matrices * spec.item_bytes / layers, self.replicas, group, layers))
-        if spec.table_params and cost.unique_rows:
-            row_bytes = spec.row_params * spec.item_bytes / columns + INDEX_BYTES
-            sent = (self.replicas - 1) * cost.unique_rows * row_bytes
-            found.append(sending("all_gather", sent, self.replicas, group, layers))
+            found.append(Collective("all_reduce", matrices * spec.item_bytes, self.replicas, group))
+        if (tables := spec.num_tables) and cost.unique_rows:
+            num_rows = spec.table_params * spec.row_tables // (spec.row_params * tables)
+            sent = (
+                SIZE_BYTES,
+                cost.unique_rows * spec.row_tables * index_bytes(-(-num_rows // self.row_shards)) / tables,
+                cost.unique_rows * spec.row_params * spec.item_bytes / columns / tables,
+            )
+            of_table = [sending("all_gather", (self.replicas - 1) * each, self.replicas, group) for each in sent]
+            found += of_table * tables
         return found
 
 

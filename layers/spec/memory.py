@@ -13,7 +13,7 @@ from membench.layers.spec import accounting, sharding
 from membench.layers.spec.base import WIDTH_MULTIPLE, FreeDimension
 from membench.layers.spec.cost import Cost, MemoryNeed, Mode, Optimizer, Step, has_backward
 from membench.layers.spec.dense import swiglu_activation_bytes, swiglu_params
-from membench.layers.spec.quantities import INDEX_BYTES, SCALE_BYTES, SCORE_BYTES, RowFormat
+from membench.layers.spec.quantities import SCALE_BYTES, SCORE_BYTES, RowFormat
 from membench.layers.spec.retrieval import RetrievalSpec
 
 _KEYS = (FreeDimension(name="num_keys", square=True, minimum=4),)
@@ -97,6 +97,10 @@ class MemorySpec(RetrievalSpec):
         return self.num_keys * self.row_elements
 
     @property
+    def row_tables(self) -> int:
+        return 1
+
+    @property
     def layer_params(self) -> int:
         """Everything but the table: what every rank holds whole."""
         projections = int(self.projected) + int(self.gated)
@@ -116,11 +120,13 @@ class MemorySpec(RetrievalSpec):
         """R of the way of cutting the table by which a training step sends less: 1, by columns, or all, by rows.
 
         By columns a token sends (P-1)·H·k·(s_i + 2·s_p) + 2·D·s·(P-1)/P bytes of indices, scores and results, by
-        rows H·k·(s_i + 2·s_p)·(P-1)/P + 2·(P-1)·D·s: whatever P, the former is less where H·k·(s_i + 2·s_p) < 2·D·s.
+        rows H·k·(s_i + 2·s_p)·(P-1)/P + 2·(P-1)·D·s, s_i then being that of a shard's row. Where both s_i are the
+        same, the former is less, whatever P, if H·k·(s_i + 2·s_p) < 2·D·s.
         """
-        lookups = self.lookups_per_token * (INDEX_BYTES + 2 * SCORE_BYTES)
-        by_columns = lookups < 2 * self.row_elements * self.item_bytes and not self.shard_error(1, ranks)
-        return 1 if by_columns else ranks
+        columns, rows = (self.shard_index_bytes(shards) + 2 * SCORE_BYTES for shards in (1, ranks))
+        saved = 2 * self.row_elements * self.item_bytes * (ranks - 1)
+        less = self.lookups_per_token * (ranks * columns - rows) < saved
+        return 1 if less and not self.shard_error(1, ranks) else ranks
 
     def cost(self, step: Step) -> Cost:
         """Over ranks: projections and scores on b tokens, the bag on P·b tokens' lookups of this rank's table shard."""
@@ -150,6 +156,7 @@ class MemorySpec(RetrievalSpec):
             bag_elements=group * columns,
             item_bytes=s,
             row_bytes=self.stored_row_bytes(columns),
+            index_bytes=self.shard_index_bytes(step.row_shards),
         )
         if self.gated:
             stages += accounting.linear("gate", tokens, d, width, s, mode)
@@ -186,7 +193,7 @@ class MemorySpec(RetrievalSpec):
         activations = (
             self.retrieval_activation_bytes(tokens, step.mode)
             + step.of_row_shard(group * self.lookups_per_token)
-            * (INDEX_BYTES + 2 * SCORE_BYTES)
+            * (self.shard_index_bytes(step.row_shards) + 2 * SCORE_BYTES)
             * (2 if backward else 1)
             + group * columns * s * 2
             + tokens * (self.model_dim + 3 * self.row_elements) * s
@@ -207,7 +214,7 @@ class MemorySpec(RetrievalSpec):
             return {}
         lookups = step.tokens * self.lookups_per_token
         return sharding.added(
-            sharding.lookup_bytes(step, lookups, weights_by_columns=True),
+            sharding.lookup_bytes(step, lookups, self.shard_index_bytes(step.row_shards), weights_by_columns=True),
             sharding.result_bytes(step, self.row_elements * self.item_bytes),
             sharding.row_square_bytes(step, touched_rows),
             accounting.replica_gradients(self.layer_params, self.item_bytes, step),

@@ -182,6 +182,22 @@ class ModelSpec(Spec):
         return None if self.layer is None else self.layer.shard_error(row_shards, column_shards)
 
     @property
+    def row_tables(self) -> int:
+        return 0 if self.layer is None else self.layer.row_tables
+
+    @property
+    def num_tables(self) -> int:
+        return self.row_tables * (1 if self.pool == "shared" else len(self.at))
+
+    @property
+    def sharing_layers(self) -> int:
+        return len(self.at)
+
+    @property
+    def step_load_bytes(self) -> int:
+        return 0 if self.layer is None else self.layer.step_load_bytes
+
+    @property
     def row_params(self) -> int:
         return 0 if self.layer is None else self.layer.row_params
 

@@ -18,7 +18,7 @@ from membench.layers.spec.cost import Cost, MemoryNeed, Mode, StageCost, Step
 from membench.layers.spec.dense import swiglu_activation_bytes, swiglu_params
 from membench.layers.spec.expectation import RoutingKind, expected_busiest_load, expected_rank_share, expected_unique
 from membench.layers.spec.layout import Layout, cut_in_a_host
-from membench.layers.spec.quantities import SCORE_BYTES
+from membench.layers.spec.quantities import COUNT_BYTES, SCORE_BYTES, SIZE_BYTES
 
 _EXPERTS = (FreeDimension(name="num_experts"),)
 _WIDTHS = (
@@ -105,6 +105,10 @@ class MoESpec(TokenSpec):
         return min(tokens, math.ceil(self.capacity_factor * self.top_k * tokens / self.num_experts))
 
     @property
+    def step_load_bytes(self) -> int:
+        return self.num_experts * SIZE_BYTES if self.balancing == "bias" else 0
+
+    @property
     def router_params(self) -> int:
         return self.model_dim * self.num_experts
 
@@ -164,8 +168,8 @@ class MoESpec(TokenSpec):
         backward = step.has_backward
         communication = accounting.replica_gradients(replicated, s, step)
         if ranks > 1:
-            exchange = accounting.ring_bytes(local_slots * d * s, ranks)
-            communication["all_to_all_tokens"] = exchange * (4 if backward else 2)
+            exchange = accounting.ring_bytes(local_slots * d * s, ranks) * (2 if backward else 1)
+            communication |= {**self._number_bytes(step), "all_to_all_tokens": exchange, "all_to_all_results": exchange}
             if self.choice == "expert":
                 communication["all_gather_scores"] = (ranks - 1) * tokens * experts * SCORE_BYTES
         return Cost(
@@ -186,6 +190,23 @@ class MoESpec(TokenSpec):
             active_experts=active_experts,
             is_expectation=expected,
         )
+
+    def _number_bytes(self, step: Step) -> dict[str, float]:
+        """Of what ranks tell each other: how many tokens go to each expert, and how many there are of all.
+
+        Token choice needs the latter in training alone: for the losses of its router, of which balancing needs the
+        load of each expert too. The loss-free bias needs loads once a step.
+        """
+        to_experts = accounting.ring_bytes(self.num_experts * COUNT_BYTES, step.ranks)
+        sent = {"all_to_all_loads": to_experts}
+        balanced = self.choice == "token" and self.balancing == "loss"
+        if self.choice == "expert" or (step.has_backward and (balanced or self.z_loss_weight)):
+            sent["all_gather_sizes"] = (step.ranks - 1) * float(SIZE_BYTES)
+        if balanced and step.has_backward:
+            sent["all_reduce_loads"] = 2 * accounting.ring_bytes(self.num_experts * SIZE_BYTES, step.ranks)
+        if self.step_load_bytes and step.update:
+            sent["all_reduce_step_loads"] = 2 * accounting.ring_bytes(self.step_load_bytes, step.ranks)
+        return sent
 
 
 def combine(slots: float, tokens: int, model_dim: int, item_bytes: int, mode: Mode) -> list[StageCost]:

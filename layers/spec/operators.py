@@ -18,7 +18,7 @@ from membench.layers.spec.moe import combine
 from membench.layers.spec.operator import OperatorSpec
 from membench.layers.spec.peer import TABLES as EXPERT_TABLES
 from membench.layers.spec.peer import expert_row_stages
-from membench.layers.spec.quantities import INDEX_BYTES, SCORE_BYTES
+from membench.layers.spec.quantities import INDEX_BYTES, SCORE_BYTES, index_bytes
 from membench.layers.spec.retrieval import NumKeys, score_stages, top_k_stages
 
 
@@ -68,7 +68,7 @@ class WeightedBagSpec(RowOperatorSpec):
     top_k: PositiveInt = Field(default=32, description="k, rows a head reads")
 
     def input_bytes(self, tokens: int) -> float:
-        return float(self.lookups(tokens) * (INDEX_BYTES + SCORE_BYTES))
+        return float(self.lookups(tokens) * (index_bytes(self.num_keys) + SCORE_BYTES))
 
     def stages(self, step: Step, touched: float) -> list[StageCost]:
         return accounting.row_reads(
@@ -80,6 +80,7 @@ class WeightedBagSpec(RowOperatorSpec):
             tables=self.TABLES,
             bag_elements=step.tokens * self.model_dim,
             item_bytes=self.item_bytes,
+            index_bytes=index_bytes(self.num_keys),
         )
 
     def activation_bytes(self, tokens: int) -> float:
@@ -96,15 +97,22 @@ class ExpertRowsSpec(RowOperatorSpec):
     top_k: PositiveInt = Field(default=16, description="k, experts a head uses")
 
     def input_bytes(self, tokens: int) -> float:
-        return TokenSpec.input_bytes(self, tokens) + self.lookups(tokens) * (INDEX_BYTES + SCORE_BYTES)
+        return TokenSpec.input_bytes(self, tokens) + self.lookups(tokens) * (index_bytes(self.num_keys) + SCORE_BYTES)
 
     def stages(self, step: Step, touched: float) -> list[StageCost]:
-        return expert_row_stages(step, self.lookups(step.tokens), touched, self.model_dim, self.item_bytes)
+        return expert_row_stages(
+            step,
+            self.lookups(step.tokens),
+            touched,
+            self.model_dim,
+            self.item_bytes,
+            index_bytes=index_bytes(self.num_keys),
+        )
 
     def activation_bytes(self, tokens: int) -> float:
         lookups = self.lookups(tokens)
         gathered = self.TABLES * lookups * self.model_dim * self.item_bytes if self.path == "plain" else 0
-        between = lookups * (INDEX_BYTES + 4 * SCORE_BYTES)
+        between = lookups * (index_bytes(self.num_keys) + 4 * SCORE_BYTES)
         return gathered + between + 4 * tokens * self.model_dim * self.item_bytes
 
 

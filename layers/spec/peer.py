@@ -45,6 +45,10 @@ class PeerSpec(RetrievalSpec):
         return TABLES * self.num_keys * self.model_dim
 
     @property
+    def row_tables(self) -> int:
+        return TABLES
+
+    @property
     def layer_params(self) -> int:
         """Everything but the two tables."""
         return self.retrieval_params + swiglu_params(self.model_dim, self.companion_hidden)
@@ -59,10 +63,11 @@ class PeerSpec(RetrievalSpec):
         """R of the way of cutting both tables by which a training step sends less: 1, by columns, or all, by rows.
 
         By columns a token sends (P-1)·H·k·(s_i + 5·s_p) + 4·d·s·(P-1)/P bytes of indices, scores, products, tokens
-        and results, by rows H·k·(s_i + 2·s_p)·(P-1)/P + 4·(P-1)·d·s.
+        and results, by rows H·k·(s_i + 2·s_p)·(P-1)/P + 4·(P-1)·d·s, s_i then being that of a shard's row.
         """
-        columns = ranks * (INDEX_BYTES + 5 * SCORE_BYTES) - (INDEX_BYTES + 2 * SCORE_BYTES)
-        less = self.lookups_per_token * columns < 4 * self.model_dim * self.item_bytes * (ranks - 1)
+        columns, rows = self.shard_index_bytes(1) + 5 * SCORE_BYTES, self.shard_index_bytes(ranks) + 2 * SCORE_BYTES
+        saved = 4 * self.model_dim * self.item_bytes * (ranks - 1)
+        less = self.lookups_per_token * (ranks * columns - rows) < saved
         return 1 if less and not self.shard_error(1, ranks) else ranks
 
     def cost(self, step: Step) -> Cost:
@@ -76,7 +81,8 @@ class PeerSpec(RetrievalSpec):
         rows = rows if step.unique_rows is None else step.unique_rows
         stages = self.retrieval_stages(tokens, mode)
         backward = step.has_backward
-        stages += expert_row_stages(step, lookups, rows, columns, s)
+        number = self.shard_index_bytes(step.row_shards)
+        stages += expert_row_stages(step, lookups, rows, columns, s, index_bytes=number)
         if self.companion_hidden:
             stages += accounting.swiglu("companion_", tokens, d, self.companion_hidden, s, mode)
         state_rows = TABLES * step.of_row_shard(self.num_keys)
@@ -99,7 +105,7 @@ class PeerSpec(RetrievalSpec):
                     self.layer_params, table_share, state_rows, s, step.optimizer
                 ),
                 activations=self.retrieval_activation_bytes(tokens, mode)
-                + lookups * (INDEX_BYTES + 4 * SCORE_BYTES) * (2 if backward else 1)
+                + lookups * (number + 4 * SCORE_BYTES) * (2 if backward else 1)
                 + group * columns * s * 4
                 + swiglu_activation_bytes(tokens, d, self.companion_hidden, s, mode),
             ),
@@ -115,7 +121,7 @@ class PeerSpec(RetrievalSpec):
             return {}
         lookups, row_bytes = step.tokens * self.lookups_per_token, self.model_dim * self.item_bytes
         return sharding.added(
-            sharding.lookup_bytes(step, lookups, weights_by_columns=False),
+            sharding.lookup_bytes(step, lookups, self.shard_index_bytes(step.row_shards), weights_by_columns=False),
             sharding.product_bytes(step, row_bytes, lookups),
             sharding.result_bytes(step, row_bytes),
             sharding.row_square_bytes(step, touched_rows),
@@ -123,7 +129,9 @@ class PeerSpec(RetrievalSpec):
         )
 
 
-def expert_row_stages(step: Step, lookups: float, unique_rows: float, columns: int, item_bytes: int) -> list[StageCost]:
+def expert_row_stages(
+    step: Step, lookups: float, unique_rows: float, columns: int, item_bytes: int, *, index_bytes: int = INDEX_BYTES
+) -> list[StageCost]:
     """u·x and the weighted v over both tables, 4·L·d FLOPs; x is read too, and backward dx written.
 
     Of the tokens of all ranks; ``columns`` are this rank's.
@@ -138,6 +146,7 @@ def expert_row_stages(step: Step, lookups: float, unique_rows: float, columns: i
         tables=TABLES,
         bag_elements=tokens * columns,
         item_bytes=item_bytes,
+        index_bytes=index_bytes,
     )
     tokens_moved = tokens * columns * item_bytes
     return [replace(each, stream_bytes=each.stream_bytes + tokens_moved) for each in rows]

@@ -14,14 +14,21 @@ ITEM_BYTES: dict[str, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float1
 
 MAX_NUM_KEYS = 2**40
 _MAX_DIGITS = 20
-INDEX_BYTES = 4
-COUNT_BYTES = 4  # of how many lookups of a token a rank gets
+INDEX_BYTES = 4  # of a number that int32 holds
+MAX_INT32 = 2**31 - 1
+COUNT_BYTES = 4  # of how many lookups of a token, or tokens of an expert, a rank gets
+SIZE_BYTES = 8  # of how many tokens, lookups or rows come from a rank, int64
 SCALE_BYTES = 4  # fp32, one of each row in eight bits
 SCORE_BYTES = 4  # scores, softmax weights and their gradients stay in fp32 on every path
 
 _BINARY = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 _DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _NUMBER = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]?)\s*$")
+
+
+def index_bytes(count: int) -> int:
+    """Of the number of one of ``count`` rows: int32, or int64 where there are too many."""
+    return INDEX_BYTES if count <= MAX_INT32 else 2 * INDEX_BYTES
 
 
 def _scaled(text: str, factors: dict[str, int], what: str) -> float:

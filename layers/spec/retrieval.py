@@ -15,7 +15,7 @@ from membench.layers.spec.base import Choice, TokenSpec
 from membench.layers.spec.cost import Mode, StageCost, has_backward
 from membench.layers.spec.expectation import expected_unique
 from membench.layers.spec.layout import Layout, cut_in_a_host
-from membench.layers.spec.quantities import INDEX_BYTES, SCORE_BYTES, parse_num_keys
+from membench.layers.spec.quantities import INDEX_BYTES, SCORE_BYTES, index_bytes, parse_num_keys
 
 NumKeys = Annotated[int, BeforeValidator(parse_num_keys)]
 
@@ -65,6 +65,10 @@ class RetrievalSpec(TokenSpec):
     def row_params(self) -> int:
         return self.table_params // self.num_keys
 
+    def shard_index_bytes(self, row_shards: int) -> int:
+        """Of the number of a row in one of R row shards."""
+        return index_bytes(-(-self.num_keys // row_shards))
+
     def layouts(self, ranks: int, host_ranks: int) -> tuple[Layout, ...]:
         columns, rows = Layout("columns"), Layout("rows", row_shards=ranks)
         if not 1 < host_ranks < ranks:
@@ -105,7 +109,13 @@ class RetrievalSpec(TokenSpec):
                 sparse_top_k=self.top_k if self.sparse_scores_backward else None,
             ),
             *top_k_stages(
-                tokens, self.heads, self.sub_keys, self.top_k, mode, sparse_backward=self.sparse_scores_backward
+                tokens,
+                self.heads,
+                self.sub_keys,
+                self.top_k,
+                mode,
+                sparse_backward=self.sparse_scores_backward,
+                index_bytes=index_bytes(self.num_keys),
             ),
         ]
 
@@ -151,7 +161,14 @@ def score_stages(
 
 
 def top_k_stages(
-    tokens: float, heads: int, sub_keys: int, top_k: int, mode: Mode, *, sparse_backward: bool = False
+    tokens: float,
+    heads: int,
+    sub_keys: int,
+    top_k: int,
+    mode: Mode,
+    *,
+    sparse_backward: bool = False,
+    index_bytes: int = INDEX_BYTES,
 ) -> list[StageCost]:
     """Both halves' scores read, an index and a weight a lookup written.
 
@@ -162,8 +179,8 @@ def top_k_stages(
     written = lookups * SCORE_BYTES if sparse_backward else scores
     return accounting.passes(
         mode,
-        StageCost("top_k", stream_bytes=scores + lookups * (INDEX_BYTES + SCORE_BYTES)),
-        StageCost("top_k", stream_bytes=written + lookups * (INDEX_BYTES + 2 * SCORE_BYTES), backward=True),
+        StageCost("top_k", stream_bytes=scores + lookups * (index_bytes + SCORE_BYTES)),
+        StageCost("top_k", stream_bytes=written + lookups * (index_bytes + 2 * SCORE_BYTES), backward=True),
     )
 
 

@@ -8,21 +8,26 @@ Letters: b tokens of a rank, H heads, k rows a head reads, D columns of a row, s
 
 from membench.layers.spec.accounting import ring_bytes
 from membench.layers.spec.cost import Optimizer, Step
-from membench.layers.spec.quantities import COUNT_BYTES, INDEX_BYTES, SCORE_BYTES
+from membench.layers.spec.quantities import COUNT_BYTES, SCORE_BYTES, SIZE_BYTES
 
 
-def lookup_bytes(step: Step, lookups: float, *, weights_by_columns: bool) -> dict[str, float]:
+def lookup_bytes(step: Step, lookups: float, index_bytes: int, *, weights_by_columns: bool) -> dict[str, float]:
     """Of indices and weights, and backward the weights' gradients; row shards need a count for each token too.
+
+    Ranks first tell each other how many tokens they have, and of row and column shards at once, how many lookups.
 
     Args:
         lookups: b·H·k of this rank.
+        index_bytes: s_i, of the number of a shard's row.
         weights_by_columns: whether each column shard has a part of these gradients; else each has the whole.
     """
     rows, columns = step.row_shards, step.column_shards
-    pairs, scores, counts = lookups * (INDEX_BYTES + SCORE_BYTES), lookups * SCORE_BYTES, step.tokens * COUNT_BYTES
+    pairs, scores, counts = lookups * (index_bytes + SCORE_BYTES), lookups * SCORE_BYTES, step.tokens * COUNT_BYTES
     sent = {
+        "all_gather_sizes": (step.ranks - 1) * SIZE_BYTES,
         "all_to_all_counts": (rows - 1) * counts,
         "all_to_all_lookups": ring_bytes(pairs, rows),
+        "all_gather_lookup_sizes": (columns - 1) * SIZE_BYTES if rows > 1 else 0,
         "all_gather_counts": (columns - 1) * rows * counts if rows > 1 else 0,
         "all_gather_lookups": (columns - 1) * pairs,
     }
@@ -35,9 +40,11 @@ def lookup_bytes(step: Step, lookups: float, *, weights_by_columns: bool) -> dic
 def result_bytes(step: Step, row_bytes: float) -> dict[str, float]:
     """Of rows' sums, ``row_bytes`` a token; as much of their gradients backward."""
     passes = 2 if step.has_backward else 1
+    over_rows = (step.row_shards - 1) * step.tokens * row_bytes
     return _without_nothing(
         {
-            "reduce_scatter_columns": (step.row_shards - 1) * step.tokens * row_bytes * passes,
+            "reduce_scatter_columns": over_rows,
+            "all_gather_column_gradients": over_rows * (passes - 1),
             "all_to_all_columns": ring_bytes(step.tokens * row_bytes, step.column_shards) * passes,
         }
     )
@@ -46,10 +53,12 @@ def result_bytes(step: Step, row_bytes: float) -> dict[str, float]:
 def product_bytes(step: Step, row_bytes: float, lookups: float) -> dict[str, float]:
     """Of tokens whose products with rows are wanted, and of the products, summed over column shards."""
     passes = 2 if step.has_backward else 1
+    over_rows = (step.row_shards - 1) * step.tokens * row_bytes
     return _without_nothing(
         {
-            "all_gather_columns": (step.row_shards - 1) * step.tokens * row_bytes * passes,
-            "all_to_all_columns": ring_bytes(step.tokens * row_bytes, step.column_shards) * passes,
+            "all_gather_token_columns": over_rows,
+            "reduce_scatter_token_gradients": over_rows * (passes - 1),
+            "all_to_all_token_columns": ring_bytes(step.tokens * row_bytes, step.column_shards) * passes,
             "all_reduce_products": 2 * (step.column_shards - 1) * lookups * SCORE_BYTES * passes,
         }
     )

@@ -7,19 +7,24 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from membench.errors import Unavailable
 from membench.layers.spec import COLLECTIVES, CollectiveKind
 from membench.processes.questions import DeviceFacts, RankQuestion
 from membench.processes.serving import Server
 
+if TYPE_CHECKING:
+    import torch
+
 ELEMENT_BYTES = 4  # of a payload
-_CALLS_BYTES, _MOST_CALLS = 2**21, 20  # of one sample
+_CALLS_BYTES, _FEWEST_CALLS, _MOST_CALLS = 2**21, 2, 20  # in a round, at one size
 _MEET = timedelta(seconds=60)
 
 
 def timed(question: RankQuestion) -> DeviceFacts:
-    """Seconds of one call, a sample a round, of each collective at each size of the payload.
+    """Seconds of single calls, some a round, of each collective at each size of the payload.
 
     Raises:
         Unavailable: fewer GPUs are there than ranks.
@@ -46,24 +51,28 @@ def timed(question: RankQuestion) -> DeviceFacts:
         for round_number in range(question.rounds + 1):  # the first warms up
             for kind in COLLECTIVES:
                 for payload_bytes in question.payloads:
-                    seconds = _sample(kind, payload_bytes, question.ranks, where)
+                    seconds = _samples(kind, payload_bytes, question.ranks, where)
                     if round_number:
-                        samples[kind].setdefault(payload_bytes, []).append(seconds)
+                        samples[kind].setdefault(payload_bytes, []).extend(seconds)
     finally:
         dist.destroy_process_group()
     return DeviceFacts(facts={"backend": backend, "samples_s": samples})
 
 
-def _sample(kind: CollectiveKind, payload_bytes: int, ranks: int, where: object) -> float:
-    """Mean seconds of one of some calls that follow each other; all ranks begin together."""
+def _samples(kind: CollectiveKind, payload_bytes: int, ranks: int, where: "torch.device") -> list[float]:
+    """Seconds of calls that follow each other, all ranks beginning together; a GPU queues them: their mean."""
     import torch
     import torch.distributed as dist
 
-    whole = torch.zeros(payload_bytes // ELEMENT_BYTES, device=where)  # type: ignore[arg-type]
+    from membench.layers.parallel.collectives import reduce_scattered
+
+    whole = torch.zeros(payload_bytes // ELEMENT_BYTES, device=where)
     part, other = torch.zeros_like(whole[: len(whole) // ranks]), torch.zeros_like(whole)
+    assert dist.group.WORLD is not None
+    everyone, sizes = dist.group.WORLD, [len(part)] * ranks
     ways: dict[CollectiveKind, Callable[[], object]] = {
         "all_gather": lambda: dist.all_gather_into_tensor(whole, part),
-        "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, whole),
+        "reduce_scatter": lambda: reduce_scattered(whole, sizes, everyone),  # as layers do it
         "all_reduce": lambda: dist.all_reduce(whole),
         "all_to_all": lambda: dist.all_to_all_single(other, whole),
     }
@@ -71,18 +80,21 @@ def _sample(kind: CollectiveKind, payload_bytes: int, ranks: int, where: object)
     call()
     dist.barrier()
     _finish(where)
-    calls = max(1, min(_MOST_CALLS, _CALLS_BYTES // payload_bytes))
-    begin = time.perf_counter()
+    calls = max(_FEWEST_CALLS, min(_MOST_CALLS, _CALLS_BYTES // payload_bytes))
+    ends = [time.perf_counter()]
     for _ in range(calls):
         call()
+        ends.append(time.perf_counter())
+    if where.type != "cuda":
+        return [end - begin for begin, end in pairwise(ends)]
     _finish(where)
-    return (time.perf_counter() - begin) / calls
+    return [(time.perf_counter() - ends[0]) / calls]
 
 
-def _finish(where: object) -> None:
+def _finish(where: "torch.device") -> None:
     import torch
 
-    if isinstance(where, torch.device) and where.type == "cuda":
+    if where.type == "cuda":
         torch.cuda.synchronize(where)
 
 

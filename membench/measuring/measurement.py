@@ -347,7 +347,6 @@ class CaseMeasurement:
         return [
             {
                 "kind": each[0].kind,
-                "name": each[0].name,
                 "sent_bytes": statistics.fmean(call.sent_bytes for call in each),
                 "seconds": [call.seconds for call in each],
             }

@@ -3,6 +3,7 @@
 Pure but for the processes that it starts; they import torch.
 """
 
+import math
 import statistics
 import tempfile
 from contextlib import ExitStack
@@ -18,8 +19,8 @@ from membench.processes.channel import Failed
 from membench.processes.child import ChildProcess
 from membench.processes.questions import DeviceFacts, RankQuestion
 
-_ROUNDS = 9
-_LEAST_BYTES, _DOUBLINGS = 2**10, 15
+_ROUNDS = 20
+_LEAST_BYTES, _SIZES, _SIZES_A_DOUBLING = 2**10, 29, 2
 _MODULE = "membench.measuring.collectives"
 _TIMEOUT_SECONDS = 300
 
@@ -80,15 +81,16 @@ def _timed(device: str, ranks: int, threads: int) -> tuple[str, dict[CollectiveK
         seconds[kind] = {}
         for payload in of_ranks[0][kind]:
             slowest = map(max, zip(*(samples[kind][payload] for samples in of_ranks), strict=True))
-            # the lower quartile: what others on the machine add is no property of the network
-            seconds[kind][int(payload)] = statistics.quantiles(slowest, n=4, method="inclusive")[0]
+            # the lowest decile: what others on the machine add, and waking up, is no property of the network
+            seconds[kind][int(payload)] = statistics.quantiles(slowest, n=10, method="inclusive")[0]
     return found[0]["backend"], seconds
 
 
 def _payloads(ranks: int) -> list[int]:
-    """Bytes, each about twice the one before; every rank has as many whole elements of them."""
+    """Bytes, each about 1.4 times the one before; every rank has as many whole elements of them."""
     share = ranks * ELEMENT_BYTES
-    return [-(-(_LEAST_BYTES << doubling) // share) * share for doubling in range(_DOUBLINGS)]
+    wanted = [_LEAST_BYTES * 2 ** (number / _SIZES_A_DOUBLING) for number in range(_SIZES)]
+    return [math.ceil(size / share) * share for size in wanted]
 
 
 def _rank(threads: int) -> ChildProcess:

@@ -20,20 +20,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from membench.layers.kernels.stages import observed_by
 from membench.layers.spec import COLLECTIVES
 
-SIZES = "sizes"  # numbers by which ranks tell each other how much is coming, which no formula counts
-_UNCOUNTED = ("sizes", "all_reduce_numbers")
-
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One collective: its kind, the stage that it is, what this rank sends.
+    """One collective: its kind, and what this rank sends.
 
     The kind is what the formulas call it: gloo has no reduce-scatter of unequal parts, so an all-to-all does the work
-    of one. ``SIZES`` is what no formula counts.
+    of one.
     """
 
     kind: str
-    name: str
     sent_bytes: float
     seconds: float
 
@@ -81,10 +77,9 @@ class Wire(TorchDispatchMode):
             torch.ops._c10d_functional.wait_tensor(found)
         self._wait()
         seconds, stage = time.perf_counter() - begin, self._stages[-1]
-        named = stage if stage.startswith((*COLLECTIVES, SIZES)) else kind
-        counted_as = next((each for each in COLLECTIVES if named.startswith(each)), SIZES)
+        counted_as = next((each for each in COLLECTIVES if stage.startswith(each)), kind)
         sent = _sent(kind, args) if space == "c10d" else _sent_functional(kind, args, found)
-        self.calls.append(Call(SIZES if named in _UNCOUNTED else counted_as, named, sent, seconds))
+        self.calls.append(Call(counted_as, sent, seconds))
         return found
 
     def _wait(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from membench.errors import UsageError
-from membench.layers.spec import Collective, Cost, Layout, Mode, Optimizer, SharedBy, Step, collectives
+from membench.layers.spec import Collective, Cost, Layout, Mode, Optimizer, SharedBy, Step
 from membench.planning.check_size import CHECK_WORKSPACE_BYTES, check_bytes
 from membench.planning.solved_arms import SolvedArm, planned_zipf_exponent
 from membench.scenario.arms import Level
@@ -73,12 +73,8 @@ class Work:
 
     def exchanging(self, ranks: int, cache_bytes: float = 0.0) -> tuple[Cost, list[Collective]]:
         """One rank's cost, and the collectives that a step takes part in."""
-        step, layout = self.step(ranks, cache_bytes), self.layout(ranks)
-        if layout is not None:
-            return layout.cost(self.arm.spec, step)
-        cost, layers = self.arm.spec.cost(step), self.arm.spec.stacked_blocks or 1
-        sent = cost.communication_bytes
-        return cost, collectives(sent, ranks=ranks, backward=step.has_backward, layers=layers)
+        layout = self.layout(ranks) or Layout("")
+        return layout.cost(self.arm.spec, self.step(ranks, cache_bytes))
 
     def step(self, ranks: int, cache_bytes: float = 0.0) -> Step:
         """One rank's step, with what its routing is expected to touch."""

@@ -7,8 +7,6 @@ from typing import Any
 from membench.processes.channel import Message
 from membench.running.protocol import Found
 
-_SIZES = "sizes"  # of calls whose bytes no formula counts
-
 
 def joined_answer(answers: list[Any]) -> Message:
     """One answer of those of all ranks, in their order."""
@@ -74,7 +72,7 @@ def communication_of(calls: list[list[dict[str, Any]]]) -> dict[str, Any]:
         "by_kind": by_kind,
         "ms": 1e3 * statistics.median(least),
         "waiting_ms": 1e3 * statistics.median(s - c for s, c in zip(spent, least, strict=True)),
-        "sent_bytes": sum(each["sent_bytes"] for kind, each in by_kind.items() if kind != _SIZES),
+        "sent_bytes": sum(each["sent_bytes"] for each in by_kind.values()),
     }
 
 

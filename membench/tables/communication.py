@@ -27,8 +27,8 @@ def communication_table(result: ResultFile) -> list[Table]:
         quantity("communication_ms_predicted", priority=2),
     ]
     caption = (
-        "Of one rank in a step. sizes: numbers that tell how much is coming, which no formula counts. A call takes as "
-        "long as the rank that waits least in it; each is waited for before the next operator begins."
+        "Of one rank in a step. A call takes as long as the rank that waits least in it; each is waited for before the "
+        "next operator begins."
     )
     return [Table("What ranks send each other", caption, columns, rows, "in the result file")] if rows else []
 

@@ -63,7 +63,7 @@ def _sizes(found: dict[str, Any]) -> Table:
     ]
     good, checked = within(found, 0.25)
     caption = (
-        f"Lower quartiles of nine rounds, the slowest rank's. {good} of {checked} sizes that were left out of the fit "
-        "are predicted within 25 %."
+        f"The slowest rank's calls, of which a tenth are faster. {good} of {checked} sizes that were left out of the "
+        "fit are predicted within 25 %."
     )
     return Table("Measured and predicted", caption, columns, rows)
