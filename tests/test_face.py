@@ -12,7 +12,7 @@ from membench.layers.face import FACE
 
 # What the instrument imports of layers, by the number. A new name: raise FACE and give the new number its names.
 ASKED = {
-    7: """
+    8: """
         checking.answer:find_fault checking.answer:parameter_faults checking.digest:Digest
         checking.update_verification:update_errors checking.verification:Verification
         checking.verification:verify factory:build initialize:fill_normal_ kernels.cpp_build:kernels
@@ -31,6 +31,11 @@ ASKED = {
         spec:ModelSpec spec:OwnLayerSpec spec:PRESETS spec:Pool
         tables.host_table:HostTable tables.value_table:ValueTable
         spec:COLLECTIVES spec:Collective spec:CollectiveKind spec:Layout spec:collectives
+        parallel.cut_tensors:own_part parallel.distributed:connect parallel.exchange:Exchange spec:SHARED_BY
+        spec:SharedBy spec:sent_by_kind
+        kernels.lookups:Runs kernels.row_update:ROW_OPTIMIZERS kernels.row_update:RowState
+        kernels.row_update:RowStep kernels.torch.lookups:find_runs kernels.triton:grouped_matmul
+        kernels.triton:quantized_bag kernels.triton:read_rows kernels.triton:row_passes kernels.triton:top_k
     """,
 }
 

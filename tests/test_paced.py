@@ -3,6 +3,7 @@
 import pytest
 
 from membench.measuring import paced
+from membench.measuring.in_step import Alone
 from membench.measuring.paced import gave_core_away, sample_in_turn
 from membench.measuring.time import Clock, Sampling
 
@@ -95,7 +96,7 @@ def test_cuda_samples_and_the_pacers_stand_in_one_queue():
     """On a clock that queues: the i-th of the pacer is behind the i-th sample, and inputs are still visited in turn."""
 
     class Queue:
-        device = "cuda"
+        device, ranks = "cuda", Alone()
 
         def seconds(self, step, inputs, calls):
             step(next(inputs))

@@ -48,7 +48,8 @@ def run(
 
     On many hosts, where ranks share every layer: torchrun --nnodes N --nproc-per-node P … -m membench run SCENARIO.
 
-    Exit codes: 0 measured, 2 bad input, 5 nothing was measured, 130 interrupted (what was finished is kept).
+    Exit codes: 0 measured, 2 bad input, 5 nothing was measured, or a rank was lost, 130 interrupted (what was finished
+    is kept).
     """
     from membench.cli.device_option import checked_device
     from membench.cli.launch import ended_with_rank_0, sharing
