@@ -122,8 +122,12 @@ def curve() -> list[dict[str, Any]]:
     for hardware in reversed(parse_hosts(parse_hardware("h100x8"), NODES)):
         for each in make_plan(scenario, hardware=hardware).layouts:
             names = (each.arm, each.mode, each.layout)
-            of = found.setdefault(names, dict(zip(("arm", "mode", "layout"), names, strict=True)) | {"step_ms": {}})
-            of["step_ms"][str(hardware.devices)] = each.step_ms
+            of = found.setdefault(
+                names,
+                dict(zip(("arm", "mode", "layout"), names, strict=True)) | {"step_ms": {}, "communication_ms": {}},
+            )
+            for quantity in ("step_ms", "communication_ms"):
+                of[quantity][str(hardware.devices)] = getattr(each, quantity)
     return list(found.values())
 
 

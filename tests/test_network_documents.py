@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks.documents.networks import curve_part, gloo_part, published_part
+from benchmarks.documents.scale_pictures import scale_picture
 from membench.errors import UsageError
 
 FIGURE = {
@@ -75,3 +76,16 @@ def test_a_file_without_its_time_is_named(tmp_path):
     path.write_text('{"benchmark": "network"}')
     with pytest.raises(UsageError, match=r"network_x\.json: started: "):
         gloo_part([path])
+
+
+def drawn_with(folder, name, communication_ms):
+    curve = [{**each, "communication_ms": dict.fromkeys(each["step_ms"], communication_ms)} for each in CURVE]
+    return scale_picture([a_file(folder, "published_networks", started=name, figures=[], curve=curve)])
+
+
+def test_the_curve_is_drawn_with_communication_apart(tmp_path, published):
+    assert scale_picture(published) is None, "this file says the step alone"
+    drawn = drawn_with(tmp_path, "2028", 0.5)
+    assert drawn != drawn_with(tmp_path, "2030", 0.25)
+    nothing_sent = drawn_with(tmp_path, "2031", 0.0)  # which a logarithmic axis has no place for
+    assert len(nothing_sent) < len(drawn)

@@ -175,3 +175,12 @@ def test_1024_devices_are_the_sum_of_their_collectives():
     weights = 3 * 256 * 4096 * 2
     gathered = Collective("all_gather", weights, 1024)
     assert one.communication_ms == pytest.approx(1e3 * nccl_network(hosts("128")[0]).seconds(gathered))
+
+
+@pytest.mark.parametrize("scenario", ["iso_model_8b", "capacity", "decode_batch", "scale_out"])
+@pytest.mark.parametrize(("hardware", "count"), [("h100", "5"), ("h100x8", "3"), ("h100x8", "8192")])
+def test_every_level_has_a_step_or_a_reason_on_any_number_of_hosts(scenario, hardware, count):
+    made = make_plan(load_scenario(scenario), hardware=hosts(count, hardware)[0])
+    assert made.layouts
+    for each in made.layouts:
+        assert (each.skipped is None) == (each.step_ms is not None and each.step_ms > 0), each

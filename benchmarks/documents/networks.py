@@ -28,6 +28,12 @@ def published_part(paths: Iterable[Path]) -> str | None:
     return f"From [{path.name}](../results/{path.name}):\n\n{markdown_table(headers, rows, left=2)}"
 
 
+def newest_curve(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """The curve of the newest file that has one; nothing as long as there is none."""
+    newest = _newest(paths, _PUBLISHED)
+    return [] if newest is None else newest[1]["curve"]
+
+
 def _figures(each: dict[str, Any]) -> list[str]:
     return [f"{short(each[name])} {each['unit']}" for name in ("published", "predicted")]
 

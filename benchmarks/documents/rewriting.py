@@ -11,6 +11,8 @@ from benchmarks.documents.networks import curve_part, gloo_part, published_part
 from benchmarks.documents.page import results_page
 from benchmarks.documents.recorded import Recorded, newest_by_device, read_all
 from benchmarks.documents.repeatability_table import repeatability_part
+from benchmarks.documents.scale_pictures import NAME as SCALE_NAME
+from benchmarks.documents.scale_pictures import scale_picture
 from membench.errors import UsageError, blaming
 from membench.files import read_file
 from membench.scenario.scenario import load_scenario
@@ -40,6 +42,8 @@ def rewritten(root: Path, names: Iterable[str]) -> dict[Path, bytes]:
     questions = list_scenarios()
     recorded = newest_by_device(read_all(paths), [load_scenario(name) for name, _ in questions])
     page, pictures = results_page(questions, recorded)
+    if (drawn := scale_picture(paths)) is not None:
+        pictures = {**pictures, SCALE_NAME: drawn}
     makers = {
         "main-comparison": partial(_main_comparison, recorded, folder, main_comparison.readme_part),
         "main-comparison-seconds": partial(_main_comparison, recorded, folder, main_comparison.seconds_part),
