@@ -17,8 +17,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import checkpoint
-from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -69,7 +71,7 @@ def save(folder: str | Path, layer: Layer, optimizer: LayerOptimizer | None = No
         parts += _state_of(optimizer, named)
     (folder / ABOUT).unlink(missing_ok=True)
     try:
-        checkpoint.save(
+        state_dict_saver.save(
             {name: part.tensor for name, part in parts if is_cut(part.tensor)},
             storage_writer=FileSystemWriter(folder),
             planner=_SavePlanner([each for each in parts if not is_cut(each[1].tensor)]),
@@ -78,7 +80,7 @@ def save(folder: str | Path, layer: Layer, optimizer: LayerOptimizer | None = No
         if not dist.is_initialized() or dist.get_rank() == 0:
             about = {"version": _VERSION, "spec": layer.spec.model_dump(mode="json"), "optimizer": _about(optimizer)}
             (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    except (checkpoint.CheckpointException, OSError) as error:
+    except (CheckpointException, OSError) as error:
         raise ValueError(f"{folder}: cannot be written: {_cause(error)}") from None
     if dist.is_initialized():
         dist.barrier()
@@ -106,13 +108,13 @@ def load(folder: str | Path, layer: Layer, optimizer: LayerOptimizer | None = No
         if tuple(saved.size) != part.shape:
             raise ValueError(f"{folder}: {name} is {tuple(saved.size)}, here {part.shape}")
     try:
-        checkpoint.load(
+        state_dict_loader.load(
             {name: part.tensor for name, part in parts if is_cut(part.tensor)},
             storage_reader=FileSystemReader(folder),
             planner=_LoadPlanner([each for each in parts if not is_cut(each[1].tensor)]),
             no_dist=not dist.is_initialized(),
         )
-    except checkpoint.CheckpointException as error:
+    except CheckpointException as error:
         raise ValueError(f"{folder}: is damaged: {_cause(error)}") from None
     if optimizer is not None:
         _restore(optimizer, about["optimizer"])
@@ -230,7 +232,7 @@ def _as_given(numbers: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in numbers.items()}
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: BaseException) -> str:
     """Of torch's account of all processes, what went wrong on the first one, in a line."""
     failures = getattr(error, "failures", None)
     first = next(iter(failures.values()))[0] if failures else error
