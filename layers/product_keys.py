@@ -123,10 +123,10 @@ class RetrievalLayer(Layer):
         return past_row - first_row, past - first
 
     def held(self) -> dict[nn.Parameter, Held]:
-        tables = {name: part for name, part in self.named_children() if part in self.tables()}
-        shape = self.spec.num_keys, self.spec.row_params // max(1, len(tables))
+        tables, names = self.tables(), {part: name for name, part in self.named_children()}
+        shape = self.spec.num_keys, self.spec.row_params // len(tables)
         offsets = self.exchange.rows_held(shape[0])[0], self.exchange.columns_held(shape[1])[0]
-        return {table.weight: Held(f"{name}.weight", shape, offsets) for name, table in tables.items()}
+        return {table.weight: Held(f"{names[table]}.weight", shape, offsets) for table in tables}
 
     def read(self, selection: Selection, routing: Routing | None, *, weights_by_columns: bool) -> TableCall:
         """What this rank's shard of a table reads (see ``Exchange.read``).
