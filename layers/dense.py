@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from membench.layers.kernels.swiglu import swiglu
-from membench.layers.layer import Layer, Routing, torch_dtype
+from membench.layers.layer import Held, Layer, Routing, torch_dtype
 from membench.layers.parallel.exchange import Exchange
 from membench.layers.spec import DenseSpec
 from membench.layers.swiglu import swiglu_parameters
@@ -62,6 +62,17 @@ class Dense(Layer):
     @property
     def swiglu(self) -> tuple[Tensor, Tensor] | None:
         return (self.gate_up, self.down) if self.exchange.dense == "replicas" else None
+
+    def held(self) -> dict[nn.Parameter, Held]:
+        if self.cut is None:
+            return {}
+        d, f = self.spec.model_dim, self.spec.ffn_hidden
+        first = self.exchange.rank * f // self.ranks
+        return {
+            self.cut.gate.weight: Held("gate_up", (2 * f, d), (first, 0)),
+            self.cut.up.weight: Held("gate_up", (2 * f, d), (f + first, 0)),
+            self.cut.down.weight: Held("down", (d, f), (0, first)),
+        }
 
     def shards(self) -> set[nn.Parameter]:
         return set() if self.cut is None else set(self.cut.parameters())

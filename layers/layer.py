@@ -66,6 +66,15 @@ class Touched:
     dropped_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A part of a parameter: the ``name`` and ``shape`` that a layer has it by which is on one rank, and from where."""
+
+    name: str
+    shape: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+
 class Layer(nn.Module):
     """Maps (B, d) to (B, d), for no tokens too.
 
@@ -225,6 +234,11 @@ class Layer(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a file gets: a loss belongs to the step that it was computed in, as ``.grad`` does."""
         return {**self.__dict__, "auxiliary_loss": None}
+
+    def held(self) -> dict[nn.Parameter, Held]:
+        """Of this layer's own parameters that ranks have parts of, where this rank's part lies; none of inner layers,
+        and none that torch has cut under the name of the whole."""
+        return {}
 
     def shards(self) -> set[nn.Parameter]:
         """The parameters, besides tables, of which each rank has its own."""

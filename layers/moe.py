@@ -18,6 +18,7 @@ from membench.layers.kernels.matmul import project_wide
 from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import (
+    Held,
     Layer,
     Routing,
     Selection,
@@ -202,6 +203,14 @@ class MoE(Layer):
         if self.spec.choice == "token":
             return 0
         return tokens - len(chosen[chosen >= 0].unique())
+
+    def held(self) -> dict[nn.Parameter, Held]:
+        first, _ = self.exchange.experts_held(self.spec.num_experts)
+        return {
+            parameter: Held(name, (self.spec.num_experts, *parameter.shape[1:]), (first, 0, 0))
+            for name, parameter in self.named_parameters(recurse=False)
+            if parameter in self.shards()
+        }
 
     def shards(self) -> set[nn.Parameter]:
         return {self.expert_gate_up, self.expert_down}

@@ -20,7 +20,7 @@ from membench.layers.kernels.matmul import linear, project
 from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.retrieval import retrieve
 from membench.layers.kernels.stages import stage
-from membench.layers.layer import Layer, Routing, Selection, Touched, torch_dtype
+from membench.layers.layer import Held, Layer, Routing, Selection, Touched, torch_dtype
 from membench.layers.parallel.exchange import Exchange, TableCall
 from membench.layers.parallel.remote import RemoteLookups
 from membench.layers.routing import StatedRouting, stated_choice
@@ -121,6 +121,12 @@ class RetrievalLayer(Layer):
             self.exchange.columns_held(columns),
         )
         return past_row - first_row, past - first
+
+    def held(self) -> dict[nn.Parameter, Held]:
+        tables, names = self.tables(), {part: name for name, part in self.named_children()}
+        shape = self.spec.num_keys, self.spec.row_params // len(tables)
+        offsets = self.exchange.rows_held(shape[0])[0], self.exchange.columns_held(shape[1])[0]
+        return {table.weight: Held(f"{names[table]}.weight", shape, offsets) for table in tables}
 
     def read(self, selection: Selection, routing: Routing | None, *, weights_by_columns: bool) -> TableCall:
         """What this rank's shard of a table reads (see ``Exchange.read``).

@@ -37,8 +37,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "models": ("own_layers",),
     "factory": ("models", "external", "operators"),
     "optim": ("layer",),
+    "sharded_checkpoint": ("optim",),
     "checking": ("factory", "optim"),
-    "public": ("checking",),
+    "public": ("checking", "sharded_checkpoint"),
     "__init__": ("public", "face"),
 }
 

@@ -95,6 +95,16 @@ class LayerOptimizer(torch.optim.Optimizer):
                 self.tables.append(DenseTableAdamW(table, rate, table_weight_decay))
 
     @property
+    def name(self) -> str:
+        """Which it is."""
+        return self._optimizer
+
+    @property
+    def matrices(self) -> list[torch.optim.Optimizer]:
+        """Torch's, that train all but tables."""
+        return self._matrices
+
+    @property
     def param_groups(self) -> list[dict[str, Any]]:
         """Those of the matrices, then one of each table; what is written into one counts from the next update on."""
         return [group for part in (*self._matrices, *self.tables) for group in part.param_groups]

@@ -79,7 +79,7 @@ class TableOptimizer:
         self.rule = rule
         self.state = RowState.of(table.weight, rule.optimizer)
         self.number = 0  # the number of updates so far
-        self._seed = seed
+        self.seed = seed
         self._queue: list[Use] = []
         self._updated = False  # whether a fused backward pass has updated the table since the last step
 
@@ -200,7 +200,7 @@ class TableOptimizer:
             rule.eps,
             *rule.betas,
             number=self.number,
-            seed=(self._seed * _MIXED + self.number) * _MIXED & 0xFFFFFFFF if stochastic else None,
+            seed=(self.seed * _MIXED + self.number) * _MIXED & 0xFFFFFFFF if stochastic else None,
         )
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -217,7 +217,7 @@ class TableOptimizer:
         return self._needed_state() | scheduled
 
     def _needed_state(self) -> dict[str, Any]:
-        return {"rule": asdict(self.rule), "number": self.number, "seed": self._seed, **self.state.named_tensors()}
+        return {"rule": asdict(self.rule), "number": self.number, "seed": self.seed, **self.state.named_tensors()}
 
     def check_state(self, state: dict[str, Any]) -> None:
         """Checks that ``load_state_dict`` can restore it.
@@ -245,7 +245,7 @@ class TableOptimizer:
         self.rule = RowRule(**{**state["rule"], "betas": tuple(state["rule"]["betas"])})
         if _OF_SCHEDULERS in state:
             self.param_groups[0][_OF_SCHEDULERS] = state[_OF_SCHEDULERS]
-        self.number, self._seed = state["number"], state["seed"]
+        self.number, self.seed = state["number"], state["seed"]
         for name, tensor in self.state.named_tensors().items():
             tensor.copy_(state[name])
 

@@ -74,12 +74,14 @@ class Exchange:
 
     Attributes:
         ranks: P.
+        rank: this one's number.
         stand_ins: ranks whose tokens are drawn here, because nobody else has them.
         dense: how the ranks share a dense layer: each has all of it; or its matrices are cut, and gathered for each
             use; or they are cut by the hidden width, and each rank computes its part of all tokens.
     """
 
     ranks: int = 1
+    rank: int = 0
     stand_ins: int = 0
     dense: DenseWay = "replicas"
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from membench.layers.models.model import Model
 from membench.learning.settings import Training
+from membench.training.group import Group
 from membench.training.task import Score, TaskData
 from membench.training.update import bf16_where
 from membench.training.usage import usage
@@ -17,8 +18,11 @@ from membench.training.usage import usage
 class Evaluation:
     """Questions of a task's data to a model, at most as many as the settings say."""
 
-    def __init__(self, model: Model, data: TaskData, settings: Training, device: torch.device) -> None:
+    def __init__(
+        self, model: Model, data: TaskData, settings: Training, device: torch.device, group: Group | None = None
+    ) -> None:
         self._model, self._data, self._most, self._device = model, data, settings.asked, device
+        self._asking = (group or Group()).asking
         self._autocast, self._compiled = settings.autocast, settings.compiled
 
     def score(self, asking: Callable[[], None]) -> Score:
@@ -54,7 +58,8 @@ class Evaluation:
     def _as_asked(self) -> Iterator[None]:
         self._model.eval()
         try:
-            with torch.no_grad(), bf16_where(self._autocast, self._device), self._eager():
+            shared = nullcontext() if self._asking is None else self._asking(self._model)
+            with shared, torch.no_grad(), bf16_where(self._autocast, self._device), self._eager():
                 yield
         finally:
             self._model.train()

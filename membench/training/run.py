@@ -22,6 +22,7 @@ from membench.training.clock import Clock
 from membench.training.divergence import Watch
 from membench.training.evaluation import Evaluation
 from membench.training.final import final_metrics
+from membench.training.group import Group
 from membench.training.rates import scheduler
 from membench.training.scalars import Scalars
 from membench.training.task import TaskData
@@ -41,6 +42,7 @@ class Run:
     """A run as far as it has come: made anew, or taken up from its checkpoint.
 
     Args:
+        group: the processes that train it together; None: this one alone. A group keeps no checkpoints.
         named: what besides ``spec`` and ``settings`` tells it from other runs, as JSON values.
     """
 
@@ -53,7 +55,10 @@ class Run:
         device: torch.device,
         folder: Path | None,
         named: dict[str, Any],
+        group: Group | None = None,
     ) -> None:
+        group = group or Group()
+        group.check(settings)
         if data.vocab_size > spec.vocab_size:
             raise UsageError(
                 f"the task has {how_many(data.vocab_size, 'token')}, the model {spec.vocab_size}", key="vocab_size"
@@ -71,13 +76,16 @@ class Run:
         self._peak_bytes: int | None = None
         self._unsaved = ""  # why there is no checkpoint of the last state that should have one
         self._saved_at = self._reported_at = time.monotonic()
-        self.model = Model(spec, device=device, generator=torch.Generator(device).manual_seed(seed)).train()
+        self.model = Model(
+            spec, group.exchange, device=device, generator=torch.Generator(device).manual_seed(seed)
+        ).train()
+        group.share(self.model)
         self.optimizer = _optimizer(self.model, settings)
         if settings.compiled:
             for block in self.model.blocks:
                 block.compile()
-        self._update = Update(self.model, self.optimizer, settings, device)
-        self._evaluation = Evaluation(self.model, data, settings, device)
+        self._update = Update(self.model, self.optimizer, settings, device, group)
+        self._evaluation = Evaluation(self.model, data, settings, device, group)
         identity = _identity(spec, settings, seed, named)
         self._checkpoint = None if folder is None else Checkpoint(folder, identity)
         if self._checkpoint is not None and (state := self._checkpoint.read()) is not None:

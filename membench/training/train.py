@@ -7,6 +7,7 @@ import torch
 from membench.layers.spec import ModelSpec
 from membench.learning.settings import Training
 from membench.learning.tasks import AnyTask
+from membench.training.group import Group
 from membench.training.run import Report, Run
 from membench.training.tasks.make import task_data
 from membench.training.trained import Trained
@@ -22,12 +23,15 @@ def train(
     folder: Path | None,
     report: Report,
     matmul_flops_per_s: float | None = None,
+    group: Group | None = None,
 ) -> Trained:
     """Trains a model of ``spec`` on the task of ``seed``, which also draws its weights.
 
     Args:
         folder: of its checkpoints, from which it goes on, and its TensorBoard scalars; None: it keeps nothing.
         report: told what is done, and the share of the budget that is spent, a few times a second.
+        group: the processes that train it together, all of which call this alike, without a folder; None: this one
+            alone.
         matmul_flops_per_s: the device's ceiling, for MFU.
 
     Raises:
@@ -36,5 +40,5 @@ def train(
     """
     data = task_data(task, seed)
     named = {"task": task.model_dump(mode="json"), "data": data.description}  # files may have changed meanwhile
-    run = Run(spec, data, settings, seed, torch.device(device), folder, named)
+    run = Run(spec, data, settings, seed, torch.device(device), folder, named, group)
     return run.finish(report, matmul_flops_per_s)

@@ -12,6 +12,7 @@ from torch import Tensor
 from membench.layers.models.model import Model
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.learning.settings import Training
+from membench.training.group import Group
 from membench.training.task import Batch
 
 
@@ -23,11 +24,19 @@ class Update:
     backward pass itself updates the rows that it reads.
     """
 
-    def __init__(self, model: Model, optimizer: LayerOptimizer, settings: Training, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Model,
+        optimizer: LayerOptimizer,
+        settings: Training,
+        device: torch.device,
+        group: Group | None = None,
+    ) -> None:
         self.model, self.optimizer, self.device = model, optimizer, device
         self._parts, self._clip_norm = settings.accumulate, settings.clip_norm
         self._autocast = settings.autocast
-        if settings.clip_norm is not None:
+        self._group = group or Group()
+        if settings.clip_norm is not None or not self._group.fuses:
             self._rows: Callable[[], AbstractContextManager[None]] = nullcontext
         else:
             self._rows = optimizer.fused if settings.accumulate == 1 else optimizer.queued
@@ -45,16 +54,21 @@ class Update:
             else:
                 parts = zip(tokens.chunk(self._parts), weights.chunk(self._parts), strict=True)
                 loss = torch.stack([self._backward(*part) for part in parts]).sum()
+        self._group.sum_gradients(self.model)
         norm = None if self._clip_norm is None else self.optimizer.clip_gradients_(self._clip_norm)
         self.optimizer.step()
-        return loss, norm
+        return self._group.total(loss), norm
 
     def _placed(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """On the device: tokens (S, T + 1), and what each loss (S, T) counts: 1 / all that are scored, or 0."""
+        """This process's, on the device: tokens (S, T + 1), and what each loss (S, T) counts.
+
+        That is 1 / all that are scored, those of other processes too, or 0.
+        """
         weights = batch.scored / max(1, int(batch.scored.sum()))
+        tokens, weights = self._group.slice(batch.tokens), self._group.slice(weights)
         if self.device.type == "cpu":
-            return batch.tokens, weights
-        tokens, weights = (each.pin_memory().to(self.device, non_blocking=True) for each in (batch.tokens, weights))
+            return tokens, weights
+        tokens, weights = (each.pin_memory().to(self.device, non_blocking=True) for each in (tokens, weights))
         return tokens, weights
 
     def _backward(self, tokens: Tensor, weights: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from membench.layers.layer import Layer
 from membench.layers.models.model import Model
 
 METRICS = (
@@ -48,10 +49,11 @@ def usage(model: Model, batches: Iterable[Tensor]) -> dict[str, float | None]:
             for name, norm in layer.choice_norms(x).items():
                 norms.setdefault(name, []).append(norm)
             if (tables := layer.tables()) and (selection := layer.select(x)) is not None:
-                weight = rows.setdefault(id(tables[0]), torch.zeros(len(tables[0].weight), device=x.device))
+                weight = rows.setdefault(id(tables[0]), torch.zeros(_rows(layer), device=x.device))
                 weight.index_add_(0, selection.indices.flatten(), selection.weights.flatten())
             touched = layer.touched(x, None)
-            if touched.expert_load is not None:
+            # of experts that ranks share each knows its own
+            if layer.ranks == 1 and touched.expert_load is not None:
                 loads[number] = loads.get(number, 0) + touched.expert_load
                 dropped[number] = dropped.get(number, 0) + touched.dropped_tokens
     model.train(was_training)
@@ -63,6 +65,13 @@ def usage(model: Model, batches: Iterable[Tensor]) -> dict[str, float | None]:
         found["expert_load_entropy"] = fmean(_entropy(load) / math.log(len(load)) for load in loads.values())
         found["dropped_token_share"] = fmean(count / tokens for count in dropped.values())
     return found | {name: float(torch.stack(each).mean()) for name, each in norms.items()}
+
+
+def _rows(layer: Layer) -> int:
+    """N of its table, of which this process may have a part."""
+    choice = layer.spec.choice_of_token
+    assert choice is not None
+    return choice.count
 
 
 def _entropy(amounts: Tensor) -> float:
