@@ -4,10 +4,12 @@ from itertools import pairwise
 
 import pytest
 
+from benchmarks.documents.recorded import own_form
 from layers.spec import StageCost
 from membench.errors import UsageError
 from membench.planning.planner import make_plan
 from membench.profiler.asked import Asked, naming_options, scenario_of
+from membench.profiler.profile_file import as_text, write_profile
 from membench.report.profile_picture import _spread, check_picture_path, points_of, write_roofline
 from membench.results.ceilings import Ceilings
 from membench.results.floors import stage_rows
@@ -167,6 +169,24 @@ def test_two_layers_are_set_side_by_side():
         "memory takes 42 ms longer, of which 15.1 ms are a higher floor and 26.9 ms more time above it"
         in against.caption
     )
+
+
+def test_a_profile_is_written_beside_those_before_it(tmp_path):
+    profile = a_profile(("memory", [a_mode()]), ("dense", [a_mode()]))
+    assert write_profile(profile, tmp_path) is None
+    (first,) = tmp_path.iterdir()
+    assert first.name.startswith("profile-memory-dense_")
+    assert first.read_text() == f"{as_text(profile)}\n"
+    assert write_profile(profile, tmp_path) is None
+    assert {path.name for path in tmp_path.iterdir()} == {first.name, f"{first.stem}-2.json"}
+    assert own_form(first)["layers"][0]["arm"] == "memory"
+
+
+def test_a_profile_that_cannot_be_written_is_kept_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    told = write_profile(a_profile(("memory", [a_mode()])), tmp_path / "gone")
+    (kept,) = tmp_path.iterdir()
+    assert told is not None and "cannot be written" in told and str(kept) in told
 
 
 def test_one_rank_of_several_is_said_at_the_top():

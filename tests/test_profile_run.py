@@ -32,7 +32,10 @@ def labels(mode):
 def test_memory_against_dense_with_everything_it_can_write(tmp_path):
     pictures = [str(tmp_path / f"roof{suffix}") for suffix in (".html", ".svg")]
     words = [*MEMORY, "--against", "dense", "--mode", "train_step", "--trace", str(tmp_path / "trace")]
-    result = found(*words, "--roofline", pictures[0], "--roofline", pictures[1])
+    made = tmp_path / "made"
+    result = found(*words, "--roofline", pictures[0], "--roofline", pictures[1], "--output", str(made))
+    (file,) = made.iterdir()
+    assert json.loads(file.read_text())["profile"] == result
     memory, dense = result["layers"]
     (mode,) = memory["modes"]
     assert {"query", "scores", "top_k", "bag", "bag backward", "update", "rest"} <= set(labels(mode))
@@ -110,6 +113,7 @@ def test_a_wrong_answer_is_not_profiled():
     [
         (["--layer", "memory", "--keys", "128M"], "--keys: '128M' keys is no square"),
         (["--layer", "memory", "--heads", "four"], "--heads"),
+        (["--layer", "memory", "--output", "x.json"], "--output: x.json ends like a file name"),
         (["--layer", "memory", "--roofline", "x.pdf"], "--roofline: x.pdf should end with"),
         (["--layer", "memory", "--trace", "/proc/nowhere"], "--trace /proc/nowhere"),
         (["--layer", "memory", "--device", "tpu"], "--device"),

@@ -12,7 +12,7 @@ from membench.case import METHOD_VERSION
 from membench.errors import UsageError
 from membench.files import read_file
 from membench.gate.result_set import LoadedResult
-from membench.json_values import text, value_at
+from membench.json_values import mapping, text, value_at
 from membench.results.intervals import medians_s
 from membench.results.learnt import ANSWER, of_seeds
 from membench.results.ranking import is_trained
@@ -66,7 +66,7 @@ def read_all(paths: Iterable[Path]) -> list[Recorded]:
 
 
 def own_form(path: Path) -> dict[str, Any]:
-    """What a benchmark wrote in a form of its own.
+    """What a benchmark, or ``membench profile``, wrote in a form of its own.
 
     Raises:
         UsageError: it cannot be read, or is no JSON.
@@ -75,7 +75,8 @@ def own_form(path: Path) -> dict[str, Any]:
         content = json.loads(read_file(path, MAX_RESULT_BYTES, "what a benchmark wrote"))
     except (json.JSONDecodeError, RecursionError) as error:
         raise UsageError(f"no JSON ({error}); what a benchmark wrote is wanted", source=str(path)) from None
-    return content if isinstance(content, dict) else {}
+    content = content if isinstance(content, dict) else {}
+    return mapping(content, "profile") or content
 
 
 def answers_scenario(result: ResultFile, scenario: Scenario) -> bool:

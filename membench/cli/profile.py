@@ -24,6 +24,7 @@ from membench.cli.profile_options import (
     Model,
     Modes,
     Optimizer,
+    Output,
     Ranks,
     Roofline,
     Routing,
@@ -66,6 +67,7 @@ def profile(
     routing: Routing = "routed",
     ranks: Ranks = None,
     device: Device = "auto",
+    output: Output = None,
     trace: Trace = None,
     roofline: Roofline = None,
     as_json: AsJson = False,
@@ -78,10 +80,12 @@ def profile(
     Exit codes: 0 profiled, 2 bad input, 5 something could not be profiled.
     """
     from membench.cli.device_option import checked_device
+    from membench.cli.output_option import checked_folder
     from membench.errors import UsageError
     from membench.profiler.asked import Asked
     from membench.profiler.profile import check_trace_folder, run_profile
     from membench.report.profile_picture import check_picture_path
+    from membench.running.journal import check_folder
 
     dimensions = {
         "num_keys": keys,
@@ -102,6 +106,8 @@ def profile(
     checked_device(device)
     for path in roofline or ():
         check_picture_path(path)
+    if output is not None:
+        check_folder(checked_folder(output))
     if trace is not None:
         check_trace_folder(trace)
     asked = Asked(
@@ -122,35 +128,34 @@ def profile(
         overrides=tuple(settings or ()),
     )
     found = run_profile(asked, device, trace)
-    missing = _shown(found, as_json=as_json, trace=trace, roofline=roofline or [])
+    missing = _shown(found, as_json=as_json, output=output, trace=trace, roofline=roofline or [])
     if missing or any(mode.status != "ok" for each in found.layers for mode in each.modes):
         raise typer.Exit(exit_codes.HARNESS)
 
 
-def _shown(found: "Profile", *, as_json: bool, trace: Path | None, roofline: list[Path]) -> list[str]:
-    """Prints tables or JSON and draws pictures; a line for each trace or picture that could not be written."""
+def _shown(
+    found: "Profile", *, as_json: bool, output: Path | None, trace: Path | None, roofline: list[Path]
+) -> list[str]:
+    """Prints tables or JSON, writes the file and draws pictures; a line for each of these that could not be written."""
     import sys
 
     from membench.cli.standard_output import StandardOutput
+    from membench.profiler.profile_file import as_text, write_profile
     from membench.report.profile_picture import write_rooflines
-    from membench.results.records import strict_json
     from membench.tables.profile import next_steps, profile_tables
     from membench.tables.render import print_tables
 
     shown = StandardOutput()
-
-    def content() -> str:
-        return strict_json({"profile": found.model_dump(mode="json")})
-
+    unwritten = None if output is None else write_profile(found, output)
     if as_json:
-        shown.take(lambda: print(content()))
+        shown.take(lambda: print(as_text(found)))
     else:
         shown.take(lambda: print_tables(profile_tables(found)))
         shown.take(lambda: print("\n".join(next_steps(found))))
-    missing = write_rooflines(found, roofline)
+    missing = [*filter(None, [unwritten]), *write_rooflines(found, roofline)]
     if trace is not None:
         missing += [f"--trace {trace}: no trace of {name} could be written" for name in found.untraced]
     for line in missing:
         print(f"membench: {line}", file=sys.stderr)
-    shown.done_or_kept("membench-profile.json", content)
+    shown.done_or_kept("membench-profile.json", lambda: as_text(found))
     return missing

@@ -93,6 +93,10 @@ Ranks = Annotated[
     int | None,
     _option("--ranks", "P: profile one rank of P. Default: the smallest P that fits.", _WORK),
 ]
+Output = Annotated[
+    Path | None,
+    _option("--output", "Write what was found as a JSON file into this folder.", _OUTPUT, "FOLDER"),
+]
 Trace = Annotated[
     Path | None,
     _option("--trace", "Write traces for TensorBoard and Perfetto into this folder.", _OUTPUT, "FOLDER"),
