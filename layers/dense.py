@@ -63,7 +63,7 @@ class Dense(Layer):
     def swiglu(self) -> tuple[Tensor, Tensor] | None:
         return (self.gate_up, self.down) if self.exchange.dense == "replicas" else None
 
-    def held(self) -> dict[nn.Parameter, Held]:
+    def held(self) -> dict[Tensor, Held]:
         if self.cut is None:
             return {}
         d, f = self.spec.model_dim, self.spec.ffn_hidden

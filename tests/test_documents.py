@@ -279,7 +279,7 @@ def test_the_newest_of_each_device_answers():
         recorded(5, interrupted=True),
         recorded(6, overrides=["workload.tokens=1"]),
         recorded(7, only=["12"]),
-        recorded(8, source="my/x.yaml"),
+        recorded(8, "a third", source="my/x.yaml", scenario_text=f"{scenario.text}\nbudget: {{params: 1e6}}"),
         recorded(9, scenario_text="name: x"),
         recorded(10, method_version=2),
         recorded(11, cases=failed),

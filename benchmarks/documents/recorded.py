@@ -86,9 +86,7 @@ def answers_scenario(result: ResultFile, scenario: Scenario) -> bool:
     """
     run = result.run
     whole = not run.interrupted and not run.only and run.pair is None
-    as_shipped = run.source == run.scenario == scenario.name and all(
-        each.startswith(_NO_CHANGE) for each in run.overrides
-    )
+    as_shipped = run.scenario == scenario.name and all(each.startswith(_NO_CHANGE) for each in run.overrides)
     same = run.method_version == METHOD_VERSION and _question(run.scenario_text) == _question(scenario.text)
     return whole and as_shipped and same and run.rounds >= MIN_ROUNDS and _measured(result)
 

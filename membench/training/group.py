@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -27,8 +28,13 @@ class Group:
         """Whether a backward pass may update rows itself; else their gradients are added up first."""
         return True
 
-    def check(self, settings: Training) -> None:
-        """Raises UsageError where a setting is not for this group."""
+    @property
+    def replicas(self) -> int:
+        """Groups of ranks that each hold all experts, and whose balancing losses are each a mean over their tokens."""
+        return 1
+
+    def check(self, settings: Training, folder: Path | None) -> None:
+        """Raises UsageError where a setting, or a folder for checkpoints, is not for this group."""
 
     def share(self, model: Model) -> None:
         """Cuts a model's matrices, where there is anybody to share them with."""
@@ -63,7 +69,17 @@ class Together(Group):
     def fuses(self) -> bool:
         return False
 
-    def check(self, settings: Training) -> None:
+    @property
+    def replicas(self) -> int:
+        ranks = self.exchange if isinstance(self.exchange, int) else self.exchange.ranks
+        return dist.get_world_size(self._group) // ranks
+
+    def check(self, settings: Training, folder: Path | None) -> None:
+        if folder is not None:
+            raise UsageError(
+                "processes that train together would all write one file: layers.sharded_checkpoint saves their parts",
+                source=str(folder),
+            )
         if settings.stop.at in ("seconds", "joules"):
             raise UsageError(
                 "processes that train together stop at steps, tokens or flops, which all of them count alike",

@@ -58,7 +58,7 @@ class Run:
         group: Group | None = None,
     ) -> None:
         group = group or Group()
-        group.check(settings)
+        group.check(settings, folder)
         if data.vocab_size > spec.vocab_size:
             raise UsageError(
                 f"the task has {how_many(data.vocab_size, 'token')}, the model {spec.vocab_size}", key="vocab_size"

@@ -20,8 +20,8 @@ class Update:
     """Trains a model on one batch after the other.
 
     The loss is the mean over all scored tokens of the batch, however many parts it is computed in, and the balancing
-    losses of its routers, averaged over the parts. Where gradients are neither clipped nor summed over parts, the
-    backward pass itself updates the rows that it reads.
+    losses of its routers, averaged over parts and replicas. Where gradients are neither clipped nor summed over parts,
+    the backward pass itself updates the rows that it reads.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Update:
         self._parts, self._clip_norm = settings.accumulate, settings.clip_norm
         self._autocast = settings.autocast
         self._group = group or Group()
+        self._balanced_in = self._parts * self._group.replicas
         if settings.clip_norm is not None or not self._group.fuses:
             self._rows: Callable[[], AbstractContextManager[None]] = nullcontext
         else:
@@ -76,7 +77,7 @@ class Update:
             losses = self.model(tokens)
         loss = torch.dot(losses.flatten(), weights.flatten())
         balancing = self.model.auxiliary_loss
-        (loss if balancing is None else loss + balancing / self._parts).backward()
+        (loss if balancing is None else loss + balancing / self._balanced_in).backward()
         return loss.detach()
 
 
