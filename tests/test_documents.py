@@ -23,6 +23,7 @@ from benchmarks.documents.pictures import picture
 from benchmarks.documents.recorded import Recorded, answers_scenario, newest_by_device
 from benchmarks.documents.rewriting import listed_files, rewritten
 from benchmarks.documents.sentences import answer_sentences
+from benchmarks.documents.stage_table import WHY, stages_part
 from benchmarks.documents.tables import points_table, sizes_tables, times_tables
 from benchmarks.standings import Point, Standing, points_of
 from layers.spec import spec_from
@@ -453,3 +454,28 @@ def test_told_apart_is_by_places():
     assert a.before(slow) and not slow.before(a)
     assert [each.arm for each in tied.leaders] == ["a", "b"]
     assert isinstance(a, Standing) and a.floor_ms and a.over_floor == pytest.approx(3.2 / a.floor_ms)
+
+
+def profiled(folder: Path, over: dict[str, float], started: str = "2026-01-01T00:00:00Z") -> Path:
+    stages = [
+        {"name": name, "label": name, "time_ms": 0.1 * times, "floor_ms": 0.1, "times_floor": times}
+        for name, times in over.items()
+    ]
+    layer = {"layer": {"kind": "block", "ffn": {"kind": "memory"}}, "modes": [{"mode": "decode", "stages": stages}]}
+    environment = {"device": {"name": "a CPU", "type": "cpu"}}
+    path = folder / f"profile-memory_a_{started[:4]}_b.json"
+    path.write_text(json.dumps({"profile": {"started": started, "environment": environment, "layers": [layer]}}))
+    return path
+
+
+def test_the_newest_stages_of_a_kind_stand_with_the_reasons_of_those_far_above_their_floors(tmp_path: Path) -> None:
+    assert stages_part([]) is None
+    old = profiled(tmp_path, {"qkv": 1.9}, "2025-01-01T00:00:00Z")
+    part = stages_part([profiled(tmp_path, {"qkv": 1.2, "top_k": 3.0, "bag": 1.5}), old])
+    assert part is not None and "| qkv | 0.120 | 0.100 | 1.20 |" in part and "1.90" not in part
+    assert f"* `top_k`: {WHY['top_k']}" in part and "* `bag`" not in part
+
+
+def test_a_stage_far_above_its_floor_wants_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"stage qkv of memory takes 2\.5 times its floor"):
+        stages_part([profiled(tmp_path, {"qkv": 2.5})])

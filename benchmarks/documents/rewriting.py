@@ -13,13 +13,14 @@ from benchmarks.documents.recorded import Recorded, newest_by_device, read_all
 from benchmarks.documents.repeatability_table import repeatability_part
 from benchmarks.documents.scale_pictures import NAME as SCALE_NAME
 from benchmarks.documents.scale_pictures import scale_picture
+from benchmarks.documents.stage_table import stages_part
 from membench.errors import UsageError, blaming
 from membench.files import read_file
 from membench.scenario.scenario import load_scenario
 from membench.scenario.shipped import list_scenarios
 
 _DOCUMENT_BYTES = 2**22
-_WITH_PARTS = ("README.md", "docs/method.md", "docs/distributed.md")
+_WITH_PARTS = ("README.md", "docs/method.md", "docs/models.md", "docs/distributed.md")
 KEYS: dict[str, Maker] = {
     "keys-of-sections": lambda part: scenario_keys.sections_part(),
     "keys-of-tasks": lambda part: scenario_keys.tasks_part(),
@@ -48,6 +49,7 @@ def rewritten(root: Path, names: Iterable[str]) -> dict[Path, bytes]:
         "main-comparison": partial(_main_comparison, recorded, folder, main_comparison.readme_part),
         "main-comparison-seconds": partial(_main_comparison, recorded, folder, main_comparison.seconds_part),
         "repeatability": lambda part: repeatability_part(paths),
+        "stages-of-decode": lambda part: stages_part(paths),
         "published-networks": lambda part: published_part(paths),
         "scale-out-forward": lambda part: curve_part(paths, "forward"),
         "scale-out-training": lambda part: curve_part(paths, "train_step"),

@@ -1,0 +1,79 @@
+"""The stages of blocks that decode, from files of ``membench profile --output``: each over its floor, and why."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.documents.recorded import device_named, own_form
+from benchmarks.documents.tables import markdown_table
+from membench.errors import UsageError
+
+MOST_TIMES_FLOOR = 2.0  # above it a stage wants a sentence
+WHY = {
+    "top_k": "it reads the scores that were just written, which lie in the cache. Its time is the choice itself, head "
+    "by head, and the call.",
+    "bag": "some hundred random rows are too few to keep as many lines under way as the row ceiling assumes; checking "
+    "the row numbers and the call take as long as the rows.",
+    "router": "a matrix of one row an expert is read at once; softmax, choice and sorting are a dozen calls for one "
+    "token.",
+    "combine": "summing what a few experts gave for one token is some calls, each for a few kilobytes.",
+    "attention": "after a context of some hundred tokens, the products and the softmax of all heads take longer than "
+    "reading that few keys and values.",
+}
+_OF_KIND = {
+    ("peer", "experts"): "some hundred random rows, twice: too few to keep as many lines under way as the row ceiling "
+    "assumes.",
+}
+
+
+def stages_part(paths: Iterable[Path]) -> str | None:
+    """A table of the newest profile of each kind of block in decode; None as long as nothing was recorded.
+
+    Raises:
+        UsageError: a stage is above twice its floor and nothing says why.
+    """
+    newest: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for path in paths:
+        content = own_form(path) if path.name.startswith("profile-") else {}
+        for layer in content.get("layers", []):
+            kind = layer["layer"].get("ffn", {}).get("kind")
+            if kind and (kind not in newest or content["started"] > newest[kind][1]["started"]):
+                newest[kind] = path, content
+    return "\n\n".join(_of_file(kind, *found) for kind, found in sorted(newest.items())) or None
+
+
+def _of_file(kind: str, path: Path, content: dict[str, Any]) -> str:
+    rows = [
+        row
+        for layer in content["layers"]
+        if layer["layer"].get("ffn", {}).get("kind") == kind
+        for mode in layer["modes"]
+        if mode["mode"] == "decode"
+        for row in mode["stages"]
+    ]
+    shown = [
+        [row["label"], _number(row["time_ms"], 3), _number(row["floor_ms"], 3), _number(_over(row), 2)] for row in rows
+    ]
+    table = markdown_table(["stage", "ms", "floor, ms", "times its floor"], shown, left=1)
+    reasons = [f"* `{row['label']}`: {_why(kind, row, path)}" for row in rows if (_over(row) or 0) > MOST_TIMES_FLOOR]
+    begin = f"`{kind}` on {device_named(content['environment'])} ([`{path.name}`](../results/{path.name})):"
+    return "\n\n".join(filter(None, [begin, table, "\n".join(reasons)]))
+
+
+def _over(row: dict[str, Any]) -> float | None:
+    return row["times_floor"]
+
+
+def _why(kind: str, row: dict[str, Any], path: Path) -> str:
+    found = _OF_KIND.get((kind, row["name"])) or WHY.get(row["name"])
+    if found is None:
+        problem = (
+            f"stage {row['label']} of {kind} takes {_over(row):.1f} times its floor and nothing says why: measure it "
+            f"on a quiet machine, or say why in {Path(__file__).name}"
+        )
+        raise UsageError(problem, source=str(path))
+    return found
+
+
+def _number(value: float | None, places: int) -> str:
+    return "" if value is None else f"{value:.{places}f}"
