@@ -79,7 +79,8 @@ def test_clip_paths_have_numbers_and_not_hashes_of_their_bounds():
 
 
 def test_every_picture_is_shown():
-    shown = set(re.findall(r"\]\(pictures/([^)]+)\)", (ROOT / "docs/results.md").read_text()))
+    documents = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    shown = set(re.findall(r"\]\(pictures/([^)]+)\)", documents))
     assert shown == {path.name for path in (ROOT / "docs/pictures").glob("*.svg")}
 
 
@@ -351,7 +352,7 @@ def test_a_broken_document_or_file_is_named(tmp_path):
     index.write_text("# Results")
     with pytest.raises(UsageError, match=r"results/README.md: files: the part with the table of files is missing"):
         listed_files(tmp_path)
-    for name in ("README.md", "docs/method.md", "docs/distributed.md", "docs/scenario_keys.md"):
+    for name in ("README.md", "docs/method.md", "docs/models.md", "docs/distributed.md", "docs/scenario_keys.md"):
         with pytest.raises(UsageError, match=f"{name}: there is no such file"):
             rewritten(tmp_path, [])
         (tmp_path / name).parent.mkdir(exist_ok=True)
