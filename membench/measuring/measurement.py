@@ -367,7 +367,7 @@ class CaseMeasurement:
 
 
 def _sampling_of(case: Case, sampling: Sampling) -> Sampling:
-    """A block's calls follow each other, as in a model: what it may cost to begin after a pause, a model pays once.
+    """A block's calls follow each other, as in a model: to begin after a pause has a cost, which a model pays once.
 
     The ends of a model pay it for the whole.
     """
