@@ -31,7 +31,6 @@ NO_MEASUREMENT = {
         "half of `max_seconds`, but at least 1.5 s and at most 10 s, if the scenario does not say",
         "A tick is 10 ms, so a window of 20 ms cannot be judged by ticks",
     ],
-    "models.md": ["as many calls in a row as take 10 ms"],
 }
 CAUGHT = 0.9  # of wrong digits; the others happen to be another figure of the file
 

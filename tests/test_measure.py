@@ -38,17 +38,6 @@ def test_short_calls_are_bundled(virtual_time):
     assert found.seconds == pytest.approx([1e-6] * 5)
 
 
-def test_calls_in_a_row_share_what_it_costs_to_begin(virtual_time):
-    begins = iter([0.002] + [0.001] * 10)
-
-    def step(number: int) -> None:
-        virtual_time.sleep(next(begins) if number >= 6 else 0.001)  # the warm-up has ended by then
-
-    found = sample(Clock("cpu"), step, Sampling(1, 1, 5, 0.005, sample_seconds=0.01))
-    assert found.calls_per_sample == 10
-    assert found.seconds == pytest.approx([0.0011])
-
-
 def test_time_stops_but_not_below_the_floor(virtual_time):
     found = sample(Clock("cpu"), lambda _: virtual_time.sleep(0.01), Sampling(1000, 4, 0.001, 0.0))
     assert found.stopped_by == "time"

@@ -40,7 +40,7 @@ from membench.measuring.preparation import Checked, Preparation
 from membench.measuring.step import make_step
 from membench.measuring.stop_watch import StopWatch
 from membench.measuring.stored_inputs import InputStore
-from membench.measuring.time import IN_A_MODEL_S, Clock, Samples, Sampling, StepCall, sample
+from membench.measuring.time import Clock, Samples, Sampling, StepCall, sample
 from membench.measuring.traffic import Traffic
 from membench.measuring.twins import in_turn, note, reused_bytes, twin_of, twins_wanted
 
@@ -150,7 +150,7 @@ class CaseMeasurement:
             timed, notes = self.as_in_model(prepared)
         with watch.on("sample"):
             others = self.clock.ranks.watching(Watch(device))
-            samples, beside = self._sample(timed, _sampling_of(case, sampling), pacer, others)
+            samples, beside = self._sample(timed, sampling, pacer, others)
             del timed  # the memory of copies is none of the case's
             self.progress("sampling")
             hot = sample(self.clock, step, sampling, cold=False, watch=others) if device == "cuda" else None
@@ -364,14 +364,6 @@ class CaseMeasurement:
             calls += 1
         spent = counter.spent_j(before, counter.read())
         return {"source": counter.source, "joules_per_call": None if spent is None else spent / calls}
-
-
-def _sampling_of(case: Case, sampling: Sampling) -> Sampling:
-    """A block's calls follow each other, as in a model: to begin after a pause has a cost, which a model pays once.
-
-    The ends of a model pay it for the whole.
-    """
-    return replace(sampling, sample_seconds=IN_A_MODEL_S) if case.level == "block" else sampling
 
 
 def _path_taken(layer: Layer) -> dict[str, str]:

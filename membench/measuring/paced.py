@@ -110,7 +110,7 @@ def sample_in_turn(
 
         taking.take_batches(batch)
     else:
-        calls, pacer_calls = bundled(warm.fastest_s, sampling.sample_seconds), bundled(pacer_s)
+        calls, pacer_calls = bundled(warm.fastest_s), bundled(pacer_s)
         taking = Retaking[Pair](sampling, watch, now=clock.ranks.now)
         taking.take(
             lambda: Pair(take_turn(clock, step, inputs, calls), take_turn(clock, pacer, rows, pacer_calls)),

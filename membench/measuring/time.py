@@ -23,7 +23,6 @@ StepCall = Callable[[int], object]  # makes one step, on input number i
 CacheState = Literal["rotating", "cold", "hot"]  # what the caches hold before each sample
 
 _SAMPLE_SECONDS = 0.5e-3  # on a CPU: thousands of ticks of the clock
-IN_A_MODEL_S = 10e-3  # of a model's part: as long as many of them take, one behind the other
 _STEADY_CALLS = 3
 _LONG_SECONDS = 0.1  # of such a call one late one tells as much: it goes through more than any cache holds
 _STEADY_WITHIN = 0.03
@@ -32,17 +31,13 @@ _WARMUP_LIMIT = 6  # times the asked warm-up, after which an unsteady case is sa
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How long to measure. ``retake_seconds`` come on top, where samples are disturbed.
-
-    On a CPU as many calls in a row are one sample as take ``sample_seconds``.
-    """
+    """How long to measure. ``retake_seconds`` come on top, where samples are disturbed."""
 
     min_samples: int
     floor_samples: int
     max_seconds: float
     warmup_seconds: float
     retake_seconds: float = 0.0
-    sample_seconds: float = _SAMPLE_SECONDS
 
 
 class Warm(NamedTuple):
@@ -155,9 +150,9 @@ def warm_up(clock: Clock, step: StepCall, seconds: float) -> Warm:
             return Warm(len(times), steady, min(latest))
 
 
-def bundled(call_s: float, sample_s: float = _SAMPLE_SECONDS) -> int:
+def bundled(call_s: float) -> int:
     """How many calls of so many seconds make a sample on a CPU."""
-    return max(1, round(sample_s / max(call_s, 1e-9)))
+    return max(1, round(_SAMPLE_SECONDS / max(call_s, 1e-9)))
 
 
 def affordable(sampling: Sampling, sample_s: float) -> int:
@@ -186,7 +181,7 @@ def sample(
         taking = Retaking[float](sampling, watch, samples, now=clock.ranks.now)
         taking.take_batches(lambda: clock.queued_seconds(step, inputs, samples, cold=cold))
     else:
-        calls, inputs = bundled(warm.fastest_s, sampling.sample_seconds), count(warm.calls)
+        calls, inputs = bundled(warm.fastest_s), count(warm.calls)
         taking = Retaking[float](sampling, watch, now=clock.ranks.now)
         taking.take(lambda: clock.seconds(step, inputs, calls), lambda: clock.seconds(step, inputs, calls))
     cache = "rotating" if clock.device != "cuda" else "cold" if cold else "hot"
