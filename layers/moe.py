@@ -79,6 +79,7 @@ class MoE(Layer):
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         """y (B, d) of x (B, d); in training mode sets ``auxiliary_loss``."""
         self.check_tokens(x, self.router)
+        x = x.contiguous()  # libraries multiply tokens that lie apart in another order, and a router's ties are near
         with stage("router"):
             selection = self.select(x)
             self.auxiliary_loss = selection.auxiliary_loss

@@ -36,6 +36,7 @@ ASKED = {
         kernels.lookups:Runs kernels.row_update:ROW_OPTIMIZERS kernels.row_update:RowState
         kernels.row_update:RowStep kernels.torch.lookups:find_runs kernels.triton:grouped_matmul
         kernels.triton:quantized_bag kernels.triton:read_rows kernels.triton:row_passes kernels.triton:top_k
+        models.fully_sharded:gathered models.fully_sharded:shard_matrices parallel.collectives:reduce_scattered
     """,
 }
 

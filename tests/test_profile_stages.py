@@ -11,6 +11,7 @@ from timing import once_in
 from layers import build, spec_from
 from layers.kernels.stages import observed_by, stage
 from layers.optim.layer_optimizer import LayerOptimizer
+from layers.parallel.exchange import Exchange
 from layers.spec import Step
 from membench.measuring.inputs import Input
 from membench.measuring.step import make_step
@@ -95,6 +96,7 @@ def test_no_node_of_the_backward_is_left_to_the_rest(virtual_time):
 
     class Toy:
         auxiliary_loss = None
+        exchange = Exchange()
 
         def __init__(self):
             self.weight = torch.randn(4, 4, requires_grad=True)

@@ -304,7 +304,7 @@ def test_another_membench_is_refused(monkeypatch):
 
     monkeypatch.setattr(launched, "hello_of", of_another)
     raised, told = met()
-    assert "runs membench 9.9.9" in raised
+    assert "has membench 9.9.9" in raised
     assert told.line == raised
 
 

@@ -50,7 +50,7 @@ class Processes:
     def __init__(self, fails=()):
         self.jobs, self.questions, self.fails, self.answers = [], [], set(fails), {}
 
-    def __call__(self, job, module, question, *, timeout_seconds, report):
+    def __call__(self, job, start, question, *, report):
         self.jobs.append(job)
         number = sum(each.cases[0].arm == job.cases[0].arm for each in self.jobs) - 1
         measured = {**MACHINE, "matmul_dtype": job.cases[0].layer.dtype, "copy_bytes_per_s": 1e9 + len(self.jobs)}

@@ -236,9 +236,9 @@ def difference(mine: Hello, theirs: Hello) -> str | None:
     if theirs.ranks != mine.ranks:
         return f"{who} was started as one of {theirs.ranks} ranks, rank 0 as one of {mine.ranks}: start all alike"
     if theirs.membench != mine.membench:
-        return f"{who} runs membench {theirs.membench}, rank 0 {mine.membench}: install the same on all hosts"
+        return f"{who} has membench {theirs.membench}, rank 0 {mine.membench}: install the same on all hosts"
     if theirs.torch != mine.torch:
-        return f"{who} runs torch {theirs.torch}, rank 0 {mine.torch}: install the same on all hosts"
+        return f"{who} has torch {theirs.torch}, rank 0 {mine.torch}: install the same on all hosts"
     if theirs.asked != mine.asked:
         return f"{who} has another text of the scenario, or other options, than rank 0: start all alike"
     return None
