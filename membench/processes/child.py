@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
-from membench.processes.channel import Channel, Failed, Message, Progress, Ready, as_said, read_message
+from membench.processes.answering import Answer, Answering
+from membench.processes.channel import Channel, Failed, Message, Ready, as_said
 from membench.processes.environment import measuring_environment
 from membench.processes.working_folder import working_folder
 
@@ -19,10 +20,9 @@ _HOME = Path(__file__).parent.parent.parent
 _LAST_WORDS = 400  # characters of what it printed that are kept as a reason
 _END_SECONDS = 30  # for which a process that has closed its end of the channel may take to end
 _LOOK_SECONDS = 0.5  # between looks whether it still lives: what it started may hold its end of the channel open
-Answer = TypeVar("Answer", bound=Message)
 
 
-class ChildProcess:
+class ChildProcess(Answering):
     """A module of membench in a process of its own. A context manager: leaving it ends the process.
 
     Args:
@@ -46,10 +46,10 @@ class ChildProcess:
         home: Path | None = None,
         folders: Sequence[str] = (),
     ) -> None:
-        self.dead: Failed | None = None
+        super().__init__(report)
         self._ready = False
         self._deadline: float | None = None
-        self._timeout_seconds, self.report = timeout_seconds, report
+        self._timeout_seconds = timeout_seconds
         self._printed = _place_for_what_is_printed()
         self._channel, end = Channel.pair()
         script = (home or _HOME) / "membench" / "processes" / "first.py"
@@ -94,14 +94,7 @@ class ChildProcess:
         said = self.said_within(seconds)
         if said is None:
             return self.dead
-        message = read_message(said, (Progress, Failed, wanted))
-        if isinstance(message, Progress):
-            self.report(message.doing)
-            return None
-        if isinstance(message, Failed) and message.last:
-            self.dead = message
-        assert isinstance(message, wanted | Failed)
-        return message
+        return self._heard(said, wanted)
 
     def said_within(self, seconds: float) -> dict[str, Any] | None:
         """What it says next, not yet read; None: nothing within so many seconds, or it is ``dead``."""

@@ -5,14 +5,14 @@ That rank is an agent: it starts what it is told to, hands questions on, and han
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
-from membench.processes.channel import Failed, Message, Progress, as_said, read_message
+from membench.processes.answering import Answer, Answering
+from membench.processes.channel import Failed, Message, Progress, as_said
 from membench.processes.child import ChildProcess
 from membench.processes.line import Line, RankLost, message_of
 
 _LISTEN_SECONDS = 0.05
-Answer = TypeVar("Answer", bound=Message)
 
 
 class StartProcess(Message):
@@ -44,12 +44,11 @@ class RunOver(Message):
     line: str | None = None
 
 
-class RemoteProcess:
+class RemoteProcess(Answering):
     """It is spoken to as one of this host is. A context manager: leaving it ends the process."""
 
     def __init__(self, line: Line, start: StartProcess) -> None:
-        self.dead: Failed | None = None
-        self.report: Callable[[str], None] = lambda _: None
+        super().__init__()
         self._line, self._start = line, start
 
     def tell(self, question: Message) -> None:
@@ -71,14 +70,7 @@ class RemoteProcess:
         assert isinstance(relayed, Relayed)
         if relayed.number != self._start.number:  # of one that was ended meanwhile
             return None
-        message = read_message(dict(relayed.said), (Progress, Failed, wanted))
-        if isinstance(message, Progress):
-            self.report(message.doing)
-            return None
-        if isinstance(message, Failed) and message.last:
-            self.dead = message
-        assert isinstance(message, wanted | Failed)
-        return message
+        return self._heard(dict(relayed.said), wanted)
 
     def __enter__(self) -> "RemoteProcess":
         self._line.send(self._start)

@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
+from membench.processes.answering import Answer
 from membench.processes.channel import Failed, Message
 
 _HEAR_SECONDS = 0.02  # for which each is listened to in turn
 _GRACE_SECONDS = 3.0  # after the first has failed: what the others say may be the cause
-Answer = TypeVar("Answer", bound=Message)
 
 
 class Process(Protocol):
@@ -22,10 +22,6 @@ class Process(Protocol):
     def tell(self, question: Message) -> None: ...
 
     def hear_within(self, seconds: float, wanted: type[Answer]) -> Answer | Failed | None: ...
-
-    def close(self) -> None:
-        """End all of them."""
-        self.close()
 
     def __enter__(self) -> "Process": ...
 
