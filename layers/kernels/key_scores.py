@@ -20,6 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from membench.layers.kernels.checks import check_at_most_fp32, check_fp32
 from membench.layers.kernels.matmul import linear_into
+from membench.layers.kernels.native import few_scores
 from membench.layers.kernels.native import grouped_matmul as native
 from membench.layers.kernels.native import rms_norm as norms
 from membench.layers.kernels.native.calls import ELEMENTS
@@ -52,6 +53,8 @@ def scores_with_scales(queries: Tensor, keys: Tensor, *, normalized: bool, eps: 
 @custom_op("membench::key_scores")
 @computed_as_given
 def _key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> tuple[Tensor, Tensor]:
+    if few_scores.is_best_for(queries, keys):
+        return few_scores.key_scores(queries, keys, normalized=normalized, eps=eps)
     (heads, _, count, columns), tokens = keys.shape, queries.shape[0]
     fp32: dict[str, Any] = {"dtype": torch.float32, "device": keys.device}
     inverse_rms = torch.empty((heads, 2, 1, count) if normalized else 0, **fp32)

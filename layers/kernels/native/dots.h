@@ -22,6 +22,11 @@ inline Block block_of(const Half* values) {
     std::memcpy(&first, values, sizeof first);
     std::memcpy(&second, values + LANES, sizeof second);
     return {(Floats)_mm512_cvtph_ps(first), (Floats)_mm512_cvtph_ps(second)};
+#elif defined(__AVX__) && defined(__F16C__)
+    __m128i first, second;
+    std::memcpy(&first, values, sizeof first);
+    std::memcpy(&second, values + LANES, sizeof second);
+    return {(Floats)_mm256_cvtph_ps(first), (Floats)_mm256_cvtph_ps(second)};
 #else
     float widened[BLOCK];
 #pragma omp simd
@@ -30,9 +35,23 @@ inline Block block_of(const Half* values) {
 #endif
 }
 
-// dots[row] = token · rows[row], block by block, and of rows needed later what lies there is asked for.
-template <int ROWS, typename Element>
-inline void dot_rows(const Element* token, const Element* const* rows, const Element* const* later, int64_t columns,
+// out (columns,): values (columns,), each whole block in the order that `block_of` gives elements.
+template <typename Element> inline void arrange(const float* values, int64_t columns, float* out) {
+    std::copy(values, values + columns, out);
+}
+template <> inline void arrange<BFloat16>(const float* values, int64_t columns, float* out) {
+    std::copy(values, values + columns, out);
+    for (int64_t begin = 0; begin + BLOCK <= columns; begin += BLOCK)
+        for (int64_t j = 0; j < LANES; ++j) {
+            out[begin + j] = values[begin + 2 * j];
+            out[begin + LANES + j] = values[begin + 2 * j + 1];
+        }
+}
+
+// dots[row] = token · rows[row], block by block, and of rows needed later what lies there is asked for. A token of
+// floats is arranged as the rows' elements are.
+template <int ROWS, typename Token, typename Element>
+inline void dot_rows(const Token* token, const Element* const* rows, const Element* const* later, int64_t columns,
                      float* dots) {
     constexpr int64_t LINE = LINE_BYTES / sizeof(Element);
     Floats sums[ROWS] = {};

@@ -7,7 +7,7 @@
 
 #include "elements.h"
 
-#ifdef __AVX512F__
+#ifdef __AVX__
 #include <immintrin.h>
 #endif
 
@@ -78,6 +78,15 @@ template <int COUNT> inline void add_sums(const Floats* vectors, float* out, int
                                           _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(all), 1)));
         float sums[4];
         _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+        for (int j = 0; j < 4; ++j) out[(i + j) * pitch] += sums[j];
+    }
+#elif defined(__AVX__)
+    for (; i + 4 <= COUNT; i += 4) {
+        const __m256 ab = _mm256_hadd_ps((__m256)vectors[i], (__m256)vectors[i + 1]);
+        const __m256 cd = _mm256_hadd_ps((__m256)vectors[i + 2], (__m256)vectors[i + 3]);
+        const __m256 all = _mm256_hadd_ps(ab, cd);
+        float sums[4];
+        _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
         for (int j = 0; j < 4; ++j) out[(i + j) * pitch] += sums[j];
     }
 #endif

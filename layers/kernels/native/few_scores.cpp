@@ -1,0 +1,72 @@
+// Scores of few queries against product keys: see layers/kernels/native/few_scores.py.
+//
+// Letters: B tokens, S halves of all heads, n sub-keys of a half, c columns.
+
+#include <vector>
+
+#include "dots.h"
+
+namespace {
+
+constexpr int64_t KEYS_A_TASK = 32;
+
+struct Scored {
+    int64_t tokens, halves, sub_keys, columns;
+    bool normalized;
+    float eps;
+    const float* queries;  // (B, S, c), arranged
+    float* scores;         // (S, B, n)
+    float* inverse_rms;    // (S, n)
+};
+
+// `KEYS` sub-keys of a half from number `at` on: all tokens' products with them while they are in the first-level cache.
+template <int KEYS, typename Element>
+inline void score_keys(const Scored& given, const Element* keys, int64_t half, int64_t at) {
+    const int64_t c = given.columns, n = given.sub_keys;
+    const Element* rows[KEYS];
+    const Element* later[KEYS];
+    for (int j = 0; j < KEYS; ++j) {
+        rows[j] = keys + (half * n + at + j) * c;
+        later[j] = keys + std::min(half * n + at + j + TOGETHER, given.halves * n - 1) * c;
+    }
+    float scales[KEYS];
+    for (int j = 0; j < KEYS && given.normalized; ++j) {
+        float squares;
+        dot_rows<1>(rows[j], rows + j, later + j, c, &squares);
+        scales[j] = given.inverse_rms[half * n + at + j] = 1 / std::sqrt(squares / float(c) + given.eps);
+    }
+    for (int64_t token = 0; token < given.tokens; ++token) {
+        float* scores = given.scores + (half * given.tokens + token) * n + at;
+        dot_rows<KEYS>(given.queries + (token * given.halves + half) * c, rows, later, c, scores);
+        for (int j = 0; j < KEYS && given.normalized; ++j) scores[j] *= scales[j];
+    }
+}
+
+template <typename Element>
+void few_scores(Scored given, const float* queries, const void* keys_, int threads) {
+    const Element* keys = static_cast<const Element*>(keys_);
+    const int64_t c = given.columns, vectors = given.tokens * given.halves;
+    std::vector<float> arranged(vectors * c);
+    for (int64_t vector = 0; vector < vectors; ++vector)
+        arrange<Element>(queries + vector * c, c, arranged.data() + vector * c);
+    given.queries = arranged.data();
+    threads = useful_threads(threads, vectors * given.sub_keys * c);
+#pragma omp parallel for collapse(2) num_threads(threads) schedule(dynamic, 1)
+    for (int64_t half = 0; half < given.halves; ++half)
+        for (int64_t begin = 0; begin < given.sub_keys; begin += KEYS_A_TASK) {
+            const int64_t end = std::min(begin + KEYS_A_TASK, given.sub_keys);
+            int64_t at = begin;
+            for (; at + TOGETHER <= end; at += TOGETHER) score_keys<TOGETHER>(given, keys, half, at);
+            for (; at < end; ++at) score_keys<1>(given, keys, half, at);
+        }
+}
+
+}  // namespace
+
+// scores (S, B, n) of queries (B, S, c) and keys (S, n, c); if `normalized`, times inverse_rms (S, n), which is written.
+extern "C" void membench_few_scores(int element, const float* queries, const void* keys, int64_t tokens, int64_t halves,
+                                    int64_t sub_keys, int64_t columns, bool normalized, double eps, float* scores,
+                                    float* inverse_rms, int threads) {
+    const Scored given{tokens, halves, sub_keys, columns, normalized, float(eps), nullptr, scores, inverse_rms};
+    FOR_ELEMENT(element, few_scores, given, queries, keys, threads)
+}
