@@ -71,7 +71,7 @@ def test_what_is_no_number_stays_in_its_score(dtype):
     ],
 )
 def test_operands_that_do_not_fit_are_refused(queries, keys):
-    with pytest.raises(ValueError, match="should be|are scored"):
+    with pytest.raises(ValueError, match=r"should be|are scored"):
         few_scores.key_scores(queries, keys, normalized=False, eps=EPS)
 
 
