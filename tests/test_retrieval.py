@@ -5,11 +5,12 @@ import torch
 from against_reference import poisoned_memory
 from recorded_operators import recorded
 from retrieval_checks import assert_selection_exact, tokens_for
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from layers.checking import reference
 from layers.checking.verification import relative_rms
 from layers.kernels.key_scores import key_scores
-from layers.kernels.retrieval import retrieve
+from layers.kernels.retrieval import reads_all_sooner, retrieve
 from layers.kernels.top_k import product_key_top_k
 from layers.kernels.torch.top_k import long_top_k, ordered_top_k
 from layers.memory import Memory
@@ -216,15 +217,35 @@ def test_gradients_against_float64(sub_keys, top_k, normalized, sparse, path, se
     assert not found[-1][unchosen].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("normalized", [False, True])
-def test_sparse_gradients_of_16_bit_keys(normalized, path, seed):
-    """Rounded where dense ones are: keys' gradients and, before that, the gradients of products, once each."""
+def test_gradients_of_16_bit_keys(normalized, sparse, dtype, path, seed):
+    """Rounded alike in both ways: keys' gradients and, before that, the gradients of products, once each."""
     torch.manual_seed(seed)
-    given = Upstream(128, 8, torch.bfloat16, normalized=normalized)
-    halves, _, of_queries, of_keys = given.run(sparse=True)
+    given = Upstream(128, 8, dtype, normalized=normalized)
+    halves, _, of_queries, of_keys = given.run(sparse=sparse)
     _, queries, keys = given.expected(halves)
-    assert of_queries.dtype == torch.float32 and of_keys.dtype == torch.bfloat16
+    assert of_queries.dtype == torch.float32 and of_keys.dtype == dtype
     assert relative_rms(of_queries, queries) < 2.0**-7 and relative_rms(of_keys, keys) < 2.0**-7
+
+
+def test_what_a_backward_keeps(seed):
+    """Neither way keeps the scores, of which there are n a half."""
+    torch.manual_seed(seed)
+    queries, keys = torch.randn(50, 2, 2, 8, requires_grad=True), torch.randn(2, 2, 300, 8, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()), lambda number: number):
+        for sparse in (False, True):
+            retrieve(queries, keys, 4, normalized=True, eps=EPS, sparse_backward=sparse)
+    assert max(kept) == keys.numel() < 2 * 2 * 50 * 300
+
+
+def test_a_gpu_reads_all_keys_unless_lists_are_far_longer():
+    assert not reads_all_sooner(torch.empty(2, 2, 4096, 8), 33)
+    with FakeTensorMode():
+        keys = torch.empty(2, 2, 4096, 8, device="cuda")
+        assert [reads_all_sooner(keys, top_k) for top_k in (32, 33)] == [False, True]
 
 
 @pytest.mark.parametrize("wanted", ["queries", "keys"])

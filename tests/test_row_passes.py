@@ -9,7 +9,14 @@ from recorded_operators import recorded
 
 from layers.checking.verification import relative_rms
 from layers.kernels.lookups import Runs, find_runs
-from layers.kernels.row_passes import row_backward, row_backward_update_, row_dots, update_rows_, weighted_bag
+from layers.kernels.row_passes import (
+    gradient_of_all_rows,
+    row_backward,
+    row_backward_update_,
+    row_dots,
+    update_rows_,
+    weighted_bag,
+)
 from layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
 
 WIDTHS = [1, 7, 96, 100, 1000]
@@ -50,6 +57,7 @@ def test_against_float64(width, case, dtype, path, seed):
         gradient, dots = row_backward(table, runs, weights, tokens, gradient=True, dots=True)
         gradient_alone, nothing = row_backward(table, runs, weights, tokens, gradient=True, dots=False)
         none, dots_alone = row_backward(table, runs, weights, tokens, gradient=False, dots=True)
+        of_all = gradient_of_all_rows(table, runs, weights, tokens)
     assert nothing is None and none is None
     assert bag.dtype == gradient.dtype == dtype and found.dtype == dots.dtype == torch.float32
     assert torch.equal(gradient, gradient_alone) and torch.equal(dots, dots_alone)
@@ -59,6 +67,7 @@ def test_against_float64(width, case, dtype, path, seed):
     assert relative_rms(found, products) < DOTS_TOLERANCE and relative_rms(dots, products) < DOTS_TOLERANCE
     dense = row_reference.gradient(NUM_ROWS, rows, weights, tokens)
     assert relative_rms(gradient, dense[runs.rows.long()]) < TOLERANCE[dtype]
+    assert torch.equal(of_all, torch.zeros_like(table).index_copy_(0, runs.rows.long(), gradient))
 
 
 @pytest.mark.parametrize("optimizer", ROW_OPTIMIZERS)

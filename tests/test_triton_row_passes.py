@@ -101,12 +101,15 @@ def assert_gradients(rows, width, dtype):
     on_gpu = table.to(DEVICE)
     with poisoned_memory():
         gradient, dots = row_passes.row_backward(on_gpu, runs, *given, gradient=True, dots=True)
+        of_all, _ = row_passes.row_backward(on_gpu, runs, *given, by_row=True, gradient=True, dots=False)
     distinct = rows.unique()
     assert gradient.dtype == dtype and dots.dtype == torch.float32
     assert bool(gradient[len(distinct) :].isnan().all())  # the empty runs, which nobody writes
 
     dense = row_reference.gradient(NUM_ROWS, rows, weights, vectors)
     assert relative_rms(gradient[: len(distinct)].cpu(), dense[distinct.long()]) < TOLERANCE[dtype]
+    expected = torch.zeros_like(on_gpu).index_copy_(0, distinct.long().to(DEVICE), gradient[: len(distinct)])
+    assert torch.equal(of_all, expected)
     assert relative_rms(dots.cpu(), row_reference.dots(table, rows, vectors)) < TOLERANCE[torch.float32]
 
 

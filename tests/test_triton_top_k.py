@@ -157,14 +157,18 @@ def test_as_an_operator_with_its_gradient():
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("scaled, dtype", [(False, torch.float32), (True, torch.float32), (True, torch.bfloat16)])
 @pytest.mark.parametrize("top_k", [1, 3, 8])
-def test_gradients_of_scores_that_are_part_of_several_sums(top_k):
+def test_gradients_of_scores_that_are_part_of_several_sums(top_k, scaled, dtype):
     of_sums = torch.randn(5, 2, top_k, device=DEVICE)
     halves = torch.randint(4, (2, 5, 2, top_k), dtype=torch.int32, device=DEVICE)
+    scales = torch.rand(2, 2, 1, 4, device=DEVICE) if scaled else None
     with poisoned_memory():
-        found = [triton_top_k.scores_gradient(halves, of_sums, 4) for _ in range(2)]
-    expected = plain_top_k.scores_gradient(halves, of_sums.double(), 4)
-    torch.testing.assert_close(found[0].double(), expected, rtol=1e-5, atol=1e-6)
+        found = [triton_top_k.scores_gradient(halves, of_sums, 4, scales, dtype) for _ in range(2)]
+    expected = plain_top_k.scores_gradient(halves, of_sums.double(), 4, scales, torch.float64)
+    assert found[0].dtype == dtype
+    rounding = 1e-5 if dtype == torch.float32 else torch.finfo(dtype).eps  # the interpreter cuts off
+    torch.testing.assert_close(found[0].double(), expected, rtol=rounding, atol=1e-6)
     assert torch.equal(*found)
 
 
@@ -177,7 +181,8 @@ for tokens in (16, 17):
     product_key_top_k(torch.randn(2, 2, tokens, 256), 8)
 product_key_top_k(torch.randn(2, 2, 3, 7), 1)
 for tokens in (16, 17):
-    scores_gradient(torch.zeros(2, tokens, 2, 8, dtype=torch.int32), torch.zeros(tokens, 2, 8), 256)
+    halves, of_sums = torch.zeros(2, tokens, 2, 8, dtype=torch.int32), torch.zeros(tokens, 2, 8)
+    scores_gradient(halves, of_sums, 256, None, torch.float32)
 """)
     assert launched[0] == launched[1] != launched[2]
     assert launched[3] == launched[4]

@@ -6,8 +6,8 @@ widens bf16 keys in registers converts the halves of a few heads at a time, so t
 norms are taken in C++ where it can be: of one token's scores torch's calls for them were four fifths.
 
 A normalized score is s = r·(q·k) with r = 1/rms(k). r multiplies the scores and not the keys, so normalized keys are
-never formed. Its gradient by k is r·q - k·(r²/c)·s; summed over tokens the second part needs only the
-sum of ds·s.
+never formed. Its gradient by k is r·ds·q - k·(r²/c)·ds·s. Summed over tokens, with g the sum of r·ds·q, that is
+g - k·(r²/c)·(k·g): no score is needed.
 
 Letters: B tokens, H heads, n sub-keys a half, c = dk/2 columns of a half, k rows a head chooses.
 """
@@ -104,32 +104,49 @@ def _(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> tuple[Tens
     return scores, keys.new_empty((heads, 2, 1, count) if normalized else 0, dtype=torch.float32)
 
 
+def gradient_dtype(keys: Tensor) -> torch.dtype:
+    """Of the products' gradients: bf16 has the range of fp32, so they may be rounded to it before a product."""
+    return torch.bfloat16 if keys.dtype == torch.bfloat16 else torch.float32
+
+
+def products_backward(
+    dproducts: Tensor, queries: Tensor, keys: Tensor, inverse_rms: Tensor, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of queries and keys that are wanted, by those of q·k (H, 2, B, n): r·ds, of ``gradient_dtype``."""
+    key = keys.to(dproducts.dtype)
+    dqueries = dkeys = None
+    if wanted[0]:
+        dqueries = (dproducts @ key).permute(2, 0, 1, 3).float()
+    if wanted[1]:
+        along_queries = dproducts.transpose(-1, -2) @ queries.permute(1, 2, 0, 3).to(key.dtype)
+        dkeys = across_keys(along_queries.flatten(0, 2), keys.flatten(0, 2), inverse_rms).view(keys.shape)
+    return dqueries, dkeys
+
+
+def across_keys(gradient: Tensor, keys: Tensor, inverse_rms: Tensor) -> Tensor:
+    """Of keys (H·2·n, c), in their dtype: g, the gradient of keys as multiplied, without what a norm takes of it.
+
+    Args:
+        gradient: (H·2·n, c), overwritten.
+        inverse_rms: (H, 2, 1, n), empty where keys are not normalized.
+    """
+    if inverse_rms.numel():
+        along = torch.linalg.vecdot(keys.float(), gradient.float()) * inverse_rms.flatten().square() / keys.shape[1]
+        gradient.addcmul_(keys.to(gradient.dtype), along[:, None].to(gradient.dtype), value=-1)
+    return gradient.to(keys.dtype)
+
+
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, bool, float], output: tuple[Tensor, Tensor]) -> None:
-    scores, inverse_rms = output
-    ctx.normalized = inputs[2]
-    ctx.save_for_backward(*inputs[:2], scores if inputs[2] else None, inverse_rms)
-    ctx.mark_non_differentiable(inverse_rms)
+    ctx.save_for_backward(*inputs[:2], output[1])
+    ctx.mark_non_differentiable(output[1])
 
 
 @computed_as_given
 def _backward(ctx: Any, dscores: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    queries, keys, scores, inverse_rms = ctx.saved_tensors
-    along_key = None
-    if ctx.normalized:
-        along_key = (dscores * scores).sum(dim=2) * inverse_rms[:, :, 0].square() / keys.shape[-1]  # (H, 2, n)
-        dscores = dscores * inverse_rms
-    # bfloat16 has the range of fp32, so gradients may be rounded to it before they are multiplied.
-    key = keys if keys.dtype == torch.bfloat16 else keys.float()
-    dscores = dscores.to(key.dtype)
-    dqueries = dkeys = None
-    if ctx.needs_input_grad[0]:
-        dqueries = (dscores @ key).permute(2, 0, 1, 3).float()
-    if ctx.needs_input_grad[1]:
-        dkeys = dscores.transpose(-1, -2) @ queries.permute(1, 2, 0, 3).to(key.dtype)
-        if along_key is not None:
-            dkeys.addcmul_(key, along_key[..., None].to(key.dtype), value=-1)
-        dkeys = dkeys.to(keys.dtype)
-    return dqueries, dkeys, None, None
+    queries, keys, inverse_rms = ctx.saved_tensors
+    dproducts = (dscores * inverse_rms if inverse_rms.numel() else dscores).to(gradient_dtype(keys))
+    of_queries, of_keys = ctx.needs_input_grad[:2]
+    return *products_backward(dproducts, queries, keys, inverse_rms, (of_queries, of_keys)), None, None
 
 
 _key_scores.register_autograd(_backward, setup_context=_save)

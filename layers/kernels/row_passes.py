@@ -59,8 +59,17 @@ def row_backward(
         dtype, if ``gradient``; and (B, L) fp32, the ``row_dots`` of the same lookups, if ``dots``.
     """
     _check_pass(table, runs, weights, tokens)
-    summed, found = _row_backward(table, runs.rows, runs.starts, runs.order, weights, tokens, gradient, dots)
+    summed, found = _row_backward(table, runs.rows, runs.starts, runs.order, weights, tokens, False, gradient, dots)
     return summed if gradient else None, found if dots else None
+
+
+def gradient_of_all_rows(table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor) -> Tensor:
+    """(N, D): the gradient of ``row_backward`` where the rows lie, and zero in rows that nothing read.
+
+    For a table of few rows, most of which are read: nothing is sorted out and written a second time.
+    """
+    _check_pass(table, runs, weights, tokens)
+    return _row_backward(table, runs.rows, runs.starts, runs.order, weights, tokens, True, True, False)[0]
 
 
 def row_backward_update_(
@@ -162,11 +171,12 @@ def _row_backward(
     order: Tensor,
     weights: Tensor,
     tokens: Tensor,
+    by_row: bool,
     gradient: bool,
     dots: bool,
 ) -> tuple[Tensor, Tensor]:
     compute = implementation(_NAME, table).row_backward
-    found = compute(table, Runs(rows, starts, order), weights, tokens, gradient=gradient, dots=dots)
+    found = compute(table, Runs(rows, starts, order), weights, tokens, by_row=by_row, gradient=gradient, dots=dots)
     # an operator must return tensors: an empty one stands for what was not asked for
     return tuple(table.new_empty(0) if each is None else each for each in found)  # type: ignore[return-value]
 
@@ -179,11 +189,13 @@ def _(
     order: Tensor,
     weights: Tensor,
     tokens: Tensor,
+    by_row: bool,
     gradient: bool,
     dots: bool,
 ) -> tuple[Tensor, Tensor]:
     del starts, order
-    summed = tokens.new_empty(rows.shape[0], table.shape[1]) if gradient else table.new_empty(0)
+    count = table.shape[0] if by_row else rows.shape[0]
+    summed = tokens.new_empty(count, table.shape[1]) if gradient else table.new_empty(0)
     found = table.new_empty(weights.shape, dtype=torch.float32) if dots else table.new_empty(0)
     return summed, found
 
@@ -309,13 +321,14 @@ def _backward_flops(
     order: Any,
     weights: Any,
     tokens: Any,
+    by_row: bool,
     gradient: bool,
     dots: bool,
     *,
     out_shape: Any = None,
     **others: Any,
 ) -> int:
-    del rows, starts, order, tokens, out_shape, others
+    del rows, starts, order, tokens, by_row, out_shape, others
     return 2 * weights[0] * weights[1] * table[1] * (gradient + dots)
 
 

@@ -55,15 +55,25 @@ def _(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 @custom_op("membench::scores_gradient")
 @computed_as_given
-def _scores_gradient(halves: Tensor, of_sums: Tensor, sub_keys: int) -> Tensor:
-    """(H, 2, B, n): gradients of the chosen sums (B, H, k) added up where they were chosen, (2, B, H, k); else 0."""
-    return implementation("top_k", of_sums).scores_gradient(halves, of_sums.contiguous(), sub_keys)
+def scores_gradient(
+    halves: Tensor, of_sums: Tensor, sub_keys: int, scales: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(H, 2, B, n): gradients of the chosen sums (B, H, k) added up where they were chosen, (2, B, H, k); else 0.
+
+    Args:
+        scales: what each sub-key's sum is multiplied by, (H, 2, 1, n) fp32.
+        dtype: what it is rounded to, once.
+    """
+    return implementation("top_k", of_sums).scores_gradient(halves, of_sums.contiguous(), sub_keys, scales, dtype)
 
 
-@_scores_gradient.register_fake
-def _(halves: Tensor, of_sums: Tensor, sub_keys: int) -> Tensor:
+@scores_gradient.register_fake
+def _(
+    halves: Tensor, of_sums: Tensor, sub_keys: int, scales: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    del scales
     _, tokens, heads, _ = halves.shape
-    return of_sums.new_empty(heads, 2, tokens, sub_keys)
+    return of_sums.new_empty(heads, 2, tokens, sub_keys, dtype=dtype)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
@@ -75,7 +85,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -
 @computed_as_given
 def _backward(ctx: Any, _: Any, gradient: Tensor) -> tuple[Tensor, None]:
     halves, weights = ctx.saved_tensors
-    return _scores_gradient(halves, sums_gradient(weights, gradient), ctx.sub_keys), None
+    return scores_gradient(halves, sums_gradient(weights, gradient), ctx.sub_keys), None
 
 
 _product_key_top_k.register_autograd(_backward, setup_context=_save)

@@ -14,6 +14,7 @@ constexpr int64_t LONG_RUN = 2048;   // lookups of one row that are split into p
 // What a run's gradient is for: written out, or spent on the row at once.
 struct Purpose {
     void* gradient;     // (U, D) of the table's element, or null
+    bool by_row;        // (N, D) instead
     const Step* step;   // or null
 };
 
@@ -41,7 +42,7 @@ template <typename Element>
 void finish(const Pass& pass, const Purpose& purpose, Element* table, int64_t run, float* sum) {
     const int64_t row = pass.rows[run], columns = pass.columns;
     if (purpose.gradient) {
-        narrow_all(sum, static_cast<Element*>(purpose.gradient) + run * columns, columns);
+        narrow_all(sum, static_cast<Element*>(purpose.gradient) + (purpose.by_row ? row : run) * columns, columns);
     }
     if (purpose.step) update_row(*purpose.step, table + row * columns, sum, row, columns);
 }
@@ -116,9 +117,10 @@ extern "C" {
 
 void membench_row_backward(int element, void* table, const int64_t* rows, const int32_t* starts, const int32_t* order,
                            int64_t runs, int64_t columns, int64_t lookups, const float* weights, const void* tokens,
-                           void* gradient, float* dots, const Step* step, int threads) {
+                           void* gradient, bool by_row, float* dots, const Step* step, int threads) {
     const Pass pass{rows, starts, order, runs, columns, lookups, weights, dots};
-    FOR_ELEMENT(element, row_backward, pass, Purpose{gradient, step}, table, tokens, threads)
+    const Purpose purpose{gradient, by_row, step};
+    FOR_ELEMENT(element, row_backward, pass, purpose, table, tokens, threads)
 }
 
 void membench_update_rows(int element, void* table, const int64_t* rows, const void* gradient, int64_t count,

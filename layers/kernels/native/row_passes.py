@@ -75,14 +75,18 @@ def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
 
 
 def row_backward(
-    table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, *, gradient: bool, dots: bool
+    table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, *, by_row: bool = False, gradient: bool, dots: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gathers the tokens once, run by run."""
     if not _computable(table, tokens):
-        return handed_on("row_passes").row_backward(table, runs, weights, tokens, gradient=gradient, dots=dots)
-    summed = asked_for_huge_pages(tokens.new_empty(len(runs.rows), table.shape[1])) if gradient else None
+        compute = handed_on("row_passes").row_backward
+        return compute(table, runs, weights, tokens, by_row=by_row, gradient=gradient, dots=dots)
+    summed = None
+    if gradient:
+        summed = tokens.new_zeros(table.shape) if by_row else tokens.new_empty(len(runs.rows), table.shape[1])
+        summed = asked_for_huge_pages(summed)
     found = torch.empty(weights.shape, dtype=torch.float32) if dots else None
-    _pass(table, runs, weights, tokens, summed, found, None)
+    _pass(table, runs, weights, tokens, summed, found, None, by_row=by_row)
     return summed, found
 
 
@@ -123,8 +127,10 @@ def _pass(
     summed: Tensor | None,
     found: Tensor | None,
     step: _Step | None,
+    *,
+    by_row: bool = False,
 ) -> None:
-    if found is not None or step is not None:
+    if found is not None or step is not None or by_row:
         check_rows(runs.rows, len(table))
     rows, weights, tokens = runs.rows.long(), weights.float().contiguous(), tokens.contiguous()
     call(
@@ -132,7 +138,9 @@ def _pass(
         ctypes.c_int(ELEMENTS[table.dtype]),
         *map(pointer, (table, rows, runs.starts, runs.order)),
         *map(ctypes.c_int64, (len(rows), table.shape[1], weights.shape[1])),
-        *map(pointer, (weights, tokens, summed, found)),
+        *map(pointer, (weights, tokens, summed)),
+        ctypes.c_bool(by_row),
+        pointer(found),
         None if step is None else ctypes.byref(step),
         threads(),
     )

@@ -41,11 +41,13 @@ def _gathered_elements(device: torch.device) -> int:
 
 
 def row_backward(
-    table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, *, gradient: bool, dots: bool
+    table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, *, by_row: bool = False, gradient: bool, dots: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradient is itself a weighted bag, over the tokens: no scatter, no atomics, the same bits every time."""
     lookups = weights.shape[1]
     summed = _summed(runs, weights, tokens) if gradient else None
+    if by_row and summed is not None:
+        summed = _where_rows_lie(summed, runs, len(table))
     if not dots:
         return summed, None
     rows, order = runs.rows, runs.order.long()
@@ -63,6 +65,12 @@ def _summed(runs: Runs, weights: Tensor, tokens: Tensor) -> Tensor:
     return functional.embedding_bag(
         token, tokens, runs.starts, mode="sum", per_sample_weights=scale, include_last_offset=True
     )
+
+
+def _where_rows_lie(summed: Tensor, runs: Runs, count: int) -> Tensor:
+    """(N, D): those of empty runs, which only a GPU has, go to one unused place."""
+    place = torch.where(runs.starts[1:] > runs.starts[:-1], runs.rows, count).long()
+    return summed.new_zeros(count + 1, summed.shape[1]).index_copy_(0, place, summed)[:count]
 
 
 def row_backward_update_(

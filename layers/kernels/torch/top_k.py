@@ -94,8 +94,11 @@ def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return pairs.permute(1, 2, 0, 3).int().contiguous(), weights.transpose(0, 1).contiguous()
 
 
-def scores_gradient(halves: Tensor, of_sums: Tensor, sub_keys: int) -> Tensor:
-    """As ``layers.kernels.top_k._scores_gradient``. On CUDA its additions are in any order."""
+def scores_gradient(
+    halves: Tensor, of_sums: Tensor, sub_keys: int, scales: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """As ``layers.kernels.top_k.scores_gradient``. On CUDA its additions are in any order."""
     index = halves.permute(2, 0, 1, 3).long()
     gradient = of_sums.new_zeros(*index.shape[:-1], sub_keys)
-    return gradient.scatter_add_(-1, index, of_sums.transpose(0, 1)[:, None].expand(index.shape))
+    gradient.scatter_add_(-1, index, of_sums.transpose(0, 1)[:, None].expand(index.shape))
+    return (gradient if scales is None else gradient.mul_(scales)).to(dtype)

@@ -43,6 +43,7 @@ def short_runs(
     LOOKUPS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PITCH: tl.constexpr,
+    BY_ROW: tl.constexpr,
     OPTIMIZER: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     SPLIT: tl.constexpr,
@@ -77,7 +78,7 @@ def short_runs(
             lookup = following
             at += 1
         if of.gradient is not None:
-            scatter(of.gradient, sum, run, live, column, COLUMNS, COLUMNS)
+            scatter(of.gradient, sum, row if BY_ROW else run, live, column, COLUMNS, COLUMNS)
         if OPTIMIZER is not None:
             update(of.table, values, sum, row, live, column, step, number, seed, COLUMNS, PITCH, OPTIMIZER, STOCHASTIC)
 
@@ -135,6 +136,7 @@ def finish_long_runs(
     seed: tl.tensor,
     COLUMNS: tl.constexpr,
     PITCH: tl.constexpr,
+    BY_ROW: tl.constexpr,
     OPTIMIZER: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     SPLIT: tl.constexpr,
@@ -159,10 +161,10 @@ def finish_long_runs(
         total = tl.sum(sum, 0)[None, :]
         only = tl.arange(0, 1)
         live = only == 0  # the one run that this program has
+        row = tl.load(of.rows + run + only).to(tl.int64)
         if of.gradient is not None:
-            scatter(of.gradient, total, run + only, live, column, COLUMNS, COLUMNS)
+            scatter(of.gradient, total, row if BY_ROW else run + only, live, column, COLUMNS, COLUMNS)
         if OPTIMIZER is not None:
-            row = tl.load(of.rows + run + only).to(tl.int64)
             values = gathered(of.table, row, only == 0, column, COLUMNS, PITCH)
             update(
                 of.table,

@@ -52,15 +52,17 @@ def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
 
 
 def row_backward(
-    table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, *, gradient: bool, dots: bool
+    table: Tensor, runs: Runs, weights: Tensor, tokens: Tensor, *, by_row: bool = False, gradient: bool, dots: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradient of an empty run is left unwritten."""
-    summed = tokens.new_empty(len(runs.rows), table.shape[1]) if gradient else None
+    """The gradient of an empty run is left unwritten; by row, a row's that nothing read is zero."""
+    summed = None
+    if gradient:
+        summed = tokens.new_zeros(table.shape) if by_row else tokens.new_empty(len(runs.rows), table.shape[1])
     tile = tiles.of_runs(table.shape[1], whole=False)
     products = _products(tile, table, weights) if dots else None
     if gradient or dots:
         of = _operands(table, runs, weights, tokens, summed, products)
-        _backward(of, tile, _NO_UPDATE)
+        _backward(of, tile, _NO_UPDATE, by_row=by_row)
     return summed, None if products is None else _added(products)
 
 
@@ -92,16 +94,16 @@ def _operands(
     return Operands(table, runs.rows, runs.starts, runs.order, weights, tokens, gradient, products)
 
 
-def _backward(of: Operands, tile: Tile, update: dict[str, Any]) -> None:
+def _backward(of: Operands, tile: Tile, update: dict[str, Any], *, by_row: bool = False) -> None:
     """First the short runs, then the long ones. Long ones can exist only if there are more than SPLIT lookups."""
     (runs, count), (columns, lookups) = (len(of.rows), len(of.order)), (of.table.shape[1], of.weights.shape[1])
     if not count:
         return
     parts = tile.parts(columns)
     constants = {"runs": runs, "SPLIT": SPLIT, **row_shape(of.table)}
-    of_lookups = {"count": count, "LOOKUPS": lookups}
+    of_lookups, placed = {"count": count, "LOOKUPS": lookups}, {"BY_ROW": by_row}
     programs = (ceil_div(runs, tile.rows), parts)
-    short = {**of_lookups, **constants, **update, **tile.constants}
+    short = {**of_lookups, **constants, **placed, **update, **tile.constants}
     launch(of.table, backward_kernels.short_runs, programs, of, **short)
     if count > SPLIT:
         windows, constants = ceil_div(count, SPLIT), {**constants, **tiles.of_pieces(tile).constants}
@@ -111,7 +113,7 @@ def _backward(of: Operands, tile: Tile, update: dict[str, Any]) -> None:
         launch(of.table, backward_kernels.long_run_pieces, programs, of, pieces, **of_lookups, **constants)
         if sums:
             programs = (windows, parts)
-            launch(of.table, backward_kernels.finish_long_runs, programs, of, pieces, **constants, **update)
+            launch(of.table, backward_kernels.finish_long_runs, programs, of, pieces, **constants, **placed, **update)
 
 
 def _products(tile: Tile, table: Tensor, weights: Tensor) -> Tensor:

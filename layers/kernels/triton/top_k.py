@@ -65,14 +65,16 @@ def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return halves, weights
 
 
-def scores_gradient(halves: Tensor, of_sums: Tensor, sub_keys: int) -> Tensor:
-    """As ``layers.kernels.top_k._scores_gradient``, by a program for each list of scores; the same bits every time."""
+def scores_gradient(
+    halves: Tensor, of_sums: Tensor, sub_keys: int, scales: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """As ``layers.kernels.top_k.scores_gradient``, by a program for each list of scores; the same bits every time."""
     _, tokens, heads, top_k = halves.shape
-    gradient = of_sums.new_zeros(heads, 2, tokens, sub_keys)
+    gradient = of_sums.new_zeros(heads, 2, tokens, sub_keys, dtype=dtype)
     listed = triton.next_power_of_2(top_k)
     if gradient.numel():
         constants = {"HEADS": heads, "SUB_KEYS": sub_keys, "TOP_K": top_k, "LISTED": listed}
-        arguments = (halves.contiguous(), of_sums, gradient, tokens)
+        arguments = (halves.contiguous(), of_sums, scales, gradient, tokens)
         launch(of_sums, _scores_gradient, (2 * tokens * heads,), *arguments, **constants, num_warps=_warps(0, listed))
     return gradient
 
@@ -129,6 +131,7 @@ def _product_key_top_k(
 def _scores_gradient(
     halves: tl.tensor,
     of_sums: tl.tensor,
+    scales: tl.tensor,
     gradient: tl.tensor,
     tokens: tl.tensor,
     HEADS: tl.constexpr,
@@ -147,8 +150,10 @@ def _scores_gradient(
         same = place == tl.load(halves + program * TOP_K + other)
         total += tl.where(same, tl.load(of_sums + pair * TOP_K + other), 0.0)
         repeated += (same & (other < rank)).to(tl.int32)
-    scores = ((pair % HEADS * 2 + half) * tokens + pair // HEADS) * SUB_KEYS
-    tl.store(gradient + scores + place, total, mask=(rank < TOP_K) & (repeated == 0))
+    of_half, first = pair % HEADS * 2 + half, (rank < TOP_K) & (repeated == 0)
+    if scales is not None:
+        total *= tl.load(scales + of_half * SUB_KEYS + place, mask=first, other=0.0)
+    tl.store(gradient + (of_half * tokens + pair // HEADS) * SUB_KEYS + place, total, mask=first)
 
 
 @triton.jit
