@@ -67,12 +67,15 @@ class RetrievalLayer(Layer):
             return key_scores(halves, self.keys, normalized=spec.qk_norm, eps=EPS)
 
     def _query_halves(self, x: Tensor) -> Tensor:
-        """(B, H, 2, c) fp32, normalised where the spec says so."""
+        """(B, H, 2, c), normalised in fp32 where the spec says so, else as projected where keys are so too."""
         return self._halves_of(project(x, self.query), x)
 
     def _halves_of(self, projected: Tensor, x: Tensor) -> Tensor:
-        """(B, H, 2, c) fp32 of the projected (B, H·dk) tokens x."""
-        queries = projected.float().view(-1, self.spec.heads, self.spec.key_dim)
+        """(B, H, 2, c) of the projected (B, H·dk) tokens x."""
+        spec = self.spec
+        if projected.dtype == self.keys.dtype and not (spec.query_norm or spec.qk_norm):
+            return projected.view(-1, spec.heads, 2, spec.key_dim // 2)
+        queries = projected.float().view(-1, spec.heads, spec.key_dim)
         with as_given(x):
             return self._normalized(queries)
 
@@ -101,7 +104,7 @@ class RetrievalLayer(Layer):
         return {"query_norm_mean": queries.norm(dim=-1).mean()}
 
     def _selected(self, queries: Tensor) -> Selection:
-        """The choice by query halves (B, H, 2, c)."""
+        """The choice by query halves (B, H, 2, c), fp32 or like the keys."""
         spec = self.spec
         halves, weights = retrieve(
             queries,

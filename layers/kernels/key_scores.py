@@ -1,9 +1,10 @@
 """Scores of queries against product keys, in fp32 whatever the keys' dtype.
 
 Many scores would be equal if they were rounded to 16 bits. Products of 16-bit numbers are exact in fp32, so converting
-the keys to fp32 gives the same result as a 16-bit matrix product that accumulates in fp32. A CPU without a kernel that
-widens bf16 keys in registers converts the halves of a few heads at a time, so that they stay in its caches. The keys'
-norms are taken in C++ where it can be: of one token's scores torch's calls for them were four fifths.
+the keys to fp32 gives the same result as a 16-bit matrix product that accumulates in fp32, as a GPU multiplies bf16
+keys (``wide_products``). A CPU without a kernel that widens bf16 keys in registers converts the halves of a few heads
+at a time, so that they stay in its caches. The keys' norms are taken in C++ where it can be: of one token's scores
+torch's calls for them were four fifths.
 
 A normalized score is s = r·(q·k) with r = 1/rms(k). r multiplies the scores and not the keys, so normalized keys are
 never formed. Its gradient by k is r·ds·q - k·(r²/c)·ds·s. Summed over tokens, with g the sum of r·ds·q, that is
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from membench.layers.kernels import wide_products
 from membench.layers.kernels.checks import check_at_most_fp32, check_fp32
 from membench.layers.kernels.matmul import linear_into
 from membench.layers.kernels.native import few_scores
@@ -32,27 +34,30 @@ _CACHED_ELEMENTS = 2**19
 
 
 def key_scores(queries: Tensor, keys: Tensor, *, normalized: bool, eps: float) -> Tensor:
-    """(H, 2, B, n) fp32 scores of queries (B, H, 2, c), fp32, and keys (H, 2, n, c). Differentiable.
+    """(H, 2, B, n) fp32 scores of queries (B, H, 2, c), fp32 or like keys, and keys (H, 2, n, c). Differentiable.
 
     Args:
         normalized: divide each sub-key by its root mean square, sqrt(mean k² + eps).
 
     Raises:
-        ValueError: queries are not fp32, or keys wider.
+        ValueError: queries have another dtype, or keys are wider than fp32.
     """
     return scores_with_scales(queries, keys, normalized=normalized, eps=eps)[0]
 
 
 def scores_with_scales(queries: Tensor, keys: Tensor, *, normalized: bool, eps: float) -> tuple[Tensor, Tensor]:
     """``key_scores``, and r (H, 2, 1, n), which is empty where nothing is normalized."""
-    check_fp32("queries", queries)
     check_at_most_fp32("keys", keys)
+    if queries.dtype != keys.dtype:
+        check_fp32("queries", queries)
     return _key_scores(queries, keys, normalized, eps)
 
 
 @custom_op("membench::key_scores")
 @computed_as_given
 def _key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> tuple[Tensor, Tensor]:
+    by_matrix_units = wide_products.can_multiply(keys)
+    queries = queries if by_matrix_units else queries.float()
     if few_scores.is_best_for(queries, keys):
         return few_scores.key_scores(queries, keys, normalized=normalized, eps=eps)
     (heads, _, count, columns), tokens = keys.shape, queries.shape[0]
@@ -60,18 +65,21 @@ def _key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> 
     inverse_rms = torch.empty((heads, 2, 1, count) if normalized else 0, **fp32)
     of_half = queries.reshape(tokens, 2 * heads, columns).transpose(0, 1)
     halves = keys.view(2 * heads, count, columns)
-    by_native = halves.is_contiguous() and native.is_best_for(halves)
+    by_native = not by_matrix_units and halves.is_contiguous() and native.is_best_for(halves)
     if by_native:
         ends = torch.arange(1, 2 * heads + 1, dtype=torch.int32) * tokens
         scores = native.grouped_linear(of_half.reshape(-1, columns), halves, ends).view(heads, 2, tokens, count)
+    elif by_matrix_units:
+        scores = wide_products.wide_product(of_half, halves).view(heads, 2, tokens, count)
     else:
         scores = torch.empty(heads, 2, tokens, count, **fp32)
+    multiplied = by_native or by_matrix_units
     scales_by_native = normalized and keys.dtype in ELEMENTS and path_of(keys) == "native"
     if scales_by_native:
         inverse_rms = norms.inverse_rms(keys.reshape(-1, columns), eps).view(heads, 2, 1, count)
-    for part in () if by_native and (scales_by_native or not normalized) else _parts(keys):
+    for part in () if multiplied and (scales_by_native or not normalized) else _parts(keys):
         widened = halves[part].float()
-        if not by_native:
+        if not multiplied:
             _multiply_into(scores.view(2 * heads, tokens, count)[part], of_half[part], widened)
         if normalized and not scales_by_native:
             mean_square = torch.linalg.vector_norm(widened, dim=-1).square() / columns
@@ -112,11 +120,15 @@ def gradient_dtype(keys: Tensor) -> torch.dtype:
 def products_backward(
     dproducts: Tensor, queries: Tensor, keys: Tensor, inverse_rms: Tensor, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of queries and keys that are wanted, by those of q·k (H, 2, B, n): r·ds, of ``gradient_dtype``."""
+    """The gradients of queries and keys that are wanted, in their dtypes.
+
+    Args:
+        dproducts: those of q·k (H, 2, B, n), r·ds, of ``gradient_dtype``.
+    """
     key = keys.to(dproducts.dtype)
     dqueries = dkeys = None
     if wanted[0]:
-        dqueries = (dproducts @ key).permute(2, 0, 1, 3).float()
+        dqueries = (dproducts @ key).permute(2, 0, 1, 3).to(queries.dtype)
     if wanted[1]:
         along_queries = dproducts.transpose(-1, -2) @ queries.permute(1, 2, 0, 3).to(key.dtype)
         dkeys = across_keys(along_queries.flatten(0, 2), keys.flatten(0, 2), inverse_rms).view(keys.shape)

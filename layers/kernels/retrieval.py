@@ -34,7 +34,7 @@ _SPARSE_FROM_ON_GPU = 128  # sub-keys a half for each that is chosen; computed f
 def retrieve(
     queries: Tensor, keys: Tensor, top_k: int, *, normalized: bool, eps: float, sparse_backward: bool
 ) -> tuple[Tensor, Tensor]:
-    """The best k rows of every head for queries (B, H, 2, c), fp32, and keys (H, 2, n, c).
+    """The best k rows of every head for queries (B, H, 2, c), fp32 or like keys, and keys (H, 2, n, c).
 
     Args:
         sparse_backward: only the chosen keys are read for a gradient, unless this device reads all of them sooner.
@@ -106,7 +106,7 @@ def _by_chosen(
             dproducts = dproducts * inverse_rms.flatten()[rows]
         dqueries = dkeys = None
         if wanted[0]:
-            dqueries = weighted_bag(flat, read.rows, dproducts).float().view(queries.shape)
+            dqueries = weighted_bag(flat, read.rows, dproducts).to(queries.dtype).view(queries.shape)
         if wanted[1]:
             tokens = queries.reshape(-1, flat.shape[1]).to(keys.dtype)
             gradient = gradient_of_all_rows(flat, read.runs, dproducts, tokens)

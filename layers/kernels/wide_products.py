@@ -1,0 +1,35 @@
+"""Products of 16-bit matrices on a GPU's matrix units, summed and returned in fp32.
+
+Products of bf16 numbers are exact in fp32, so a matrix that is bf16 needs no fp32 multiplications, of which a GPU does
+an eighth or less. One in fp32 is the sum of three in bf16, to 24 bits: its rounding, the rounding of what that left, and
+of what was left then. Side by side along what is summed, they are one product: [hi|mid|lo]·[k|k|k].
+
+Letters: S matrices, B and n rows, c columns.
+"""
+
+import torch
+from torch import Tensor
+
+
+def can_multiply(keys: Tensor) -> bool:
+    """Whether these products are for such keys: torch returns fp32 for 16-bit operands on CUDA only."""
+    return keys.device.type == "cuda" and keys.dtype == torch.bfloat16
+
+
+def wide_product(x: Tensor, keys: Tensor) -> Tensor:
+    """(S, B, n) fp32 of x (S, B, c), fp32 or bf16, and keys (S, n, c), bf16."""
+    if x.dtype == torch.float32:
+        x, keys = torch.cat(_three_parts(x), dim=-1), keys.repeat(1, 1, 3)
+    return _multiplied(x, keys.transpose(1, 2))
+
+
+def _three_parts(x: Tensor) -> list[Tensor]:
+    """bf16 tensors that add up to x; where it is no finite number, neither is the first, and the others are 0."""
+    high = x.bfloat16()
+    rest = torch.where(high.isfinite(), x - high, 0)
+    middle = rest.bfloat16()
+    return [high, middle, (rest - middle).bfloat16()]
+
+
+def _multiplied(x: Tensor, matrix: Tensor) -> Tensor:
+    return torch.bmm(x, matrix, out_dtype=torch.float32)
