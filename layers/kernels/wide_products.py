@@ -1,8 +1,8 @@
 """Products of 16-bit matrices on a GPU's matrix units, summed and returned in fp32.
 
-Products of bf16 numbers are exact in fp32, so a matrix that is bf16 needs no fp32 multiplications, of which a GPU does
-an eighth or less. One in fp32 is the sum of three in bf16, to 24 bits: its rounding, the rounding of what that left, and
-of what was left then. Side by side along what is summed, they are one product: [hi|mid|lo]·[k|k|k].
+Products of bf16 numbers are exact in fp32, so bf16 matrices need no fp32 multiplications, of which a GPU does an eighth
+or less. An fp32 number is the sum of three in bf16, to 24 bits: its rounding, the rounding of what that left, and of
+what was left then. Side by side along what is summed, they are one product: [hi|mid|lo]·[k|k|k].
 
 Letters: S matrices, B and n rows, c columns.
 """
