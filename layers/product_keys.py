@@ -19,6 +19,7 @@ from membench.layers.kernels.lookups import index_dtype
 from membench.layers.kernels.matmul import linear, project
 from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.retrieval import retrieve
+from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Held, Layer, Routing, Selection, Touched, torch_dtype
 from membench.layers.parallel.exchange import Exchange, TableCall
@@ -90,7 +91,7 @@ class RetrievalLayer(Layer):
             return halves
         # (q∘s)·(k∘t) = (q∘s∘t)·k: both scales go to the queries, of which there are fewer.
         scale = self.query_scale.float() * self.key_scale.float()
-        return functional.rms_norm(halves, halves.shape[-1:], eps=EPS) * scale.view(2, -1)
+        return rms_norm(halves.reshape(-1, halves.shape[-1]), scale.view(2, -1), EPS).view(halves.shape)
 
     def select(self, x: Tensor) -> Selection:
         """The best k rows of every head, best first, with the softmax of their scores."""

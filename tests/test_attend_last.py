@@ -10,8 +10,6 @@ from layers.checking.verification import relative_rms
 from layers.kernels import paths
 from layers.kernels.attend_last import attend_last, can_attend
 from layers.kernels.key_scores import key_scores
-from layers.kernels.native.rms_norm import inverse_rms
-from layers.kernels.rms_norm import rms_norm
 from layers.models.rotary import turned, turns
 
 pytestmark = pytest.mark.skipif(not paths.has_native(), reason="no C++ compiler")
@@ -119,39 +117,6 @@ def test_flops_are_those_of_two_products(seed):
     assert counter.get_total_flops() == 4 * 3 * 6 * 34 * 22
 
 
-@pytest.mark.parametrize("rows, columns", [(1, 1), (3, 67), (130, 768)])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_norms(dtype, rows, columns, seed):
-    torch.manual_seed(seed)
-    x, scale = torch.randn(rows, columns).to(dtype), torch.randn(columns).to(dtype)
-    expected = functional.rms_norm(x.double(), (columns,), scale.double(), 1e-3)
-    with poisoned_memory():
-        found = rms_norm(x, scale, 1e-3)
-    assert found.dtype == dtype
-    assert relative_rms(found, expected) < (1e-6 if dtype == torch.float32 else torch.finfo(dtype).eps)
-
-
-def test_a_norm_is_differentiable_and_takes_parts(seed):
-    torch.manual_seed(seed)
-    x, scale = torch.randn(5, 40)[:, 3:20], torch.randn(17, requires_grad=True)
-    found = rms_norm(x, scale, 1e-5)
-    assert found.requires_grad
-    with torch.no_grad():
-        assert relative_rms(rms_norm(x, scale, 1e-5), found) < 1e-6
-    with pytest.raises(ValueError, match="scale should be"):
-        rms_norm(x, scale[1:], 1e-5)
-
-
-@pytest.mark.parametrize("rows, columns", [(1, 1), (3, 67), (1030, 24)])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_scales_of_keys(dtype, rows, columns, seed):
-    torch.manual_seed(seed)
-    x = torch.randn(rows, columns).to(dtype)
-    with poisoned_memory():
-        found = inverse_rms(x, 1e-3)
-    assert relative_rms(found, (x.double().square().mean(dim=1) + 1e-3).rsqrt()) < 1e-6
-
-
 def test_scores_of_normed_keys_take_their_scales_in_one_call(monkeypatch, seed):
     torch.manual_seed(seed)
     queries, keys = torch.randn(3, 2, 2, 24), torch.randn(2, 2, 10, 24)
@@ -163,6 +128,5 @@ def test_scores_of_normed_keys_take_their_scales_in_one_call(monkeypatch, seed):
 
 def test_torch_finds_no_fault_with_the_operators(seed):
     torch.manual_seed(seed)
-    torch.library.opcheck(torch.ops.membench.rms_norm.default, (torch.randn(3, 8), torch.randn(8), 1e-3))
     torch.library.opcheck(torch.ops.membench.few_rows_linear.default, (torch.randn(3, 8), torch.randn(5, 8), True))
     torch.library.opcheck(torch.ops.membench.attend_last.default, drawn(SHAPES["odd"], torch.float32))

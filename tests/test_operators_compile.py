@@ -103,7 +103,7 @@ SAMPLES = list(operator_samples())
 # in test_grouped_matmul.py, test_quantized_table.py, test_native_grouped_matmul.py, test_attend_last.py,
 # test_block_steps.py, test_short_attention.py, test_activate.py and test_cross_entropy.py
 CHECKED_ELSEWHERE = {"experts", "experts_backward", "quantized_bag", "linear", "linear_gradients"}
-CHECKED_ELSEWHERE |= {"few_rows_linear", "attend_last", "rms_norm", "block_step"}
+CHECKED_ELSEWHERE |= {"few_rows_linear", "attend_last", "rms_norm", "rms_norm_backward", "block_step"}
 CHECKED_ELSEWHERE |= {"short_attention", "short_attention_backward", "activate", "activate_backward"}
 CHECKED_ELSEWHERE |= {"cross_entropy", "cross_entropy_backward"}
 

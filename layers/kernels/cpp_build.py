@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 _SOURCES = Path(__file__).parent / "native"
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 _VERSION_SECONDS, _COMPILE_SECONDS = 10, 120  # the sources take 5 to 15
 _HUNG_SECONDS = 3600  # a compiler that hung is not tried again for so long
 _USUAL = ("c++", "g++", "clang++")

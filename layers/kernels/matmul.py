@@ -18,6 +18,8 @@ from membench.layers.kernels.plain_operator import plain_operator
 from membench.layers.kernels.precision import as_given, at_least_fp32, computed_as_given, operands, wants_gradient
 from membench.layers.kernels.uncompiled import custom_op
 
+_WORTH_ONEDNN = 2**24  # multiplications
+
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
     """``linear``, differentiable.
@@ -44,7 +46,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
     Not differentiable: for use inside autograd functions.
     """
-    if len(x) and _by_onednn(x):
+    if _by_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     if _by_few_rows(x, weight):
         return _few_rows_linear(x, weight, False)
@@ -60,7 +62,7 @@ def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
     oneDNN cannot write into ``out``, so its result must be copied. On matrices below half a million elements it does
     not save more time than the copy takes.
     """
-    if weight.numel() >= 2**19 and _by_onednn(x):
+    if weight.numel() >= 2**19 and _by_onednn(x, weight):
         out.copy_(linear(x, weight))
     else:
         torch.mm(x, weight.t(), out=out)
@@ -142,10 +144,13 @@ class _WideProjection(torch.autograd.Function):
         return dx, _native_linear_gradients(dy, x) if of_weight else None
 
 
-def _by_onednn(x: Tensor) -> bool:
+def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Not a small product: before it multiplies, oneDNN takes longer for its preparations than MKL for all of it."""
     if torch.compiler.is_compiling():  # inductor chooses its own product, and cannot compile this operator
         return False
-    return x.device.type == "cpu" and x.dtype == torch.float32 and _onednn_is_faster()
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() * weight.shape[0] < _WORTH_ONEDNN:
+        return False
+    return _onednn_is_faster()
 
 
 def _by_native(tensor: Tensor) -> bool:
