@@ -106,10 +106,6 @@ class Exchange:
         """First and past the last expert on this rank."""
         return 0, num_experts
 
-    def own_generator(self, generator: torch.Generator | None) -> torch.Generator | None:
-        """What this rank's shards are drawn from; everything else is drawn alike on all ranks."""
-        return generator
-
     def read(
         self, rows: Tensor, weights: Tensor, num_rows: int, remote: Remote | None, *, weights_by_columns: bool
     ) -> TableCall:
