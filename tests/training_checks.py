@@ -29,7 +29,9 @@ def trains_as_one(kind, row_shards, replicas, settings=None, cut=False, **change
     mesh = init_device_mesh("cpu", (world,)) if cut else None
     many = run(spec, settings, Together(connected(row_shards, replicas), mesh))
     tables = {table.weight for table in many.model.tables()}
-    assert all(isinstance(p, DTensor) == (cut and p not in tables | many.model.shards()) for p in many.model.parameters())
+    assert all(
+        isinstance(p, DTensor) == (cut and p not in tables | many.model.shards()) for p in many.model.parameters()
+    )
     for table, whole in zip(many.model.tables(), alone.model.tables(), strict=True):
         assert table.weight.numel() * world == whole.weight.numel() * replicas
     wanted, found = (each.finish(lambda *_: None) for each in (alone, many))

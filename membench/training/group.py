@@ -122,8 +122,9 @@ class Together(Group):
 
     def of_all(self, part: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
         sizes = [len(each) for each in samples.tensor_split(dist.get_world_size())]
-        own = part(self.slice(samples))
-        return Gather(sizes, dist.group.WORLD).there(own.contiguous())
+        own, everyone = part(self.slice(samples)), dist.group.WORLD
+        assert everyone is not None
+        return Gather(sizes, everyone).there(own.contiguous())
 
     @torch.no_grad()
     def sum_gradients(self, model: Model) -> None:

@@ -30,9 +30,7 @@ class TrainingRunner:
     ``ranks``: that train each run together; None: each has a process of its own.
     """
 
-    def __init__(
-        self, plan: Plan, measure: Measure, device: str, journal: Journal, ranks: Ranks | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, measure: Measure, device: str, journal: Journal, ranks: Ranks | None = None) -> None:
         self.cases, self.journal, self.device, self.ranks = plan.runnable, journal, device, ranks
         known = [(each.case, each.params) for each in self.cases]
         local_ranks = None if ranks is None else ranks.local_ranks
