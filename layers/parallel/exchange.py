@@ -10,7 +10,6 @@ L lookups a token, D columns of a table, d model dim, E experts.
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 
 from membench.layers.kernels.dispatch import Dispatch, from_counts

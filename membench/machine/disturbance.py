@@ -139,7 +139,9 @@ class Watch:
 
     def _shares(self, window: Reading, span: Reading, now: Reading) -> dict[Signal, float | None]:
         seconds = max(now.at_s - window.at_s, 1e-9)
-        waited = None if not window.turns or not now.turns else waited_share(window.turns, now.turns, seconds, self._threads)
+        waited = None
+        if window.turns and now.turns:
+            waited = waited_share(window.turns, now.turns, seconds, self._threads)
         throttled = None
         if self._counters:
             most = max(after - before for before, after in zip(window.throttled_s, now.throttled_s, strict=True))
