@@ -48,8 +48,8 @@ class Memory(RetrievalLayer):
         d, width, dtype = spec.model_dim, spec.row_elements, torch_dtype(spec.dtype)
         shape, row_dtype = self.table_shape(width), torch_dtype(spec.row_dtype)
         if table is None:
-            own = self.exchange.own_generator(generator)
-            options: dict[str, Any] = {"device": device, "std": 1 / math.sqrt(width), "generator": own}
+            options: dict[str, Any] = {"device": device, "std": 1 / math.sqrt(width), "generator": generator}
+            options["place"] = self.table_place(width)
             if spec.quantized:
                 table = QuantizedTable.random(*shape, row_dtype, dtype=dtype, **options)
             else:

@@ -64,8 +64,9 @@ class MoE(Layer):
             spec.expert_hidden,
             device=device,
             dtype=dtype,
-            generator=self.exchange.own_generator(generator),
+            generator=generator,
             experts=(past - first,),
+            place=(spec.num_experts, first) if self.exchange.together else None,
         )
         self.shared = (
             SwiGLU(d, spec.shared_hidden, device=device, dtype=dtype, generator=generator, stage_prefix="shared_")

@@ -38,9 +38,9 @@ class Peer(RetrievalLayer):
     ) -> None:
         super().__init__(spec, ranks, device=device, generator=generator)
         dtype, std = torch_dtype(spec.dtype), 1 / math.sqrt(spec.model_dim)
-        shape, own = self.table_shape(spec.model_dim), self.exchange.own_generator(generator)
-        self.down = ValueTable(*shape, dtype=dtype, device=device, std=std, generator=own)
-        self.up = ValueTable(*shape, dtype=dtype, device=device, std=std, generator=own)
+        shape, place = self.table_shape(spec.model_dim), self.table_place(spec.model_dim)
+        self.down = ValueTable(*shape, dtype=dtype, device=device, std=std, generator=generator, place=place)
+        self.up = ValueTable(*shape, dtype=dtype, device=device, std=std, generator=generator, place=place)
         self.down.over_columns = self.up.over_columns = self.exchange.over_columns
         if spec.companion_hidden:
             self.companion = SwiGLU(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from membench.layers.initialize import fill_normal_
+from membench.layers.initialize import Place, fill_normal_
 from membench.layers.kernels.key_scores import key_scores
 from membench.layers.kernels.lookups import index_dtype
 from membench.layers.kernels.matmul import linear, project
@@ -125,6 +125,13 @@ class RetrievalLayer(Layer):
             self.exchange.columns_held(columns),
         )
         return past_row - first_row, past - first
+
+    def table_place(self, columns: int) -> Place | None:
+        """Where that shard lies in the table; None: it is drawn as if it were all of one."""
+        if not self.exchange.together:
+            return None
+        offsets = self.exchange.rows_held(self.spec.num_keys)[0], self.exchange.columns_held(columns)[0]
+        return Place((self.spec.num_keys, columns), offsets)
 
     def held(self) -> dict[nn.Parameter, Held]:
         tables, names = self.tables(), {part: name for name, part in self.named_children()}

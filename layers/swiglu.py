@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from membench.layers.initialize import fill_normal_
+from membench.layers.initialize import Place, fill_normal_
 from membench.layers.kernels.swiglu import swiglu
 
 
@@ -17,12 +17,18 @@ def swiglu_parameters(
     dtype: torch.dtype,
     generator: torch.Generator | None,
     experts: tuple[int, ...] = (),
+    place: tuple[int, int] | None = None,
 ) -> tuple[nn.Parameter, nn.Parameter]:
-    """gate_up (*experts, 2f, d), gate first, and down (*experts, d, f); normal, of variance 1 / fan-in."""
+    """gate_up (*experts, 2f, d), gate first, and down (*experts, d, f); normal, of variance 1 / fan-in.
+
+    Args:
+        place: of how many experts these are some, and which is the first of them: they are drawn as those of all.
+    """
     gate_up = torch.empty(*experts, 2 * hidden, model_dim, device=device, dtype=dtype)
     down = torch.empty(*experts, model_dim, hidden, device=device, dtype=dtype)
-    fill_normal_(gate_up, 1 / math.sqrt(model_dim), generator)
-    fill_normal_(down, 1 / math.sqrt(hidden), generator)
+    for each, inputs in ((gate_up, model_dim), (down, hidden)):
+        of_all = None if place is None else Place((place[0], *each.shape[1:]), (place[1], 0, 0))
+        fill_normal_(each, 1 / math.sqrt(inputs), generator, of_all)
     return nn.Parameter(gate_up), nn.Parameter(down)
 
 

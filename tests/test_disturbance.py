@@ -68,7 +68,7 @@ class Machine:
 def machine(tmp_path, monkeypatch):
     made = Machine(tmp_path)
     monkeypatch.setattr(disturbance, "time", made)
-    monkeypatch.setattr(disturbance, "cores_of_threads", lambda: frozenset({0, 1}))
+    monkeypatch.setattr(disturbance, "cores_of_threads", lambda: {"11": frozenset({0}), "12": frozenset({1})})
     return made
 
 
@@ -99,6 +99,30 @@ def test_the_thread_that_waited_most_counts_also_in_a_short_window(machine):
     assert watch.seen().shares["waiting"] == pytest.approx(0.4)
     machine.spend(0.02)
     assert watch.seen().shares["waiting"] == 0.0  # a window of its own
+
+
+@pytest.mark.parametrize(
+    ("cores", "waits"),
+    [
+        (({0}, {0}), 0.0),  # a rank's computation, and the thread that talks to the others: each waits for the other
+        (({0}, {1}), 0.4),
+        (({0, 1}, {0, 1}), 0.4),  # there was room for both
+        (({0, 1}, {0}), 0.4),  # the second can have waited for the first, and the first not for the second
+    ],
+)
+def test_threads_of_this_process_are_no_strangers_to_each_other(machine, monkeypatch, cores, waits):
+    threads = dict(zip(machine.turns, map(frozenset, cores), strict=True))
+    monkeypatch.setattr(disturbance, "cores_of_threads", lambda: threads)
+    watch = watching(machine)
+    machine.spend(0.02, own=1.2, waited=(0.4, 0.4))
+    assert watch.seen().shares["waiting"] == pytest.approx(waits)
+
+
+def test_who_waits_for_strangers_too_waits_for_so_long_as_own_threads_did_not_run(machine, monkeypatch):
+    monkeypatch.setattr(disturbance, "cores_of_threads", lambda: dict.fromkeys(machine.turns, frozenset({0})))
+    watch = watching(machine)
+    machine.spend(0.02, own=0.7, waited=(0.5, 0.8))  # ran 0.5 and 0.2: strangers had 0.3 of the one core
+    assert watch.seen().shares["waiting"] == pytest.approx(0.3)
 
 
 def test_being_woken_is_not_waiting(machine):
@@ -154,11 +178,11 @@ def test_a_long_window_is_judged_alone(machine):
 
 def test_threads_that_start_later_bring_their_cores(machine, monkeypatch):
     """OpenMP binds the first thread to one core, and the others when they start: in the warm-up at the latest."""
-    monkeypatch.setattr(disturbance, "cores_of_threads", lambda: frozenset({0}))
+    monkeypatch.setattr(disturbance, "cores_of_threads", lambda: {"11": frozenset({0})})
     watch = Watch("cpu", machine.root)
     watch.begin()
     machine.spend(1.0)
-    monkeypatch.setattr(disturbance, "cores_of_threads", lambda: frozenset({0, 1}))
+    monkeypatch.setattr(disturbance, "cores_of_threads", lambda: {"11": frozenset({0}), "12": frozenset({1})})
     watch.mark()
     machine.spend(1.0, own=1.0)
     assert watch.seen().shares["other_processes"] == pytest.approx(0.5 - 0.01)

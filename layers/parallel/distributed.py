@@ -92,12 +92,6 @@ class DistributedExchange(Exchange):
         bounds = rank_bounds(num_experts, self.ranks)
         return bounds[self.rank], bounds[self.rank + 1]
 
-    def own_generator(self, generator: torch.Generator | None) -> torch.Generator | None:
-        if generator is None:
-            return None
-        drawn = torch.randint(2**62, (), device=generator.device, generator=generator)
-        return torch.Generator(device=generator.device).manual_seed(int(drawn) + self.rank)
-
     def read(
         self, rows: Tensor, weights: Tensor, num_rows: int, remote: Remote | None, *, weights_by_columns: bool
     ) -> TableCall:

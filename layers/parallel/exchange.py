@@ -10,7 +10,6 @@ L lookups a token, D columns of a table, d model dim, E experts.
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 
 from membench.layers.kernels.dispatch import Dispatch, from_counts
@@ -105,10 +104,6 @@ class Exchange:
     def experts_held(self, num_experts: int) -> tuple[int, int]:
         """First and past the last expert on this rank."""
         return 0, num_experts
-
-    def own_generator(self, generator: torch.Generator | None) -> torch.Generator | None:
-        """What this rank's shards are drawn from; everything else is drawn alike on all ranks."""
-        return generator
 
     def read(
         self, rows: Tensor, weights: Tensor, num_rows: int, remote: Remote | None, *, weights_by_columns: bool

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from membench.layers.initialize import Place
 from membench.layers.kept_dtype import dtype_after
 from membench.layers.kernels.lookups import Lookups, Runs
 from membench.layers.kernels.row_passes import row_backward, row_dots, weighted_bag
@@ -48,12 +49,13 @@ class HostTable(ValueTable):
         device: torch.device | str = "cpu",
         std: float = 1.0,
         generator: torch.Generator | None = None,
+        place: Place | None = None,
         way: Way | None = None,
     ) -> None:
         if generator is not None and generator.device.type != "cpu":  # it cannot fill host memory
             drawn = torch.randint(2**62, (), device=generator.device, generator=generator)
             generator = torch.Generator().manual_seed(int(drawn))
-        super().__init__(num_rows, columns, dtype=dtype, std=std, generator=generator)
+        super().__init__(num_rows, columns, dtype=dtype, std=std, generator=generator, place=place)
         self.device, self.dtype = torch.device(device), dtype
         self.way: Way | None = way
         self.way_ms: dict[Way, float] = {}

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from membench.layers.initialize import BLOCK_ELEMENTS, repeat_
+from membench.layers.initialize import BLOCK_ELEMENTS, Place, repeat_
 from membench.layers.kept_dtype import Move, dtype_after, moved_alone
 from membench.layers.kernels.lookups import Lookups
 from membench.layers.kernels.pages import allocate, on_huge_pages
@@ -54,18 +54,24 @@ class QuantizedTable(nn.Module):
         device: torch.device | str = "cpu",
         std: float = 1.0,
         generator: torch.Generator | None = None,
+        place: Place | None = None,
     ) -> "QuantizedTable":
-        """Normally distributed rows, drawn in quantized form, so that no more memory is used than the table needs."""
+        """Normally distributed rows, drawn in quantized form, so that no more memory is used than the table needs.
+
+        A shard is drawn as its ``place`` of the whole table, but for its scales, of which all are drawn for a moment.
+        """
+        rows, width = (num_rows, columns) if place is None else place.shape
+        first = 0 if place is None else place.offsets[0]
         largest = LARGEST[row_dtype]
         # the largest of D normal numbers, roughly, becomes the format's largest
-        scale = std * math.sqrt(2 * math.log(2 * columns)) / largest
+        scale = std * math.sqrt(2 * math.log(2 * width)) / largest
         weight = allocate(num_rows, columns, row_dtype, torch.device(device))
-        block = torch.empty(min(weight.numel(), BLOCK_ELEMENTS), dtype=torch.float32, device=device)
+        block = torch.empty(min(rows * width, BLOCK_ELEMENTS), dtype=torch.float32, device=device)
         block.normal_(0.0, std / scale, generator=generator).clamp_(-largest, largest)
-        repeat_(weight, (block.round_() if row_dtype == torch.int8 else block).to(row_dtype))
-        scales = torch.empty(num_rows, dtype=torch.float32, device=device)
+        repeat_(weight, (block.round_() if row_dtype == torch.int8 else block).to(row_dtype), place)
+        scales = torch.empty(rows, dtype=torch.float32, device=device)
         scales.uniform_(scale * (1 - _SCALE_SPREAD), scale * (1 + _SCALE_SPREAD), generator=generator)
-        return cls(weight, scales, dtype)
+        return cls(weight, scales if place is None else scales[first : first + num_rows].clone(), dtype)
 
     @classmethod
     def from_table(cls, table: Tensor, row_dtype: torch.dtype) -> "QuantizedTable":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from membench.layers.initialize import fill_normal_
+from membench.layers.initialize import Place, fill_normal_
 from membench.layers.kernels.lookups import Lookups, Runs, find_runs
 from membench.layers.kernels.pages import allocate, on_huge_pages
 from membench.layers.kernels.row_passes import row_backward, row_dots, weighted_bag
@@ -68,7 +68,7 @@ class ValueTable(nn.Module):
     ``weight.grad`` stays None, because a dense gradient of N·D numbers would cost more than the rest of a step. A
     backward pass adds to ``gradient``, which holds only the rows that were read; set it to None between steps. A
     copy of the table has no gradient, as torch's copies have no ``.grad``. ``huge_pages`` tells whether the memory
-    really lies on huge pages; random rows are read faster there.
+    really lies on huge pages; random rows are read faster there. A shard is drawn as its ``place`` of the whole table.
     """
 
     def __init__(
@@ -80,9 +80,10 @@ class ValueTable(nn.Module):
         device: torch.device | str = "cpu",
         std: float = 1.0,
         generator: torch.Generator | None = None,
+        place: Place | None = None,
     ) -> None:
         super().__init__()
-        weight = fill_normal_(allocate(num_rows, columns, dtype, torch.device(device)), std, generator)
+        weight = fill_normal_(allocate(num_rows, columns, dtype, torch.device(device)), std, generator, place)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self._gradient: RowGradient | tuple[Runs, Tensor] | None = None
         self._consumer: Callable[[Use], Tensor | None] | None = None

@@ -3,8 +3,8 @@
 How long a window may be judged by which signal:
 
 * *waiting* comes in nanoseconds (``/proc/self/task/*/schedstat``), so a window of some milliseconds will do. It is
-  the time that the thread which waited longest stood in a run queue. It includes waiting for another thread of this
-  process where there are more of them than cores.
+  the time that the thread which waited longest stood in a run queue, less what other threads of this process may have
+  kept it from running: where ranks share a layer, each has threads that talk to the others, on the cores that compute.
 * *other processes* is the time of our cores that was neither idle, nor stolen, nor ours. Idle and stolen time come in
   ticks of 10 ms. (Busy ticks would be worse still: a kernel samples them, while it adds idle time up exactly, and
   rounds it when it is read.) So a tick a core could be chance: it is taken off, which makes the share a lower bound,
@@ -74,19 +74,25 @@ class Watch:
         self.device, self._root = device, root
         self.signals = GPU_SIGNALS if device == "cuda" else CPU_SIGNALS
         self._counters = throttle_counters(root)
-        self._cores: frozenset[int] = frozenset()
+        self._threads: dict[str, frozenset[int]] = {}
         self._readings: list[Reading] = []
 
     def begin(self) -> None:
         """Forget what was."""
-        self._cores, self._readings = frozenset(), []
+        self._threads, self._readings = {}, []
         self.mark()
 
     def mark(self) -> None:
         """A window begins now."""
-        if (cores := cores_of_threads()) != self._cores:  # threads that compute have been started since
-            self._cores, self._readings = cores, []
+        before, self._threads = self._cores, cores_of_threads()
+        if self._cores != before:  # threads that compute have been started since
+            self._readings = []
         self._take()
+
+    @property
+    def _cores(self) -> frozenset[int]:
+        """Those that threads of this process may run on."""
+        return frozenset[int]().union(*self._threads.values())
 
     def _take(self) -> None:
         now = self._read()
@@ -133,7 +139,9 @@ class Watch:
 
     def _shares(self, window: Reading, span: Reading, now: Reading) -> dict[Signal, float | None]:
         seconds = max(now.at_s - window.at_s, 1e-9)
-        waited = None if not window.turns or not now.turns else waited_share(window.turns, now.turns, seconds)
+        waited = None
+        if window.turns and now.turns:
+            waited = waited_share(window.turns, now.turns, seconds, self._threads)
         throttled = None
         if self._counters:
             most = max(after - before for before, after in zip(window.throttled_s, now.throttled_s, strict=True))
@@ -174,15 +182,15 @@ def _either(before: object, after: object) -> float | None:
     return float(any(known)) if known else None
 
 
-def cores_of_threads() -> frozenset[int]:
-    """The cores that the threads of this process may run on; OpenMP binds each of them to its own."""
-    cores: set[int] = set()
+def cores_of_threads() -> dict[str, frozenset[int]]:
+    """The cores that each thread of this process may run on; OpenMP binds each of its own to one."""
+    cores: dict[str, frozenset[int]] = {}
     if hasattr(os, "sched_getaffinity"):
         with suppress(OSError):
             for thread in Path("/proc/self/task").iterdir():
                 with suppress(OSError):  # it has just ended
-                    cores |= os.sched_getaffinity(int(thread.name))
-    return frozenset(cores)
+                    cores[thread.name] = frozenset(os.sched_getaffinity(int(thread.name)))
+    return cores
 
 
 def _involuntary_switches() -> int | None:

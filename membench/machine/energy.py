@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+NO_DEVICE = "none"  # has no counter
 _RAPL = Path("/sys/class/powercap")
 
 

@@ -1,9 +1,9 @@
 """What the runs of a trained case will be: steps, tokens, FLOPs; and how many there are."""
 
 import math
-from dataclasses import replace
 
 from membench.case import Case
+from membench.layers.spec import Step
 from membench.learning.grid import grid_size
 from membench.learning.settings import Stop, Training
 from membench.planning.fit import Work
@@ -12,8 +12,9 @@ from membench.planning.plan import PlannedLearning
 
 def planned_learning(work: Work, case: Case, training: Training) -> PlannedLearning:
     """The runs of one case; what a budget of seconds or joules will buy is not known."""
-    tokens_of_step = case.tokens
-    flops_of_step = replace(work, mode="forward_backward", optimizer=None).cost(1).flops  # as the loop counts them
+    tokens_of_step, sequences = (each * case.ranks for each in (case.tokens, case.sequences))
+    step = Step(tokens_of_step, "forward_backward", sequences=sequences)
+    flops_of_step = work.arm.spec.cost(step).flops  # as the loop counts them: of the whole model
     steps = steps_within(training.stop, tokens_of_step, flops_of_step)
     return PlannedLearning(
         tokens_of_step=tokens_of_step,

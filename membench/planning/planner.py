@@ -1,12 +1,13 @@
 """Scenario -> Plan: budgets solved, P chosen, every case counted. Nothing is measured."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from membench.case import Case, RoutingConfig
 from membench.errors import UsageError, blaming
 from membench.layers.spec import Collective, Cost, Mode, Optimizer, sent_by_kind
+from membench.learning.shared import check_shared
 from membench.machine.datasheet import Entry, Hardware
 from membench.machine.device import available_memory_bytes
 from membench.planning.fit import Room, Work, fit, parts_of, refusal, why_in_parts
@@ -18,6 +19,7 @@ from membench.planning.network_file import read_network
 from membench.planning.plan import Plan, PlannedCase
 from membench.planning.roofline import predicted_ms
 from membench.planning.solved_arms import SolvedArm, solve_points, solve_shrunk
+from membench.scenario.arms import SHARED_LEVELS
 from membench.scenario.scenario import Point, Scenario
 from membench.scenario.settings import Fit
 from membench.scenario.traces import trace_for
@@ -122,15 +124,27 @@ def sharing_ranks(scenario: Scenario, devices: int, processes: int | None) -> in
     stated = [name for point in scenario.points for name, arm in point.arms.items() if arm.shared_by]
     if processes is None and not stated:
         return None
-    if scenario.level != "layer":
-        problem = f"only layers are shared by processes, this is {scenario.level}: leave out --nproc, or torchrun"
-        raise UsageError(problem, key="level")
-    if processes is not None or devices > 1:
-        return processes or devices
-    if isinstance(scenario.fit.ranks, int):
-        return scenario.fit.ranks
-    key = f"arms.{stated[0]}.shared_by"
-    raise UsageError("ranks share this layer: say how many with --nproc P, or in fit.ranks for a plan", key=key)
+    if scenario.level not in SHARED_LEVELS:
+        what = "only layers, and models that are trained, are shared by processes"
+        raise UsageError(f"{what}, this is {scenario.level}: leave out --nproc, or torchrun", key="level")
+    ranks = processes or (devices if devices > 1 else scenario.fit.ranks)
+    if not isinstance(ranks, int):
+        key = f"arms.{stated[0]}.shared_by"
+        raise UsageError("ranks share this layer: say how many with --nproc P, or in fit.ranks for a plan", key=key)
+    if scenario.level == "training":
+        _check_trained_together(scenario, ranks)
+    return ranks
+
+
+def _check_trained_together(scenario: Scenario, ranks: int) -> None:
+    """Refuses what so many processes that train one model cannot do."""
+    if (scenario.measure.at_once or 1) > 1:
+        problem = f"should be 1, not {scenario.measure.at_once}: {ranks} processes train one model after the other"
+        raise UsageError(problem, key="measure.at_once")
+    for point in scenario.points:
+        for arm in point.arms.values():
+            if arm.training is not None:
+                check_shared(arm.training, ranks)
 
 
 def _pinned_ranks(scenario: Scenario) -> int:
@@ -179,7 +193,10 @@ def _fit_of(scenario: Scenario) -> Fit:
 
 def _works(scenario: Scenario, solved: list[dict[str, SolvedArm]], sharing: int | None) -> Iterator[Work]:
     """Every arm of every point in every mode, less what the scenario excludes; ``sharing`` ranks share each layer."""
-    for point, arms in zip(scenario.points, solved, strict=True):
+    for whole, arms in zip(scenario.points, solved, strict=True):
+        point = whole
+        if sharing is not None and scenario.level == "training":
+            point = replace(whole, workload=whole.workload.divided(sharing))
         for arm in arms.values():
             shared_by = None if sharing is None else _shared_by(point, arm, sharing)
             for mode in point.workload.modes:
@@ -200,7 +217,9 @@ def _shared_by(point: Point, arm: SolvedArm, ranks: int) -> Any:
     try:
         return arm.spec.shared_by(point.arms[arm.name].shared_by, ranks).name
     except ValueError as error:
-        raise UsageError(f"a {arm.spec.model_dump()['kind']} layer {error}", key=key) from None
+        stated = point.arms[arm.name]
+        where = "" if stated.whole is None else " in a model"
+        raise UsageError(f"a {stated.kind.model_fields['kind'].default} layer{where} {error}", key=key) from None
 
 
 def _optimizers(point: Point, arm: str, mode: Mode) -> list[Optimizer | None]:

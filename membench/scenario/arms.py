@@ -28,6 +28,7 @@ _NAMED_BY: dict[Level, str] = {
 _NAMES = tuple(dict.fromkeys(_NAMED_BY.values()))  # the keys by which arms name what they compare
 _SAID = {"layer": "a layer", "op": "an operator"}
 SHARED_KEY = "shared_by"
+SHARED_LEVELS: tuple[Level, ...] = ("layer", "training")  # at which processes can share what is measured
 _MAX_NAME_CHARS = 64
 _ARM_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9_-]{{0,{_MAX_NAME_CHARS - 1}}}")
 
@@ -150,8 +151,8 @@ def _shared_by(
     named = values.pop(SHARED_KEY, common)
     if named is None:
         return None
-    if level != "layer" or kind is ExternalSpec:
-        what = "layers of ours at level layer"
+    if level not in SHARED_LEVELS or kind is ExternalSpec:
+        what = f"layers of ours at levels {' and '.join(SHARED_LEVELS)}"
         raise UsageError(f"is for {what}, this is {'from outside' if level == 'layer' else level}", key=place)
     if named not in SHARED_BY:
         raise UsageError(f"no layer is shared by {shown(named)}; {suggestion(named, SHARED_BY)}", key=place)

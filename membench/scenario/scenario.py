@@ -16,7 +16,7 @@ from membench.layers.spec import MODES, OPTIMIZERS, PRESETS, ModelShape
 from membench.layers.spec.quantities import DTypeName
 from membench.learning.extent import Extent, extent_of
 from membench.learning.tasks import AnyTask
-from membench.scenario.arms import Arm, Level, arm_from, check_every_arm
+from membench.scenario.arms import SHARED_KEY, Arm, Level, arm_from, check_every_arm
 from membench.scenario.axes import SWEPT_SECTIONS, Axes, axes_from, put_at, without_axis
 from membench.scenario.budgets import Budgets, Strict
 from membench.scenario.learning import check_swept, task_from, training_from
@@ -250,6 +250,9 @@ def _point(tree: dict[str, Any], values: dict[str, Any], base: Scenario) -> Poin
         for name, raw in base.arms.items()
     }
     check_every_arm(base.every_arm, arms)
+    if task is not None and base.fit.ranks not in ("auto", 1) and not any(arm.shared_by for arm in arms.values()):
+        problem = f"should be 1, not {base.fit.ranks}: a model is trained whole where no arm says {SHARED_KEY}"
+        raise UsageError(problem, key="fit.ranks")
     if base.level == "op":
         _check_operators(base, arms)
     if shape is not None:
@@ -272,8 +275,6 @@ def _task(base: Scenario) -> AnyTask | None:
         return None
     if "rounds" in base.measure.model_fields_set:
         raise UsageError("is not for level training: its rounds are training.seeds", key="measure.rounds")
-    if base.fit.ranks not in ("auto", 1):
-        raise UsageError(f"should be 1, not {base.fit.ranks}: a model is trained whole, on one device", key="fit.ranks")
     training_from(base.training)
     return task_from(base.task)
 

@@ -114,6 +114,11 @@ class Workload(Strict):
             )
         return self.model_copy(update={"sequences": sequences, "prompt": length, "modes": ["train_step"]})
 
+    def divided(self, ranks: int) -> Self:
+        """The share of each of so many ranks that take a training step together."""
+        assert self.sequences is not None
+        return self.model_copy(update={"sequences": self.sequences // ranks})
+
     def tokens_of(self, mode: Mode) -> int:
         """b, tokens of one rank in a step of a mode."""
         if self.sequences is None:

@@ -111,7 +111,7 @@ def _runs_table(plan: Plan) -> Table:
             [
                 each.case.arm,
                 *(_swept_value(each.point.get(key)) for key in swept),
-                each.case.sequences,
+                each.case.sequences * each.case.ranks,
                 known.steps,
                 known.tokens,
                 known.flops,

@@ -150,12 +150,14 @@ def device_name(result: ResultFile) -> str:
 def how_measured(result: ResultFile) -> str:
     """One device or one rank's share, how many rounds, and what a step is."""
     run = result.run
+    shared = any(record.case.shared_by for record in result.cases)
+    hosts = {text(rank, "host") for record in result.cases for r in record.rounds for rank in r.ranks}
+    where = f" on {how_many(len(hosts), 'host')}" if hosts else ""
     if any(map(is_trained, result.cases)):
-        return f"The whole model trained on one device, {how_many(run.rounds, 'seed')} of each arm."
+        by = f"by {how_many(run.ranks, 'rank')} together{where}" if shared else "on one device"
+        return f"The whole model trained {by}, {how_many(run.rounds, 'seed')} of each arm."
     rounds = how_many(run.rounds, "round")
-    if any(record.case.shared_by for record in result.cases):
-        hosts = {text(rank, "host") for record in result.cases for r in record.rounds for rank in r.ranks}
-        where = f" on {how_many(len(hosts), 'host')}" if hosts else ""
+    if shared:
         return f"Each layer shared by {how_many(run.ranks, 'rank')}{where}, {rounds}. A step is the slowest rank's."
     if run.ranks == 1:
         return f"The whole layer on one device, {rounds}."

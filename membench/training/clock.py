@@ -10,7 +10,7 @@ import torch
 from membench.errors import UsageError
 from membench.layers.spec import ModelSpec, Step
 from membench.learning.settings import Stop
-from membench.machine.energy import EnergyCounter
+from membench.machine.energy import NO_DEVICE, EnergyCounter
 
 _ENERGY_AGE_S = 0.02  # a counter moves no faster, and reading it costs a part of a small step
 
@@ -18,16 +18,17 @@ _ENERGY_AGE_S = 0.02  # a counter moves no faster, and reading it costs a part o
 class Clock:
     """Counts updates, tokens and FLOPs; and inside ``running``, which leaves evaluations out, seconds and joules.
 
+    Without ``energy`` joules are unknown: a counter would count other processes too, or not all.
     FLOPs are those of forward and backward passes as the model's cost counts them, without the optimizer's.
 
     Raises:
         UsageError: training is to stop at joules, and this device has no counter of them.
     """
 
-    def __init__(self, spec: ModelSpec, stop: Stop, device: torch.device) -> None:
+    def __init__(self, spec: ModelSpec, stop: Stop, device: torch.device, *, energy: bool = True) -> None:
         self.steps, self.tokens, self.flops = 0, 0.0, 0.0
         self._spec, self._stop, self._device = spec, stop, device
-        self._counter = EnergyCounter(device.type)
+        self._counter = EnergyCounter(device.type if energy else NO_DEVICE)
         if stop.at == "joules" and self._counter.source is None:
             raise UsageError(
                 "no energy counter of this device can be read; stop at seconds, flops, tokens or steps instead",

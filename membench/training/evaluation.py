@@ -22,7 +22,7 @@ class Evaluation:
         self, model: Model, data: TaskData, settings: Training, device: torch.device, group: Group | None = None
     ) -> None:
         self._model, self._data, self._most, self._device = model, data, settings.asked, device
-        self._asking = (group or Group()).asking
+        self._group = group or Group()
         self._autocast, self._compiled = settings.autocast, settings.compiled
 
     def score(self, asking: Callable[[], None]) -> Score:
@@ -30,7 +30,7 @@ class Evaluation:
 
         def logits(tokens: Tensor) -> Tensor:
             asking()
-            return self._logits(tokens)
+            return self._group.of_all(self._logits, tokens)
 
         with self._as_asked():
             return self._data.score(logits, self._most, self._device)
@@ -48,7 +48,7 @@ class Evaluation:
 
     def _logits(self, tokens: Tensor) -> Tensor:
         hidden = self._model.hidden(tokens.to(self._device))
-        return self._model.logits(hidden).view(*tokens.shape, -1)
+        return self._model.logits(hidden).view(*tokens.shape, self._model.spec.vocab_size)
 
     def _eager(self) -> AbstractContextManager[Any]:
         """Not compiled: the shapes of questions are others, and few steps are of each."""
@@ -58,7 +58,8 @@ class Evaluation:
     def _as_asked(self) -> Iterator[None]:
         self._model.eval()
         try:
-            shared = nullcontext() if self._asking is None else self._asking(self._model)
+            asking = self._group.asking
+            shared = nullcontext() if asking is None else asking(self._model)
             with shared, torch.no_grad(), bf16_where(self._autocast, self._device), self._eager():
                 yield
         finally:

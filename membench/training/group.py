@@ -13,8 +13,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from membench.errors import UsageError
 from membench.layers.models.fully_sharded import gathered, shard_matrices
 from membench.layers.models.model import Model
+from membench.layers.parallel.collectives import Gather
 from membench.layers.parallel.exchange import Exchange
 from membench.learning.settings import Training
+from membench.learning.shared import check_shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,11 @@ class Group:
     @property
     def fuses(self) -> bool:
         """Whether a backward pass may update rows itself; else their gradients are added up first."""
+        return True
+
+    @property
+    def counts_energy(self) -> bool:
+        """Whether a device's counter counts what this process spends, and nothing else of the run."""
         return True
 
     @property
@@ -47,6 +54,15 @@ class Group:
         """Of all processes."""
         return loss
 
+    def largest(self, count: int | None, device: torch.device) -> int | None:
+        """Of any process; they speak on their device."""
+        return count
+
+    def of_all(self, part: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
+        """What ``part`` makes of samples (S, …), a sample in its first dimension: to the last bit the same for all
+        processes, who may decide by it what comes next."""
+        return part(samples)
+
     def sum_gradients(self, model: Model) -> None:
         """Of all processes."""
 
@@ -58,21 +74,26 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Together(Group):
-    """The processes of ``mesh``, of one dimension, train on a slice each. Their matrices are cut over all of them.
+    """All processes of torch.distributed train on a slice each.
 
-    ``exchange`` is that of tables and experts, whose groups may be smaller (``connect(R, replicas=G)``).
+    ``exchange`` is that of tables and experts, whose groups may be smaller (``connect(R, replicas=G)``). Over ``mesh``,
+    of one dimension and all processes, matrices are cut and gathered for each use; None: each process has them whole.
     """
 
     mesh: DeviceMesh | None = None
 
     @property
     def fuses(self) -> bool:
+        return self.replicas == 1
+
+    @property
+    def counts_energy(self) -> bool:
         return False
 
     @property
     def replicas(self) -> int:
         ranks = self.exchange if isinstance(self.exchange, int) else self.exchange.ranks
-        return dist.get_world_size(self._group) // ranks
+        return dist.get_world_size() // ranks
 
     def check(self, settings: Training, folder: Path | None) -> None:
         if folder is not None:
@@ -80,41 +101,35 @@ class Together(Group):
                 "processes that train together would all write one file: layers.sharded_checkpoint saves their parts",
                 source=str(folder),
             )
-        if settings.stop.at in ("seconds", "joules"):
-            raise UsageError(
-                "processes that train together stop at steps, tokens or flops, which all of them count alike",
-                key=f"training.stop.{settings.stop.at}",
-            )
-        if settings.compiled:
-            raise UsageError("a model that processes share is not compiled", key="training.compiled")
-        parts = dist.get_world_size(self._group) * settings.accumulate
-        if settings.sequences % parts:
-            raise UsageError(
-                f"{settings.sequences} cannot be divided into {parts} equal parts, of processes and accumulation",
-                key="training.sequences",
-            )
+        check_shared(settings, dist.get_world_size())
 
     def share(self, model: Model) -> None:
-        assert self.mesh is not None
-        shard_matrices(model, self.mesh)
+        if self.mesh is not None:
+            shard_matrices(model, self.mesh)
 
     def slice(self, samples: Tensor) -> Tensor:
-        return samples.chunk(dist.get_world_size(self._group))[dist.get_rank(self._group)]
+        return samples.tensor_split(dist.get_world_size())[dist.get_rank()]
 
     def total(self, loss: Tensor) -> Tensor:
         found = loss.clone()
-        dist.all_reduce(found, group=self._group)
+        dist.all_reduce(found)
         return found
+
+    def largest(self, count: int | None, device: torch.device) -> int | None:
+        found = torch.tensor(-1 if count is None else count, device=device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return None if found < 0 else int(found)
+
+    def of_all(self, part: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
+        sizes = [len(each) for each in samples.tensor_split(dist.get_world_size())]
+        own, everyone = part(self.slice(samples)), dist.group.WORLD
+        assert everyone is not None
+        return Gather(sizes, everyone).there(own.contiguous())
 
     @torch.no_grad()
     def sum_gradients(self, model: Model) -> None:
         model.sum_gradients()
 
     @property
-    def asking(self) -> Callable[[Model], AbstractContextManager[None]]:
-        return gathered
-
-    @property
-    def _group(self) -> dist.ProcessGroup:
-        assert self.mesh is not None
-        return self.mesh.get_group()
+    def asking(self) -> Callable[[Model], AbstractContextManager[None]] | None:
+        return None if self.mesh is None else gathered

@@ -64,7 +64,8 @@ class Run:
                 f"the task has {how_many(data.vocab_size, 'token')}, the model {spec.vocab_size}", key="vocab_size"
             )
         self.spec, self.data, self.settings, self.device, self.folder = spec, data, settings, device, folder
-        self.clock = Clock(spec, settings.stop, device)
+        self._group = group
+        self.clock = Clock(spec, settings.stop, device, energy=group.counts_energy)
         self.watch = Watch()
         self.curve: list[Point] = []
         self.final: dict[str, float | None] | None = None
@@ -100,6 +101,7 @@ class Run:
             self._go_on(report)
             usage = {} if self.watch.reason is not None else self._usage(report)
             self._note_peak()
+            self._peak_bytes = self._group.largest(self._peak_bytes, self.device)
             self.final = final_metrics(self.spec, self.clock, self.curve, usage, self._peak_bytes, matmul_flops_per_s)
             self._save()
         reason = self.watch.reason

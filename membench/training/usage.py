@@ -52,9 +52,8 @@ def usage(model: Model, batches: Iterable[Tensor]) -> dict[str, float | None]:
                 weight = rows.setdefault(id(tables[0]), torch.zeros(_rows(layer), device=x.device))
                 weight.index_add_(0, selection.indices.flatten(), selection.weights.flatten())
             touched = layer.touched(x, None)
-            # of experts that ranks share each knows its own
-            if layer.ranks == 1 and touched.expert_load is not None:
-                loads[number] = loads.get(number, 0) + touched.expert_load
+            if touched.expert_load is not None:
+                loads[number] = loads.get(number, 0) + _of_all_experts(layer, touched.expert_load)
                 dropped[number] = dropped.get(number, 0) + touched.dropped_tokens
     model.train(was_training)
     found: dict[str, float | None] = dict.fromkeys(METRICS)
@@ -72,6 +71,15 @@ def _rows(layer: Layer) -> int:
     choice = layer.spec.choice_of_token
     assert choice is not None
     return choice.count
+
+
+def _of_all_experts(layer: Layer, load: Tensor) -> Tensor:
+    """(E,) of what each rank that shares them knows of its own."""
+    exchange = layer.exchange
+    count = int(exchange.total(torch.tensor(len(load), device=load.device)))
+    whole = load.new_zeros(count)
+    whole[slice(*exchange.experts_held(count))] = load
+    return exchange.total(whole)
 
 
 def _entropy(amounts: Tensor) -> float:

@@ -12,7 +12,8 @@ from membench.training.trained import Trained
 class TrainCase(Message):
     """Train a case on one seed.
 
-    ``cores``: the process's own; ``folder``: for its checkpoints; ``ceilings``: that another run has measured.
+    ``cores``: the process's own, which one of several ranks has taken already; ``folder``: for its checkpoints, which
+    ranks keep none of; ``ceilings``: that another run has measured.
     """
 
     case: Case
@@ -28,8 +29,9 @@ class TrainCase(Message):
 
 
 class CaseTrained(Message):
-    """What came of it."""
+    """What came of it. ``ranks``: of each that trained it together its number and host."""
 
     trained: Trained
     ceilings: dict[str, Any]
     seconds: dict[str, float] = {}
+    ranks: list[dict[str, Any]] = []

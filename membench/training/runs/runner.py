@@ -12,10 +12,12 @@ from membench.processes.channel import Failed
 from membench.results.records import Round, Trial
 from membench.running.journal import SUFFIX, Journal
 from membench.running.progress import RunProgress
+from membench.running.ranks import Ranks
 from membench.scenario.settings import Measure
 from membench.training.runs.jobs import Job, stated_rates, where
 from membench.training.runs.protocol import CaseTrained, TrainCase
 from membench.training.runs.slots import Share, Slots
+from membench.training.runs.together import TogetherRuns
 from membench.training.runs.tuning import ANSWER, choose_rates
 from membench.words import how_many
 
@@ -23,12 +25,16 @@ _FOLDER = ".runs"  # beside the journal, of checkpoints of what is under way
 
 
 class TrainingRunner:
-    """Trains a plan's cases into a journal; what the journal holds already is passed over."""
+    """Trains a plan's cases into a journal; what the journal holds already is passed over.
 
-    def __init__(self, plan: Plan, measure: Measure, device: str, journal: Journal) -> None:
-        self.cases, self.journal, self.device = plan.runnable, journal, device
+    ``ranks``: that train each run together; None: each has a process of its own.
+    """
+
+    def __init__(self, plan: Plan, measure: Measure, device: str, journal: Journal, ranks: Ranks | None = None) -> None:
+        self.cases, self.journal, self.device, self.ranks = plan.runnable, journal, device, ranks
         known = [(each.case, each.params) for each in self.cases]
-        self.share = Share.of([case for case, _ in known], [size for _, size in known], measure, device)
+        local_ranks = None if ranks is None else ranks.local_ranks
+        self.share = Share.of([case for case, _ in known], [size for _, size in known], measure, device, local_ranks)
         self.timeout_seconds = measure.timeout_seconds
         self.folder = journal.path.with_name(journal.path.name.removesuffix(SUFFIX) + _FOLDER)
         self._failed: dict[str, Failed] = {}
@@ -55,8 +61,9 @@ class TrainingRunner:
     def announcement(self) -> str:
         """How many runs there are, and how many at once."""
         once = f", {self.share.at_once} at once" if self.share.at_once > 1 else ""
+        each = "each" if self.ranks is None else "a rank"
         return (
-            f"{how_many(self.total - self.done, 'training run')}{once}, {how_many(self.share.threads, 'thread')} each"
+            f"{how_many(self.total - self.done, 'training run')}{once}, {how_many(self.share.threads, 'thread')} {each}"
         )
 
     def run(self, progress: RunProgress) -> None:
@@ -85,13 +92,18 @@ class TrainingRunner:
         if not waiting:
             return
         self.progress.expect(self.done + len(waiting) + self._seeds_to_come)
-        slots: Slots[Job] = Slots(self.share, self.timeout_seconds, self._report)
-        with closing(slots.answers(waiting, self._question)) as answers:
+        with closing(self._places().answers(waiting, self._question)) as answers:
             for job, answer in answers:
                 waiting.remove(job)
                 self._keep(job, answer)
                 self._estimate = self._left(waiting)
                 self.progress.finished("; ".join(filter(None, [_line(job, answer), self._estimate])))
+
+    def _places(self) -> Slots[Job] | TogetherRuns[Job]:
+        """Where runs are trained."""
+        if self.ranks is None:
+            return Slots(self.share, self.timeout_seconds, self._report)
+        return TogetherRuns(self.ranks, self.device, self.share, self.timeout_seconds, self._report)
 
     def _question(self, job: Job, cores: list[int]) -> TrainCase:
         """Asked as soon as there is room for the job."""
@@ -122,6 +134,7 @@ class TrainingRunner:
             facts = {"curve": trained.curve, "final": trained.final, "seconds": answer.seconds, "data": trained.data}
             facts["ceilings"] = self._ceilings = answer.ceilings
             facts["ran"] = {"at_once": self.share.at_once, "resumed_at": trained.resumed_at}
+            facts["ranks"] = answer.ranks
             self._seconds[job.id].append(answer.seconds["process"] / job.share)
             shutil.rmtree(self.folder / job.key, ignore_errors=True)
         if job.is_trial and not isinstance(answer, Failed):

@@ -27,13 +27,24 @@ class Share:
     threads: int
 
     @classmethod
-    def of(cls, cases: Iterable[Case], params: Iterable[int | None], measure: Measure, device: str) -> "Share":
-        """As the scenario says; else a core each for small models, on all cores, unless time is the budget."""
-        cores = default_threads()
+    def of(
+        cls,
+        cases: Iterable[Case],
+        params: Iterable[int | None],
+        measure: Measure,
+        device: str,
+        local_ranks: int | None = None,
+    ) -> "Share":
+        """As the scenario says; else a core each for small models, on all cores, unless time is the budget.
+
+        Args:
+            local_ranks: of this host, that train each run together; None: each run has a process.
+        """
+        cores = max(1, default_threads() // (local_ranks or 1))
         small = all(size is not None and size <= SMALL_PARAMS for size in params)
         threads = min(measure.threads or (1 if small and device == "cpu" else cores), cores)
         timed = any(case.training is not None and case.training.stop.at in _TIMED for case in cases)
-        alone = timed or device != "cpu"
+        alone = timed or device != "cpu" or local_ranks is not None
         return cls(measure.at_once or (1 if alone else max(1, cores // threads)), threads)
 
     def cores(self, slot: int) -> list[int]:

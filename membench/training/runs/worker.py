@@ -1,13 +1,16 @@
 """A process of its own that trains one case on one seed. Killed, it loses what came after its last checkpoint."""
 
 import os
+import socket
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from membench.layers.spec import ModelSpec
-from membench.processes.serving import Server, be_killed_first
+from membench.processes.serving import Answers, Server, be_killed_first
+from membench.running.protocol import Join, Joined
+from membench.running.worker import prepare_process
 from membench.training.runs.protocol import CaseTrained, TrainCase
 
 if TYPE_CHECKING:
@@ -24,23 +27,56 @@ def take_cores(cores: list[int]) -> None:
     torch.set_num_threads(len(cores))
 
 
-def train_case(asked: TrainCase, server: Server) -> CaseTrained:
-    """One run of one seed."""
-    begin = time.monotonic()
-    take_cores(asked.cores)
-    from membench.training.checkpoint import DamagedCheckpoint
+class Worker:
+    """Alone, or one of the ranks that train together: then that is what it is asked first."""
 
-    case = asked.case
-    assert case.training is not None
-    server.progress("ceiling of matrix products")
-    ceilings = matmul_ceilings(asked.device, "bfloat16" if case.training.autocast else case.layer.dtype, asked.ceilings)
-    folder = _made(Path(asked.folder))
-    try:
-        trained = _trained(asked, folder, ceilings, server)
-    except DamagedCheckpoint as error:  # the folder is this run's own: what it has lost it makes anew
-        Path(error.source).unlink()
-        trained = _trained(asked, folder, ceilings, server)
-    return CaseTrained(trained=trained, ceilings=ceilings, seconds={"process": time.monotonic() - begin})
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.joined: Join | None = None
+
+    def answers(self) -> Answers:
+        """What it can be asked."""
+        return {Join: self.join, TrainCase: self.train}
+
+    def join(self, asked: Join) -> Joined:
+        """Meet the other ranks."""
+        prepare_process(asked.threads, asked.local_rank)
+        from membench.measuring.meeting import meet
+
+        meet(asked)
+        self.joined = asked
+        return Joined()
+
+    def train(self, asked: TrainCase) -> CaseTrained:
+        """One run of one seed."""
+        begin = time.monotonic()
+        if self.joined is None:
+            take_cores(asked.cores)
+        from membench.training.checkpoint import DamagedCheckpoint
+
+        case = asked.case
+        assert case.training is not None
+        self.server.progress("ceiling of matrix products")
+        dtype = "bfloat16" if case.training.autocast else case.layer.dtype
+        ceilings = matmul_ceilings(asked.device, dtype, asked.ceilings)
+        folder = None if self.joined else _made(Path(asked.folder))
+        try:
+            trained = _trained(asked, folder, ceilings, self.server)
+        except DamagedCheckpoint as error:  # the folder is this run's own: what it has lost it makes anew
+            Path(error.source).unlink()
+            trained = _trained(asked, folder, ceilings, self.server)
+        seconds = {"process": time.monotonic() - begin}
+        return CaseTrained(trained=trained, ceilings=ceilings, seconds=seconds, ranks=self._ranks())
+
+    def _ranks(self) -> list[dict[str, Any]]:
+        """Who trained together, known to all of them; empty: this process alone."""
+        if self.joined is None:
+            return []
+        import torch.distributed as dist
+
+        found: list[dict[str, Any]] = [{}] * self.joined.ranks
+        dist.all_gather_object(found, {"rank": self.joined.rank, "host": socket.gethostname()})
+        return found
 
 
 def _made(folder: Path) -> Path | None:
@@ -53,6 +89,7 @@ def _made(folder: Path) -> Path | None:
 
 
 def _trained(asked: TrainCase, folder: Path | None, ceilings: dict[str, Any], server: Server) -> "Trained":
+    from membench.training.shared_case import group_of
     from membench.training.train import train
 
     case = asked.case
@@ -66,7 +103,8 @@ def _trained(asked: TrainCase, folder: Path | None, ceilings: dict[str, Any], se
         device=asked.device,
         folder=folder,
         report=lambda doing, share: server.progress(f"{doing} ({share:.0%})"),
-        matmul_flops_per_s=ceilings["matmul_flops_per_s"],
+        matmul_flops_per_s=case.ranks * ceilings["matmul_flops_per_s"],
+        group=group_of(case, asked.device),
     )
 
 
@@ -83,4 +121,4 @@ def matmul_ceilings(device: str, dtype: str, known: dict[str, Any]) -> dict[str,
 
 if __name__ == "__main__":
     asking = Server()
-    sys.exit(asking.serve({TrainCase: lambda asked: train_case(asked, asking)}))
+    sys.exit(asking.serve(Worker(asking).answers()))
