@@ -64,16 +64,19 @@ def test_operands_that_do_not_fit_are_refused(x, weight, dtype):
         few_rows.linear(x, weight, dtype)
 
 
+def rows_served(weight):
+    columns, dtype = weight.shape[1], weight.dtype
+    return [rows for rows in range(16) if few_rows.is_best_for(torch.ones(rows, columns, dtype=dtype), weight)]
+
+
 def test_where_they_are_used(monkeypatch):
     monkeypatch.setattr(few_rows.grouped_matmul, "_lacks_bf16_units", lambda: True)
-    wide, narrow = torch.randn(64, 48), torch.randn(64, 48).bfloat16()
-    fast = {
-        weight.dtype: [
-            rows for rows in range(12) if few_rows.is_best_for(torch.ones(rows, 48, dtype=weight.dtype), weight)
-        ]
-        for weight in (wide, narrow, wide.half())
-    }
-    assert fast == {torch.float32: [3, 4, 5, 6, 7, 8], torch.bfloat16: [1, 2], torch.float16: []}
+    wide, large = torch.randn(64, 48), torch.randn(256, 256)
+    for intel, of_wide, of_large in ((True, [3, 4, 5, 6, 7, 8], [3, 4, 5, 6, 7, 8]), (False, [], [*range(1, 13)])):
+        monkeypatch.setattr(few_rows, "mkl_is_at_its_best", lambda intel=intel: intel)
+        assert rows_served(wide) == of_wide and rows_served(large) == of_large
+        assert rows_served(large.bfloat16()) == [1, 2] and rows_served(large.half()) == []
+    monkeypatch.setattr(few_rows, "mkl_is_at_its_best", lambda: True)
     assert not few_rows.is_best_for(torch.ones(4, 64), wide.t())
     with paths.forced("torch"):
         assert not few_rows.is_best_for(torch.ones(4, 48), wide)
@@ -82,7 +85,7 @@ def test_where_they_are_used(monkeypatch):
 @pytest.mark.parametrize("dtype, rows", [(torch.float32, 4), (torch.bfloat16, 1)])
 def test_projections_by_it(dtype, rows, monkeypatch, seed):
     monkeypatch.setattr(few_rows.grouped_matmul, "_lacks_bf16_units", lambda: True)
-    monkeypatch.setattr(matmul, "_onednn_is_faster", lambda: False)
+    monkeypatch.setattr(few_rows, "mkl_is_at_its_best", lambda: True)
     torch.manual_seed(seed)
     x, weight = operands(rows, 67, 33, dtype)
     called = []

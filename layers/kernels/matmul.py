@@ -4,7 +4,6 @@ Letters: R rows, d_in and d_out widths.
 """
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,9 @@ from membench.layers.kernels.native import grouped_matmul as native
 from membench.layers.kernels.plain_operator import plain_operator
 from membench.layers.kernels.precision import as_given, at_least_fp32, computed_as_given, operands, wants_gradient
 from membench.layers.kernels.uncompiled import custom_op
+from membench.layers.kernels.vendor import mkl_is_at_its_best
 
-_WORTH_ONEDNN = 2**24  # multiplications
+_WORTH_ONEDNN = 2**24  # multiplications of one thread; of several, which MKL uses badly there, all together
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -46,10 +46,10 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
     Not differentiable: for use inside autograd functions.
     """
-    if _by_onednn(x, weight):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     if _by_few_rows(x, weight):
         return _few_rows_linear(x, weight, False)
+    if _by_onednn(x, weight):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return _native_linear(x, weight, False) if _by_native(weight) and len(x) else F.linear(x, weight)
 
 
@@ -148,9 +148,9 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     """Not a small product: before it multiplies, oneDNN takes longer for its preparations than MKL for all of it."""
     if torch.compiler.is_compiling():  # inductor chooses its own product, and cannot compile this operator
         return False
-    if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() * weight.shape[0] < _WORTH_ONEDNN:
+    if x.device.type != "cpu" or x.dtype != torch.float32:
         return False
-    return _onednn_is_faster()
+    return x.numel() * weight.shape[0] * torch.get_num_threads() >= _WORTH_ONEDNN and _onednn_is_faster()
 
 
 def _by_native(tensor: Tensor) -> bool:
@@ -164,15 +164,8 @@ def _by_few_rows(x: Tensor, weight: Tensor) -> bool:
 
 @cache
 def _onednn_is_faster() -> bool:
-    """Whether oneDNN is faster than MKL in fp32: it is on every x86 processor that is not Intel's.
-
-    MKL chooses its code by the vendor's name, and uses AVX-512 only on Intel's processors.
-    """
-    try:
-        vendor_is_intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and not vendor_is_intel
+    """Whether oneDNN is faster than MKL in fp32: it is on every x86 processor that is not Intel's."""
+    return torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and not mkl_is_at_its_best()
 
 
 def _flops(x: Any, weight: Any, *arguments: Any, out_shape: Any = None, **others: Any) -> int:

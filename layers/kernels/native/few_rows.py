@@ -15,15 +15,20 @@ from membench.layers.kernels.checks import check_shape
 from membench.layers.kernels.native import grouped_matmul
 from membench.layers.kernels.native.calls import ELEMENTS, call, pointer, threads
 from membench.layers.kernels.paths import path_of
+from membench.layers.kernels.vendor import mkl_is_at_its_best
+
+_SMALL = 2**16  # elements
 
 
 def is_best_for(x: Tensor, weight: Tensor) -> bool:
     """Whether this kernel multiplies x (R, m) by weight (n, m) faster than others do.
 
-    In fp32 MKL reads the matrix as fast for one row and for two, and more slowly for three to eight. In bf16, where
-    ``grouped_matmul`` is best, packing rows takes longer than one or two are worth.
+    In fp32 MKL reads the matrix as fast for one row and for two, and more slowly for three to eight, on Intel's
+    processors; on others more slowly for one to twelve, but for small matrices. In bf16, where ``grouped_matmul`` is
+    best, packing rows takes longer than one or two are worth.
     """
-    few = {torch.float32: range(3, 9), torch.bfloat16: range(1, 3)}.get(weight.dtype, ())
+    wide = range(3, 9) if mkl_is_at_its_best() else range(1, 13 if weight.numel() >= _SMALL else 1)
+    few = {torch.float32: wide, torch.bfloat16: range(1, 3)}.get(weight.dtype, ())
     if len(x) not in few or x.dtype != weight.dtype or not weight.is_contiguous() or not weight.numel():
         return False
     return grouped_matmul.is_best_for(weight) if weight.dtype == torch.bfloat16 else path_of(weight) == "native"

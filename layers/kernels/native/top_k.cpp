@@ -10,7 +10,7 @@
 #include <cmath>
 #include <vector>
 
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -102,6 +102,16 @@ class BestOf {
             left += __builtin_popcount(reach);
             place = _mm512_add_epi32(place, _mm512_set1_epi32(VECTOR));
         }
+#elif defined(__AVX2__)
+        const __m256i bound = _mm256_set1_epi32(threshold);
+        for (; i + 8 <= count; i += 8) {
+            const __m256i below = _mm256_cmpgt_epi32(bound, _mm256_loadu_si256((const __m256i*)&all_[i]));
+            for (int reach = 0xff & ~_mm256_movemask_ps(_mm256_castsi256_ps(below)); reach; reach &= reach - 1) {
+                const int64_t place = i + __builtin_ctz(reach);
+                kept_[left] = all_[place];
+                places_[left++] = int32_t(place);
+            }
+        }
 #endif
         for (; i < count; ++i) {
             kept_[left] = all_[i];
@@ -178,6 +188,26 @@ class BestPairs {
             _mm512_storeu_si512(&places_[left], _mm512_maskz_compress_epi64(reach, place));
             left += __builtin_popcount(reach);
             place = _mm512_add_epi64(place, _mm512_set1_epi64(8));
+        }
+#elif defined(__AVX2__)
+        const __m256i reached = _mm256_set1_epi64x(bound), magnitude = _mm256_set1_epi64x(INT64_MAX);
+        for (; c + 4 <= candidates; c += 4) {
+            const auto four = [c](const std::vector<int32_t>& list) { return _mm_loadu_si128((const __m128i*)&list[c]); };
+            const __m256d first = _mm256_i32gather_pd(first_.data(), four(firsts_), 8);
+            const __m256d second = _mm256_i32gather_pd(second_.data(), four(seconds_), 8);
+            const __m256d sum = _mm256_add_pd(_mm256_add_pd(first, second), _mm256_setzero_pd());
+            const __m256i bits = _mm256_castpd_si256(sum), negative = _mm256_cmpgt_epi64(_mm256_setzero_si256(), bits);
+            const __m256i ordered = _mm256_xor_si256(bits, _mm256_and_si256(negative, magnitude));
+            const __m256d nan = _mm256_cmp_pd(sum, sum, _CMP_UNORD_Q);
+            const __m256i key = _mm256_blendv_epi8(ordered, magnitude, _mm256_castpd_si256(nan));
+            int64_t keys[4];
+            _mm256_storeu_si256((__m256i*)keys, key);
+            const int below = _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpgt_epi64(reached, key)));
+            for (int reach = 0xf & ~below; reach; reach &= reach - 1) {
+                const int at = __builtin_ctz(reach);
+                sums_[left] = keys[at];
+                places_[left++] = int32_t(c + at);
+            }
         }
 #endif
         for (; c < candidates; ++c) {
