@@ -8,12 +8,13 @@ import torch
 _LIBRARY = torch.library.Library("membench", "FRAGMENT")
 
 
-def plain_operator(schema: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """``membench::<schema>``, computed on a CPU by ``function``, and seen by torch's counters and profilers.
+def plain_operator(schema: str, function: Callable[..., Any], *, on: tuple[str, ...] = ("CPU",)) -> Callable[..., Any]:
+    """``membench::<schema>``, computed on these devices by ``function``, and seen by torch's counters and profilers.
 
     Not differentiable: for use inside autograd functions, and where no gradient is asked for.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema)
-    _LIBRARY.impl(name, function, "CPU")
+    for device in on:
+        _LIBRARY.impl(name, function, device)
     return getattr(torch.ops.membench, name).default

@@ -6,27 +6,25 @@ one elementwise pass; autograd would keep three more (R, f) tensors.
 Letters: R rows, d model dim, f hidden.
 """
 
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from membench.layers.kernels.matmul import linear, linear_gradients
-from membench.layers.kernels.native import swiglu as native
 from membench.layers.kernels.native.calls import ELEMENTS
 from membench.layers.kernels.paths import path_of
 from membench.layers.kernels.plain_operator import plain_operator
 from membench.layers.kernels.precision import computed_as_given, operands, wants_gradient
 from membench.layers.kernels.stages import stage
+from membench.layers.kernels.torch import swiglu as plain
 
 
 def activate(gate_up: Tensor) -> Tensor:
     """(R, f): silu(gate) * up of gate_up (R, 2f), gate first."""
-    if _by_native(gate_up):
-        return _activate(gate_up)
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate).mul_(up)
+    return _activate(gate_up) if _by_kernels(gate_up) else plain.activate(gate_up)
 
 
 def activate_backward(
@@ -37,33 +35,28 @@ def activate_backward(
 
     ``gradient`` (R, f) is that of the product, and may be overwritten.
     """
-    if _by_native(gate_up):
-        hidden, result, weight_gradient = _activate_backward(gate_up, gradient, weight)
-        return hidden, result, None if weight is None else weight_gradient
-    gate, up = gate_up.chunk(2, dim=-1)
-    silu = F.silu(gate)
-    hidden = silu * up
-    weight_gradient = None
-    if weight is not None:
-        weight_gradient = (gradient * hidden).sum(dim=-1, dtype=torch.promote_types(hidden.dtype, torch.float32))
-        hidden.mul_(weight[:, None])
-        gradient.mul_(weight[:, None])
-    result = torch.empty_like(gate_up)
-    gate_gradient, up_gradient = result.chunk(2, dim=-1)
-    torch.mul(gradient, silu, out=up_gradient)
-    torch.ops.aten.silu_backward.grad_input(gradient.mul_(up), gate, grad_input=gate_gradient)
-    return hidden, result, weight_gradient
+    if not _by_kernels(gate_up):
+        return plain.activate_backward(gate_up, gradient, weight)
+    hidden, result, weight_gradient = _activate_backward(gate_up, gradient, weight)
+    return hidden, result, None if weight is None else weight_gradient
 
 
-def _by_native(gate_up: Tensor) -> bool:
-    """Whether one C++ call takes the place of torch's; a compiler is left those, which it can fuse."""
-    return not torch.compiler.is_compiling() and gate_up.dtype in ELEMENTS and path_of(gate_up) == "native"
+def _by_kernels(gate_up: Tensor) -> bool:
+    """Whether one pass takes the place of torch's calls; a compiler is left those, which it can fuse."""
+    return not torch.compiler.is_compiling() and gate_up.dtype in ELEMENTS and path_of(gate_up) != "torch"
 
 
-_activate = plain_operator("activate(Tensor gate_up) -> Tensor", native.activate)
+def _kernels(gate_up: Tensor) -> ModuleType:
+    return import_module(f"membench.layers.kernels.{path_of(gate_up)}.swiglu")
+
+
+_activate = plain_operator(
+    "activate(Tensor gate_up) -> Tensor", lambda gate_up: _kernels(gate_up).activate(gate_up), on=("CPU", "CUDA")
+)
 _activate_backward = plain_operator(
     "activate_backward(Tensor gate_up, Tensor gradient, Tensor? weight) -> (Tensor, Tensor, Tensor)",
-    native.activate_backward,
+    lambda gate_up, gradient, weight: _kernels(gate_up).activate_backward(gate_up, gradient, weight),
+    on=("CPU", "CUDA"),
 )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from membench.layers.kernels.lookups import Runs
 from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
 from membench.layers.kernels.torch.lookups import find_runs
-from membench.layers.kernels.triton import grouped_matmul, quantized_bag, read_rows, row_passes, top_k
+from membench.layers.kernels.triton import grouped_matmul, quantized_bag, read_rows, row_passes, swiglu, top_k
 
 SUB_KEYS = (128, 1024, 4096)
 _ROWS, _TOKENS, _LOOKUPS, _TOP_K = 1024, 256, 128, 32
@@ -85,6 +85,9 @@ def _of_experts(columns: int) -> Iterator[Calls]:
         columns,
         lambda: grouped_matmul.grouped_linear_gradients(x, x, ends, x_token=token),
     )
+    gate_up, ones = torch.zeros(_TOKENS, 2 * columns, dtype=torch.bfloat16), torch.ones(_TOKENS)
+    yield Calls("activation", columns, lambda: swiglu.activate(gate_up))
+    yield Calls("activation's gradients", columns, lambda: swiglu.activate_backward(gate_up, x, ones))
 
 
 def _runs(rows: Tensor) -> Runs:
