@@ -116,7 +116,7 @@ class RetrievalLayer(Layer):
             sparse_backward=spec.sparse_scores_backward,
         )
         first, second = halves.to(index_dtype(spec.num_keys)).unbind()
-        return Selection(first * spec.sub_keys + second, weights)
+        return Selection(torch.add(second, first, alpha=spec.sub_keys), weights)
 
     def table_shape(self, columns: int) -> tuple[int, int]:
         """Of this rank's shard of a table of so many columns."""

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from layers.kernels import wide_products
+from layers.kernels import paths, wide_products
 from layers.kernels.key_scores import key_scores, scores_with_scales
 from layers.kernels.retrieval import retrieve
 
@@ -86,11 +85,10 @@ def test_queries_like_keys_have_gradients_like_them(dtype, sparse, path, seed):
 
 
 def test_where_they_are_used():
-    with FakeTensorMode():
-        on_gpu = [
-            torch.empty(2, 5, 8, device="cuda", dtype=each) for each in (torch.bfloat16, torch.float16, torch.float)
-        ]
-        assert [wide_products.can_multiply(each) for each in on_gpu] == [True, False, False]
-        x = torch.empty(2, 3, 8, device="cuda")
-        assert wide_products.wide_product(x, on_gpu[0]).dtype == torch.float32
-    assert not wide_products.can_multiply(torch.empty(2, 5, 8).bfloat16())
+    dtypes = (torch.bfloat16, torch.float16, torch.float32)
+    keys = [torch.empty(2, 5, 8, device="meta", dtype=dtype) for dtype in dtypes]
+    assert not any(wide_products.can_multiply(each) for each in keys)
+    with paths.meta_as_gpu():
+        assert [wide_products.can_multiply(each) for each in keys] == [True, False, False]
+        found = wide_products.wide_product(torch.empty(2, 3, 8, device="meta", dtype=torch.bfloat16), keys[0])
+    assert found.dtype == torch.float32 and found.shape == (2, 3, 5)

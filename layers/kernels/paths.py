@@ -17,6 +17,7 @@ from torch import Tensor
 
 Path = Literal["torch", "native", "triton"]
 _forced: Path | None = None
+_meta_is_gpu = False
 _taken: dict[str, set[str]] = {}
 
 
@@ -80,6 +81,23 @@ def path_of(tensor: Tensor) -> Path:
     if device == "cuda":
         return "triton" if has_triton() else "torch"
     return "native" if device == "cpu" and has_native() else "torch"
+
+
+def on_gpu(tensor: Tensor) -> bool:
+    """Whether a GPU computes what lies here; and for tensors without values, whether one is stood in for."""
+    return tensor.device.type == "cuda" or (_meta_is_gpu and tensor.device.type == "meta")
+
+
+@contextmanager
+def meta_as_gpu() -> Iterator[None]:
+    """Inside, tensors on device meta take the ways that they would take on a GPU with Triton."""
+    global _meta_is_gpu
+    before, _meta_is_gpu = _meta_is_gpu, True
+    try:
+        with forced("triton"):
+            yield
+    finally:
+        _meta_is_gpu = before
 
 
 @contextmanager

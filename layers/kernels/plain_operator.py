@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from membench.layers.kernels.bodies import note_body
+
 _LIBRARY = torch.library.Library("membench", "FRAGMENT")
 
 
@@ -14,6 +16,7 @@ def plain_operator(schema: str, function: Callable[..., Any], *, on: tuple[str, 
     Not differentiable: for use inside autograd functions, and where no gradient is asked for.
     """
     name = schema.partition("(")[0]
+    note_body(name, function)
     _LIBRARY.define(schema)
     for device in on:
         _LIBRARY.impl(name, function, device)

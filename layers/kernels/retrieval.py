@@ -23,6 +23,7 @@ from membench.layers.kernels.key_scores import (
     scores_with_scales,
 )
 from membench.layers.kernels.lookups import Lookups
+from membench.layers.kernels.paths import on_gpu
 from membench.layers.kernels.precision import computed_as_given
 from membench.layers.kernels.row_passes import gradient_of_all_rows, weighted_bag
 from membench.layers.kernels.stages import stage
@@ -53,7 +54,7 @@ def retrieve(
 
 def reads_all_sooner(keys: Tensor, top_k: int) -> bool:
     """Whether gradients of all n scores a half are multiplied sooner than those of k are gathered."""
-    return keys.device.type == "cuda" and keys.shape[2] < _SPARSE_FROM_ON_GPU * top_k
+    return on_gpu(keys) and keys.shape[2] < _SPARSE_FROM_ON_GPU * top_k
 
 
 class _Retrieve(torch.autograd.Function):

@@ -1,11 +1,14 @@
 """RMS norm (arXiv 1910.07467) of tokens, and of their queries' halves.
 
-Torch's on a CPU is ten calls, and twenty with its backward pass. A C++ call each takes their place: a decoder's step
-makes two a block, and a training step of a small model is made of them. Nothing is kept but what was normed.
+Torch's is ten calls, and twenty with its backward pass. On a CPU one C++ call each takes their place (a decoder's step
+makes two a block, and a training step of a small model is made of them), on a GPU one pass each. Nothing is kept but
+what was normed.
 
 Letters: R rows, d columns, G scales.
 """
 
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,11 +17,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from membench.layers.kernels.checks import check_shape
-from membench.layers.kernels.native import rms_norm as native
 from membench.layers.kernels.native.calls import ELEMENTS
 from membench.layers.kernels.paths import path_of
 from membench.layers.kernels.plain_operator import plain_operator
 from membench.layers.kernels.precision import wants_gradient
+
+_MOST_COLUMNS = 2**14  # of a row that a program in Triton holds
 
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -37,17 +41,23 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
         check_shape("scale", scale, (None, x.shape[1]), "(G, d)")
         if len(x) % len(scale):
             raise ValueError(f"{len(x)} rows are no multiple of {len(scale)} scales")
-    if _by_native(x, scale):
+    if _by_kernels(x, scale):
         return _RmsNorm.apply(x, scale, eps) if wants_gradient(x, scale) else _rms_norm(x, scale, eps)
     if scale.ndim == 1:
         return functional.rms_norm(x, scale.shape, scale, eps)
     return (functional.rms_norm(x, x.shape[1:], eps=eps).view(-1, *scale.shape) * scale).view(x.shape)
 
 
-def _by_native(x: Tensor, scale: Tensor) -> bool:
-    if torch.compiler.is_compiling() or x.dtype != scale.dtype or x.dtype not in ELEMENTS:
+def _by_kernels(x: Tensor, scale: Tensor) -> bool:
+    """Whether one call takes the place of torch's; a compiler is left those, which it can fuse."""
+    if torch.compiler.is_compiling() or x.dtype != scale.dtype or x.dtype not in ELEMENTS or not x.numel():
         return False
-    return x.numel() > 0 and path_of(x) == "native"
+    path = path_of(x)
+    return path == "native" or (path == "triton" and x.shape[1] <= _MOST_COLUMNS)
+
+
+def _kernels(x: Tensor) -> ModuleType:
+    return import_module(f"membench.layers.kernels.{path_of(x)}.rms_norm")
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -64,10 +74,15 @@ class _RmsNorm(torch.autograd.Function):
         return *_rms_norm_backward(x, scale, upstream[0], ctx.eps), None
 
 
-_rms_norm = plain_operator("rms_norm(Tensor x, Tensor scale, float eps) -> Tensor", native.rms_norm)
+_rms_norm = plain_operator(
+    "rms_norm(Tensor x, Tensor scale, float eps) -> Tensor",
+    lambda x, scale, eps: _kernels(x).rms_norm(x, scale, eps),
+    on=("CPU", "CUDA"),
+)
 _rms_norm_backward = plain_operator(
     "rms_norm_backward(Tensor x, Tensor scale, Tensor gradient, float eps) -> (Tensor, Tensor)",
-    native.rms_norm_backward,
+    lambda x, scale, gradient, eps: _kernels(x).rms_norm_backward(x, scale, gradient, eps),
+    on=("CPU", "CUDA"),
 )
 
 

@@ -7,6 +7,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from membench.layers.kernels.bodies import note_body
+
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -38,6 +40,7 @@ def custom_op(name: str, *, mutates_args: Sequence[str] = ()) -> Callable[[Calla
     """
 
     def defined(function: Callable[..., Any]) -> Any:
+        note_body(name.removeprefix("membench::"), function)
         operator = torch.library.custom_op(name, function, mutates_args=mutates_args)
         kernels: dict[Any, Callable[..., Any]] = getattr(operator, "_backend_fns", {})
         for device, guarded in kernels.items():

@@ -10,25 +10,31 @@ Letters: S matrices, B and n rows, c columns.
 import torch
 from torch import Tensor
 
+from membench.layers.kernels.paths import on_gpu, path_of
+
 
 def can_multiply(keys: Tensor) -> bool:
     """Whether these products are for such keys: torch returns fp32 for 16-bit operands on CUDA only."""
-    return keys.device.type == "cuda" and keys.dtype == torch.bfloat16
+    return on_gpu(keys) and keys.dtype == torch.bfloat16
 
 
 def wide_product(x: Tensor, keys: Tensor) -> Tensor:
     """(S, B, n) fp32 of x (S, B, c), fp32 or bf16, and keys (S, n, c), bf16."""
     if x.dtype == torch.float32:
-        x, keys = torch.cat(_three_parts(x), dim=-1), keys.repeat(1, 1, 3)
+        x, keys = _three_parts(x), keys.repeat(1, 1, 3)
     return _multiplied(x, keys.transpose(1, 2))
 
 
-def _three_parts(x: Tensor) -> list[Tensor]:
-    """bf16 tensors that add up to x; where it is no finite number, neither is the first, and the others are 0."""
+def _three_parts(x: Tensor) -> Tensor:
+    """(S, B, 3c) bf16, side by side: three that add up to x; where the first is no finite number, the others are 0."""
+    if path_of(x) == "triton":
+        from membench.layers.kernels.triton.three_parts import three_parts
+
+        return three_parts(x)
     high = x.bfloat16()
     rest = torch.where(high.isfinite(), x - high, 0)
     middle = rest.bfloat16()
-    return [high, middle, (rest - middle).bfloat16()]
+    return torch.cat([high, middle, (rest - middle).bfloat16()], dim=-1)
 
 
 def _multiplied(x: Tensor, matrix: Tensor) -> Tensor:

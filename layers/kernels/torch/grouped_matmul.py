@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from membench.layers.kernels.paths import on_gpu
+
 _MOST_EXPERTS = 1023  # of torch's kernel, which refuses 1024 groups
 
 
@@ -15,7 +17,7 @@ def is_one_launch(weight: Tensor) -> bool:
 
     Elsewhere ``grouped_mm`` refuses, or is a loop for which the host waits for the row counts.
     """
-    if weight.device.type != "cuda" or weight.dtype != torch.bfloat16 or len(weight) > _MOST_EXPERTS:
+    if not on_gpu(weight) or weight.dtype != torch.bfloat16 or len(weight) > _MOST_EXPERTS:
         return False
     aligned = weight.shape[1] % 8 == 0 and weight.shape[2] % 8 == 0
     return aligned and torch.cuda.get_device_capability(weight.device) >= (9, 0)

@@ -1,0 +1,64 @@
+"""How many launches a step takes on a GPU, counted without one; and that the host waits for none of them."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from house import ROOT
+
+from layers.kernels.lookups import find_runs
+
+pytest.importorskip("triton", reason="needs Triton: pip install '.[triton]'")
+
+from membench.profiler.launches.steps import KINDS, MODES, step_launches
+from membench.profiler.launches.tracing import HostWaits, launches_of, on_hopper
+
+# A change that adds a launch says why here. In order of MODES.
+MOST = {
+    "memory": (5, 31, 33),
+    "memory_plus": (25, 77, 79),
+    "peer": (8, 42, 44),
+    "moe": (44, 72, 74),
+    "dense": (3, 8, 10),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_launches_no_more_than_it_did(kind, mode):
+    found = step_launches(kind, mode)
+    assert len(found) <= MOST[kind][MODES.index(mode)], [(each.stage, each.name) for each in found]
+    assert all(each.touched_bytes >= 0 for each in found)
+
+
+def test_kernels_and_products_are_where_they_belong():
+    found = [(each.stage, each.name) for each in step_launches("memory", "forward")]
+    assert [each for each in found if each[1] in ("mm", "bmm", "_product_key_top_k", "bag")] == [
+        ("query", "mm"),
+        ("scores", "bmm"),
+        ("top_k", "_product_key_top_k"),
+        ("bag", "bag"),
+    ]
+
+
+def test_what_the_host_waits_for_is_found():
+    with on_hopper(), pytest.raises(HostWaits):
+        launches_of(lambda: find_runs(torch.zeros(9, dtype=torch.int64, device="meta"), 4).exact())
+
+
+def test_views_and_new_memory_are_no_launches():
+    with on_hopper():
+        x = torch.empty(4, 6, device="meta")
+        assert not launches_of(lambda: x.view(2, 12).t()[1:].expand(3, 11, 2).to(torch.float32).contiguous)
+        assert not launches_of(lambda: torch.empty_like(x).new_empty(3))
+        found = launches_of(lambda: x.t().contiguous().mul_(2))
+    assert [(each.name, each.touched_bytes) for each in found] == [("clone", 2 * 96), ("mul_", 96)]
+
+
+def test_the_command_line():
+    command = [sys.executable, "-m", "membench.profiler.launches"]
+    done = subprocess.run([*command, "dense"], capture_output=True, text=True, cwd=ROOT, timeout=200)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(MODES), done.stderr
+    refused = subprocess.run([*command, "denes"], capture_output=True, text=True, cwd=ROOT, timeout=200)
+    assert refused.returncode == 2 and "denes: should be one of memory," in refused.stderr
