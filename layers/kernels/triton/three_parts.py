@@ -10,31 +10,41 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from membench.layers.kernels.triton.blocks import gathered, scatter
 from membench.layers.kernels.triton.launch import launch
 
-_HELD = 1024  # numbers of a program
+_HELD = 2048  # numbers of a program
+_MOST_COLUMNS = 512
 
 
 def three_parts(x: Tensor) -> Tensor:
     """(…, 3c) bf16 of x (…, c)."""
     x = x.contiguous()
-    parts = torch.empty(*x.shape[:-1], 3 * x.shape[-1], dtype=torch.bfloat16, device=x.device)
+    columns = x.shape[-1]
+    parts = torch.empty(*x.shape[:-1], 3 * columns, dtype=torch.bfloat16, device=x.device)
     if x.numel():
-        arguments = (x, parts, x.numel())
-        launch(x, _three_parts, (triton.cdiv(x.numel(), _HELD),), *arguments, COLUMNS=x.shape[-1], HELD=_HELD)
+        tile, rows = min(_MOST_COLUMNS, triton.next_power_of_2(columns)), x.numel() // columns
+        constants = {"COLUMNS": columns, "ROWS": max(1, _HELD // tile), "TILE": tile}
+        programs = (triton.cdiv(rows, constants["ROWS"]), triton.cdiv(columns, tile))
+        launch(x, _three_parts, programs, x, parts, count=rows, **constants)
     return parts
 
 
 @triton.jit(do_not_specialize=["count"])
-def _three_parts(x: tl.tensor, parts: tl.tensor, count: tl.tensor, COLUMNS: tl.constexpr, HELD: tl.constexpr) -> None:
-    place = tl.program_id(0).to(tl.int64) * HELD + tl.arange(0, HELD)
-    here = place < count
-    value = tl.load(x + place, mask=here, other=0.0)
-    high = value.to(tl.bfloat16)
-    rest = value - high.to(tl.float32)
-    rest = tl.where(tl.abs(high.to(tl.float32)) < float("inf"), rest, 0.0)  # of a NaN nothing is less
-    middle = rest.to(tl.bfloat16)
-    to = parts + place // COLUMNS * 3 * COLUMNS + place % COLUMNS
-    tl.store(to, high, mask=here)
-    tl.store(to + COLUMNS, middle, mask=here)
-    tl.store(to + 2 * COLUMNS, (rest - middle.to(tl.float32)).to(tl.bfloat16), mask=here)
+def _three_parts(
+    x: tl.tensor,
+    parts: tl.tensor,
+    count: tl.tensor,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+) -> None:
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * TILE + tl.arange(0, TILE)
+    here = row < count
+    value = gathered(x, row, here, column, COLUMNS, COLUMNS)
+    high = value.to(tl.bfloat16).to(tl.float32)
+    rest = tl.where(tl.abs(high) < float("inf"), value - high, 0.0)  # of a NaN nothing is less
+    middle = rest.to(tl.bfloat16).to(tl.float32)
+    scatter(parts, high, row, here, column, COLUMNS, 3 * COLUMNS)
+    scatter(parts + COLUMNS, middle, row, here, column, COLUMNS, 3 * COLUMNS)
+    scatter(parts + 2 * COLUMNS, rest - middle, row, here, column, COLUMNS, 3 * COLUMNS)

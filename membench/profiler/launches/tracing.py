@@ -93,7 +93,8 @@ def on_hopper() -> Iterator[None]:
 
 def layer_without_values(spec: AnySpec) -> Layer:
     """A layer of a spec, on device meta."""
-    return MODULES[spec.kind](spec, 1, device="meta", generator=None)
+    options: dict[str, Any] = {"device": "meta", "generator": None}
+    return MODULES[spec.kind](spec, 1, **options)
 
 
 class _Trace(TorchDispatchMode):

@@ -12,7 +12,16 @@ from torch import Tensor
 from membench.layers.kernels.lookups import Runs
 from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
 from membench.layers.kernels.torch.lookups import find_runs
-from membench.layers.kernels.triton import grouped_matmul, quantized_bag, read_rows, row_passes, swiglu, top_k
+from membench.layers.kernels.triton import (
+    grouped_matmul,
+    quantized_bag,
+    read_rows,
+    rms_norm,
+    row_passes,
+    swiglu,
+    three_parts,
+    top_k,
+)
 
 SUB_KEYS = (128, 1024, 4096)
 _ROWS, _TOKENS, _LOOKUPS, _TOP_K = 1024, 256, 128, 32
@@ -32,6 +41,7 @@ def every_call(widths: Iterable[int]) -> Iterator[Calls]:
     for columns in widths:
         yield from _of_rows(columns)
         yield from _of_experts(columns)
+        yield from _of_norms(columns)
     for sub_keys in SUB_KEYS:
         scores = torch.zeros(4, 2, _TOKENS, sub_keys)
         yield Calls("top_k", sub_keys, lambda scores=scores: top_k.product_key_top_k(scores, _TOP_K))
@@ -88,6 +98,13 @@ def _of_experts(columns: int) -> Iterator[Calls]:
     gate_up, ones = torch.zeros(_TOKENS, 2 * columns, dtype=torch.bfloat16), torch.ones(_TOKENS)
     yield Calls("activation", columns, lambda: swiglu.activate(gate_up))
     yield Calls("activation's gradients", columns, lambda: swiglu.activate_backward(gate_up, x, ones))
+
+
+def _of_norms(columns: int) -> Iterator[Calls]:
+    x, scale = torch.zeros(_TOKENS, columns, dtype=torch.bfloat16), torch.ones(columns, dtype=torch.bfloat16)
+    yield Calls("norm", columns, lambda: rms_norm.rms_norm(x, scale, 1e-5))
+    yield Calls("norm's gradients", columns, lambda: rms_norm.rms_norm_backward(x, scale, x, 1e-5))
+    yield Calls("parts", columns, lambda: three_parts.three_parts(x.float()))
 
 
 def _runs(rows: Tensor) -> Runs:
