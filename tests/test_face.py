@@ -12,7 +12,7 @@ from membench.layers.face import FACE
 
 # What the instrument imports of layers, by the number. A new name: raise FACE and give the new number its names.
 ASKED = {
-    8: """
+    9: """
         checking.answer:find_fault checking.answer:parameter_faults checking.digest:Digest
         checking.update_verification:update_errors checking.verification:Verification
         checking.verification:verify factory:build initialize:fill_normal_ kernels.cpp_build:kernels
@@ -37,6 +37,9 @@ ASKED = {
         kernels.row_update:RowStep kernels.torch.lookups:find_runs kernels.triton:grouped_matmul
         kernels.triton:quantized_bag kernels.triton:read_rows kernels.triton:row_passes kernels.triton:top_k
         models.fully_sharded:gathered models.fully_sharded:shard_matrices parallel.collectives:reduce_scattered
+        factory:AnySpec factory:MODULES kernels.bodies:body_of kernels.triton:launch kernels.triton:rms_norm
+        kernels.triton:swiglu kernels.triton:three_parts kernels:paths kernels:stages parallel.collectives:Gather
+        spec:spec_from
     """,
 }
 

@@ -50,7 +50,9 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
         return _few_rows_linear(x, weight, False)
     if _by_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return _native_linear(x, weight, False) if _by_native(weight) and len(x) else F.linear(x, weight)
+    if _by_native(weight) and len(x):
+        return _native_linear(x, weight, False)
+    return F.linear(x.contiguous(), weight)  # of rows that lie apart MKL adds up in another order
 
 
 _as_given_linear = computed_as_given(linear)
