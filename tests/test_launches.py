@@ -42,9 +42,18 @@ def test_kernels_and_products_are_where_they_belong():
     ]
 
 
-def test_what_the_host_waits_for_is_found():
+@pytest.mark.parametrize(
+    "waits",
+    [lambda x: find_runs(x, 4).exact(), torch.nonzero, torch.unique, torch.Tensor.tolist, torch.Tensor.cpu, bool],
+)
+def test_what_the_host_waits_for_is_found(waits):
     with on_hopper(), pytest.raises(HostWaits):
-        launches_of(lambda: find_runs(torch.zeros(9, dtype=torch.int64, device="meta"), 4).exact())
+        launches_of(lambda: waits(torch.zeros(1, dtype=torch.int64, device="meta")))
+
+
+def test_another_fault_stays_what_it_is():
+    with on_hopper(), pytest.raises(RuntimeError, match="broadcast"):
+        launches_of(lambda: torch.zeros(3, device="meta") + torch.zeros(4, device="meta"))
 
 
 def test_views_and_new_memory_are_no_launches():

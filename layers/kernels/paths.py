@@ -31,8 +31,17 @@ def handed_on(name: str) -> ModuleType:
     return _module(name, "torch")
 
 
+def part_of_another(name: str, tensor: Tensor) -> ModuleType:
+    """As ``implementation``, for what ``taken`` need not tell of: passes between the operators of a layer."""
+    return _imported(name, path_of(tensor))
+
+
 def _module(name: str, path: Path) -> ModuleType:
     took(name, path)
+    return _imported(name, path)
+
+
+def _imported(name: str, path: Path) -> ModuleType:
     return import_module(f"membench.layers.kernels.{path}.{name}")
 
 

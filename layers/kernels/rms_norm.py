@@ -7,8 +7,6 @@ what was normed.
 Letters: R rows, d columns, G scales.
 """
 
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from torch.nn import functional
 
 from membench.layers.kernels.checks import check_shape
 from membench.layers.kernels.native.calls import ELEMENTS
-from membench.layers.kernels.paths import path_of
+from membench.layers.kernels.paths import part_of_another, path_of
 from membench.layers.kernels.plain_operator import plain_operator
 from membench.layers.kernels.precision import wants_gradient
 
@@ -56,10 +54,6 @@ def _by_kernels(x: Tensor, scale: Tensor) -> bool:
     return path == "native" or (path == "triton" and x.shape[1] <= _MOST_COLUMNS)
 
 
-def _kernels(x: Tensor) -> ModuleType:
-    return import_module(f"membench.layers.kernels.{path_of(x)}.rms_norm")
-
-
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -76,12 +70,12 @@ class _RmsNorm(torch.autograd.Function):
 
 _rms_norm = plain_operator(
     "rms_norm(Tensor x, Tensor scale, float eps) -> Tensor",
-    lambda x, scale, eps: _kernels(x).rms_norm(x, scale, eps),
+    lambda x, scale, eps: part_of_another("rms_norm", x).rms_norm(x, scale, eps),
     on=("CPU", "CUDA"),
 )
 _rms_norm_backward = plain_operator(
     "rms_norm_backward(Tensor x, Tensor scale, Tensor gradient, float eps) -> (Tensor, Tensor)",
-    lambda x, scale, gradient, eps: _kernels(x).rms_norm_backward(x, scale, gradient, eps),
+    lambda x, scale, gradient, eps: part_of_another("rms_norm", x).rms_norm_backward(x, scale, gradient, eps),
     on=("CPU", "CUDA"),
 )
 

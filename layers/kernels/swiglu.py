@@ -6,8 +6,6 @@ one elementwise pass; autograd would keep three more (R, f) tensors.
 Letters: R rows, d model dim, f hidden.
 """
 
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from membench.layers.kernels.matmul import linear, linear_gradients
 from membench.layers.kernels.native.calls import ELEMENTS
-from membench.layers.kernels.paths import path_of
+from membench.layers.kernels.paths import part_of_another, path_of
 from membench.layers.kernels.plain_operator import plain_operator
 from membench.layers.kernels.precision import computed_as_given, operands, wants_gradient
 from membench.layers.kernels.stages import stage
@@ -46,16 +44,14 @@ def _by_kernels(gate_up: Tensor) -> bool:
     return not torch.compiler.is_compiling() and gate_up.dtype in ELEMENTS and path_of(gate_up) != "torch"
 
 
-def _kernels(gate_up: Tensor) -> ModuleType:
-    return import_module(f"membench.layers.kernels.{path_of(gate_up)}.swiglu")
-
-
 _activate = plain_operator(
-    "activate(Tensor gate_up) -> Tensor", lambda gate_up: _kernels(gate_up).activate(gate_up), on=("CPU", "CUDA")
+    "activate(Tensor gate_up) -> Tensor",
+    lambda gate_up: part_of_another("swiglu", gate_up).activate(gate_up),
+    on=("CPU", "CUDA"),
 )
 _activate_backward = plain_operator(
     "activate_backward(Tensor gate_up, Tensor gradient, Tensor? weight) -> (Tensor, Tensor, Tensor)",
-    lambda gate_up, gradient, weight: _kernels(gate_up).activate_backward(gate_up, gradient, weight),
+    lambda gate_up, gradient, weight: part_of_another("swiglu", gate_up).activate_backward(gate_up, gradient, weight),
     on=("CPU", "CUDA"),
 )
 

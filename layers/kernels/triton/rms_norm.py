@@ -55,6 +55,12 @@ def _constants(x: Tensor, scale: Tensor, eps: float) -> dict[str, Any]:
     return {"EPS": eps, "SCALES": scales, "COLUMNS": columns, "ROWS": rows, "TILE": tile, "num_warps": warps}
 
 
+@triton.jit
+def _inverse_rms(values: tl.tensor, COLUMNS: tl.constexpr, EPS: tl.constexpr) -> tl.tensor:
+    """(R,): one over the root of each row's mean square."""
+    return 1 / tl.sqrt(tl.sum(values * values, 1) / COLUMNS + EPS)
+
+
 @triton.jit(do_not_specialize=["count"])
 def _rms_norm(
     x: tl.tensor,
@@ -70,7 +76,7 @@ def _rms_norm(
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, TILE)
     here = row < count
     values = gathered(x, row, here, column, COLUMNS, COLUMNS)
-    factor = 1 / tl.sqrt(tl.sum(values * values, 1) / COLUMNS + EPS)
+    factor = _inverse_rms(values, COLUMNS, EPS)
     scales = gathered(scale, row % SCALES, here, column, COLUMNS, COLUMNS)
     scatter(normed, values * factor[:, None] * scales, row, here, column, COLUMNS, COLUMNS)
 
@@ -99,7 +105,7 @@ def _rms_norm_backward(
         here, row = number < count, number * SCALES + turn
         values = gathered(x, row, here, column, COLUMNS, COLUMNS)
         given = gathered(gradient, row, here, column, COLUMNS, COLUMNS)
-        factor = 1 / tl.sqrt(tl.sum(values * values, 1) / COLUMNS + EPS)
+        factor = _inverse_rms(values, COLUMNS, EPS)
         scaled = given * scales[None, :]
         back = tl.sum(scaled * values, 1) * factor * factor * factor / COLUMNS
         change = factor[:, None] * scaled - back[:, None] * values
