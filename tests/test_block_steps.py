@@ -58,6 +58,10 @@ def plain_block(x, scale, qkv, out, cosines, sines, keys, values, held, eps, ffn
     return y, keys, values
 
 
+def rms(each):
+    return each.square().mean().sqrt().item()
+
+
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("f", [None, 1, 45, 333])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -70,7 +74,9 @@ def test_a_token_passes_a_block_and_is_kept(dtype, f, shape, seed):
         found = block_step(*given), *given[6:8]
     assert found[0].dtype == dtype
     for each, wanted in zip(found, expected, strict=True):
-        assert relative_rms(each, wanted) < (2e-6 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps)
+        # Sums that come to about one: where few of them come out, these may all lie near zero.
+        error = rms(each.double() - wanted) / max(rms(wanted), 1.0)
+        assert error < (2e-6 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

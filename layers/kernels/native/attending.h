@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "dots.h"
+#include "exponentials.h"
 
 struct Attended {
     int64_t sequences, heads, kv_heads, head_dim, capacity, held;
@@ -44,9 +45,29 @@ inline void dot_all(const Element* vector, const Element* rows, int64_t count, i
 
 inline void softmax(float* scores, int64_t count, float scale) {
     float most = scores[0], sum = 0;
-    for (int64_t p = 1; p < count; ++p) most = std::max(most, scores[p]);
-    for (int64_t p = 0; p < count; ++p) sum += scores[p] = std::exp((scores[p] - most) * scale);
+#pragma omp simd reduction(max : most)
+    for (int64_t p = 1; p < count; ++p) most = scores[p] > most ? scores[p] : most;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t p = 0; p < count; ++p) {
+        scores[p] = exp_of((scores[p] - most) * scale);
+        sum += scores[p];
+    }
     for (int64_t p = 0; p < count; ++p) scores[p] /= sum;
+}
+
+// sum += weights · rows, of `count` rows: of TOGETHER the sum is read and written once.
+template <typename Element>
+inline void add_weighted(const float* weights, const Element* rows, int64_t count, int64_t columns, float* sum) {
+    if (count < TOGETHER) {
+        for (int64_t p = 0; p < count; ++p) add_scaled(sum, weights[p], rows + p * columns, columns);
+        return;
+    }
+    static_assert(TOGETHER == 4);
+    const Element *first = rows, *second = first + columns, *third = second + columns, *fourth = third + columns;
+#pragma omp simd
+    for (int64_t j = 0; j < columns; ++j)
+        sum[j] += (weights[0] * widen(first[j]) + weights[1] * widen(second[j])) +
+                  (weights[2] * widen(third[j]) + weights[3] * widen(fourth[j]));
 }
 
 // out (S, h·c) of projected (S, (h + 2g)·c), whose keys and values are written to the caches. The threads of a parallel
@@ -72,10 +93,11 @@ void attend(const Attended& shape, const Element* projected, const Element* cosi
             softmax(scores.data() + each * seen, seen, scale);
         }
         std::fill(sums.begin(), sums.end(), 0.0f);
-        for (int64_t p = 0; p < seen; ++p) {
-            prefetch_row(values + std::min(p + ROWS_AHEAD, seen - 1) * c, c);
+        for (int64_t p = 0; p < seen; p += TOGETHER) {
+            const int64_t count = std::min(TOGETHER, seen - p);
+            for (int64_t j = p; j < p + count; ++j) prefetch_row(values + std::min(j + ROWS_AHEAD, seen - 1) * c, c);
             for (int64_t each = 0; each < group; ++each)
-                add_scaled(sums.data() + each * c, scores[each * seen + p], values + p * c, c);
+                add_weighted(scores.data() + each * seen + p, values + p * c, count, c, sums.data() + each * c);
         }
         narrow_all(sums.data(), out + (sequence * shape.heads + kv_head * group) * c, group * c);
     }

@@ -1,6 +1,8 @@
 // Products of one vector with several rows, each of which is read once.
 #pragma once
 
+#include <utility>
+
 #include "rows.h"
 #include "vectors.h"
 
@@ -12,7 +14,7 @@ struct Block {
 inline Block block_of(const float* values) { return {load_floats(values), load_floats(values + LANES)}; }
 
 inline Block block_of(const BFloat16* values) {
-    const Words pairs = load_words(values);
+    const Words pairs = loaded_once(load_words(values));
     return {evens_of(pairs), odds_of(pairs)};
 }
 
@@ -48,29 +50,78 @@ template <> inline void arrange<BFloat16>(const float* values, int64_t columns, 
         }
 }
 
-// dots[row] = token · rows[row], block by block, and of rows needed later what lies there is asked for. A token of
-// floats is arranged as the rows' elements are.
+// What rows are multiplied with: the numbers of a token, of which floats are arranged as the rows' elements are.
+template <typename Token> struct TokenFactor {
+    const Token* values;
+
+    Block before(int64_t begin) const {
+        const Block block = block_of(values + begin);
+        return {loaded_once(block.first), loaded_once(block.second)};
+    }
+    static Block beside(const Block& before, const Block&) { return before; }
+    float number(int64_t j, float) const { return widen(values[j]); }
+};
+
+// Each row is multiplied with itself.
+struct OwnFactor {
+    static Block before(int64_t) { return {Floats{}, Floats{}}; }
+    static Block beside(const Block&, const Block& there) { return there; }
+    static float number(int64_t, float there) { return there; }
+};
+
+// Of rows that are read one after the other, so many rows before they are needed: what arrives meanwhile.
+constexpr int64_t BYTES_AHEAD = 8192;
+template <typename Element> inline int64_t rows_ahead(int64_t columns) {
+    return std::max(TOGETHER, BYTES_AHEAD / int64_t(columns * sizeof(Element)));
+}
+
+// Calls body(0), body(1), ... with numbers that the compiler knows: arrays that only these index are registers.
+template <typename Body, int... INDEX> inline void for_known(std::integer_sequence<int, INDEX...>, const Body& body) {
+    (body(std::integral_constant<int, INDEX>{}), ...);
+}
+
+// sums[row] = factor · rows[row], block by block, and of rows needed later what lies there is asked for. Each row has
+// two sums: with one, every multiplication would wait for the one before it. A line that has several blocks is asked for
+// as often: a processor that waits for many lines drops what it is asked.
+template <int ROWS, typename Factor, typename Element>
+inline void sum_products(const Factor& factor, const Element* const* rows, const Element* const* later, int64_t columns,
+                         float* sums) {
+    constexpr int64_t LINE = LINE_BYTES / sizeof(Element);
+    constexpr std::make_integer_sequence<int, ROWS> EVERY;
+    Floats firsts[ROWS], seconds[ROWS];
+    for_known(EVERY, [&](auto row) { firsts[row] = seconds[row] = Floats{}; });
+    int64_t begin = 0;
+    for (; begin + BLOCK <= columns; begin += BLOCK) {
+        const Block before = factor.before(begin);
+        for_known(EVERY, [&](auto row) {
+            for (int64_t line = 0; line < BLOCK; line += LINE) prefetch_line(later[row] + begin + line);
+            const Block there = block_of(rows[row] + begin);
+            const Block here = factor.beside(before, there);
+            firsts[row] += here.first * there.first;
+            seconds[row] += here.second * there.second;
+        });
+    }
+    for_known(EVERY, [&](auto row) {
+        if (begin < columns) prefetch_line(later[row] + begin);
+        firsts[row] += seconds[row];
+        sums[row] = 0;
+        for (int64_t j = begin; j < columns; ++j) {
+            const float there = widen(rows[row][j]);
+            sums[row] += factor.number(j, there) * there;
+        }
+    });
+    add_sums<ROWS>(firsts, sums, 1);
+}
+
+// dots[row] = token · rows[row].
 template <int ROWS, typename Token, typename Element>
 inline void dot_rows(const Token* token, const Element* const* rows, const Element* const* later, int64_t columns,
                      float* dots) {
-    constexpr int64_t LINE = LINE_BYTES / sizeof(Element);
-    Floats sums[ROWS] = {};
-    float rest[ROWS] = {};
-    int64_t begin = 0;
-    for (; begin + BLOCK <= columns; begin += BLOCK) {
-        const Block here = block_of(token + begin);
-#pragma GCC unroll 4
-        for (int row = 0; row < ROWS; ++row) {
-            for (int64_t line = 0; line < BLOCK; line += LINE) prefetch_line(later[row] + begin + line);
-            const Block there = block_of(rows[row] + begin);
-            sums[row] += here.first * there.first;
-            sums[row] += here.second * there.second;
-        }
-    }
-    for (int row = 0; row < ROWS; ++row) {
-        prefetch_line(later[row] + begin);
-        for (int64_t j = begin; j < columns; ++j) rest[row] += widen(token[j]) * widen(rows[row][j]);
-        dots[row] = rest[row];
-    }
-    add_sums<ROWS>(sums, dots, 1);
+    sum_products<ROWS>(TokenFactor<Token>{token}, rows, later, columns, dots);
+}
+
+// squares[row] = rows[row] · rows[row].
+template <int ROWS, typename Element>
+inline void square_rows(const Element* const* rows, const Element* const* later, int64_t columns, float* squares) {
+    sum_products<ROWS>(OwnFactor{}, rows, later, columns, squares);
 }

@@ -154,7 +154,7 @@ void dots(const float* x, const BFloat16* weight, int64_t pitch, int64_t blocks,
             }
 #pragma GCC unroll 16
             for (int i = 0; i < ROWS; ++i) {
-                const Floats here = loaded_once(x + i * BLOCK + half * LANES);
+                const Floats here = loaded_once(load_floats(x + i * BLOCK + half * LANES));
 #pragma GCC unroll 8
                 for (int j = 0; j < NEURONS; ++j) sums[j][i] += here * w[j];
             }

@@ -85,12 +85,17 @@ void inverse_rms(const void* x_, int64_t rows, int64_t columns, double eps, floa
     const Element* x = static_cast<const Element*>(x_);
     threads = useful_threads(threads, rows * columns);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t row = 0; row < rows; ++row) {
-        const Element* here = x + row * columns;
-        const Element* later = x + std::min(row + ROWS_AHEAD, rows - 1) * columns;
-        float squares;
-        dot_rows<1>(here, &here, &later, columns, &squares);
-        out[row] = 1 / std::sqrt(squares / float(columns) + float(eps));
+    for (int64_t begin = 0; begin < rows; begin += TOGETHER) {
+        const Element* here[TOGETHER];
+        const Element* later[TOGETHER];
+        for (int64_t j = 0; j < TOGETHER; ++j) {
+            here[j] = x + std::min(begin + j, rows - 1) * columns;
+            later[j] = x + std::min(begin + j + ROWS_AHEAD, rows - 1) * columns;
+        }
+        float squares[TOGETHER];
+        square_rows<TOGETHER>(here, later, columns, squares);
+        for (int64_t j = 0; j < std::min(TOGETHER, rows - begin); ++j)
+            out[begin + j] = 1 / std::sqrt(squares[j] / float(columns) + float(eps));
     }
 }
 

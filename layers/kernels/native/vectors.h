@@ -38,16 +38,15 @@ inline Floats load_floats(const float* address) {
     return floats;
 }
 
-// Loaded once and multiplied often: a compiler that can would rather load it again in every multiplication, and the
-// processor then waits for loads.
-inline Floats loaded_once(const float* address) {
-    Floats floats = load_floats(address);
+// Loaded once and used often: a compiler that can would rather load it again for every use, and the processor then waits
+// for loads.
+template <typename Vector> inline Vector loaded_once(Vector vector) {
 #if defined(__AVX512F__)
-    asm("" : "+v"(floats));
+    asm("" : "+v"(vector));
 #elif defined(__AVX__)
-    asm("" : "+x"(floats));
+    asm("" : "+x"(vector));
 #endif
-    return floats;
+    return vector;
 }
 
 inline void store_floats(float* address, Floats floats) { std::memcpy(address, &floats, sizeof floats); }
