@@ -11,7 +11,10 @@
 #include <immintrin.h>
 #endif
 
-#ifdef __AVX512F__
+// rank[i] is how many of keys (m,) are larger than number i; keys and ranks have room for RANKED_TOGETHER - 1 more.
+constexpr int64_t RANKED_TOGETHER = 8;
+
+#if defined(__AVX512F__)
 
 inline int32_t count_above(const int32_t* keys, int64_t m, int32_t key) {
     const __m512i bound = _mm512_set1_epi32(key);
@@ -33,13 +36,24 @@ inline int32_t count_above(const int64_t* keys, int64_t m, int64_t key) {
     return above;
 }
 
+template <typename Key> inline void count_all_above(const Key* keys, int64_t m, int32_t* rank) {
+    for (int64_t i = 0; i < m; ++i) rank[i] = count_above(keys, m, keys[i]);
+}
+
 #else
 
-template <typename Key> inline int32_t count_above(const Key* keys, int64_t m, Key key) {
-    int32_t above = 0;
-#pragma omp simd reduction(+ : above)
-    for (int64_t i = 0; i < m; ++i) above += keys[i] > key;
-    return above;
+// A key is compared with several at once, each of which counts for itself: nothing is summed across.
+template <typename Key> inline void count_all_above(const Key* keys, int64_t m, int32_t* rank) {
+    for (int64_t i = 0; i < m; i += RANKED_TOGETHER) {
+        Key here[RANKED_TOGETHER], above[RANKED_TOGETHER] = {};
+        std::copy(keys + i, keys + i + RANKED_TOGETHER, here);
+        for (int64_t other = 0; other < m; ++other) {
+            const Key key = keys[other];
+#pragma omp simd
+            for (int64_t j = 0; j < RANKED_TOGETHER; ++j) above[j] += key > here[j];
+        }
+        std::copy(above, above + RANKED_TOGETHER, rank + i);
+    }
 }
 
 #endif
@@ -47,12 +61,12 @@ template <typename Key> inline int32_t count_above(const Key* keys, int64_t m, K
 constexpr int64_t MOST_COUNTED = 512;  // keys, of which a sort takes as long
 
 // rank[i] is how many of keys (m,) go before number i: the larger, and of equal ones a before b if `before(a, b)`.
-// `order` is for its own use.
+// `order` is for its own use; keys and ranks have room for RANKED_TOGETHER - 1 more.
 template <typename Key, typename Before>
 inline void rank_all(const Key* keys, int64_t m, int32_t* rank, std::vector<int32_t>& order, const Before& before) {
     if (m <= MOST_COUNTED) {
-        int64_t sum = 0;
-        for (int64_t i = 0; i < m; ++i) sum += rank[i] = count_above(keys, m, keys[i]);
+        count_all_above(keys, m, rank);
+        const int64_t sum = std::accumulate(rank, rank + m, int64_t(0));
         if (sum == m * (m - 1) / 2) return;  // no two are equal
     }
     order.resize(m);

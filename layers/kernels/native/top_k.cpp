@@ -51,7 +51,7 @@ class BestOf {
   public:
     BestOf(int64_t k, int64_t count)
         : keys(k + 1), indices(k + 1), k_(k), lanes_((2 * k + VECTOR - 1) / VECTOR * VECTOR), all_(count),
-          kept_(count + VECTOR), places_(count + VECTOR), maxima_(lanes_), rank_(std::max(count, lanes_)) {}
+          kept_(count + VECTOR), places_(count + VECTOR), maxima_(lanes_), rank_(std::max(count, lanes_) + VECTOR) {}
 
     void find(const float* scores, int64_t count) {
 #pragma omp simd
@@ -78,7 +78,7 @@ class BestOf {
         }
         const int32_t *maxima = maxima_.data(), k = int32_t(k_);
         int32_t* rank = rank_.data();
-        for (int64_t lane = 0; lane < lanes_; ++lane) rank[lane] = count_above(maxima, lanes_, maxima[lane]);
+        count_all_above(maxima, lanes_, rank);
         int32_t least = INT32_MAX;
 #pragma omp simd reduction(min : least)
         for (int64_t lane = 0; lane < lanes_; ++lane) {
@@ -142,7 +142,7 @@ class BestPairs {
         }
         sums_.resize(firsts_.size() + VECTOR);
         places_.resize(firsts_.size() + VECTOR);
-        rank_.resize(firsts_.size());
+        rank_.resize(firsts_.size() + VECTOR);
     }
 
     void find(const BestOf& first, const BestOf& second) {
