@@ -11,8 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "rows.h"
-#include "vectors.h"
+#include "dots.h"
 
 namespace {
 
@@ -50,6 +49,14 @@ struct Groups {
     int64_t begin(int64_t group) const { return group ? ends[group - 1] : 0; }
     int64_t rows(int64_t group) const { return ends[group] - begin(group); }
     int64_t all_rows() const { return count ? ends[count - 1] : 0; }
+
+    // Those that have rows: few tokens choose a few of many experts, and threads that ask for tasks wait for each other.
+    std::vector<int64_t> chosen() const {
+        std::vector<int64_t> found;
+        for (int64_t group = 0; group < count; ++group)
+            if (rows(group)) found.push_back(group);
+        return found;
+    }
 };
 
 struct Tiling {
@@ -176,24 +183,43 @@ Dots dots_of(int64_t rows, int64_t neurons) {
     return neurons == 1 ? dots_of<1>(rows, every) : neurons == 2 ? dots_of<2>(rows, every) : dots_of<DOT_NEURONS>(rows, every);
 }
 
+// sums[neuron] = x · matrix[neuron] over whole blocks, of `neurons` of the `left` rows that follow in the matrix.
+void dots_of_one(const float* x, const BFloat16* matrix, int64_t pitch, int64_t blocks, int64_t neurons, int64_t left,
+                 float* sums) {
+    const int64_t ahead = rows_ahead<BFloat16>(pitch);
+    for (int64_t neuron = 0; neuron < neurons; neuron += TOGETHER) {
+        const BFloat16* rows[TOGETHER];
+        const BFloat16* later[TOGETHER];
+        float found[TOGETHER];
+        for (int64_t j = 0; j < TOGETHER; ++j) {
+            rows[j] = matrix + std::min(neuron + j, neurons - 1) * pitch;
+            later[j] = matrix + std::min(neuron + j + ahead, left - 1) * pitch;
+        }
+        dot_rows<TOGETHER>(x, rows, later, blocks * BLOCK, found);
+        std::copy_n(found, std::min(TOGETHER, neurons - neuron), sums + neuron);
+    }
+}
+
 void grouped_linear(const Source& source, const Groups& groups, const BFloat16* weight, int64_t n, void* out,
                     int out_element, int threads) {
     const int64_t m = source.columns, blocks = whole_blocks(m), full = m / BLOCK;
     const Tiling tiling(groups, DOT_ROWS);
     const Buffer x = packed_by_block(source, tiling, groups.all_rows(), threads);
     const int64_t chunks = (n + MATRIX_ROWS - 1) / MATRIX_ROWS;
+    const std::vector<int64_t> chosen = groups.chosen();
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> sums;
         BFloat16 last[DOT_NEURONS * BLOCK];  // what is left of some neurons after their whole blocks, and zeros
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t task = 0; task < groups.count * chunks; ++task) {
-            const int64_t group = task / chunks, rows = groups.rows(group), first_row = groups.begin(group);
+        for (int64_t task = 0; task < int64_t(chosen.size()) * chunks; ++task) {
+            const int64_t group = chosen[task / chunks], rows = groups.rows(group), first_row = groups.begin(group);
             const int64_t first = task % chunks * MATRIX_ROWS, neurons = std::min(MATRIX_ROWS, n - first);
-            if (!rows) continue;
             const BFloat16* matrix = weight + (group * n + first) * m;
             const int64_t tiles = tiling.starts[group + 1] - tiling.starts[group];
             sums.assign(rows * MATRIX_ROWS, 0.0f);
+            if (rows == 1)
+                dots_of_one(x.get() + first_row * blocks * BLOCK, matrix, m, full, neurons, n - first, sums.data());
             // the columns of one tile need not be read again, so they are taken all at once
             const int64_t step = rows <= DOT_ROWS ? std::max<int64_t>(full, 1) : DOT_COLUMNS / BLOCK;
             for (int64_t block = 0; block < blocks; block += step) {
@@ -211,7 +237,7 @@ void grouped_linear(const Source& source, const Groups& groups, const BFloat16* 
                         const Ahead ahead = block + step < full
                                                 ? Ahead::part(there + step * BLOCK, BLOCK, std::min(step, full - block - step), number, tiles)
                                                 : Ahead{there + DOT_NEURONS * m, number ? 0 : whole};
-                        way(here, there, m, whole, ahead, sum, MATRIX_ROWS);
+                        if (rows > 1) way(here, there, m, whole, ahead, sum, MATRIX_ROWS);
                         if (!ends) continue;
                         std::memset(last, 0, sizeof last);
                         for (int64_t j = 0; j < count; ++j)
@@ -290,15 +316,15 @@ void grouped_product(const Source& source, const Groups& groups, const BFloat16*
     const Tiling tiling(groups, SUM_ROWS);
     const Buffer x = packed_by_column(source, tiling, groups.all_rows(), threads);
     const int64_t part = columns_of_a_task(m, groups.count, threads), chunks = (m + part - 1) / part;
+    const std::vector<int64_t> chosen = groups.chosen();
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> sums;
         BFloat16 last[MATRIX_ROWS * BLOCK];  // what is left of some rows after their whole blocks, and zeros
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t task = 0; task < groups.count * chunks; ++task) {
-            const int64_t group = task / chunks, rows = groups.rows(group), first_row = groups.begin(group);
+        for (int64_t task = 0; task < int64_t(chosen.size()) * chunks; ++task) {
+            const int64_t group = chosen[task / chunks], rows = groups.rows(group), first_row = groups.begin(group);
             const int64_t first = task % chunks * part, columns = std::min(part, m - first);
-            if (!rows) continue;
             const BFloat16* matrix = weight + group * n * m + first;
             const int64_t pitch = whole_blocks(columns) * BLOCK, tiles = tiling.starts[group + 1] - tiling.starts[group];
             sums.assign(rows * pitch, 0.0f);
