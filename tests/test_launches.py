@@ -19,7 +19,7 @@ MOST = {
     "memory": (5, 31, 33),
     "memory_plus": (25, 77, 79),
     "peer": (8, 42, 44),
-    "moe": (44, 72, 74),
+    "moe": (44, 84, 86),  # with the gradients of the router's loss, as a step is measured
     "dense": (3, 8, 10),
 }
 
@@ -29,7 +29,6 @@ MOST = {
 def test_a_step_launches_no_more_than_it_did(kind, mode):
     found = step_launches(kind, mode)
     assert len(found) <= MOST[kind][MODES.index(mode)], [(each.stage, each.name) for each in found]
-    assert all(each.touched_bytes >= 0 for each in found)
 
 
 def test_kernels_and_products_are_where_they_belong():
@@ -51,6 +50,13 @@ def test_what_the_host_waits_for_is_found(waits):
         launches_of(lambda: waits(torch.zeros(1, dtype=torch.int64, device="meta")))
 
 
+def test_what_a_backward_pass_launches_belongs_to_the_stage_whose_gradient_it_is():
+    found = {(each.stage, each.backward, each.name) for each in step_launches("memory", "forward_backward")}
+    expected = {("query", "mm"), ("scores", "bmm"), ("top_k", "_scores_gradient"), ("bag", "short_runs")}
+    assert {(stage, name) for stage, backward, name in found if backward} >= expected
+    assert not {("bag", False, "short_runs"), ("rest", False, "mm")} & found
+
+
 def test_another_fault_stays_what_it_is():
     with on_hopper(), pytest.raises(RuntimeError, match="broadcast"):
         launches_of(lambda: torch.zeros(3, device="meta") + torch.zeros(4, device="meta"))
@@ -62,7 +68,7 @@ def test_views_and_new_memory_are_no_launches():
         assert not launches_of(lambda: x.view(2, 12).t()[1:].expand(3, 11, 2).to(torch.float32).contiguous)
         assert not launches_of(lambda: torch.empty_like(x).new_empty(3))
         found = launches_of(lambda: x.t().contiguous().mul_(2))
-    assert [(each.name, each.touched_bytes) for each in found] == [("clone", 2 * 96), ("mul_", 96)]
+    assert [(each.name, each.work.moved_bytes) for each in found] == [("clone", 2 * 96), ("mul_", 2 * 96)]
 
 
 def test_the_command_line():

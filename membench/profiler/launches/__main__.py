@@ -26,9 +26,12 @@ def main() -> None:
     for kind in asked.kinds or KINDS:
         for mode in MODES:
             found = step_launches(kind, mode)
-            print(json.dumps({"kind": kind, "mode": mode, "launches": len(found)}), flush=True)
+            moved_bytes, flops = (sum(each.work.moved_bytes for each in found), sum(each.work.flops for each in found))
+            told = {"launches": len(found), "moved_bytes": moved_bytes, "flops": flops}
+            print(json.dumps({"kind": kind, "mode": mode, **told}), flush=True)
             for launched in found if asked.each else ():
-                print(json.dumps(asdict(launched)), flush=True)
+                moved = {"moved_bytes": launched.work.moved_bytes}
+                print(json.dumps({**asdict(launched), **moved}), flush=True)
 
 
 if __name__ == "__main__":

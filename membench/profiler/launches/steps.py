@@ -1,16 +1,19 @@
-"""The steps whose launches are counted: one layer of each kind, forward, with its backward pass, and trained."""
+"""The steps whose launches are counted: of any layer, and of one of each kind at sizes of their own."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from membench.layers.factory import AnySpec
 from membench.layers.optim.layer_optimizer import LayerOptimizer
-from membench.layers.spec import spec_from
-from membench.profiler.launches.tracing import Launched, launches_of, layer_without_values, on_hopper
+from membench.layers.spec import Mode, Optimizer, spec_from
+from membench.measuring.inputs import Input
+from membench.measuring.step import make_step
+from membench.profiler.launches.tracing import Launched, Stages, launches_of, layer_without_values, on_hopper
+from membench.profiler.stage_times import followed, observed
 
-MODES = ("forward", "forward_backward", "train_step")
-_TOKENS, _MODEL_DIM = 16384, 1024
+MODES: tuple[Mode, ...] = ("forward", "forward_backward", "train_step")
+TOKENS, _MODEL_DIM = 16384, 1024
 _ROWS: dict[str, Any] = {"num_keys": 1024**2, "heads": 4, "top_k": 32, "key_dim": 512}
 _SIZES: dict[str, dict[str, Any]] = {
     "memory": _ROWS,
@@ -22,37 +25,41 @@ _SIZES: dict[str, dict[str, Any]] = {
 KINDS = tuple(_SIZES)
 
 
-def step_launches(kind: str, mode: str) -> list[Launched]:
-    """Those of a step of one of ``KINDS`` in one of ``MODES``; rows are trained by ``row_adam`` in the backward pass.
+def spec_of(kind: str) -> AnySpec:
+    """One of ``KINDS`` at its sizes."""
+    return spec_from({"kind": kind, "model_dim": _MODEL_DIM, "dtype": "bfloat16", **_SIZES[kind]})
 
-    A step before it, which is not counted, sets up what is made once.
+
+def step_launches(kind: str, mode: Mode) -> list[Launched]:
+    """Those of a step of one of ``KINDS`` in one of ``MODES``; rows are trained by ``row_adam`` in the backward pass.
 
     Raises:
         HostWaits: the host would wait for the device.
     """
-    spec = spec_from({"kind": kind, "model_dim": _MODEL_DIM, "dtype": "bfloat16", **_SIZES[kind]})
+    return launches_of_step(spec_of(kind), mode, TOKENS, "row_adam")
+
+
+def launches_of_step(
+    spec: AnySpec, mode: Mode, tokens: int, optimizer: Optimizer | None = None, *, zipf_exponent: float = 0.0
+) -> list[Launched]:
+    """Those of a step as it is measured, eager, on so many tokens (B, d) whose rows or experts the layer chooses.
+
+    A step before it, which is not counted, sets up what is made once.
+
+    Args:
+        optimizer: of mode ``train_step``, which needs one.
+        zipf_exponent: as for ``launches_of``.
+
+    Raises:
+        HostWaits: the host would wait for the device.
+        Uncounted: nobody has said what a launch moves.
+    """
     with on_hopper():
-        layer = layer_without_values(spec)
-        x = torch.empty(_TOKENS, _MODEL_DIM, dtype=torch.bfloat16, device="meta", requires_grad=True)
-        upstream = torch.empty(_TOKENS, _MODEL_DIM, dtype=torch.bfloat16, device="meta")
-        optimizer = LayerOptimizer(layer, "row_adam")
-
-        def forward() -> None:
-            with torch.no_grad():
-                layer(x)
-
-        def forward_backward() -> None:
-            optimizer.zero_grad()
-            x.grad = None
-            layer(x).backward(upstream)
-
-        def train_step() -> None:
-            optimizer.zero_grad()
-            x.grad = None
-            with optimizer.fused():
-                layer(x).backward(upstream)
-            optimizer.step()
-
-        steps: dict[str, Callable[[], None]] = dict(zip(MODES, (forward, forward_backward, train_step), strict=True))
-        launches_of(steps[mode])
-        return launches_of(steps[mode])
+        layer, stages = layer_without_values(spec), Stages()
+        x = torch.empty(tokens, spec.model_dim, dtype=getattr(torch, spec.dtype), device="meta")  # type: ignore[union-attr]
+        trained = LayerOptimizer(layer, optimizer) if mode == "train_step" and optimizer else None
+        upstream = layer.output_like(x)
+        step = make_step(mode, followed(layer, stages), layer, [Input(x, None)], upstream, trained)
+        watched = observed(step, stages)
+        launches_of(lambda: watched(0), stages)
+        return launches_of(lambda: watched(0), stages, zipf_exponent=zipf_exponent)

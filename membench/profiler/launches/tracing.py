@@ -5,6 +5,7 @@ for the same. Kernels are told of in place of being launched. What the host woul
 raises.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,16 +18,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from membench.layers.factory import MODULES, AnySpec
-from membench.layers.kernels import paths, stages
+from membench.layers.kernels import paths
 from membench.layers.kernels.bodies import body_of
 from membench.layers.kernels.triton import launch as triton_launch
+from membench.layers.kernels.triton import row_passes
 from membench.layers.layer import Layer
+from membench.layers.spec.expectation import expected_unique
+from membench.profiler.follower import StageFollower
+from membench.profiler.launches import kernel_work, torch_work
+from membench.profiler.launches.work import Work
+from membench.profiler.machine_code.code_key import CodeKey, code_key
+from membench.results.profile import REST, StageKey
 
-_HOPPER = (9, 0)
+_HOPPER, _MULTIPROCESSORS = (9, 0), 132  # of an H100 SXM5 and an H200
 _NO_VALUES = ("meta tensor", "register_meta")  # what torch says where it would need them
 # what only sets memory aside, or asks what a tensor is
 _FREE = frozenset(
     [
+        "detach_",
         "empty",
         "empty_like",
         "empty_strided",
@@ -40,32 +49,56 @@ _FREE = frozenset(
 )
 
 
+# what changes the tensors that it is given, returns nothing, and has no version for tensors without values
+_WITHOUT_META = frozenset(["_fused_sgd_"])
+
+
 @dataclass(frozen=True, slots=True)
 class Launched:
     """One launch: a kernel of this project by its name, or an operator of torch by its own.
 
-    ``stage`` is the layer's that it is part of; None: between stages. ``touched_bytes`` are those of all tensors that
-    it was given or gave back, each once: what it moves unless it reads some rows of one, or one often.
+    ``stage`` and ``backward`` are as ``membench profile`` tells a step's stages apart. ``code`` names the machine code
+    of a kernel of ours, and ``programs`` are how many of it run.
     """
 
     name: str
-    stage: str | None
-    touched_bytes: int
+    stage: str
+    backward: bool
+    work: Work
+    code: CodeKey | None = None
+    programs: int | None = None
 
 
 class HostWaits(Exception):
     """The host would wait for the device here."""
 
 
-def launches_of(call: Callable[[], object]) -> list[Launched]:
+class Stages(StageFollower):
+    """Which stage of a step is running, for launches to be told apart by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.here = REST
+
+    def moved(self, key: StageKey | None) -> None:
+        self.here = key or REST
+
+
+def launches_of(
+    call: Callable[[], object], stages: Stages | None = None, *, zipf_exponent: float = 0.0
+) -> list[Launched]:
     """Those of a call on tensors made inside ``on_hopper``.
+
+    Args:
+        stages: what the call tells of its stages; None: all are the rest.
+        zipf_exponent: skew of the rows and experts that are expected to be read; 0: each is as likely.
 
     Raises:
         HostWaits: the host would wait for the device.
+        Uncounted: nobody has said what a launch moves.
     """
-    trace = _Trace()
+    trace = _Trace(stages or Stages(), zipf_exponent)
     with ExitStack() as inside:
-        inside.enter_context(stages.observed_by(trace))
         inside.enter_context(triton_launch.told_instead(trace.told))
         inside.enter_context(trace)
         try:
@@ -82,8 +115,11 @@ def on_hopper() -> Iterator[None]:
     """Tensors of device meta that are made inside take the ways that they would take on a Hopper."""
     with ExitStack() as inside:
         inside.enter_context(mock.patch.object(torch.cuda, "get_device_capability", lambda device=None: _HOPPER))
-        # the fused AdamW asks whether it has a kernel for the device
-        inside.enter_context(mock.patch("torch.optim.adam._device_dtype_check_for_fused", lambda *told: None))
+        inside.enter_context(mock.patch.object(row_passes, "_multiprocessors", lambda device: _MULTIPROCESSORS))
+        # torch's fused optimizers ask whether they have a kernel for the device
+        for optimizer in ("adam", "sgd"):
+            ask = f"torch.optim.{optimizer}._device_dtype_check_for_fused"
+            inside.enter_context(mock.patch(ask, lambda *told, **named: None))
         inside.enter_context(paths.meta_as_gpu())
         yield
 
@@ -97,26 +133,18 @@ def layer_without_values(spec: AnySpec) -> Layer:
 class _Trace(TorchDispatchMode):
     """Notes every operator of torch, and lets those of this project run as they would on the device."""
 
-    def __init__(self) -> None:
+    def __init__(self, stages: Stages, zipf_exponent: float) -> None:
         super().__init__()
         self.found: list[Launched] = []
-        self._stages: list[str] = []
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """As an observer of stages."""
-        self._stages.append(name)
-        try:
-            yield
-        finally:
-            self._stages.pop()
+        self._stages, self._zipf_exponent = stages, zipf_exponent
 
     def told(
         self, kernel: Any, programs: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any]
     ) -> None:
         """Of a launch of Triton."""
-        del programs
-        self._note(kernel.fn.__name__, [*arguments, *constants.values()])
+        name = kernel.fn.__name__
+        work = kernel_work.work_of(kernel, arguments, constants, self._distinct)
+        self._note(name, work, code_key(name, constants), math.prod(programs))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -127,19 +155,21 @@ class _Trace(TorchDispatchMode):
         if namespace == "membench":
             with self:
                 return body_of(name)(*args, **kwargs)
-        result = func(*args, **kwargs)
+        result = None if name in _WITHOUT_META else func(*args, **kwargs)
         if (
             namespace in ("aten", "prims")
             and name not in _FREE
             and (func._schema.is_mutable or not _is_view(result, args))
         ):
-            self._note(name, [args, kwargs, result])
+            self._note(name, torch_work.work_of(func, args, kwargs, result))
         return result
 
-    def _note(self, name: str, told: Any) -> None:
-        tensors = {id(each): each for each in tree_leaves(told) if isinstance(each, Tensor)}
-        touched = sum(each.numel() * each.element_size() for each in tensors.values())
-        self.found.append(Launched(name, self._stages[-1] if self._stages else None, touched))
+    def _note(self, name: str, work: Work, code: CodeKey | None = None, programs: int | None = None) -> None:
+        here = self._stages.here
+        self.found.append(Launched(name, here.name, here.backward, work, code, programs))
+
+    def _distinct(self, rows: int, reads: int) -> float:
+        return expected_unique(rows, reads, 1, self._zipf_exponent)
 
 
 def _is_view(result: Any, args: tuple[Any, ...]) -> bool:

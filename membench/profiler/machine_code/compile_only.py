@@ -19,11 +19,13 @@ class Launch:
 
     Args:
         kernel: what Triton compiled, with its machine code and its metadata.
+        constants: what is compiled into it.
     """
 
     name: str
     programs: tuple[int, ...]
     kernel: Any
+    constants: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -67,7 +69,7 @@ def compile_only(capability: int) -> Iterator[Launches]:
 
     def compiled(self: Any, *arguments: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> Any:
         kernel = run(self, *arguments, grid=grid, warmup=True, **options)
-        launches.all.append(Launch(self.fn.__name__, tuple(grid), kernel))
+        launches.all.append(Launch(self.fn.__name__, tuple(grid), kernel, options))
         return kernel
 
     triton.runtime.driver.set_active(cast(Any, _Absent(capability)))

@@ -24,7 +24,8 @@ from membench.layers.kernels.triton import (
 )
 
 SUB_KEYS = (128, 1024, 4096)
-_ROWS, _TOKENS, _LOOKUPS, _TOP_K = 1024, 256, 128, 32
+TOP_K = (16, 32)
+_ROWS, _TOKENS, _LOOKUPS = 1024, 256, 128
 _EXPERTS = 8
 
 
@@ -43,8 +44,8 @@ def every_call(widths: Iterable[int]) -> Iterator[Calls]:
         yield from _of_experts(columns)
         yield from _of_norms(columns)
     for sub_keys in SUB_KEYS:
-        scores = torch.zeros(4, 2, _TOKENS, sub_keys)
-        yield Calls("top_k", sub_keys, lambda scores=scores: top_k.product_key_top_k(scores, _TOP_K))
+        for chosen in TOP_K:
+            yield from _of_retrieval(sub_keys, chosen)
 
 
 def _of_rows(columns: int) -> Iterator[Calls]:
@@ -105,6 +106,16 @@ def _of_norms(columns: int) -> Iterator[Calls]:
     yield Calls("norm", columns, lambda: rms_norm.rms_norm(x, scale, 1e-5))
     yield Calls("norm's gradients", columns, lambda: rms_norm.rms_norm_backward(x, scale, x, 1e-5))
     yield Calls("parts", columns, lambda: three_parts.three_parts(x.float()))
+
+
+def _of_retrieval(sub_keys: int, chosen: int) -> Iterator[Calls]:
+    scores, halves = torch.zeros(4, 2, _TOKENS, sub_keys), torch.zeros(2, _TOKENS, 4, chosen, dtype=torch.int32)
+    yield Calls("top_k", sub_keys, lambda: top_k.product_key_top_k(scores, chosen))
+    yield Calls(
+        "scores' gradient",
+        sub_keys,
+        lambda: top_k.scores_gradient(halves, torch.zeros(_TOKENS, 4, chosen), sub_keys, None, torch.bfloat16),
+    )
 
 
 def _runs(rows: Tensor) -> Runs:
