@@ -13,9 +13,11 @@ from functools import cache
 import pytest
 from house import ROOT
 
+from membench.profiler.machine_code.code_key import CodeKey
+from membench.profiler.machine_code.figures import Figures, recorded, triton_version, write
 from membench.profiler.machine_code.occupancy import resident_warps
 
-pytest.importorskip("triton", reason="needs Triton: pip install '.[triton]'")
+triton = pytest.importorskip("triton", reason="needs Triton: pip install '.[triton]'")
 
 KIB = 1024
 # At least so many KiB in flight, and at most so many barriers in a turn of the main loop.
@@ -61,6 +63,26 @@ def test_few_sub_keys_are_chosen_without_a_barrier():
     """One warp holds a token's scores."""
     chosen = [kernel for kernel in machine_code(90) if kernel["what"] == "top_k" and kernel["size"] <= 1024]
     assert chosen and not any("BAR" in kernel["instructions"] for kernel in chosen)
+
+
+def test_predictions_read_what_the_compiler_makes_now():
+    if triton.__version__ != triton_version():
+        pytest.skip(f"the figures are of Triton {triton_version()}, this is {triton.__version__}")
+    now = {}
+    for kernel in machine_code(90):
+        now.setdefault(CodeKey(**kernel["key"]), Figures(**kernel["figures"]))
+    kept = {key: recorded().get(key) for key in now}
+    assert now == kept, "run python -m membench.profiler.machine_code --write"
+
+
+def test_figures_are_written_as_they_are_read(tmp_path, monkeypatch):
+    known = recorded()
+    monkeypatch.setattr("membench.profiler.machine_code.figures.FILE", tmp_path / "sm.json")
+    recorded.cache_clear()
+    write("9.9", [*known.items(), *((key, Figures(1, 1, 1, 1, 1, 1)) for key in known)])
+    again, version = recorded(), triton_version()
+    recorded.cache_clear()
+    assert (again, version) == (known, "9.9")
 
 
 @pytest.mark.parametrize(

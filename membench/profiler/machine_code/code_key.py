@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-_SIZES = ("COLUMNS", "SUB_KEYS", "HIDDEN", "WORDS", "N")
+_SIZES = ("N", "COLUMNS", "SUB_KEYS", "HIDDEN", "WORDS")  # a grouped product's COLUMNS are a tile's
 _VARIANTS = ("OPTIMIZER", "FLOAT8", "TOP_K")
 
 
