@@ -1,4 +1,4 @@
-"""``membench plan``: what a run would do. It measures nothing and does not import torch."""
+"""``membench plan``: what a run would do. It measures nothing; only for ``--kernels`` does it import torch."""
 
 from typing import Annotated
 
@@ -14,6 +14,10 @@ Nodes = Annotated[
     str | None,
     typer.Option("--nodes", metavar="N[,N...]", help="So many hosts of --hardware; several numbers make a curve."),
 ]
+Kernels = Annotated[
+    bool,
+    typer.Option("--kernels", help="Predict each stage on one Hopper GPU from the kernels that a step launches."),
+]
 
 
 def plan(
@@ -23,6 +27,7 @@ def plan(
     overrides: Overrides = None,
     device: Device = "auto",
     nproc: Ranks = None,
+    kernels: Kernels = False,
     as_json: AsJson = False,
 ) -> None:
     """Show every case's exact counts, memory, whether it fits, and its predicted time. Nothing is measured.
@@ -32,6 +37,9 @@ def plan(
 
     Of several devices it also shows every way in which they can share each layer, and with several numbers of
     --nodes how each way's step grows. With --nproc every layer is shared by so many processes of this machine.
+
+    With --kernels and --hardware h100, h100-pcie or h200, layers are traced on tensors without values, and each
+    stage's time is predicted from its launches, their bytes and FLOPs, beside its floor. No GPU has confirmed it.
 
     Exit codes: 0 planned, 2 bad input.
     """
@@ -43,7 +51,9 @@ def plan(
     from membench.machine.datasheet import Hardware, local_gpu, parse_hardware, parse_hosts
     from membench.machine.device import available_memory_bytes, last_level_cache_bytes
     from membench.planning.planner import make_plan
+    from membench.planning.predicted_hardware import check_hardware
     from membench.scenario.scenario import load_scenario
+    from membench.tables.kernels import kernels_tables, next_kernels
     from membench.tables.layouts import curve_table
     from membench.tables.plan import plan_tables
     from membench.tables.render import print_tables
@@ -51,6 +61,8 @@ def plan(
     if checked_ranks(nproc) is not None and hardware is not None:
         raise UsageError("is for this machine: --hardware h100x8 says how many ranks", source="--nproc")
     named = parse_hosts(None if hardware is None else parse_hardware(hardware), nodes)
+    for each in (named or [None]) if kernels else []:
+        check_hardware(each)
     changes = [*(overrides or ()), *([f"device={checked_device(device)}"] if device != "auto" else [])]
     plans = []
     for name in scenarios:
@@ -67,6 +79,10 @@ def plan(
             memory = available_memory_bytes() if nproc else None  # which all of them have together
             share = memory // nproc if memory and nproc else None
             plans.append(make_plan(scenario, available_bytes=share, cache_bytes=cache_bytes or 0, processes=nproc))
+    if kernels:
+        from membench.profiler.launches.prediction import with_kernels
+
+        plans = [with_kernels(each, named[0]) for each in plans]
     if as_json:
         typer.echo(json.dumps({"plans": [each.model_dump(mode="json") for each in plans]}, allow_nan=False))
         return
@@ -75,4 +91,6 @@ def plan(
         print_tables([curve_table(plans[first : first + len(named)]) for first in of_each])
         return
     for each in plans:
-        print_tables(plan_tables(each))
+        print_tables([*plan_tables(each), *kernels_tables(each)])
+        for line in next_kernels(each):
+            typer.echo(line)

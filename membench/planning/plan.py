@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from membench.case import Case
 from membench.errors import UsageError, shown
 from membench.layers.spec import Mode, Optimizer
+from membench.planning.predicted_step import PredictedStep
 
 
 class PlannedLearning(BaseModel):
@@ -33,7 +34,8 @@ class PlannedCase(BaseModel):
     built. ``skipped`` says why a case will not run. ``parts`` are the cases that a model is the sum of, by id with how
     many there are of each, where it is not measured whole; ``part_of`` the arms that a case is a part of.
     ``predicted_ms`` and ``communication_ms`` are null where the hardware or the link is unknown; where ranks share the
-    layer, the latter is by kind of collective too. ``learning`` is of cases of level training alone.
+    layer, the latter is by kind of collective too. ``learning`` is of cases of level training alone, ``kernels`` of
+    plans that were asked for what a GPU's kernels take.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,6 +70,7 @@ class PlannedCase(BaseModel):
     communication_ms_by_kind: dict[str, float] | None = None
     predicted_ms: float | None = None
     learning: PlannedLearning | None = None
+    kernels: PredictedStep | None = None
 
     @computed_field(description="of the case: equal ids are comparable")
     @property

@@ -60,14 +60,26 @@ def stage_rows(
 
 
 def counts_of(key: StageKey, timed: Sequence[StageKey], costs: Sequence[StageCost]) -> Counts | None:
-    """The counts of one timed stage, or None where nothing is counted for it.
+    """The counts of one timed stage, or None where nothing is counted for it."""
+    parts = covered(key, timed, costs)
+    if not parts:
+        return None
+    return Counts(
+        flops=sum(cost.flops for cost in parts),
+        bytes_min=sum(cost.bytes_min for cost in parts),
+        bytes_dram_expected=sum(cost.bytes_dram_expected for cost in parts),
+        row_bytes_dram_expected=sum(cost.row_bytes_dram_expected for cost in parts),
+    )
 
-    A stage covers the costs of its own name, and those that begin with it (``experts`` covers
-    ``experts_up`` and ``experts_down``, which one fused stage computes) unless they were timed
-    themselves.
+
+def covered(key: StageKey, timed: Sequence[StageKey], costs: Sequence[StageCost]) -> list[StageCost]:
+    """The costs that one timed stage covers.
+
+    Those of its own name, and those that begin with it (``experts`` covers ``experts_up`` and ``experts_down``, which
+    one fused stage computes) unless they were timed themselves.
     """
     if key == REST:
-        return None
+        return []
     names = {each.name for each in timed}
 
     def covers(cost: StageCost) -> bool:
@@ -76,12 +88,4 @@ def counts_of(key: StageKey, timed: Sequence[StageKey], costs: Sequence[StageCos
         part = cost.name.startswith(f"{key.name}_") or key.name == _WHOLE_LAYER
         return cost.name == key.name or (part and cost.name not in names)
 
-    covered = [cost for cost in costs if covers(cost)]
-    if not covered:
-        return None
-    return Counts(
-        flops=sum(cost.flops for cost in covered),
-        bytes_min=sum(cost.bytes_min for cost in covered),
-        bytes_dram_expected=sum(cost.bytes_dram_expected for cost in covered),
-        row_bytes_dram_expected=sum(cost.row_bytes_dram_expected for cost in covered),
-    )
+    return [cost for cost in costs if covers(cost)]

@@ -75,7 +75,7 @@ def _short_runs(launched: SimpleNamespace, distinct: Distinct) -> Work:
     of, reads = launched.of, len(launched.of.order)
     starts = (launched.runs + 1) * _INDEX_BYTES
     if _are_long(of, launched.SPLIT):
-        return Work(starts, trips=L2_TRIP)
+        return Work(starts, trips=L2_TRIP, live=0.0)
     unique = distinct(len(of.table), reads)
     longest = max(1.0, expected_busiest_load(reads / unique, launched.ROWS))
     trips = 1 + 3 * L2_TRIP + (longest - 1) * L2_TRIP + (launched.step is not None and _state_bytes(launched.step) > 0)
@@ -87,6 +87,7 @@ def _short_runs(launched: SimpleNamespace, distinct: Distinct) -> Work:
         moved.flops,
         trips=live * trips + (1 - live) * L2_TRIP,
         turns=longest,
+        live=live,
     )
 
 
@@ -96,7 +97,7 @@ def _long_run_pieces(launched: SimpleNamespace, distinct: Distinct) -> Work:
     windows = math.ceil(len(of.order) / launched.SPLIT)
     searched = 2.0 * windows * math.log2(max(2, launched.runs)) * _INDEX_BYTES
     if not _are_long(of, launched.SPLIT):
-        return Work(searched, trips=search)
+        return Work(searched, trips=search, live=0.0)
     reads, columns = len(of.order), launched.COLUMNS
     vectors = Gather(reads, len(of.tokens), columns * of.tokens.element_size())
     streamed = searched + _bytes(of.order, of.weights, launched.pieces)
@@ -112,7 +113,7 @@ def _finish_long_runs(launched: SimpleNamespace, distinct: Distinct) -> Work:
     of, search = launched.of, math.log2(max(2, launched.runs)) * L2_TRIP
     searched = math.ceil(len(of.order) / launched.SPLIT) * math.log2(max(2, launched.runs)) * _INDEX_BYTES
     if not _are_long(of, launched.SPLIT):
-        return Work(searched, trips=search)
+        return Work(searched, trips=search, live=0.0)
     unique = distinct(len(of.table), len(of.order))
     return Work(searched + _bytes(launched.pieces) + _written(launched, unique), trips=search + 2)
 

@@ -64,7 +64,7 @@ def work_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: An
     name = func._schema.name.partition("::")[2]
     given = {argument.name: value for argument, value in _bound(func, args, kwargs) if not argument.is_out}
     if name in _MADE:
-        return Work(sum(map(stored_bytes, _tensors(result))), trips=0.0)
+        return Work(sum(map(stored_bytes, _tensors(result))))
     if name in _PRODUCTS:
         return _product(func, name, _tensors(list(given.values())), result)
     if name in _BY_INDEX:
@@ -119,12 +119,12 @@ def _selected(given: dict[str, Any], result: Tensor) -> Work:
     (index,) = _tensors(given.get("index", given.get("indices")))
     rows, reads = len(given["self"]), index.numel()
     gather = Gather(reads, min(rows, reads), stored_bytes(result) / max(1, reads))
-    return Work(float(stored_bytes(index) + stored_bytes(result)), (gather,), trips=2.0)
+    return Work(float(stored_bytes(index) + stored_bytes(result)), (gather,))
 
 
 def _gathered(given: dict[str, Any], result: Tensor) -> Work:
     """One element by one."""
-    return Work(stored_bytes(given["index"]) + 2 * stored_bytes(result), trips=2.0)
+    return Work(stored_bytes(given["index"]) + 2 * stored_bytes(result))
 
 
 def _bags(given: dict[str, Any], result: Any) -> Work:
@@ -154,7 +154,7 @@ def _placed(*, added: bool, copied: bool) -> Callable[[dict[str, Any], Any], Wor
             changed = values.numel() * target.element_size()
         read = sum(map(stored_bytes, [*indices, *_tensors(values)]))
         whole = stored_bytes(target) + stored_bytes(result) if copied else 0
-        return Work(whole + read + changed * (1 + added), trips=2.0)
+        return Work(whole + read + changed * (1 + added))
 
     return work
 
@@ -164,7 +164,7 @@ def _sorted(given: dict[str, Any], result: Any) -> Work:
     keys, places = _tensors(result)
     of_key, of_place = keys.element_size(), places.element_size()
     passes = of_key * 2 * (of_key + of_place)
-    return Work(float(keys.numel() * (of_key + passes)), kernels=1 + of_key, trips=2.0)
+    return Work(float(keys.numel() * (of_key + passes)), kernels=1 + of_key)
 
 
 def _adamw(given: dict[str, Any], result: Any) -> Work:

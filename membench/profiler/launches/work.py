@@ -26,6 +26,7 @@ class Work:
         trips: how often in its life a program waits for memory, one wait after the other; a wait for the L2 cache is
             ``L2_TRIP`` of one.
         turns: how often a program runs its main loop.
+        live: the share of programs that have more to do than to find that they have nothing; ``trips`` are of all.
         kernels: that an operator of torch launches for it, one after the other.
     """
 
@@ -35,6 +36,7 @@ class Work:
     rate: str = "float32"
     trips: float = 1.0
     turns: float = 1.0
+    live: float = 1.0
     kernels: int = 1
 
     @property
