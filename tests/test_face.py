@@ -10,7 +10,8 @@ from house import modules
 
 from membench.layers.face import FACE
 
-# What the instrument imports of layers, by the number. A new name: raise FACE and give the new number its names.
+# What the instrument imports of layers, by the number. A new name: raise FACE and give the new number its names; one
+# that all layers of the number have had needs no new one.
 ASKED = {
     9: """
         checking.answer:find_fault checking.answer:parameter_faults checking.digest:Digest
@@ -40,6 +41,7 @@ ASKED = {
         factory:AnySpec factory:MODULES kernels.bodies:body_of kernels.triton:launch kernels.triton:rms_norm
         kernels.triton:swiglu kernels.triton:three_parts kernels:paths kernels:stages parallel.collectives:Gather
         spec:spec_from
+        spec.accounting:dram_row_bytes spec.expectation:expected_busiest_load spec.expectation:expected_unique
     """,
 }
 
