@@ -9,7 +9,7 @@ from torch import Tensor
 
 def find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     """(rows, starts, order) of ``layers.kernels.lookups.Runs``."""
-    ascending, order = torch.sort(_narrowed(rows, num_rows), stable=True)
+    ascending, order = torch.sort(narrowed(rows, num_rows), stable=True)
     begins = torch.ones_like(ascending, dtype=torch.bool)
     torch.ne(ascending[1:], ascending[:-1], out=begins[1:])
     ascending, order = ascending.to(rows.dtype), order.int()
@@ -19,7 +19,7 @@ def find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     return *_padded(ascending, begins), order
 
 
-def _narrowed(rows: Tensor, num_rows: int) -> Tensor:
+def narrowed(rows: Tensor, num_rows: int) -> Tensor:
     """Row numbers in the narrowest dtype that holds them: a GPU's radix sort makes one pass per byte."""
     for dtype in (torch.int8, torch.int16, torch.int32):
         if num_rows <= torch.iinfo(dtype).max + 1:
