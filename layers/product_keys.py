@@ -76,21 +76,21 @@ class RetrievalLayer(Layer):
         spec = self.spec
         if projected.dtype == self.keys.dtype and not (spec.query_norm or spec.qk_norm):
             return projected.view(-1, spec.heads, 2, spec.key_dim // 2)
-        queries = projected.float().view(-1, spec.heads, spec.key_dim)
+        queries = projected.view(-1, spec.heads, spec.key_dim)
         with as_given(x):
             return self._normalized(queries)
 
     def _normalized(self, queries: Tensor) -> Tensor:
-        """(B, H, 2, c) of queries (B, H, dk), fp32."""
+        """(B, H, 2, c) fp32 of queries (B, H, dk)."""
         spec = self.spec
         if spec.query_norm:
             weight, bias = self.query_norm_weight.float(), self.query_norm_bias.float()
-            queries = functional.layer_norm(queries, (spec.key_dim,), weight, bias, EPS)
+            queries = functional.layer_norm(queries.float(), (spec.key_dim,), weight, bias, EPS)
         halves = queries.view(-1, spec.heads, 2, spec.key_dim // 2)
         if not spec.qk_norm:
-            return halves
+            return halves.float()
         # (q∘s)·(k∘t) = (q∘s∘t)·k: both scales go to the queries, of which there are fewer.
-        scale = self.query_scale.float() * self.key_scale.float()
+        scale = self.query_scale * self.key_scale.float()  # in fp32
         return rms_norm(halves.reshape(-1, halves.shape[-1]), scale.view(2, -1), EPS).view(halves.shape)
 
     def select(self, x: Tensor) -> Selection:

@@ -16,9 +16,9 @@ from membench.profiler.launches.tracing import HostWaits, launches_of, on_hopper
 
 # A change that adds a launch says why here. In order of MODES.
 MOST = {
-    "memory": (5, 22, 24),
-    "memory_plus": (25, 68, 70),
-    "peer": (8, 33, 35),
+    "memory": (5, 20, 22),
+    "memory_plus": (15, 47, 49),
+    "peer": (8, 31, 33),
     "moe": (44, 84, 86),  # with the gradients of the router's loss, as a step is measured
     "dense": (3, 8, 10),
 }

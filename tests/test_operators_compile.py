@@ -94,6 +94,7 @@ def operator_samples():
     yield "key_scores", (leaf(queries), leaf(keys), True, 1e-6)
     yield "key_scores", (queries, leaf(keys.bfloat16()), False, 1e-6)
     yield "product_key_top_k", (torch.randn(2, 2, 4, 9), 4)
+    yield "product_key_top_k", (torch.randn(2, 2, 4, 9), 4, torch.rand(2, 2, 1, 9))
     chosen = (torch.randint(9, (2, 4, 2, 4), dtype=torch.int32), torch.randn(4, 2, 4), 9)
     yield "scores_gradient", chosen
     yield "scores_gradient", (*chosen, torch.rand(2, 2, 1, 9), torch.bfloat16)
@@ -101,11 +102,12 @@ def operator_samples():
 
 SAMPLES = list(operator_samples())
 # in test_grouped_matmul.py, test_quantized_table.py, test_native_grouped_matmul.py, test_attend_last.py,
-# test_block_steps.py, test_short_attention.py, test_activate.py and test_cross_entropy.py
+# test_block_steps.py, test_short_attention.py, test_activate.py, test_cross_entropy.py and
+# test_triton_rms_norm.py
 CHECKED_ELSEWHERE = {"experts", "experts_backward", "quantized_bag", "linear", "linear_gradients"}
 CHECKED_ELSEWHERE |= {"few_rows_linear", "attend_last", "rms_norm", "rms_norm_backward", "block_step"}
 CHECKED_ELSEWHERE |= {"short_attention", "short_attention_backward", "activate", "activate_backward"}
-CHECKED_ELSEWHERE |= {"cross_entropy", "cross_entropy_backward"}
+CHECKED_ELSEWHERE |= {"cross_entropy", "cross_entropy_backward", "inverse_rms", "across_rows"}
 
 
 def test_no_operator_goes_unchecked():

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from layers.checking.verification import relative_rms
 from layers.kernels import paths
-from layers.kernels.rms_norm import rms_norm
+from layers.kernels.rms_norm import across_rows, inverse_rms, rms_norm
 from layers.kernels.triton.three_parts import three_parts
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
@@ -47,6 +47,55 @@ def test_norms_and_gradients(dtype, rows, columns, scales, seed):
         assert columns == 1 or relative_rms(given, wanted.detach()) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("rows, columns, scales", [(1, 1, 1), (70, 40, 1), (34, 5, 2)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_narrow_rows_are_normed_as_if_they_were_wide(dtype, rows, columns, scales, seed):
+    torch.manual_seed(seed)
+    x, scale, upstream = torch.randn(rows, columns), torch.randn(scales, columns), torch.randn(rows, columns)
+    x, scale, upstream = x.to(DEVICE, dtype), scale.to(DEVICE), upstream.to(DEVICE)
+    found = []
+    for given in (x, x.float()):
+        leaves = given.clone().requires_grad_(), scale.clone().requires_grad_()
+        normed = rms_norm(*leaves, 1e-3)
+        found.append((normed.detach(), *torch.autograd.grad(normed, leaves, upstream)))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][2], found[1][2])
+    assert found[0][1].dtype == dtype
+    # the interpreter cuts off
+    torch.testing.assert_close(found[0][1].float(), found[1][1], rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 1), (3, 67), (1030, 24)])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_scales_of_keys_and_what_norms_take_of_their_gradients(dtype, rows, columns, seed):
+    torch.manual_seed(seed)
+    x, gradient = (torch.randn(rows, columns).to(DEVICE, dtype) for _ in range(2))
+    wide = x.double()
+    wanted = (wide.square().mean(dim=1) + 1e-3).rsqrt()
+    along = (wide * gradient.double()).sum(dim=1) * wanted.square() / columns
+    with poisoned_memory():
+        found = [inverse_rms(x, 1e-3) for _ in range(2)]
+        across = [across_rows(gradient, x, found[0]) for _ in range(2)]
+    assert torch.equal(*found) and torch.equal(*across) and across[0].dtype == dtype
+    assert relative_rms(found[0], wanted) < 1e-6
+    expected = gradient.double() - wide * along[:, None]
+    # of one column nothing is left
+    assert columns == 1 or relative_rms(across[0], expected) < TOLERANCE[dtype]
+
+
+def test_torch_finds_no_fault_with_the_operators():
+    x = torch.randn(3, 8, device=DEVICE)
+    torch.library.opcheck(torch.ops.membench.inverse_rms.default, (x, 1e-3))
+    torch.library.opcheck(torch.ops.membench.across_rows.default, (x, x, torch.rand(3, device=DEVICE)))
+
+
+@pytest.mark.parametrize("columns", [1, 7, 40])
+def test_parts_of_rows_that_lie_apart(columns, seed):
+    torch.manual_seed(seed)
+    apart = torch.randn(5, 3, columns, device=DEVICE).transpose(0, 1)
+    assert torch.equal(three_parts(apart), three_parts(apart.contiguous()))
+    assert torch.equal(three_parts(apart[:, 1:, ::2]), three_parts(apart[:, 1:, ::2].contiguous()))
+
+
 @pytest.mark.parametrize("shape", [(0, 4), (3, 1), (2, 5, 7), (3, 1100)])
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
 def test_three_parts_add_up(shape, scale, seed):
@@ -72,11 +121,19 @@ def test_compiles_for_hopper_once_for_any_number_of_tokens():
 import torch
 from layers.kernels.triton.rms_norm import rms_norm, rms_norm_backward
 from layers.kernels.triton.three_parts import three_parts
+from layers.kernels.triton.rms_norm import across_rows, inverse_rms
 for rows in (16, 17):
     rms_norm(torch.randn(rows, 512).bfloat16(), torch.ones(512).bfloat16(), 1e-5)
 for rows in (16, 18):
     rms_norm_backward(torch.randn(rows, 64), torch.ones(2, 64), torch.randn(rows, 64), 1e-5)
 for rows in (16, 17):
     three_parts(torch.randn(rows, 64))
+for rows in (16, 17):
+    three_parts(torch.randn(rows, 4, 64).transpose(0, 1))
+for rows in (16, 17):
+    inverse_rms(torch.randn(rows, 64), 1e-5)
+for rows in (16, 17):
+    across_rows(torch.randn(rows, 64), torch.randn(rows, 64), torch.randn(rows))
 """)
+    assert launched[6] == launched[7] and launched[8] == launched[9] and launched[10] == launched[11]
     assert launched[0] == launched[1] and launched[2] == launched[3] and launched[4] == launched[5]

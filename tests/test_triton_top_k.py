@@ -131,6 +131,26 @@ def test_one_nan_shows_among_neighbours(place, path):
         assert operator.product_key_top_k(scores, 8)[1].isnan().all()
 
 
+@pytest.mark.parametrize(("sub_keys", "top_k"), [(1, 1), (33, 32), (100, 5), (300, 3)])
+@pytest.mark.parametrize("levels", [1, None])
+def test_scores_that_are_scaled_as_they_are_read(levels, sub_keys, top_k, monkeypatch):
+    """The same bits as of scores that were scaled before, forward and backward; as on the path of torch's own calls."""
+    monkeypatch.setattr(triton_top_k, "_SCORES_A_TILE", 64)
+    scores, scales = scores_of((2, 2, 3, sub_keys), levels), torch.rand(2, 2, 1, sub_keys, device=DEVICE)
+    if levels:
+        scales = (1 + 3 * scales).round()
+    found, upstream = [], torch.randn(3, 2, top_k, device=DEVICE)
+    for path in ("triton", "torch"):
+        for given in ((scores.requires_grad_(), top_k, scales), ((scores.detach() * scales).requires_grad_(), top_k)):
+            with paths.forced(path):
+                halves, weights = operator.product_key_top_k(*given)
+                found.append((halves, weights.detach(), torch.autograd.grad(weights, given[0], upstream)[0]))
+    for scaled, before in (found[:2], found[2:]):
+        assert torch.equal(scaled[0], before[0]) and torch.equal(scaled[1], before[1])
+        torch.testing.assert_close(scaled[2], before[2] * scales, rtol=1e-6, atol=1e-7)
+    assert torch.equal(found[0][0], found[2][0])
+
+
 def test_no_tokens():
     rows, weights = selected(torch.empty(2, 2, 0, 30, device=DEVICE), 3)
     assert rows.shape == weights.shape == (0, 2, 3)

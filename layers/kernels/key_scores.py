@@ -3,12 +3,13 @@
 Many scores would be equal if they were rounded to 16 bits. Products of 16-bit numbers are exact in fp32, so converting
 the keys to fp32 gives the same result as a 16-bit matrix product that accumulates in fp32, as a GPU multiplies bf16
 keys (``wide_products``). A CPU without a kernel that widens bf16 keys in registers converts the halves of a few heads
-at a time, so that they stay in its caches. The keys' norms are taken in C++ where it can be: of one token's scores
-torch's calls for them were four fifths.
+at a time, so that they stay in its caches. The keys' norms are taken by one kernel where there is one: of one token's
+scores torch's calls for them were four fifths.
 
 A normalized score is s = r·(q·k) with r = 1/rms(k). r multiplies the scores and not the keys, so normalized keys are
-never formed. Its gradient by k is r·ds·q - k·(r²/c)·ds·s. Summed over tokens, with g the sum of r·ds·q, that is
-g - k·(r²/c)·(k·g): no score is needed.
+never formed. On a GPU scores are not written a second time either: the choice among them multiplies what it reads. The
+gradient by k is r·ds·q - k·(r²/c)·ds·s. Summed over tokens, with g the sum of r·ds·q, that is g - k·(r²/c)·(k·g): no
+score is needed.
 
 Letters: B tokens, H heads, n sub-keys a half, c = dk/2 columns of a half, k rows a head chooses.
 """
@@ -19,13 +20,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from membench.layers.kernels import rms_norm as norms
 from membench.layers.kernels import wide_products
 from membench.layers.kernels.checks import check_at_most_fp32, check_fp32
 from membench.layers.kernels.matmul import linear_into
 from membench.layers.kernels.native import few_scores
 from membench.layers.kernels.native import grouped_matmul as native
-from membench.layers.kernels.native import rms_norm as norms
-from membench.layers.kernels.native.calls import ELEMENTS
 from membench.layers.kernels.paths import path_of
 from membench.layers.kernels.precision import computed_as_given
 from membench.layers.kernels.uncompiled import custom_op
@@ -53,6 +53,26 @@ def scores_with_scales(queries: Tensor, keys: Tensor, *, normalized: bool, eps: 
     return _key_scores(queries, keys, normalized, eps)
 
 
+def are_scaled_when_chosen(keys: Tensor) -> bool:
+    """Whether ``products_with_scales`` are what is to be chosen from, and not scores; never where a compiler looks."""
+    return not torch.compiler.is_compiling() and path_of(keys) == "triton" and norms.have_kernel(keys)
+
+
+def products_with_scales(queries: Tensor, keys: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
+    """(H, 2, B, n) q·k and (H, 2, 1, n) r, whose product are normalized scores. Not differentiable by way of r.
+
+    For keys that ``are_scaled_when_chosen``.
+    """
+    products, _ = scores_with_scales(queries, keys, normalized=False, eps=eps)
+    return products, _scales(keys, eps)
+
+
+def _scales(keys: Tensor, eps: float) -> Tensor:
+    """r (H, 2, 1, n) by a kernel."""
+    heads, _, count, columns = keys.shape
+    return norms.inverse_rms(keys.reshape(-1, columns), eps).view(heads, 2, 1, count)
+
+
 @custom_op("membench::key_scores")
 @computed_as_given
 def _key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> tuple[Tensor, Tensor]:
@@ -74,14 +94,14 @@ def _key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> 
     else:
         scores = torch.empty(heads, 2, tokens, count, **fp32)
     multiplied = by_native or by_matrix_units
-    scales_by_native = normalized and keys.dtype in ELEMENTS and path_of(keys) == "native"
-    if scales_by_native:
-        inverse_rms = norms.inverse_rms(keys.reshape(-1, columns), eps).view(heads, 2, 1, count)
-    for part in () if multiplied and (scales_by_native or not normalized) else _parts(keys):
+    scales_by_kernel = normalized and norms.have_kernel(keys)
+    if scales_by_kernel:
+        inverse_rms = _scales(keys, eps)
+    for part in () if multiplied and (scales_by_kernel or not normalized) else _parts(keys):
         widened = halves[part].float()
         if not multiplied:
             _multiply_into(scores.view(2 * heads, tokens, count)[part], of_half[part], widened)
-        if normalized and not scales_by_native:
+        if normalized and not scales_by_kernel:
             mean_square = torch.linalg.vector_norm(widened, dim=-1).square() / columns
             inverse_rms.view(2 * heads, count)[part] = torch.rsqrt(mean_square + eps)
     if normalized:
@@ -143,6 +163,8 @@ def across_keys(gradient: Tensor, keys: Tensor, inverse_rms: Tensor) -> Tensor:
         inverse_rms: (H, 2, 1, n), empty where keys are not normalized.
     """
     if inverse_rms.numel():
+        if are_scaled_when_chosen(keys):
+            return norms.across_rows(gradient, keys, inverse_rms.flatten())
         along = torch.linalg.vecdot(keys.float(), gradient.float()) * inverse_rms.flatten().square() / keys.shape[1]
         gradient.addcmul_(keys.to(gradient.dtype), along[:, None].to(gradient.dtype), value=-1)
     return gradient.to(keys.dtype)

@@ -17,9 +17,10 @@ from torch.autograd.function import once_differentiable
 
 from membench.layers.kernels.key_scores import (
     across_keys,
+    are_scaled_when_chosen,
     gradient_dtype,
-    key_scores,
     products_backward,
+    products_with_scales,
     scores_with_scales,
 )
 from membench.layers.kernels.lookups import Lookups
@@ -46,10 +47,19 @@ def retrieve(
     if torch.is_grad_enabled() and (queries.requires_grad or keys.requires_grad):
         sparse = sparse_backward and not reads_all_sooner(keys, top_k)
         return _Retrieve.apply(queries, keys, top_k, normalized, eps, sparse)
+    return _chosen(queries, keys, top_k, normalized, eps)[:2]
+
+
+def _chosen(queries: Tensor, keys: Tensor, top_k: int, normalized: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The choice, its weights, and r (H, 2, 1, n), which is empty where nothing is normalized."""
+    scaled_when_chosen = normalized and are_scaled_when_chosen(keys)
     with stage("scores"):
-        scores = key_scores(queries, keys, normalized=normalized, eps=eps)
+        if scaled_when_chosen:
+            scores, inverse_rms = products_with_scales(queries, keys, eps=eps)
+        else:
+            scores, inverse_rms = scores_with_scales(queries, keys, normalized=normalized, eps=eps)
     with stage("top_k"):
-        return product_key_top_k(scores, top_k)
+        return *product_key_top_k(scores, top_k, inverse_rms if scaled_when_chosen else None), inverse_rms
 
 
 def reads_all_sooner(keys: Tensor, top_k: int) -> bool:
@@ -62,10 +72,7 @@ class _Retrieve(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, keys: Tensor, top_k: int, normalized: bool, eps: float, sparse: bool
     ) -> tuple[Tensor, Tensor]:
-        with stage("scores"):
-            scores, inverse_rms = scores_with_scales(queries, keys, normalized=normalized, eps=eps)
-        with stage("top_k"):
-            halves, weights = product_key_top_k(scores, top_k)
+        halves, weights, inverse_rms = _chosen(queries, keys, top_k, normalized, eps)
         ctx.sparse = sparse
         ctx.save_for_backward(queries, keys, halves, weights, inverse_rms)
         ctx.mark_non_differentiable(halves)

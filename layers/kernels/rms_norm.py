@@ -1,4 +1,4 @@
-"""RMS norm (arXiv 1910.07467) of tokens, and of their queries' halves.
+"""RMS norm (arXiv 1910.07467) of tokens, of their queries' halves, and what it is to keys that are only scored.
 
 Torch's is ten calls, and twenty with its backward pass. On a CPU one C++ call each takes their place (a decoder's step
 makes two a block, and a training step of a small model is made of them), on a GPU one pass each. Nothing is kept but
@@ -27,6 +27,7 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     """(R, d) of x (R, d): each row over the root of its mean square, times scale (d,). Differentiable.
 
     Args:
+        x: of the scale's dtype; or narrower, and then it is normed and returned in the scale's.
         scale: or (G, d), of which row r has number r % G.
 
     Raises:
@@ -39,6 +40,8 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
         check_shape("scale", scale, (None, x.shape[1]), "(G, d)")
         if len(x) % len(scale):
             raise ValueError(f"{len(x)} rows are no multiple of {len(scale)} scales")
+    if _is_narrower(x, scale) and not _widened_by_kernels(x, scale):
+        x = x.to(scale.dtype)
     if _by_kernels(x, scale):
         return _RmsNorm.apply(x, scale, eps) if wants_gradient(x, scale) else _rms_norm(x, scale, eps)
     if scale.ndim == 1:
@@ -48,10 +51,44 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
 
 def _by_kernels(x: Tensor, scale: Tensor) -> bool:
     """Whether one call takes the place of torch's; a compiler is left those, which it can fuse."""
-    if torch.compiler.is_compiling() or x.dtype != scale.dtype or x.dtype not in ELEMENTS or not x.numel():
+    if torch.compiler.is_compiling() or not have_kernel(x):
+        return False
+    return x.dtype == scale.dtype or _widened_by_kernels(x, scale)
+
+
+def _widened_by_kernels(x: Tensor, scale: Tensor) -> bool:
+    """Whether x may be of fewer bits than what is made of it: Triton reads each in its own dtype."""
+    if torch.compiler.is_compiling() or scale.dtype not in ELEMENTS or not _is_narrower(x, scale):
+        return False
+    return have_kernel(x) and path_of(x) == "triton"
+
+
+def _is_narrower(x: Tensor, scale: Tensor) -> bool:
+    return x.dtype != scale.dtype == torch.promote_types(x.dtype, scale.dtype)
+
+
+def have_kernel(x: Tensor) -> bool:
+    """Whether C++ or Triton reads rows x (…, d); else torch's calls do."""
+    if x.dtype not in ELEMENTS or not x.numel():
         return False
     path = path_of(x)
-    return path == "native" or (path == "triton" and x.shape[1] <= _MOST_COLUMNS)
+    return path == "native" or (path == "triton" and x.shape[-1] <= _MOST_COLUMNS)
+
+
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """(R,) fp32 of x (R, d), which ``have_kernel``: one over the root of each row's mean square, plus eps."""
+    return _inverse_rms(x, eps)
+
+
+def across_rows(gradient: Tensor, x: Tensor, inverse_rms: Tensor) -> Tensor:
+    """(R, d), of x's dtype: g - x·(r²/d)·(x·g), the gradient of rows that were scored as if they were normed.
+
+    Args:
+        gradient: (R, d) of x·r, times r: g.
+        x: (R, d), which ``have_kernel`` of Triton.
+        inverse_rms: (R,) fp32: r.
+    """
+    return _across_rows(gradient, x, inverse_rms)
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -80,13 +117,37 @@ _rms_norm_backward = plain_operator(
 )
 
 
+_inverse_rms = plain_operator(
+    "inverse_rms(Tensor x, float eps) -> Tensor",
+    lambda x, eps: part_of_another("rms_norm", x).inverse_rms(x, eps),
+    on=("CPU", "CUDA"),
+)
+_across_rows = plain_operator(
+    "across_rows(Tensor gradient, Tensor x, Tensor inverse_rms) -> Tensor",
+    lambda gradient, x, inverse_rms: part_of_another("rms_norm", x).across_rows(gradient, x, inverse_rms),
+    on=("CPU", "CUDA"),
+)
+
+
 @torch.library.register_fake("membench::rms_norm")
 def _(x: Tensor, scale: Tensor, eps: float) -> Tensor:
-    del scale, eps
-    return torch.empty_like(x)
+    del eps
+    return torch.empty_like(x, dtype=scale.dtype)
 
 
 @torch.library.register_fake("membench::rms_norm_backward")
 def _(x: Tensor, scale: Tensor, gradient: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     del gradient, eps
     return torch.empty_like(x), torch.empty_like(scale)
+
+
+@torch.library.register_fake("membench::inverse_rms")
+def _(x: Tensor, eps: float) -> Tensor:
+    del eps
+    return x.new_empty(x.shape[0], dtype=torch.float32)
+
+
+@torch.library.register_fake("membench::across_rows")
+def _(gradient: Tensor, x: Tensor, inverse_rms: Tensor) -> Tensor:
+    del gradient, inverse_rms
+    return torch.empty_like(x)

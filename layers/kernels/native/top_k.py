@@ -11,8 +11,9 @@ from membench.layers.kernels.torch.top_k import scores_gradient
 __all__ = ["product_key_top_k", "scores_gradient"]
 
 
-def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+def product_key_top_k(scores: Tensor, top_k: int, scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """As ``layers.kernels.top_k.product_key_top_k``."""
+    scores = scores if scales is None else scores * scales
     scores = scores.float().contiguous()
     heads, _, tokens, sub_keys = scores.shape
     halves = torch.empty(2, tokens, heads, top_k, dtype=torch.int32)

@@ -87,8 +87,9 @@ def best_pairs(scores: Tensor, top_k: int) -> Tensor:
     return torch.stack([row // scores.shape[-1], row % scores.shape[-1]], dim=1)
 
 
-def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+def product_key_top_k(scores: Tensor, top_k: int, scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """As ``layers.kernels.top_k.product_key_top_k``."""
+    scores = scores if scales is None else scores * scales
     pairs = best_pairs(scores, top_k)
     weights = torch.softmax(scores.gather(-1, pairs).sum(dim=1), dim=-1)
     return pairs.permute(1, 2, 0, 3).int().contiguous(), weights.transpose(0, 1).contiguous()

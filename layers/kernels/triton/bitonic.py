@@ -1,6 +1,6 @@
 """The best k of lists of 64-bit keys, by bitonic networks.
 
-A list of 2^r keys is a hypercube: bit b of a key's place is dimension r - b (dimension 0 has one element),
+A list of 2^r keys is a hypercube: bit b of a key's place is dimension r - b (dimension 0 counts the lists),
 and a step of a network compares along one dimension. Of two runs of k, one ascending and one descending,
 the larger key at each place is among the best k of both, and these form a bitonic run again (A. Shanbhag,
 H. Pirk, S. Madden, "Efficient Top-K Query Processing on GPUs", SIGMOD 2018).
@@ -8,9 +8,9 @@ H. Pirk, S. Madden, "Efficient Top-K Query Processing on GPUs", SIGMOD 2018).
 ``tl.topk`` does the same, but its exchanges are reductions by xor, which Triton's interpreter computes
 an element at a time. Here a key's partner is the pair's sum less the key, which wraps around and back.
 
-Letters: G keys, k wanted, both powers of two.
+Letters: R lists, G keys, k wanted, all powers of two.
 """
-# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false, reportReturnType=false
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportReturnType=false
 # (Triton compiles the kernels itself; its annotations are not meant for a type checker.)
 
 import triton
@@ -23,8 +23,14 @@ def _log2(size: int) -> int:
 
 
 @triton.constexpr_function
+def _cubes(count: int, size: int) -> list[int]:
+    """The shape of so many hypercubes; dimension 0, which counts them, is all that is left of single keys."""
+    return [count] + [2] * _log2(size)
+
+
+@triton.constexpr_function
 def _cube(size: int) -> list[int]:
-    """The hypercube's shape; dimension 0 is all that is left of a single key."""
+    """The hypercube's shape; dimension 0 has one element."""
     return [1] + [2] * _log2(size)
 
 
@@ -61,14 +67,20 @@ def _merge_in_turns(cube: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
 @triton.jit
 def top(keys: tl.tensor, K: tl.constexpr, DESCENDING: tl.constexpr) -> tl.tensor:
     """(k,): the k largest of keys (G,), int64, k <= G, in order."""
+    return tl.reshape(top_of_rows(tl.reshape(keys, [1, keys.numel]), K, DESCENDING), [K])
+
+
+@triton.jit
+def top_of_rows(keys: tl.tensor, K: tl.constexpr, DESCENDING: tl.constexpr) -> tl.tensor:
+    """(R, k): the k largest of each list of keys (R, G), int64, k <= G, in order."""
     BITS: tl.constexpr = _log2(K)
-    cube = tl.reshape(keys, _cube(keys.numel))
+    cube = tl.reshape(keys, _cubes(keys.shape[0], keys.shape[1]))
     for bits in tl.static_range(1, BITS):
         cube = _merge_in_turns(cube, bits)
-    for _ in tl.static_range(_log2(keys.numel) - BITS):
+    for _ in tl.static_range(_log2(keys.shape[1]) - BITS):
         cube = _merge_in_turns(cube, BITS)
         cube = tl.max(cube, len(cube.shape) - 1 - BITS)
-    return tl.reshape(_merge(cube, DESCENDING, BITS), [K])
+    return tl.reshape(_merge(cube, DESCENDING, BITS), [keys.shape[0], K])
 
 
 @triton.jit

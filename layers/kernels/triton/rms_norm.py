@@ -1,7 +1,8 @@
 """RMS norm in Triton: one pass forward, one backward and a sum. Shapes: ``layers.kernels.rms_norm``.
 
 A program holds whole rows. Backward it has some rows of one scale, so that it adds up their part of the scale's
-gradient in registers; the parts are added afterwards, in order.
+gradient in registers; the parts are added afterwards, in order. Rows that are only scored are never normed: what
+norms would multiply them by is found alone, and what it takes of their gradient.
 
 Letters: R rows, d columns, G scales.
 """
@@ -23,9 +24,9 @@ _SHARE = 32  # rows of one scale whose gradients a program adds up
 
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """(R, d), of x's dtype."""
+    """(R, d), of the scale's dtype."""
     x, scale = x.contiguous(), scale.contiguous()
-    normed = torch.empty_like(x)
+    normed = torch.empty_like(x, dtype=scale.dtype)
     constants = _constants(x, scale, eps)
     programs = (triton.cdiv(len(x), constants["ROWS"]),)
     launch(x, _rms_norm, programs, x, scale, normed, count=len(x), **constants)
@@ -46,19 +47,74 @@ def rms_norm_backward(x: Tensor, scale: Tensor, gradient: Tensor, eps: float) ->
     return of_x, sums.sum(0).to(scale.dtype)
 
 
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """(R,) fp32 of x (R, d): what each row is multiplied by to be normed."""
+    x = x.contiguous()
+    found = torch.empty(len(x), dtype=torch.float32, device=x.device)
+    block = _block(x.shape[1])
+    launch(x, _inverse_rms_of_rows, (triton.cdiv(len(x), block["ROWS"]),), x, found, count=len(x), EPS=eps, **block)
+    return found
+
+
+def across_rows(gradient: Tensor, x: Tensor, inverse_rms: Tensor) -> Tensor:
+    """(R, d), of x's dtype: as ``layers.kernels.rms_norm.across_rows``."""
+    gradient, x, inverse_rms = gradient.contiguous(), x.contiguous(), inverse_rms.contiguous()
+    found, block = torch.empty_like(x), _block(x.shape[1])
+    programs = (triton.cdiv(len(x), block["ROWS"]),)
+    launch(x, _across_rows, programs, gradient, x, inverse_rms, found, count=len(x), **block)
+    return found
+
+
 def _constants(x: Tensor, scale: Tensor, eps: float) -> dict[str, Any]:
-    columns = x.shape[1]
+    return {"EPS": eps, "SCALES": scale.numel() // x.shape[1], **_block(x.shape[1])}
+
+
+def _block(columns: int) -> dict[str, Any]:
+    """The rows that a program holds at once."""
     tile = triton.next_power_of_2(columns)
     rows = max(1, min(_SHARE, _HELD // tile))
-    warps = max(1, min(16, rows * tile // 256))
-    scales = scale.numel() // columns
-    return {"EPS": eps, "SCALES": scales, "COLUMNS": columns, "ROWS": rows, "TILE": tile, "num_warps": warps}
+    return {"COLUMNS": columns, "ROWS": rows, "TILE": tile, "num_warps": max(1, min(16, rows * tile // 256))}
 
 
 @triton.jit
 def _inverse_rms(values: tl.tensor, COLUMNS: tl.constexpr, EPS: tl.constexpr) -> tl.tensor:
     """(R,): one over the root of each row's mean square."""
     return 1 / tl.sqrt(tl.sum(values * values, 1) / COLUMNS + EPS)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _inverse_rms_of_rows(
+    x: tl.tensor,
+    found: tl.tensor,
+    count: tl.tensor,
+    EPS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+) -> None:
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, TILE)
+    values = gathered(x, row, row < count, column, COLUMNS, COLUMNS)
+    tl.store(found + row, _inverse_rms(values, COLUMNS, EPS), mask=row < count)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _across_rows(
+    gradient: tl.tensor,
+    x: tl.tensor,
+    inverse_rms: tl.tensor,
+    found: tl.tensor,
+    count: tl.tensor,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+) -> None:
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, TILE)
+    here = row < count
+    values = gathered(x, row, here, column, COLUMNS, COLUMNS)
+    given = gathered(gradient, row, here, column, COLUMNS, COLUMNS)
+    factor = tl.load(inverse_rms + row, mask=here, other=0.0)
+    along = tl.sum(values * given, 1) * (factor * factor) / COLUMNS
+    scatter(found, given - values * along[:, None], row, here, column, COLUMNS, COLUMNS)
 
 
 @triton.jit(do_not_specialize=["count"])

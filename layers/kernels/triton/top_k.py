@@ -22,6 +22,7 @@ from torch import Tensor
 
 from membench.layers.kernels.triton.bitonic import join, sort_pairs, top
 from membench.layers.kernels.triton.launch import launch
+from membench.layers.kernels.triton.ordered_keys import NO_KEY, keys_of, order_of, ordered, places_of, scores_of
 from membench.layers.spec.retrieval import candidate_pairs
 
 # Few warps: within one, keys change places by shuffles, and fewer of them the more a thread holds.
@@ -29,12 +30,10 @@ _SCORES_A_TILE = 4096
 _SCORES_A_WARP = 1024  # 32 registers a thread
 _PAIRS_A_WARP = 256  # of two 64-bit numbers: as many
 
-_NO_KEY = tl.constexpr(-(2**63))
-_LAST_PLACE = tl.constexpr(2**31 - 1)
-_NAN, _NAN_SUM = tl.constexpr(2**31 - 1), tl.constexpr(2**63 - 1)
+_NAN_SUM = tl.constexpr(2**63 - 1)
 
 
-def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+def product_key_top_k(scores: Tensor, top_k: int, scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """As ``layers.kernels.top_k.product_key_top_k``; sums are formed and compared in fp64."""
     heads, _, tokens, sub_keys = scores.shape
     halves = torch.empty(2, tokens, heads, top_k, dtype=torch.int32, device=scores.device)
@@ -49,6 +48,7 @@ def product_key_top_k(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         _product_key_top_k,
         (tokens * heads,),
         scores.float().contiguous(),
+        None if scales is None else scales.contiguous(),
         candidates,
         halves,
         weights,
@@ -99,6 +99,7 @@ def _candidates(top_k: int, device: torch.device) -> Tensor:
 @triton.jit(do_not_specialize=["tokens"])
 def _product_key_top_k(
     scores: tl.tensor,
+    scales: tl.tensor,
     candidates: tl.tensor,
     halves: tl.tensor,
     weights: tl.tensor,
@@ -113,13 +114,18 @@ def _product_key_top_k(
 ) -> None:
     program = tl.program_id(0).to(tl.int64)  # b·H + h
     half = scores + (program % HEADS * 2 * tokens + program // HEADS) * SUB_KEYS
-    first = _best_of_half(half, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS)
-    second = _best_of_half(half + tokens.to(tl.int64) * SUB_KEYS, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS)
+    other_half = half + tokens.to(tl.int64) * SUB_KEYS
+    of_first, of_second = scales, scales
+    if scales is not None:
+        of_first = scales + program % HEADS * 2 * SUB_KEYS
+        of_second = of_first + SUB_KEYS
+    first = _best_of_half(half, of_first, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS)
+    second = _best_of_half(other_half, of_second, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS)
 
     order, rows = sort_pairs(*_pairs(first, second, candidates, CANDIDATES, SUB_KEYS))
     rank = tl.arange(0, CANDIDATES)
     wanted = rank < TOP_K
-    sums = _ordered(order, 63).to(tl.float64, bitcast=True).to(tl.float32)
+    sums = ordered(order, 63).to(tl.float64, bitcast=True).to(tl.float32)
     exponentials = tl.exp(tl.where(wanted, sums - tl.max(sums, 0), float("-inf")))
     place = program * TOP_K + rank
     tl.store(weights + place, exponentials / tl.sum(exponentials, 0), mask=wanted)
@@ -159,26 +165,27 @@ def _scores_gradient(
 @triton.jit
 def _best_of_half(
     scores: tl.tensor,
+    scales: tl.tensor,
     SUB_KEYS: tl.constexpr,
     LISTED: tl.constexpr,
     NEIGHBOURS: tl.constexpr,
     GROUPS: tl.constexpr,
 ) -> tl.tensor:
     """(k,) keys of the best of so many scores from this pointer on, best first."""
-    best = _best_groups(scores, 0, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS, True)
+    best = _best_groups(scores, scales, 0, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS, True)
     for first in range(GROUPS, tl.cdiv(SUB_KEYS, NEIGHBOURS), GROUPS):
-        best = join(best, _best_groups(scores, first, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS, False))
+        best = join(best, _best_groups(scores, scales, first, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS, False))
     if NEIGHBOURS > 1:
-        place = _places(best)[:, None] * NEIGHBOURS + tl.arange(0, NEIGHBOURS)[None, :]
-        inside = place < SUB_KEYS
-        keys = _keys(_order(tl.load(scores + place, mask=inside, other=0.0)), place)  # cached: read a moment ago
-        best = top(tl.reshape(tl.where(inside, keys, _NO_KEY), [LISTED * NEIGHBOURS]), LISTED, True)
+        place = places_of(best)[:, None] * NEIGHBOURS + tl.arange(0, NEIGHBOURS)[None, :]
+        keys = keys_of(order_of(_scaled(scores, scales, place, SUB_KEYS)), place)  # cached: read a moment ago
+        best = top(tl.reshape(tl.where(place < SUB_KEYS, keys, NO_KEY), [LISTED * NEIGHBOURS]), LISTED, True)
     return best
 
 
 @triton.jit
 def _best_groups(
     scores: tl.tensor,
+    scales: tl.tensor,
     first: tl.tensor,
     SUB_KEYS: tl.constexpr,
     LISTED: tl.constexpr,
@@ -192,8 +199,17 @@ def _best_groups(
     """
     group = first + tl.arange(0, GROUPS)
     place = group[:, None] * NEIGHBOURS + tl.arange(0, NEIGHBOURS)[None, :]
-    maxima = tl.max(_order(tl.load(scores + place, mask=place < SUB_KEYS, other=float("-inf"))), 1)
-    return top(tl.where(group * NEIGHBOURS < SUB_KEYS, _keys(maxima, group), _NO_KEY), LISTED, DESCENDING)
+    maxima = tl.max(order_of(_scaled(scores, scales, place, SUB_KEYS)), 1)
+    return top(tl.where(group * NEIGHBOURS < SUB_KEYS, keys_of(maxima, group), NO_KEY), LISTED, DESCENDING)
+
+
+@triton.jit
+def _scaled(scores: tl.tensor, scales: tl.tensor, place: tl.tensor, SUB_KEYS: tl.constexpr) -> tl.tensor:
+    """Scores at these places, times the scales there if there are any; the least past the last."""
+    found = tl.load(scores + place, mask=place < SUB_KEYS, other=float("-inf"))
+    if scales is not None:
+        found *= tl.load(scales + place, mask=place < SUB_KEYS, other=1.0)
+    return found
 
 
 @triton.jit
@@ -205,35 +221,6 @@ def _pairs(
     rank = tl.load(pair)
     i = tl.gather(first, tl.maximum(rank, 0), 0)
     j = tl.gather(second, tl.load(pair + CANDIDATES), 0)
-    sums = _scores(i).to(tl.float64) + _scores(j).to(tl.float64)
-    order = tl.where(sums == sums, _ordered(sums.to(tl.int64, bitcast=True), 63), _NAN_SUM)
-    return tl.where(rank >= 0, order, _NO_KEY), _places(i) * SUB_KEYS + _places(j)
-
-
-@triton.jit
-def _order(scores: tl.tensor) -> tl.tensor:
-    """32-bit integers that order as the scores do; -0.0 is 0.0, NaN the largest."""
-    bits = tl.where(scores == 0, 0.0, scores).to(tl.int32, bitcast=True)
-    return _ordered(tl.where(scores == scores, bits, _NAN), 31)
-
-
-@triton.jit
-def _keys(order: tl.tensor, places: tl.tensor) -> tl.tensor:
-    """64-bit integers that order as the scores of this ``_order`` do, equal ones by the lower place."""
-    return (order.to(tl.int64) << 32) | (places ^ _LAST_PLACE)
-
-
-@triton.jit
-def _places(keys: tl.tensor) -> tl.tensor:
-    return (keys & _LAST_PLACE) ^ _LAST_PLACE
-
-
-@triton.jit
-def _scores(keys: tl.tensor) -> tl.tensor:
-    return _ordered((keys >> 32).to(tl.int32), 31).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _ordered(bits: tl.tensor, SIGN: tl.constexpr) -> tl.tensor:
-    """Integers that order as the floats of these bits, and back: of negative floats the larger bits are the smaller."""
-    return bits ^ ((bits >> SIGN) & ((1 << SIGN) - 1))
+    sums = scores_of(i).to(tl.float64) + scores_of(j).to(tl.float64)
+    order = tl.where(sums == sums, ordered(sums.to(tl.int64, bitcast=True), 63), _NAN_SUM)
+    return tl.where(rank >= 0, order, NO_KEY), places_of(i) * SUB_KEYS + places_of(j)

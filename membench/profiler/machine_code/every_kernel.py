@@ -14,6 +14,7 @@ from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
 from membench.layers.kernels.torch.lookups import find_runs
 from membench.layers.kernels.triton import (
     grouped_matmul,
+    lookups,
     quantized_bag,
     read_rows,
     rms_norm,
@@ -30,10 +31,10 @@ _EXPERTS = 8
 
 
 class Calls(NamedTuple):
-    """What is called, its size (D or n), and the call."""
+    """What is called, its size, and the call."""
 
     what: str
-    size: int
+    size: int  # D or n
     call: Callable[[], object]
 
 
@@ -46,6 +47,12 @@ def every_call(widths: Iterable[int]) -> Iterator[Calls]:
     for sub_keys in SUB_KEYS:
         for chosen in TOP_K:
             yield from _of_retrieval(sub_keys, chosen)
+    yield from _of_choices()
+
+
+def _of_choices() -> Iterator[Calls]:
+    lookups_of, order = (torch.zeros(_TOKENS * _LOOKUPS, dtype=dtype) for dtype in (torch.int32, torch.int64))
+    yield Calls("runs", _ROWS, lambda: lookups.compacted(lookups_of, order, torch.int32))
 
 
 def _of_rows(columns: int) -> Iterator[Calls]:
@@ -105,12 +112,16 @@ def _of_norms(columns: int) -> Iterator[Calls]:
     x, scale = torch.zeros(_TOKENS, columns, dtype=torch.bfloat16), torch.ones(columns, dtype=torch.bfloat16)
     yield Calls("norm", columns, lambda: rms_norm.rms_norm(x, scale, 1e-5))
     yield Calls("norm's gradients", columns, lambda: rms_norm.rms_norm_backward(x, scale, x, 1e-5))
+    yield Calls("scales of keys", columns, lambda: rms_norm.inverse_rms(x, 1e-5))
+    yield Calls("gradients across keys", columns, lambda: rms_norm.across_rows(x, x, torch.ones(_TOKENS)))
     yield Calls("parts", columns, lambda: three_parts.three_parts(x.float()))
 
 
 def _of_retrieval(sub_keys: int, chosen: int) -> Iterator[Calls]:
     scores, halves = torch.zeros(4, 2, _TOKENS, sub_keys), torch.zeros(2, _TOKENS, 4, chosen, dtype=torch.int32)
+    scales = torch.ones(4, 2, 1, sub_keys)
     yield Calls("top_k", sub_keys, lambda: top_k.product_key_top_k(scores, chosen))
+    yield Calls("scaled top_k", sub_keys, lambda: top_k.product_key_top_k(scores, chosen, scales))
     yield Calls(
         "scores' gradient",
         sub_keys,
