@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from membench.layers.initialize import fill_normal_
 from membench.layers.kept_dtype import Move, moved_alone
 from membench.layers.kernels import dispatch as dispatching
+from membench.layers.kernels import router
 from membench.layers.kernels.grouped_matmul import experts
 from membench.layers.kernels.matmul import project_wide
 from membench.layers.kernels.precision import as_given
@@ -104,24 +105,43 @@ class MoE(Layer):
             return self._select(x)
 
     def _select(self, x: Tensor) -> Selection:
-        spec = self.spec
         logits = project_wide(x, self.router)
-        of_all: int | None = None
-        scores = torch.sigmoid(logits) if spec.router == "sigmoid" else torch.softmax(logits, dim=-1)
-        if spec.choice == "expert":
-            everyone, first = self.exchange.scores_of_all(scores)
-            of_all = len(everyone)
-            chosen = top(everyone.t(), spec.capacity(of_all)) - first
-            chosen = chosen.where((chosen >= 0) & (chosen < len(x)), -1) if of_all > len(x) else chosen
-            weights = scores.t().gather(1, chosen.clamp(min=0)) if len(x) else scores.new_zeros(chosen.shape)
-        else:
-            ranked = scores.detach() if self.expert_bias is None else scores.detach() + self.expert_bias
-            chosen = top(ranked, spec.top_k)
-            weights = scores.gather(1, chosen)
-            if spec.renormalize:
-                weights = weights / weights.sum(dim=-1, keepdim=True)
-        loss = self._auxiliary_loss(logits, scores, chosen, of_all) if self.training else None
-        return Selection(chosen, weights, loss)
+        if self.spec.choice == "expert":
+            chosen, weights, of_all = self._choice_of_experts(logits)
+            loss = self._auxiliary_loss(logits, None, of_all) if self.training else None
+            return Selection(chosen, weights, loss)
+        routed = self._choice_of_tokens(logits)
+        loss = self._auxiliary_loss(logits, routed.totals, None) if self.training else None
+        return Selection(routed.chosen, routed.weights, loss)
+
+    def _choice_of_experts(self, logits: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Tokens (E, C), their weights, and how many tokens all ranks have."""
+        scores, tokens = self._scores(logits), len(logits)
+        everyone, first = self.exchange.scores_of_all(scores)
+        of_all = len(everyone)
+        chosen = top(everyone.t(), self.spec.capacity(of_all)) - first
+        chosen = chosen.where((chosen >= 0) & (chosen < tokens), -1) if of_all > tokens else chosen
+        weights = scores.t().gather(1, chosen.clamp(min=0)) if tokens else scores.new_zeros(chosen.shape)
+        return chosen, weights, of_all
+
+    def _choice_of_tokens(self, logits: Tensor) -> router.Routed:
+        spec, bias = self.spec, self.expert_bias
+        totals = self.training and spec.balancing == "loss"
+        if router.have_kernel(logits):
+            sigmoid = spec.router == "sigmoid"
+            return router.route(logits, bias, spec.top_k, sigmoid=sigmoid, renormalize=spec.renormalize, totals=totals)
+        scores = self._scores(logits)
+        chosen = top(scores.detach() if bias is None else scores.detach() + bias, spec.top_k)
+        weights = scores.gather(1, chosen)
+        if spec.renormalize:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        if not totals:
+            return router.Routed(chosen, weights, None)
+        shares = (scores / scores.sum(dim=-1, keepdim=True)).sum(dim=0)
+        return router.Routed(chosen, weights, router.Totals(shares, self.load(chosen)))
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits) if self.spec.router == "sigmoid" else torch.softmax(logits, dim=-1)
 
     def choice_norms(self, x: Tensor) -> dict[str, Tensor]:
         """Of a token's router logits."""
@@ -138,24 +158,21 @@ class MoE(Layer):
             return dispatching.by_token(chosen, tokens, some=self.ranks > 1)
         return dispatching.by_expert(chosen, self.spec.num_experts)
 
-    def _auxiliary_loss(self, logits: Tensor, scores: Tensor, chosen: Tensor, of_all: int | None) -> Tensor | None:
+    def _auxiliary_loss(self, logits: Tensor, totals: router.Totals | None, of_all: int | None) -> Tensor | None:
         """Load-balancing loss (arXiv 2101.03961, eq. 4-6) and router z-loss (arXiv 2202.08906, eq. 5), where asked.
 
         Of this rank's tokens, as means over those of all ranks: the sum over ranks is that of one with all tokens.
-        ``of_all`` is how many there are, where that is known.
+        ``totals`` are those of tokens that choose, ``of_all`` is how many there are, where that is known.
         """
         spec, loss = self.spec, None
-        balanced = spec.choice == "token" and spec.balancing == "loss"
-        if not balanced and not spec.z_loss_weight:
+        if totals is None and not spec.z_loss_weight:
             return logits.sum() if not len(logits) and spec.balancing == "loss" else None
         tokens = max(
             1, self.exchange.tokens_of_all(logits) if of_all is None else of_all
         )  # a mean over no tokens is no number
-        if balanced:
-            share = self.exchange.total(self.load(chosen), "all_reduce_loads").to(scores.dtype) / (
-                tokens * chosen.shape[1]
-            )
-            mean = (scores / scores.sum(dim=-1, keepdim=True)).sum(dim=0) / tokens
+        if totals is not None:
+            load = self.exchange.total(totals.load, "all_reduce_loads")
+            share, mean = load.to(totals.shares.dtype) / (tokens * spec.top_k), totals.shares / tokens
             loss = spec.balance_weight * spec.num_experts * (share * mean).sum()
         if spec.z_loss_weight:
             z_loss = spec.z_loss_weight * torch.logsumexp(logits, dim=-1).square().sum() / tokens

@@ -102,12 +102,13 @@ def operator_samples():
 
 SAMPLES = list(operator_samples())
 # in test_grouped_matmul.py, test_quantized_table.py, test_native_grouped_matmul.py, test_attend_last.py,
-# test_block_steps.py, test_short_attention.py, test_activate.py, test_cross_entropy.py and
-# test_triton_rms_norm.py
+# test_block_steps.py, test_short_attention.py, test_activate.py, test_cross_entropy.py, test_triton_rms_norm.py and
+# test_triton_router.py
 CHECKED_ELSEWHERE = {"experts", "experts_backward", "quantized_bag", "linear", "linear_gradients"}
 CHECKED_ELSEWHERE |= {"few_rows_linear", "attend_last", "rms_norm", "rms_norm_backward", "block_step"}
 CHECKED_ELSEWHERE |= {"short_attention", "short_attention_backward", "activate", "activate_backward"}
 CHECKED_ELSEWHERE |= {"cross_entropy", "cross_entropy_backward", "inverse_rms", "across_rows"}
+CHECKED_ELSEWHERE |= {"route", "route_backward"}
 
 
 def test_no_operator_goes_unchecked():

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from membench.layers.kernels.paths import path_of
+
+_MOST_COUNTED = 512  # experts: of more a GPU sorts the slots sooner than it counts them
+
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
@@ -32,6 +36,10 @@ def by_expert(selected: Tensor, experts: int) -> Dispatch:
         IndexError: on a CPU, if there is no such expert. On a GPU this is not checked.
     """
     tokens, k = selected.shape
+    if experts <= _MOST_COUNTED and not torch.compiler.is_compiling() and path_of(selected) == "triton":
+        from membench.layers.kernels.triton import dispatch as by_triton
+
+        return Dispatch(*by_triton.by_expert(selected, experts))
     sorted_experts, slot = selected.flatten().sort(stable=True)
     if selected.device.type == "cpu" and len(slot) and not torch.compiler.is_compiling():
         lowest, highest = int(sorted_experts[0]), int(sorted_experts[-1])
@@ -105,7 +113,8 @@ def _ends(sorted_experts: Tensor, experts: int) -> Tensor:
 def row_weights(dispatch: Dispatch, weights: Tensor) -> Tensor:
     """(R,): the weight of each row's slot, from weights (B, K) or (E, C); 0 for a row without a slot."""
     own = weights.flatten().index_select(0, dispatch.slot)
-    return torch.nn.functional.pad(own, (0, len(dispatch.token) - len(own)))
+    without = len(dispatch.token) - len(own)
+    return torch.nn.functional.pad(own, (0, without)) if without else own
 
 
 def combine(rows: Tensor, dispatch: Dispatch, weight: Tensor | None = None) -> Tensor:

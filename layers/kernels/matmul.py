@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from membench.layers.kernels import wide_products
 from membench.layers.kernels.native import few_rows
 from membench.layers.kernels.native import grouped_matmul as native
 from membench.layers.kernels.plain_operator import plain_operator
@@ -37,6 +38,8 @@ def project_wide(x: Tensor, weight: Tensor) -> Tensor:
     """``project``, multiplied and returned in at least fp32, whatever the dtypes; autocast does not change it."""
     if x.dtype == weight.dtype and weight.is_contiguous() and _by_native(weight) and len(x):
         return _WideProjection.apply(x, weight)
+    if x.dtype == weight.dtype and not torch.compiler.is_compiling() and wide_products.can_multiply(weight):
+        return _MatrixUnitProjection.apply(x, weight)
     with as_given(x):
         return at_least_fp32(x) @ at_least_fp32(weight).t()
 
@@ -144,6 +147,23 @@ class _WideProjection(torch.autograd.Function):
         (dy,), (x, weight), (of_x, of_weight) = upstream, ctx.saved_tensors, ctx.needs_input_grad
         dx = _native_linear(dy, weight.t(), False) if of_x else None
         return dx, _native_linear_gradients(dy, x) if of_weight else None
+
+
+class _MatrixUnitProjection(torch.autograd.Function):
+    """Operands of bf16, and sums of fp32 that are not rounded; the gradient is fp32, and so are products with it."""
+
+    @staticmethod
+    @computed_as_given
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return wide_products.wide_product(x[None], weight[None])[0]
+
+    @staticmethod
+    @computed_as_given
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (dy,), (x, weight), (of_x, of_weight) = upstream, ctx.saved_tensors, ctx.needs_input_grad
+        dx = (dy @ weight.float()).to(x.dtype) if of_x else None
+        return dx, (dy.t() @ x.float()).to(weight.dtype) if of_weight else None
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """A launch of every kernel that a layer's step on a GPU takes, by what it is and its size.
 
-Letters: N rows, D columns, B tokens, L lookups a token, n sub-keys a half, k rows a head.
+Letters: N rows, D columns, B tokens, L lookups a token, n sub-keys a half, k rows a head, E experts.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,11 +13,13 @@ from membench.layers.kernels.lookups import Runs
 from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
 from membench.layers.kernels.torch.lookups import find_runs
 from membench.layers.kernels.triton import (
+    dispatch,
     grouped_matmul,
     lookups,
     quantized_bag,
     read_rows,
     rms_norm,
+    router,
     row_passes,
     swiglu,
     three_parts,
@@ -28,13 +30,14 @@ SUB_KEYS = (128, 1024, 4096)
 TOP_K = (16, 32)
 _ROWS, _TOKENS, _LOOKUPS = 1024, 256, 128
 _EXPERTS = 8
+_CHOSEN_FROM, _CHOSEN = 64, 8  # experts, by a token
 
 
 class Calls(NamedTuple):
     """What is called, its size, and the call."""
 
     what: str
-    size: int  # D or n
+    size: int  # D, n or E
     call: Callable[[], object]
 
 
@@ -53,6 +56,15 @@ def every_call(widths: Iterable[int]) -> Iterator[Calls]:
 def _of_choices() -> Iterator[Calls]:
     lookups_of, order = (torch.zeros(_TOKENS * _LOOKUPS, dtype=dtype) for dtype in (torch.int32, torch.int64))
     yield Calls("runs", _ROWS, lambda: lookups.compacted(lookups_of, order, torch.int32))
+    logits, weights = torch.zeros(_TOKENS, _CHOSEN_FROM), torch.zeros(_TOKENS, _CHOSEN)
+    chosen, shares = weights.long(), torch.zeros(_CHOSEN_FROM)
+    yield Calls("router", _CHOSEN_FROM, lambda: router.route(logits, None, _CHOSEN, False, True, True))
+    yield Calls(
+        "router's gradients",
+        _CHOSEN_FROM,
+        lambda: router.route_backward(logits, chosen, weights, shares, False, True),
+    )
+    yield Calls("dispatch", _CHOSEN_FROM, lambda: dispatch.by_expert(chosen, _CHOSEN_FROM))
 
 
 def _of_rows(columns: int) -> Iterator[Calls]:
