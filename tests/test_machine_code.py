@@ -27,7 +27,7 @@ KEPT = {
     "dots": (60, 1),
     "_read_rows": (128, 2),
     "update_rows": (60, 8),
-    "short_runs": (16, 3),
+    "short_runs": (20, 6),
     "long_run_pieces": (48, 5),
     "finish_long_runs": (60, 0),
 }

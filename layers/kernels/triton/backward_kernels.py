@@ -1,10 +1,10 @@
 """The backward pass over the rows that were read: each row's tokens are gathered once, for its gradient and its dots.
 
 Most rows are read a few times, a few rows very often. A program handles several short runs at the same time, so that
-their loads overlap. For long runs the sorted lookups are cut into windows of SPLIT. One program sums the
-lookups of each piece, then one program adds the pieces in order. A long run has more lookups than a window. So a window
-contains pieces of at most two long runs: one that continues at its beginning, and one that begins inside. There are no
-atomics, and the host need not know anything about the runs.
+their loads overlap, two lookups of each. For long runs the sorted lookups are cut into windows of SPLIT. One program
+sums the lookups of each piece, then one program adds the pieces in order. A long run has more lookups than a window. So
+a window contains pieces of at most two long runs: one that continues at its beginning, and one that begins inside.
+There are no atomics, and the host need not know anything about the runs.
 
 Letters: M lookups, L lookups a token, U runs, D columns; a program's R runs or lookups at once, C columns.
 """
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from membench.layers.kernels.triton.blocks import gathered, scatter
-from membench.layers.kernels.triton.update_kernels import update
+from membench.layers.kernels.triton.update_kernels import state_of, update
 
 
 class Operands(NamedTuple):
@@ -50,7 +50,10 @@ def short_runs(
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:
-    """A program sums a tile of R runs of at most SPLIT lookups: the first lookup of every run, then the second, …"""
+    """A program sums a tile of R runs of at most SPLIT lookups: the first two of every run, then the next two, …
+
+    Of two lookups the tokens are asked for before the first is needed, and so is what an update reads of the rows.
+    """
     tile = tl.program_id(1)
     column = tile * TILE + tl.arange(0, TILE)
     run = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -62,25 +65,49 @@ def short_runs(
         live = length > 0
         row = tl.load(of.rows + run, mask=live, other=0).to(tl.int64)
         lookup = tl.load(of.order + begin, mask=live, other=0)
+        other = tl.load(of.order + begin + 1, mask=length > 1, other=0)
         if of.dots is not None or OPTIMIZER is not None:
             values = gathered(of.table, row, live, column, COLUMNS, PITCH)
+        if OPTIMIZER is not None:
+            state = state_of(row, live, column, step, COLUMNS, OPTIMIZER)
         sum = tl.zeros([ROWS, TILE], tl.float32)
         at = 0
         while at < longest:
-            here = at < length
-            following = tl.load(of.order + begin + at + 1, mask=at + 1 < length, other=0)
+            here, there = at < length, at + 1 < length
             vectors = gathered(of.tokens, lookup // LOOKUPS, here, column, COLUMNS, COLUMNS)
+            others = gathered(of.tokens, other // LOOKUPS, there, column, COLUMNS, COLUMNS)
+            following = tl.load(of.order + begin + at + 2, mask=at + 2 < length, other=0)
+            after = tl.load(of.order + begin + at + 3, mask=at + 3 < length, other=0)
             if of.gradient is not None or OPTIMIZER is not None:
                 weight = tl.load(of.weights + lookup, mask=here, other=0.0).to(tl.float32)
+                of_other = tl.load(of.weights + other, mask=there, other=0.0).to(tl.float32)
                 sum += weight[:, None] * vectors
+                sum += of_other[:, None] * others
             if of.dots is not None:
-                tl.store(of.dots + tile.to(tl.int64) * count + lookup, tl.sum(values * vectors, 1), mask=here)
-            lookup = following
-            at += 1
+                products = of.dots + tile.to(tl.int64) * count
+                tl.store(products + lookup, tl.sum(values * vectors, 1), mask=here)
+                tl.store(products + other, tl.sum(values * others, 1), mask=there)
+            lookup, other = following, after
+            at += 2
         if of.gradient is not None:
             scatter(of.gradient, sum, row if BY_ROW else run, live, column, COLUMNS, COLUMNS)
         if OPTIMIZER is not None:
-            update(of.table, values, sum, row, live, column, step, number, seed, COLUMNS, PITCH, OPTIMIZER, STOCHASTIC)
+            update(
+                of.table,
+                values,
+                state,
+                sum,
+                row,
+                live,
+                column,
+                step,
+                number,
+                seed,
+                COLUMNS,
+                PITCH,
+                OPTIMIZER,
+                STOCHASTIC,
+            )
 
 
 @triton.jit(do_not_specialize=["runs", "count"])
@@ -169,6 +196,7 @@ def finish_long_runs(
             update(
                 of.table,
                 values,
+                state_of(row, only == 0, column, step, COLUMNS, OPTIMIZER),
                 total,
                 row,
                 only == 0,

@@ -2,6 +2,8 @@
 
 Letters: R rows of a program, C columns of its tile, D columns of the table.
 """
+# pyright: reportReturnType=false
+# (Triton compiles the kernels itself; their annotations are not meant for a type checker.)
 
 import math
 from typing import NamedTuple
@@ -92,13 +94,41 @@ def update_rows(
     row = tl.load(rows + at, mask=here, other=0).to(tl.int64)
     values = gathered(table, row, here, column, COLUMNS, PITCH)
     change = gathered(gradient, at, here, column, COLUMNS, COLUMNS)
-    update(table, values, change, row, here, column, step, number, seed, COLUMNS, PITCH, OPTIMIZER, STOCHASTIC)
+    state = state_of(row, here, column, step, COLUMNS, OPTIMIZER)
+    update(table, values, state, change, row, here, column, step, number, seed, COLUMNS, PITCH, OPTIMIZER, STOCHASTIC)
+
+
+@triton.jit
+def state_of(
+    row: tl.tensor,
+    here: tl.tensor,
+    column: tl.tensor,
+    step: tl.tuple,
+    COLUMNS: tl.constexpr,
+    OPTIMIZER: tl.constexpr,
+) -> tl.tuple:
+    """What an update of rows (R,) needs besides them: a number of each (R,), and two moments (R, C).
+
+    Asked for before the gradient is known, so that nothing waits for it afterwards. 0 is what a rule does not have.
+    """
+    of_row, first, second = 0, 0, 0
+    if OPTIMIZER == "row_adagrad":
+        of_row = tl.load(step.sums + row, mask=here, other=0.0)
+    elif OPTIMIZER == "row_adam":
+        of_row = tl.load(step.second + row, mask=here, other=0.0)
+        first = gathered(step.first, row, here, column, COLUMNS, COLUMNS)
+    elif OPTIMIZER == "lazy_adam":
+        of_row = tl.load(step.stamps + row, mask=here, other=0)
+        first = gathered(step.first, row, here, column, COLUMNS, COLUMNS)
+        second = gathered(step.second, row, here, column, COLUMNS, COLUMNS)
+    return of_row, first, second
 
 
 @triton.jit
 def update(
     table: tl.tensor,
     values: tl.tensor,
+    state: tl.tuple,
     gradient: tl.tensor,
     row: tl.tensor,
     here: tl.tensor,
@@ -111,36 +141,37 @@ def update(
     OPTIMIZER: tl.constexpr,
     STOCHASTIC: tl.constexpr,
 ) -> None:
-    """Writes rows (R,) int64, of ``values`` (R, C), changed by their ``gradient`` (R, C), zero past the row's end.
+    """Writes rows (R,) int64, of ``values`` and ``state_of``, changed by their ``gradient`` (R, C), zero past the end.
 
     The block holds whole rows, because some values exist once per row: means over it, sums, stamps. The barriers make
     sure that every thread has read these before one of them writes.
     """
+    of_row, first, second = state
     if OPTIMIZER == "sgd":
         values = step.decay * values - step.rate * gradient
     elif OPTIMIZER == "row_adagrad":
-        total = tl.load(step.sums + row, mask=here, other=0.0) + tl.sum(gradient * gradient, 1) / COLUMNS
+        total = of_row + tl.sum(gradient * gradient, 1) / COLUMNS
         tl.debug_barrier()
         tl.store(step.sums + row, total, mask=here)
         values = step.decay * values - (step.rate / (tl.sqrt(total) + step.eps))[:, None] * gradient
     elif OPTIMIZER == "row_adam":
-        second = step.beta2 * tl.load(step.second + row, mask=here, other=0.0)
+        second = step.beta2 * of_row
         second += step.rest2 * (tl.sum(gradient * gradient, 1) / COLUMNS)
         tl.debug_barrier()
         tl.store(step.second + row, second, mask=here)
-        first = step.beta1 * gathered(step.first, row, here, column, COLUMNS, COLUMNS) + step.rest1 * gradient
+        first = step.beta1 * first + step.rest1 * gradient
         scatter(step.first, first, row, here, column, COLUMNS, COLUMNS)
         scale = step.rate / (tl.sqrt(second * step.correction2) + step.eps)
         values = step.decay * values - scale[:, None] * first
     else:
         tl.static_assert(OPTIMIZER == "lazy_adam")
         # so many steps' decay, of which all but one had no gradient for the row
-        gap = (number - tl.load(step.stamps + row, mask=here, other=0)).to(tl.float32)[:, None]
+        gap = (number - of_row).to(tl.float32)[:, None]
         tl.debug_barrier()
         tl.store(step.stamps + row, number, mask=here)
-        first = _power(step.beta1, step.log_beta1, gap) * gathered(step.first, row, here, column, COLUMNS, COLUMNS)
+        first = _power(step.beta1, step.log_beta1, gap) * first
         first += step.rest1 * gradient
-        second = _power(step.beta2, step.log_beta2, gap) * gathered(step.second, row, here, column, COLUMNS, COLUMNS)
+        second = _power(step.beta2, step.log_beta2, gap) * second
         second += step.rest2 * (gradient * gradient)
         scatter(step.first, first, row, here, column, COLUMNS, COLUMNS)
         scatter(step.second, second, row, here, column, COLUMNS, COLUMNS)
