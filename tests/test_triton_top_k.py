@@ -68,6 +68,12 @@ def test_lists_of_several_tiles(sub_keys, top_k, levels, monkeypatch):
     assert_right(scores_of((1, 2, 2, sub_keys), levels), top_k)
 
 
+@pytest.mark.parametrize(("sub_keys", "top_k"), [(64, 1), (70, 3), (130, 4)])
+def test_neighbourhoods_whose_maxima_are_equal(sub_keys, top_k):
+    for levels in (0, 1, 1, 2, 2, 5):
+        assert_right(scores_of((1, 2, 1, sub_keys), levels), top_k)
+
+
 def test_any_top_k():
     scores = scores_of((1, 2, 1, 17), 6)
     for top_k in range(1, 18):

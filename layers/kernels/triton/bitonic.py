@@ -18,20 +18,20 @@ import triton.language as tl
 
 
 @triton.constexpr_function
-def _log2(size: int) -> int:
+def log2(size: int) -> int:
     return size.bit_length() - 1
 
 
 @triton.constexpr_function
 def _cubes(count: int, size: int) -> list[int]:
     """The shape of so many hypercubes; dimension 0, which counts them, is all that is left of single keys."""
-    return [count] + [2] * _log2(size)
+    return [count] + [2] * log2(size)
 
 
 @triton.constexpr_function
 def _cube(size: int) -> list[int]:
     """The hypercube's shape; dimension 0 has one element."""
-    return [1] + [2] * _log2(size)
+    return [1] + [2] * log2(size)
 
 
 @triton.jit
@@ -73,14 +73,27 @@ def top(keys: tl.tensor, K: tl.constexpr, DESCENDING: tl.constexpr) -> tl.tensor
 @triton.jit
 def top_of_rows(keys: tl.tensor, K: tl.constexpr, DESCENDING: tl.constexpr) -> tl.tensor:
     """(R, k): the k largest of each list of keys (R, G), int64, k <= G, in order."""
-    BITS: tl.constexpr = _log2(K)
+    BITS: tl.constexpr = log2(K)
     cube = tl.reshape(keys, _cubes(keys.shape[0], keys.shape[1]))
     for bits in tl.static_range(1, BITS):
         cube = _merge_in_turns(cube, bits)
-    for _ in tl.static_range(_log2(keys.shape[1]) - BITS):
+    for _ in tl.static_range(log2(keys.shape[1]) - BITS):
         cube = _merge_in_turns(cube, BITS)
         cube = tl.max(cube, len(cube.shape) - 1 - BITS)
     return tl.reshape(_merge(cube, DESCENDING, BITS), [keys.shape[0], K])
+
+
+@triton.jit
+def kth_largest(values: tl.tensor, K: tl.constexpr) -> tl.tensor:
+    """The k-th largest of values (G,), integers, k <= G. Values change places, and nothing goes with them."""
+    BITS: tl.constexpr = log2(K)
+    cube = tl.reshape(values, _cube(values.numel))
+    for bits in tl.static_range(1, BITS):
+        cube = _merge_in_turns(cube, bits)
+    for _ in tl.static_range(log2(values.numel) - BITS):
+        cube = _merge_in_turns(cube, BITS)
+        cube = tl.max(cube, len(cube.shape) - 1 - BITS)
+    return tl.min(tl.reshape(cube, [K]), 0)
 
 
 @triton.jit
@@ -88,14 +101,14 @@ def join(descending: tl.tensor, ascending: tl.tensor) -> tl.tensor:
     """(k,): the k largest of two sorted lists (k,) each, largest first."""
     K: tl.constexpr = descending.numel
     cube = tl.reshape(tl.maximum(descending, ascending), _cube(K))
-    return tl.reshape(_merge(cube, True, _log2(K)), [K])
+    return tl.reshape(_merge(cube, True, log2(K)), [K])
 
 
 @triton.jit
 def sort_pairs(keys: tl.tensor, ties: tl.tensor) -> tl.tensor:
     """Both (G,) integers, sorted by key, largest first, and equal keys by the lower tie."""
     SIZE: tl.constexpr = keys.numel
-    BITS: tl.constexpr = _log2(SIZE)
+    BITS: tl.constexpr = log2(SIZE)
     keys, ties = tl.reshape(keys, _cube(SIZE)), tl.reshape(ties, _cube(SIZE))
     for bits in tl.static_range(1, BITS + 1):
         descending = _second(BITS - bits, BITS + 1) if bits < BITS else True

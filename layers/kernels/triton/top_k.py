@@ -5,7 +5,8 @@ result. Each selection is exact, ties included, because what is compared are int
 score's bits and, below them, its place.
 
 Long lists are cut into neighbourhoods: the best k lie in those with the k largest maxima (as in
-``layers.kernels.top_k``), so some sqrt(n·k) keys are sorted rather than n.
+``layers.kernels.top_k``), so some sqrt(n·k) keys are sorted rather than n. Of a list that a program holds at once the
+maxima, of 32 bits, are only compared until the k-th is known; those that reach it are found by counting.
 
 Letters: B tokens, H heads, n sub-keys a half, k wanted, C candidate pairs.
 """
@@ -20,14 +21,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from membench.layers.kernels.triton.bitonic import join, sort_pairs, top
+from membench.layers.kernels.triton.bitonic import join, kth_largest, log2, sort_pairs, top
 from membench.layers.kernels.triton.launch import launch
 from membench.layers.kernels.triton.ordered_keys import NO_KEY, keys_of, order_of, ordered, places_of, scores_of
 from membench.layers.spec.retrieval import candidate_pairs
 
 # Few warps: within one, keys change places by shuffles, and fewer of them the more a thread holds.
 _SCORES_A_TILE = 4096
-_SCORES_A_WARP = 1024  # 32 registers a thread
+_GROUPS_A_WARP = 1024  # 32 registers a thread, or 64 where whole keys change places
+_SCORES_A_WARP = 4096  # 128 registers a thread, of which a fourth or less remain when the maxima are known
 _PAIRS_A_WARP = 256  # of two 64-bit numbers: as many
 
 _NAN_SUM = tl.constexpr(2**63 - 1)
@@ -60,7 +62,7 @@ def product_key_top_k(scores: Tensor, top_k: int, scales: Tensor | None = None) 
         NEIGHBOURS=neighbours,
         GROUPS=groups,
         CANDIDATES=candidates.shape[1],
-        num_warps=_warps(groups * neighbours, candidates.shape[1]),
+        num_warps=_warps(groups, neighbours, candidates.shape[1]),
     )
     return halves, weights
 
@@ -75,7 +77,8 @@ def scores_gradient(
     if gradient.numel():
         constants = {"HEADS": heads, "SUB_KEYS": sub_keys, "TOP_K": top_k, "LISTED": listed}
         arguments = (halves.contiguous(), of_sums, scales, gradient, tokens)
-        launch(of_sums, _scores_gradient, (2 * tokens * heads,), *arguments, **constants, num_warps=_warps(0, listed))
+        warps = _warps(0, 0, listed)
+        launch(of_sums, _scores_gradient, (2 * tokens * heads,), *arguments, **constants, num_warps=warps)
     return gradient
 
 
@@ -84,8 +87,9 @@ def _neighbours(sub_keys: int, listed: int) -> int:
     return 2 ** (int(math.log2(sub_keys / listed)) // 2) if sub_keys >= 8 * listed else 1
 
 
-def _warps(scores: int, pairs: int) -> int:
-    return max(1, min(8, max(scores // _SCORES_A_WARP, pairs // _PAIRS_A_WARP)))
+def _warps(groups: int, neighbours: int, pairs: int) -> int:
+    scores = groups * neighbours
+    return max(1, min(8, max(groups // _GROUPS_A_WARP, scores // _SCORES_A_WARP, pairs // _PAIRS_A_WARP)))
 
 
 @cache
@@ -172,14 +176,58 @@ def _best_of_half(
     GROUPS: tl.constexpr,
 ) -> tl.tensor:
     """(k,) keys of the best of so many scores from this pointer on, best first."""
+    if NEIGHBOURS > 1 and GROUPS * NEIGHBOURS >= SUB_KEYS:
+        groups = _groups_in_order(scores, scales, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS)
+        return _best_among(scores, scales, groups, SUB_KEYS, LISTED, NEIGHBOURS)
     best = _best_groups(scores, scales, 0, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS, True)
     for first in range(GROUPS, tl.cdiv(SUB_KEYS, NEIGHBOURS), GROUPS):
         best = join(best, _best_groups(scores, scales, first, SUB_KEYS, LISTED, NEIGHBOURS, GROUPS, False))
     if NEIGHBOURS > 1:
-        place = places_of(best)[:, None] * NEIGHBOURS + tl.arange(0, NEIGHBOURS)[None, :]
-        keys = keys_of(order_of(_scaled(scores, scales, place, SUB_KEYS)), place)  # cached: read a moment ago
-        best = top(tl.reshape(tl.where(place < SUB_KEYS, keys, NO_KEY), [LISTED * NEIGHBOURS]), LISTED, True)
+        best = _best_among(scores, scales, places_of(best), SUB_KEYS, LISTED, NEIGHBOURS)
     return best
+
+
+@triton.jit
+def _best_among(
+    scores: tl.tensor,
+    scales: tl.tensor,
+    groups: tl.tensor,
+    SUB_KEYS: tl.constexpr,
+    LISTED: tl.constexpr,
+    NEIGHBOURS: tl.constexpr,
+) -> tl.tensor:
+    """(k,) keys of the best scores in neighbourhoods (k,), best first."""
+    place = groups[:, None] * NEIGHBOURS + tl.arange(0, NEIGHBOURS)[None, :]
+    keys = keys_of(order_of(_scaled(scores, scales, place, SUB_KEYS)), place)  # cached: read a moment ago
+    return top(tl.reshape(tl.where(place < SUB_KEYS, keys, NO_KEY), [LISTED * NEIGHBOURS]), LISTED, True)
+
+
+@triton.jit
+def _groups_in_order(
+    scores: tl.tensor,
+    scales: tl.tensor,
+    SUB_KEYS: tl.constexpr,
+    LISTED: tl.constexpr,
+    NEIGHBOURS: tl.constexpr,
+    GROUPS: tl.constexpr,
+) -> tl.tensor:
+    """(k,) the neighbourhoods with the largest maxima, of equal ones the first, in the order in which they lie.
+
+    That none is before a better one spares the exchange of places: only maxima, of 32 bits, are compared until the k-th
+    is known, and those that reach it are then found by counting.
+    """
+    group, rank = tl.arange(0, GROUPS), tl.arange(0, LISTED)
+    maxima = _maxima(scores, scales, group, SUB_KEYS, NEIGHBOURS)
+    maxima = tl.where(group * NEIGHBOURS < SUB_KEYS, maxima, -(2**31))
+    least = kth_largest(maxima, LISTED)
+    better, level = (maxima > least).to(tl.int32), (maxima == least).to(tl.int32)
+    chosen = better | (level & (tl.cumsum(level, 0) <= LISTED - tl.sum(better, 0)).to(tl.int32))
+    counted = tl.cumsum(chosen, 0)
+    found = tl.zeros([LISTED], tl.int32)  # how many neighbourhoods lie before the rank-th chosen one
+    for bit in tl.static_range(log2(GROUPS)):
+        further = found + (GROUPS >> (bit + 1))
+        found = tl.where(tl.gather(counted, further - 1, 0) <= rank, further, found)
+    return found
 
 
 @triton.jit
@@ -193,14 +241,19 @@ def _best_groups(
     GROUPS: tl.constexpr,
     DESCENDING: tl.constexpr,
 ) -> tl.tensor:
-    """(k,) keys of the neighbourhoods, of so many from the first, with the largest maxima.
-
-    Maxima are of integers: one of floats passes over NaN.
-    """
+    """(k,) keys of the neighbourhoods, of so many from the first, with the largest maxima."""
     group = first + tl.arange(0, GROUPS)
-    place = group[:, None] * NEIGHBOURS + tl.arange(0, NEIGHBOURS)[None, :]
-    maxima = tl.max(order_of(_scaled(scores, scales, place, SUB_KEYS)), 1)
+    maxima = _maxima(scores, scales, group, SUB_KEYS, NEIGHBOURS)
     return top(tl.where(group * NEIGHBOURS < SUB_KEYS, keys_of(maxima, group), NO_KEY), LISTED, DESCENDING)
+
+
+@triton.jit
+def _maxima(
+    scores: tl.tensor, scales: tl.tensor, group: tl.tensor, SUB_KEYS: tl.constexpr, NEIGHBOURS: tl.constexpr
+) -> tl.tensor:
+    """Of each neighbourhood, as ``order_of`` has them: a maximum of floats passes over NaN."""
+    place = group[:, None] * NEIGHBOURS + tl.arange(0, NEIGHBOURS)[None, :]
+    return tl.max(order_of(_scaled(scores, scales, place, SUB_KEYS)), 1)
 
 
 @triton.jit
