@@ -32,14 +32,14 @@ def extra_bytes(kind, mode):
     if kind == "moe":
         rows, hidden = B * spec.top_k, spec.expert_hidden
         found = {
-            "a router in fp32": 4 * x + 128 * B * spec.num_experts,
-            "a dispatch": 344 * rows,
+            "logits read again, and what is chosen among them": 12 * B * spec.num_experts + 12 * rows,
+            "a dispatch": 96 * rows,
             "copies of tokens for experts": 2 * rows * D * ITEM,
             "the activation is a pass of its own": 2 * ITEM * rows * hidden * (1 if backward else 2),
         }
         if backward:
             found |= {
-                "gradients of a router in fp32": 5 * x + 200 * B * spec.num_experts,
+                "gradients of a router in fp32": 9 * x + 24 * B * spec.num_experts,
                 "three more copies of tokens": 3 * 2 * rows * D * ITEM,
                 "its gradients too, read by two products": 5 * ITEM * rows * hidden,
                 "the results of rows, which no gradient needs": -rows * D * ITEM,
@@ -49,22 +49,21 @@ def extra_bytes(kind, mode):
     found = {"row numbers of two halves": 16 * LOOKUPS}
     if kind == "memory_plus":
         found |= {
-            "queries normalized in fp32": 14 * queries,
-            "three bf16 parts of them": 22 * queries,
-            "scores scaled where they lie": 8 * scores,
+            "queries normalized in fp32": 6 * queries,
+            "three bf16 parts of them": 14 * queries,
             "a gate in three passes": 5 * x,
         }
     if kind == "peer":
         found["tokens read again by every 16 rows, and their activation"] = LOOKUPS // 16 * D * ITEM - x + 28 * LOOKUPS
     if backward:
         found |= {
-            "lookups sorted by row": 214 * LOOKUPS,
+            "lookups sorted by row": 128 * LOOKUPS,
             "gradients of all scores, of which few are chosen": 6 * scores,
             "gradients of queries turned round, read by two products": 6 * queries,
         }
     if backward and kind == "memory_plus":
         found |= {
-            "gradients of normalized queries": 40 * queries,
+            "gradients of normalized queries": 28 * queries,
             "gradients of a gate in five passes, and of x, added": 14 * x,
         }
     if backward and kind == "peer":

@@ -34,9 +34,9 @@ def by_expert(selected: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor, T
     sizes = {"slots": slots, "of_part": of_part}
     constants = {"EXPERTS": experts, "BLOCK": block, "TILE": tile, "num_warps": 4}
     selected = selected.contiguous()
-    launch(selected, _count, (parts,), selected, counts, **sizes, **constants)
+    launch(selected, _count_slots, (parts,), selected, counts, **sizes, **constants)
     arguments = (selected, counts, token, ends, slot, returned, starts)
-    launch(selected, _place, (parts,), *arguments, parts=parts, **sizes, TOP_K=top_k, **constants)
+    launch(selected, _place_slots, (parts,), *arguments, parts=parts, **sizes, TOP_K=top_k, **constants)
     return token, ends, slot, returned, starts
 
 
@@ -48,7 +48,7 @@ def _of_experts(selected: tl.tensor, slot: tl.tensor, end: tl.tensor, TILE: tl.c
 
 
 @triton.jit(do_not_specialize=["slots", "of_part"])
-def _count(
+def _count_slots(
     selected: tl.tensor,
     counts: tl.tensor,
     slots: tl.tensor,
@@ -67,7 +67,7 @@ def _count(
 
 
 @triton.jit(do_not_specialize=["parts", "slots", "of_part"])
-def _place(
+def _place_slots(
     selected: tl.tensor,
     counts: tl.tensor,
     token: tl.tensor,

@@ -69,8 +69,8 @@ def _dots(of: SimpleNamespace, distinct: Distinct) -> Work:
 def _short_runs(launched: SimpleNamespace, distinct: Distinct) -> Work:
     """U rows in order, of each its tokens; a program has ROWS runs, most of the last programs have none.
 
-    A program waits for where its runs begin, for the first lookups, for their rows and tokens, and then for the tokens
-    of the longest of its runs, one after the other; an update waits for what it remembers.
+    A program waits for where its runs begin, for the first lookups, for their rows, tokens and what an update
+    remembers, all asked for together, and then for the tokens of the longest of its runs, two at a time.
     """
     of, reads = launched.of, len(launched.of.order)
     starts = (launched.runs + 1) * _INDEX_BYTES
@@ -78,7 +78,8 @@ def _short_runs(launched: SimpleNamespace, distinct: Distinct) -> Work:
         return Work(starts, trips=L2_TRIP, live=0.0)
     unique = distinct(len(of.table), reads)
     longest = max(1.0, expected_busiest_load(reads / unique, launched.ROWS))
-    trips = 1 + 3 * L2_TRIP + (longest - 1) * L2_TRIP + (launched.step is not None and _state_bytes(launched.step) > 0)
+    turns = max(1.0, longest / 2)
+    trips = 1 + 3 * L2_TRIP + (turns - 1) * L2_TRIP
     live = unique / launched.runs
     moved = _backward(launched, reads, unique)
     return Work(
@@ -86,7 +87,7 @@ def _short_runs(launched: SimpleNamespace, distinct: Distinct) -> Work:
         moved.gathers,
         moved.flops,
         trips=live * trips + (1 - live) * L2_TRIP,
-        turns=longest,
+        turns=turns,
         live=live,
     )
 
@@ -136,7 +137,7 @@ def _product_key_top_k(of: SimpleNamespace, distinct: Distinct) -> Work:
     del distinct
     turns = max(1, math.ceil(math.ceil(of.SUB_KEYS / of.NEIGHBOURS) / of.GROUPS))
     trips = 2 * (turns + L2_TRIP * (of.NEIGHBOURS > 1)) + L2_TRIP
-    return Work(_bytes(of.scores, of.halves, of.weights), trips=trips, turns=turns)
+    return Work(_bytes(of.scores, of.scales, of.halves, of.weights), trips=trips, turns=turns)
 
 
 def _scores_gradient(of: SimpleNamespace, distinct: Distinct) -> Work:
@@ -171,6 +172,67 @@ def _rms_norm_backward(of: SimpleNamespace, distinct: Distinct) -> Work:
     del distinct
     turns = math.ceil(of.SHARE / of.ROWS)
     return Work(_bytes(of.x, of.scale, of.gradient, of.of_x, of.sums), trips=turns, turns=turns)
+
+
+def _inverse_rms_of_rows(of: SimpleNamespace, distinct: Distinct) -> Work:
+    """(R, d) is read, (R,) written."""
+    del distinct
+    return Work(_bytes(of.x, of.found))
+
+
+def _across_rows(of: SimpleNamespace, distinct: Distinct) -> Work:
+    """Twice (R, d) is read, once written."""
+    del distinct
+    return Work(_bytes(of.gradient, of.x, of.inverse_rms, of.found))
+
+
+def _count_firsts(of: SimpleNamespace, distinct: Distinct) -> Work:
+    """(M,) sorted rows are read."""
+    del distinct
+    return Work(_bytes(of.ascending, of.firsts))
+
+
+def _place_firsts(of: SimpleNamespace, distinct: Distinct) -> Work:
+    """(M,) sorted rows and where they were are read, as much is written; before it the counts of all blocks."""
+    del distinct
+    moved = _bytes(of.ascending, of.order, of.firsts, of.runs, of.starts, of.narrow_order)
+    return Work(moved, trips=1 + math.ceil(of.blocks / of.BLOCK) * L2_TRIP)
+
+
+def _route(of: SimpleNamespace, distinct: Distinct) -> Work:
+    """(B, E) is read, SHARE tokens by a program, ROWS at a time."""
+    del distinct
+    turns = math.ceil(of.SHARE / of.ROWS)
+    moved = _bytes(of.logits, of.bias, of.chosen, of.weights, of.sums, of.counts)
+    return Work(moved, trips=turns, turns=turns)
+
+
+def _add_parts(of: SimpleNamespace, distinct: Distinct) -> Work:
+    """Sums and counts of each share are read, BLOCK at a time."""
+    del distinct
+    turns = math.ceil(of.parts / of.BLOCK)
+    return Work(_bytes(of.sums, of.counts, of.shares, of.load), trips=turns, turns=turns)
+
+
+def _route_backward(of: SimpleNamespace, distinct: Distinct) -> Work:
+    """(B, E) is read and written, and what was chosen with its gradients is read."""
+    del distinct
+    return Work(_bytes(of.logits, of.chosen, of.of_weights, of.of_shares, of.found), trips=2.0)
+
+
+def _count_slots(of: SimpleNamespace, distinct: Distinct) -> Work:
+    """(B, K) is read, a part by a program, BLOCK at a time."""
+    del distinct
+    turns = math.ceil(of.of_part / of.BLOCK)
+    return Work(_bytes(of.selected, of.counts), trips=turns, turns=turns)
+
+
+def _place_slots(of: SimpleNamespace, distinct: Distinct) -> Work:
+    """The same again after the counts of all parts; and what a dispatch is made of is written."""
+    del distinct
+    turns = math.ceil(of.of_part / of.BLOCK)
+    moved = _bytes(of.selected, of.counts, of.token, of.ends, of.slot, of.returned, of.starts)
+    return Work(moved, trips=turns + math.ceil(of.parts / of.BLOCK) * L2_TRIP, turns=turns)
 
 
 def _three_parts(of: SimpleNamespace, distinct: Distinct) -> Work:
@@ -212,6 +274,15 @@ _FORMULAS: dict[str, Callable[[SimpleNamespace, Distinct], Work]] = {
     "_activate_backward": _activate_backward,
     "_rms_norm": _rms_norm,
     "_rms_norm_backward": _rms_norm_backward,
+    "_inverse_rms_of_rows": _inverse_rms_of_rows,
+    "_across_rows": _across_rows,
+    "_count_firsts": _count_firsts,
+    "_place_firsts": _place_firsts,
+    "_route": _route,
+    "_add_parts": _add_parts,
+    "_route_backward": _route_backward,
+    "_count_slots": _count_slots,
+    "_place_slots": _place_slots,
     "_three_parts": _three_parts,
     "_grouped_linear": _grouped_linear,
     "_grouped_linear_gradients": _grouped_linear_gradients,
