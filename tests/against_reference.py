@@ -38,6 +38,14 @@ def double_weights(module: nn.Module, leaf: Leaf = double) -> dict[str, Tensor]:
     return {name: leaf(parameter) for name, parameter in module.named_parameters()}
 
 
+def error_of_sums(actual: Tensor, expected: Tensor, terms: int) -> float:
+    """RMS error of sums of so many products of normal numbers, relative to what such sums come to.
+
+    Where few come out, all of them may lie near zero, and what rounding the terms leaves is large beside them.
+    """
+    return relative_rms(actual, expected) * min(1.0, expected.square().mean().sqrt().item() / terms**0.5)
+
+
 def assert_close(name: str, actual: Tensor | None, expected: Tensor | None, dtype: str, slack: float = 1.0) -> None:
     """Relative RMS error within the dtype's tolerance."""
     assert actual is not None, f"{name} is missing"

@@ -12,7 +12,7 @@ from membench.machine.datasheet import parse_hardware
 from membench.planning.plan import Plan
 from membench.planning.planner import make_plan
 from membench.profiler.launches.prediction import with_kernels
-from membench.scenario.scenario import parse_scenario
+from membench.scenario.scenario import load_scenario, parse_scenario
 from membench.tables.kernels import kernels_tables, next_kernels
 
 TEXT = """
@@ -73,6 +73,28 @@ def test_more_tokens_take_longer_on_the_device_and_no_longer_on_the_host(plan):
     for few, many in zip(plan.cases, more.cases, strict=True):
         assert many.kernels.device_ms > few.kernels.device_ms
         assert many.kernels.host_ms == few.kernels.host_ms
+
+
+MOST_MS = {  # on an H100, of 16,384 tokens; what a later change must not make slower on paper
+    "memory": {"forward": 2.4, "forward_backward": 5.5, "train_step": 5.7},
+    "memory_16m": {"forward": 4.0, "forward_backward": 10.0, "train_step": 10.5},
+}
+MOST_OVER_MEMORY = 1.25
+OVER_MEMORY = {"forward": 1.3}  # of 16M keys, of which three parts of each query are multiplied
+
+
+def test_memory_layers_are_as_fast_as_was_asked():
+    named = parse_hardware("h100")
+    arms = ["memory", "memory_plus", "memory_16m", "memory_plus_16m"]
+    plan = make_plan(load_scenario("gpu_kernels", []), hardware=named)
+    plan = plan.model_copy(update={"cases": [each for each in plan.cases if each.case.arm in arms]})
+    found = {(each.case.arm, each.case.mode): each.kernels.device_ms for each in with_kernels(plan, named).cases}
+    assert {arm for arm, _ in found} == set(arms)
+    for arm, modes in MOST_MS.items():
+        for mode, most_ms in modes.items():
+            assert found[arm, mode] <= most_ms, (arm, mode)
+            most = OVER_MEMORY.get(mode, MOST_OVER_MEMORY) if arm == "memory_16m" else MOST_OVER_MEMORY
+            assert found[arm.replace("memory", "memory_plus"), mode] <= most * found[arm, mode], (arm, mode)
 
 
 def test_popular_rows_are_fewer():

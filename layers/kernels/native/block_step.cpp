@@ -21,23 +21,22 @@ struct Given {
     void* y;                                    // with attention added; then with the FFN added too
 };
 
-inline float silu(float value) { return value / (1 + std::exp(-value)); }
-
 // hidden (S, f): silu(gate) * up of x (S, d) and the matrix (2f, d), gate first. A task has as many rows of both.
 template <typename Element>
 void activate(int64_t rows, int64_t f, int64_t d, const Element* x, const Element* matrix, Element* hidden) {
-    constexpr int64_t half = MATRIX_ROWS / 2;
     const Product product{rows, 2 * f, d};
-    std::vector<float> gates(rows * MATRIX_ROWS), ups(rows * MATRIX_ROWS);
+    const int64_t half = product.rows_a_task<Element>() / 2 / TOGETHER * TOGETHER;
+    std::vector<float> gates(rows * half), ups(rows * half);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t begin = 0; begin < f; begin += half) {
         const int64_t end = std::min(begin + half, f);
-        dot_task(product, x, matrix, begin, end, gates.data());
-        dot_task(product, x, matrix, f + begin, f + end, ups.data());
+        dot_task(product, x, matrix, begin, end, gates.data(), half);
+        dot_task(product, x, matrix, f + begin, f + end, ups.data(), half);
         for (int64_t row = 0; row < rows; ++row) {
-            float* gate = gates.data() + row * MATRIX_ROWS;
-            const float* up = ups.data() + row * MATRIX_ROWS;
-            for (int64_t j = 0; j < end - begin; ++j) gate[j] = silu(gate[j]) * up[j];
+            float* gate = gates.data() + row * half;
+            const float* up = ups.data() + row * half;
+#pragma omp simd
+            for (int64_t j = 0; j < end - begin; ++j) gate[j] *= sigmoid(gate[j]) * up[j];
             narrow_all(gate, hidden + row * f + begin, end - begin);
         }
     }

@@ -15,3 +15,9 @@ inline float exp_of(float x) {
     const float scaled = sum * float_of(uint32_t(int32_t(power) + 127) << 23);
     return x < -87.0f ? 0.0f : scaled;
 }
+
+// 1 / (1 + e^-x), by the power that cannot overflow.
+inline float sigmoid(float x) {
+    const float power = exp_of(x < 0 ? x : -x), larger = 1 / (1 + power);
+    return x < 0 ? power * larger : larger;
+}

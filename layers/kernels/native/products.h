@@ -5,22 +5,35 @@
 // Letters: R rows of x, n and m the rows and columns of the matrix.
 #pragma once
 
+#include <omp.h>
+
 #include <cmath>
 #include <vector>
 
 #include "dots.h"
 
-constexpr int64_t MATRIX_ROWS = 32;  // of a task, several of TOGETHER: long stretches, and enough tasks for small matrices
+constexpr int64_t BYTES_A_TASK = 196608;  // what is asked for beyond a task's end, another thread reads
+constexpr int64_t TASKS_A_THREAD = 4;
+constexpr int64_t LEAST_ROWS_A_TASK = 8 * TOGETHER;
 
 struct Product {
     int64_t rows, n, m;
 
     int64_t multiplications() const { return rows * n * m; }
+
+    // Rows of the matrix that a task has in a parallel region: long stretches, but enough tasks where it is small. They
+    // are a multiple of TOGETHER, so that each row is summed in the same order whatever the number of threads.
+    template <typename Element> int64_t rows_a_task() const {
+        const int64_t longest = BYTES_A_TASK / (std::max<int64_t>(m, 1) * int64_t(sizeof(Element)));
+        const int64_t fair = n / (TASKS_A_THREAD * omp_get_num_threads());
+        return std::max(std::min(longest, fair) / TOGETHER * TOGETHER, LEAST_ROWS_A_TASK);
+    }
 };
 
-// Sums (R, MATRIX_ROWS) of `NEURONS` rows of the matrix from number `first` on. As many rows after them are asked for.
+// Sums (R, pitch) of `NEURONS` rows of the matrix from number `first` on. As many rows after them are asked for.
 template <int NEURONS, typename Element>
-inline void dot_neurons(const Product& given, const Element* x, const Element* matrix, int64_t first, float* sums) {
+inline void dot_neurons(const Product& given, const Element* x, const Element* matrix, int64_t first, float* sums,
+                        int64_t pitch) {
     const Element* rows[NEURONS];
     const Element* later[NEURONS];
     for (int j = 0; j < NEURONS; ++j) {
@@ -28,27 +41,29 @@ inline void dot_neurons(const Product& given, const Element* x, const Element* m
         later[j] = matrix + std::min(first + NEURONS + j, given.n - 1) * given.m;
     }
     for (int64_t row = 0; row < given.rows; ++row)
-        dot_rows<NEURONS>(x + row * given.m, rows, later, given.m, sums + row * MATRIX_ROWS);
+        dot_rows<NEURONS>(x + row * given.m, rows, later, given.m, sums + row * pitch);
 }
 
-// Sums (R, MATRIX_ROWS) of the rows of the matrix from number `begin` to `end`.
+// Sums (R, pitch) of the rows of the matrix from number `begin` to `end`.
 template <typename Element>
-inline void dot_task(const Product& given, const Element* x, const Element* matrix, int64_t begin, int64_t end, float* sums) {
+inline void dot_task(const Product& given, const Element* x, const Element* matrix, int64_t begin, int64_t end, float* sums,
+                     int64_t pitch) {
     int64_t at = begin;
-    for (; at + TOGETHER <= end; at += TOGETHER) dot_neurons<TOGETHER>(given, x, matrix, at, sums + at - begin);
-    for (; at < end; ++at) dot_neurons<1>(given, x, matrix, at, sums + at - begin);
+    for (; at + TOGETHER <= end; at += TOGETHER) dot_neurons<TOGETHER>(given, x, matrix, at, sums + at - begin, pitch);
+    for (; at < end; ++at) dot_neurons<1>(given, x, matrix, at, sums + at - begin, pitch);
 }
 
 // out (R, n) of x (R, m) and the matrix, fp32 or of the element; `added` (R, n) to it, unless that is null.
 template <typename Element, typename Out>
 void multiply(const Product& given, const Element* x, const Element* matrix, const Element* added, Out* out) {
-    std::vector<float> sums(given.rows * MATRIX_ROWS);
+    const int64_t most = given.rows_a_task<Element>();
+    std::vector<float> sums(given.rows * most);
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t begin = 0; begin < given.n; begin += MATRIX_ROWS) {
-        const int64_t end = std::min(begin + MATRIX_ROWS, given.n);
-        dot_task(given, x, matrix, begin, end, sums.data());
+    for (int64_t begin = 0; begin < given.n; begin += most) {
+        const int64_t end = std::min(begin + most, given.n);
+        dot_task(given, x, matrix, begin, end, sums.data(), most);
         for (int64_t row = 0; row < given.rows; ++row) {
-            float* sum = sums.data() + row * MATRIX_ROWS;
+            float* sum = sums.data() + row * most;
             const int64_t place = row * given.n + begin;
             for (int64_t j = 0; added && j < end - begin; ++j) sum[j] += widen(added[place + j]);
             narrow_all(sum, out + place, end - begin);

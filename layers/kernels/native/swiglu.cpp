@@ -15,12 +15,6 @@ struct Shape {
     int useful(int threads) const { return useful_threads(threads, 16 * rows * hidden); }  // an exponential is as many
 };
 
-// 1 / (1 + e^-x), by the power that cannot overflow.
-inline float sigmoid(float x) {
-    const float power = exp_of(x < 0 ? x : -x), larger = 1 / (1 + power);
-    return x < 0 ? power * larger : larger;
-}
-
 template <typename Element> void activate(const Shape& shape, const void* gate_up_, void* out_, int threads) {
     const int64_t f = shape.hidden;
 #pragma omp parallel for num_threads(shape.useful(threads)) schedule(static)
