@@ -473,8 +473,8 @@ def test_the_newest_stages_of_a_kind_stand_with_the_reasons_of_those_far_above_t
     assert stages_part([]) is None
     old = profiled(tmp_path, {"qkv": 1.9}, "2025-01-01T00:00:00Z")
     part = stages_part([profiled(tmp_path, {"qkv": 1.2, "top_k": 3.0, "bag": 1.5}), old])
-    assert part is not None and "| qkv | 0.120 | 0.100 | 1.20 |" in part and "1.90" not in part
-    assert f"* `top_k`: {WHY['top_k']}" in part and "* `bag`" not in part
+    assert part is not None and "| qkv | 0.120 | 0.100 | 1.2 |" in part and "1.9 |" not in part
+    assert f"* `top_k` (memory): {WHY['top_k']}" in part and "* `bag`" not in part
 
 
 def test_a_stage_far_above_its_floor_wants_a_reason(tmp_path: Path) -> None:

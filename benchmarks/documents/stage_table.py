@@ -9,7 +9,16 @@ from benchmarks.documents.tables import markdown_table
 from membench.errors import UsageError
 
 MOST_TIMES_FLOOR = 2.0  # above it a stage wants a sentence
+_A_CALL = (
+    "a product in a call of its own. Once the weights of other stages have gone through the caches, the call takes as "
+    "long as reading the matrix, however few numbers it has."
+)
 WHY = {
+    "query": f"{_A_CALL} Where queries are normalized, that is one more.",
+    "out_proj": _A_CALL,
+    "gate": _A_CALL,
+    "output": _A_CALL,
+    "scores": "short keys are multiplied more slowly than they arrive, and the call comes on top.",
     "top_k": "it reads the scores that were just written, which lie in the cache. Its time is the choice itself, head "
     "by head, and the call.",
     "bag": "some hundred random rows are too few to keep as many lines under way as the row ceiling assumes; checking "
@@ -39,11 +48,23 @@ def stages_part(paths: Iterable[Path]) -> str | None:
             kind = layer["layer"].get("ffn", {}).get("kind")
             if kind and (kind not in newest or content["started"] > newest[kind][1]["started"]):
                 newest[kind] = path, content
-    return "\n\n".join(_of_file(kind, *found) for kind, found in sorted(newest.items())) or None
+    found = [(kind, *of) for kind, of in sorted(newest.items())]
+    tables = [_table(kind, path, content) for kind, path, content in found]
+    why: dict[str, dict[str, list[str]]] = {}  # by what is said, the stages of it and their kinds
+    for kind, path, content in found:
+        for row in _rows(kind, content):
+            if (_over(row) or 0) > MOST_TIMES_FLOOR:
+                why.setdefault(_why(kind, row, path), {}).setdefault(row["label"], []).append(kind)
+    reasons = []
+    for reason, stages in why.items():
+        named = ", ".join(f"`{label}` ({', '.join(kinds)})" for label, kinds in stages.items())
+        reasons.append(f"* {named}: {reason}")
+    return "\n\n".join([*tables, "\n".join(reasons)]).strip() or None
 
 
-def _of_file(kind: str, path: Path, content: dict[str, Any]) -> str:
-    rows = [
+def _rows(kind: str, content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages of a kind's block in decode."""
+    return [
         row
         for layer in content["layers"]
         if layer["layer"].get("ffn", {}).get("kind") == kind
@@ -51,13 +72,16 @@ def _of_file(kind: str, path: Path, content: dict[str, Any]) -> str:
         if mode["mode"] == "decode"
         for row in mode["stages"]
     ]
+
+
+def _table(kind: str, path: Path, content: dict[str, Any]) -> str:
     shown = [
-        [row["label"], _number(row["time_ms"], 3), _number(row["floor_ms"], 3), _number(_over(row), 2)] for row in rows
+        [row["label"], _number(row["time_ms"], ".3f"), _number(row["floor_ms"], ".3f"), _number(_over(row), ".3g")]
+        for row in _rows(kind, content)
     ]
     table = markdown_table(["stage", "ms", "floor, ms", "times its floor"], shown, left=1)
-    reasons = [f"* `{row['label']}`: {_why(kind, row, path)}" for row in rows if (_over(row) or 0) > MOST_TIMES_FLOOR]
     begin = f"`{kind}` on {device_named(content['environment'])} ([`{path.name}`](../results/{path.name})):"
-    return "\n\n".join(filter(None, [begin, table, "\n".join(reasons)]))
+    return f"{begin}\n\n{table}"
 
 
 def _over(row: dict[str, Any]) -> float | None:
@@ -75,5 +99,5 @@ def _why(kind: str, row: dict[str, Any], path: Path) -> str:
     return found
 
 
-def _number(value: float | None, places: int) -> str:
-    return "" if value is None else f"{value:.{places}f}"
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
