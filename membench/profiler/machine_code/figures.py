@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from membench.files import write_whole
 from membench.profiler.machine_code.code_key import CodeKey
 
 CAPABILITY = 90
@@ -79,7 +80,7 @@ def write(version: str, found: Iterable[tuple[CodeKey, Figures]]) -> None:
     lines = [json.dumps(record(key, unique[key])) for key in sorted(unique)]
     body = ",\n".join(lines)
     head = f'"triton": {json.dumps(version)}, "capability": {CAPABILITY}'
-    FILE.write_text(f'{{{head}, "kernels": [\n{body}\n]}}\n', encoding="utf-8")
+    write_whole(FILE, f'{{{head}, "kernels": [\n{body}\n]}}\n'.encode())
 
 
 def record(key: CodeKey, figures: Figures) -> dict[str, Any]:
