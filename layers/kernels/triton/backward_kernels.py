@@ -192,14 +192,14 @@ def finish_long_runs(
         if of.gradient is not None:
             scatter(of.gradient, total, row if BY_ROW else run + only, live, column, COLUMNS, COLUMNS)
         if OPTIMIZER is not None:
-            values = gathered(of.table, row, only == 0, column, COLUMNS, PITCH)
+            values = gathered(of.table, row, live, column, COLUMNS, PITCH)
             update(
                 of.table,
                 values,
-                state_of(row, only == 0, column, step, COLUMNS, OPTIMIZER),
+                state_of(row, live, column, step, COLUMNS, OPTIMIZER),
                 total,
                 row,
-                only == 0,
+                live,
                 column,
                 step,
                 number,
