@@ -184,6 +184,15 @@ class Layer(nn.Module):
         """(2f, d), gate first, and (d, f) of a layer that is this SwiGLU and nothing else; None for all others."""
         return None
 
+    def step(self, x: Tensor, routing: Routing | None, block: tuple[Tensor, float] | None) -> Tensor | None:
+        """y (B, d) of few tokens x (B, d) by one call; None where it takes several, as ``forward`` makes them.
+
+        Args:
+            block: (d,) scale and eps of a block's norm: then y is x + layer(norm(x)).
+        """
+        del x, routing, block
+        return None
+
     @property
     def has_reference(self) -> bool:
         """Whether it can be checked."""

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.matmul import project
+from membench.layers.kernels.memory_step import memory_step
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Routing, torch_dtype
 from membench.layers.parallel.exchange import Exchange
@@ -73,6 +74,8 @@ class Memory(RetrievalLayer):
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         self.check_tokens(x, self.query)
+        if (y := self.step(x, routing, None)) is not None:
+            return y
         selection = self.select(x)
         with stage("bag"):
             call = self.read(selection, routing, weights_by_columns=True)
@@ -84,6 +87,17 @@ class Memory(RetrievalLayer):
             with stage("output"):
                 y = project(y, self.output)
         return y + self.companion(x) if self.spec.companion_hidden else y
+
+    def step(self, x: Tensor, routing: Routing | None, block: tuple[Tensor, float] | None) -> Tensor | None:
+        if self.spec.companion_hidden or isinstance(self.table, HostTable):
+            return None
+        retrieving = self.retrieving(x, routing, block)
+        if retrieving is None:
+            return None
+        row_scales = self.table.scales if isinstance(self.table, QuantizedTable) else None
+        gate = self.gate if self.spec.gated else None
+        output = self.output if self.spec.projected else None
+        return memory_step(retrieving, self.table.weight, row_scales, gate, output)
 
     def tables(self) -> tuple[ValueTable, ...]:
         return () if isinstance(self.table, QuantizedTable) else (self.table,)

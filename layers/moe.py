@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from membench.layers.initialize import fill_normal_
 from membench.layers.kept_dtype import Move, moved_alone
 from membench.layers.kernels import dispatch as dispatching
-from membench.layers.kernels import router
+from membench.layers.kernels import moe_step, router
+from membench.layers.kernels.few_tokens import can_step
 from membench.layers.kernels.grouped_matmul import experts
 from membench.layers.kernels.matmul import project_wide
+from membench.layers.kernels.moe_step import MOST_TOKENS
 from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import (
@@ -81,6 +83,8 @@ class MoE(Layer):
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         """y (B, d) of x (B, d); in training mode sets ``auxiliary_loss``."""
         self.check_tokens(x, self.router)
+        if (y := self.step(x, routing, None)) is not None:
+            return y
         x = x.contiguous()  # libraries multiply tokens that lie apart in another order, and a router's ties are near
         with stage("router"):
             selection = self.select(x)
@@ -95,6 +99,22 @@ class MoE(Layer):
             y = experts(call.tokens, self.expert_gate_up, self.expert_down, call.weight, call.dispatch)
         y = call.give_back(y)
         return y if self.shared is None else y + self.shared(x)
+
+    def step(self, x: Tensor, routing: Routing | None, block: tuple[Tensor, float] | None) -> Tensor | None:
+        spec, shared = self.spec, None if self.shared is None else (self.shared.gate_up, self.shared.down)
+        if self.training or spec.choice == "expert" or self.ranks > 1:
+            return None
+        weights = self.router, self.expert_gate_up, self.expert_down, *(shared or ())
+        if not can_step(x, *weights, most_tokens=MOST_TOKENS):
+            return None
+        routing = routing or Routing()
+        if routing.remote is not None:
+            return None
+        if self.auxiliary_loss is not None:  # a module's attributes are slow to set
+            self.auxiliary_loss = None
+        sigmoid, chosen = spec.router == "sigmoid", routing.selected
+        how = moe_step.Routing(self.router, self.expert_bias, spec.top_k, sigmoid, spec.renormalize, chosen)
+        return moe_step.moe_step(x, block, how, weights[1:3], shared)
 
     def select(self, x: Tensor) -> Selection:
         """The router's choice for x (B, d): experts (B, K), or tokens (E, C) under expert choice; fp32 weights.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from membench.layers.kernels.peer_step import peer_step
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Routing, Selection, torch_dtype
 from membench.layers.parallel.exchange import Exchange
@@ -54,10 +55,16 @@ class Peer(RetrievalLayer):
 
     def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
         self.check_tokens(x, self.query)
+        if (y := self.step(x, routing, None)) is not None:
+            return y
         selection = self.select(x)
         with stage("experts"):
             y = self._experts(x, selection, routing)
         return y + self.companion(x) if self.spec.companion_hidden else y
+
+    def step(self, x: Tensor, routing: Routing | None, block: tuple[Tensor, float] | None) -> Tensor | None:
+        retrieving = None if self.spec.companion_hidden else self.retrieving(x, routing, block)
+        return None if retrieving is None else peer_step(retrieving, self.down.weight, self.up.weight)
 
     def _experts(self, x: Tensor, selection: Selection, routing: Routing | None) -> Tensor:
         call = self.read(selection, routing, weights_by_columns=False)

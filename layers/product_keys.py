@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from membench.layers.initialize import Place, fill_normal_
+from membench.layers.kernels.few_tokens import can_step
 from membench.layers.kernels.key_scores import key_scores
 from membench.layers.kernels.lookups import index_dtype
 from membench.layers.kernels.matmul import linear, project
 from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.retrieval import retrieve
+from membench.layers.kernels.retrieval_step import MOST_TOKENS, Retrieving
 from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Held, Layer, Routing, Selection, Touched, torch_dtype
@@ -117,6 +119,22 @@ class RetrievalLayer(Layer):
         )
         first, second = halves.to(index_dtype(spec.num_keys)).unbind()
         return Selection(torch.add(second, first, alpha=spec.sub_keys), weights)
+
+    def retrieving(self, x: Tensor, routing: Routing | None, block: tuple[Tensor, float] | None) -> Retrieving | None:
+        """What one call for few tokens begins with (``Layer.step``); None where it takes several.
+
+        A table gathers gradients of its rows wherever torch gathers any.
+        """
+        if self.ranks > 1 or torch.is_grad_enabled():
+            return None
+        if not can_step(x, most_tokens=MOST_TOKENS):
+            return None
+        spec, routing = self.spec, routing or Routing()
+        if routing.remote is not None or any(table.weight.dtype != x.dtype for table in self.tables()):
+            return None
+        norm = (self.query_norm_weight, self.query_norm_bias) if spec.query_norm else None
+        scales = (self.query_scale, self.key_scale) if spec.qk_norm else None
+        return Retrieving(x, self.query, self.keys, norm, scales, spec.top_k, EPS, block, routing.selected)
 
     def table_shape(self, columns: int) -> tuple[int, int]:
         """Of this rank's shard of a table of so many columns."""

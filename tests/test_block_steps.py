@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from layers import build
 from layers.checking.verification import relative_rms
 from layers.kernels import paths
-from layers.kernels.block_step import MOST_TOKENS, block_step, can_step
+from layers.kernels.block_step import block_step
+from layers.kernels.few_tokens import MOST_TOKENS, can_step
 from layers.kernels.stages import observed_by
 from layers.models import attention as attention_module
 from layers.models.rotary import turns

@@ -1,7 +1,4 @@
-"""A decoder's block for one new token of each sequence, in one call.
-
-Its weights are read in a millisecond or less, and the ways between its parts, through Python and torch, take a good
-part of that again: they are cold, as the weights have gone through the caches.
+"""A decoder's block for one new token of each sequence, in one call, where ``few_tokens.can_step``.
 
 Letters: S sequences, d model dim, h query heads, g key and value heads, c head dim, f hidden.
 """
@@ -15,22 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 from membench.layers.kernels.attend_last import check_attended
 from membench.layers.kernels.checks import check_dtypes, check_shape
 from membench.layers.kernels.native import block_step as native
-from membench.layers.kernels.native.calls import ELEMENTS
-from membench.layers.kernels.paths import path_of
 from membench.layers.kernels.plain_operator import plain_operator
-from membench.layers.kernels.precision import product_dtype, wants_gradient
-
-MOST_TOKENS = 8  # of more, a matrix's rows are used so often that products by tiles are faster
-
-
-def can_step(x: Tensor, *weights: Tensor) -> bool:
-    """Whether ``block_step`` computes a block of x (S, d): on a CPU, of few tokens, and nobody asks for gradients.
-
-    A compiler is left torch's calls, which it can fuse.
-    """
-    if torch.compiler.is_compiling() or not 0 < x.shape[0] <= MOST_TOKENS or wants_gradient(x, *weights):
-        return False
-    return x.dtype in ELEMENTS and product_dtype(x) == x.dtype and path_of(x) == "native"
 
 
 def block_step(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from membench.layers.kernels.block_step import can_step
+from membench.layers.kernels.few_tokens import can_step
 from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.layer import Layer, Routing, Selection, Touched, torch_dtype
 from membench.layers.models.attention import Attention
@@ -58,7 +58,9 @@ class Block(Layer):
             y = self._stepped(x, (self.ffn_norm, *swiglu))
         else:
             between = self._attended(x)
-            y = between + self.ffn(self._normed(between, self.ffn_norm), routing)
+            y = self.ffn.step(between, routing, (self.ffn_norm, self.spec.norm_eps))
+            if y is None:
+                y = between + self.ffn(self._normed(between, self.ffn_norm), routing)
         if self.auxiliary_loss is not self.ffn.auxiliary_loss:  # a module's attributes are slow to set
             self.auxiliary_loss = self.ffn.auxiliary_loss
         return y

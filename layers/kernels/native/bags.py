@@ -7,13 +7,13 @@ from torch import Tensor
 
 from membench.layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
 
-_TABLES = {**ELEMENTS, torch.int8: 3, torch.float8_e4m3fn: 4}
+TABLES = {**ELEMENTS, torch.int8: 3, torch.float8_e4m3fn: 4}
 
 
 def computable(table: Tensor, dtype: torch.dtype) -> bool:
     """Whether ``bags`` can read this table."""
     known = dtype in ELEMENTS and (table.dtype == dtype or table.dtype not in ELEMENTS)
-    return known and table.dtype in _TABLES and table.is_contiguous()
+    return known and table.dtype in TABLES and table.is_contiguous()
 
 
 def bags(table: Tensor, scales: Tensor | None, rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
@@ -33,7 +33,7 @@ def bags(table: Tensor, scales: Tensor | None, rows: Tensor, weights: Tensor, dt
     sums = torch.empty(rows.shape[0], table.shape[1], dtype=dtype)
     call(
         "bags",
-        ctypes.c_int(_TABLES[table.dtype]),
+        ctypes.c_int(TABLES[table.dtype]),
         *map(pointer, (table, scales, rows, weights)),
         *map(ctypes.c_int64, (*rows.shape, table.shape[1])),
         ctypes.c_int(ELEMENTS[dtype]),

@@ -2,9 +2,9 @@
 //
 // Letters: S sequences, d model dim, h query heads, g key and value heads, c head dim, f hidden.
 
+#include "activating.h"
 #include "attending.h"
 #include "normed.h"
-#include "products.h"
 
 namespace {
 
@@ -20,27 +20,6 @@ struct Given {
     void* between;                              // what one part leaves to the next
     void* y;                                    // with attention added; then with the FFN added too
 };
-
-// hidden (S, f): silu(gate) * up of x (S, d) and the matrix (2f, d), gate first. A task has as many rows of both.
-template <typename Element>
-void activate(int64_t rows, int64_t f, int64_t d, const Element* x, const Element* matrix, Element* hidden) {
-    const Product product{rows, 2 * f, d};
-    const int64_t half = product.rows_a_task<Element>() / 2 / TOGETHER * TOGETHER;
-    std::vector<float> gates(rows * half), ups(rows * half);
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t begin = 0; begin < f; begin += half) {
-        const int64_t end = std::min(begin + half, f);
-        dot_task(product, x, matrix, begin, end, gates.data(), half);
-        dot_task(product, x, matrix, f + begin, f + end, ups.data(), half);
-        for (int64_t row = 0; row < rows; ++row) {
-            float* gate = gates.data() + row * half;
-            const float* up = ups.data() + row * half;
-#pragma omp simd
-            for (int64_t j = 0; j < end - begin; ++j) gate[j] *= sigmoid(gate[j]) * up[j];
-            narrow_all(gate, hidden + row * f + begin, end - begin);
-        }
-    }
-}
 
 // By all threads of a region, which have waited for each other when it is done.
 template <typename Element> void compute(const Given& given, int part) {
@@ -68,7 +47,7 @@ template <typename Element> void compute(const Given& given, int part) {
             break;
         case gate_and_up: {
             const auto normed = normed_rows(y, static_cast<const Element*>(given.ffn_scale), rows, d, given.eps);
-            activate(rows, given.hidden, d, normed.data(), static_cast<const Element*>(given.gate_up), hidden);
+            activate({rows, given.hidden, d}, normed.data(), static_cast<const Element*>(given.gate_up), hidden);
             break;
         }
         case down: multiply({rows, d, given.hidden}, hidden, static_cast<const Element*>(given.down), y, y); break;

@@ -43,8 +43,13 @@ def check_rows(rows: Tensor, count: int) -> None:
     Raises:
         IndexError: a row number is below 0 or beyond the table.
     """
-    if not rows.numel():
+    check_numbers("row", rows, count, f"a table of {count} rows")
+
+
+def check_numbers(name: str, numbers: Tensor, count: int, of: str) -> None:
+    """Raises IndexError if one of these numbers of rows or experts is below 0, or not below ``count``."""
+    if not numbers.numel():
         return
-    lowest, highest = (int(end) for end in torch.aminmax(rows))
+    lowest, highest = (int(end) for end in torch.aminmax(numbers))
     if lowest < 0 or highest >= count:
-        raise IndexError(f"row {min(lowest, 0) or highest} of a table of {count} rows")
+        raise IndexError(f"{name} {min(lowest, 0) or highest} of {of}")

@@ -53,20 +53,26 @@ inline void dot_task(const Product& given, const Element* x, const Element* matr
     for (; at < end; ++at) dot_neurons<1>(given, x, matrix, at, sums + at - begin, pitch);
 }
 
-// out (R, n) of x (R, m) and the matrix, fp32 or of the element; `added` (R, n) to it, unless that is null.
-template <typename Element, typename Out>
-void multiply(const Product& given, const Element* x, const Element* matrix, const Element* added, Out* out) {
+// For stretches of the rows of the product of x (R, m) and the matrix finish(sums, row, begin, count), which may change
+// the sums, by the threads of a parallel region.
+template <typename Element, typename Finish>
+void for_products(const Product& given, const Element* x, const Element* matrix, const Finish& finish) {
     const int64_t most = given.rows_a_task<Element>();
     std::vector<float> sums(given.rows * most);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t begin = 0; begin < given.n; begin += most) {
         const int64_t end = std::min(begin + most, given.n);
         dot_task(given, x, matrix, begin, end, sums.data(), most);
-        for (int64_t row = 0; row < given.rows; ++row) {
-            float* sum = sums.data() + row * most;
-            const int64_t place = row * given.n + begin;
-            for (int64_t j = 0; added && j < end - begin; ++j) sum[j] += widen(added[place + j]);
-            narrow_all(sum, out + place, end - begin);
-        }
+        for (int64_t row = 0; row < given.rows; ++row) finish(sums.data() + row * most, row, begin, end - begin);
     }
+}
+
+// out (R, n) of x (R, m) and the matrix, fp32 or of the element; `added` (R, n) to it, unless that is null.
+template <typename Element, typename Out>
+void multiply(const Product& given, const Element* x, const Element* matrix, const Element* added, Out* out) {
+    for_products(given, x, matrix, [&](float* sums, int64_t row, int64_t begin, int64_t count) {
+        const int64_t place = row * given.n + begin;
+        for (int64_t j = 0; added && j < count; ++j) sums[j] += widen(added[place + j]);
+        narrow_all(sums, out + place, count);
+    });
 }

@@ -1,0 +1,26 @@
+"""A memory layer for few tokens in C++: one region of threads for all its parts."""
+
+from typing import Any
+
+from torch import Tensor
+
+from membench.layers.kernels.native.bags import TABLES
+from membench.layers.kernels.native.calls import ELEMENTS, call, threads
+from membench.layers.kernels.native.retrieval_step import STAGES, Packed, form
+from membench.layers.kernels.stages import parts_of
+
+_ARGUMENTS = form("8q")
+
+
+def memory_step(x: Tensor, *operands: Any) -> Tensor:
+    """Shapes: ``layers.kernels.memory_step``. Threads share the rows of matrices, keys, heads, and columns of bags."""
+    *of_choice, table, row_scales, gate, output = operands
+    packed, width = Packed(x, *of_choice), table.shape[1]
+    chosen = packed.checked_choice(len(table))
+    summed, gated = (None if each is None else x.new_empty(len(x), width) for each in (output, gate))
+    read = packed.addresses(table, row_scales), packed.addresses(gate, output, summed, gated)
+    numbers = _ARGUMENTS.pack(*packed.numbers, *read[0], chosen, *read[1], width)
+    stages = (*STAGES, "bag", *(("gate",) if gate is not None else ()), *(("output",) if output is not None else ()))
+    for first, last in parts_of(stages):
+        call("memory_step", ELEMENTS[x.dtype], TABLES[table.dtype], first, last, numbers, threads())
+    return packed.y
