@@ -56,9 +56,10 @@ def test_a_watch_leaves_out_what_is_done_between_tokens():
 
 def test_rounds_are_in_turn_warm_and_cold(model, monkeypatch):
     monkeypatch.setattr(decode_peers, "SETTLED_S", 0)
-    evicted = []
+    evicted, rounds = [], []
     both = [our_engine(model, dtype) for dtype in ("float32", "bfloat16")]
-    found = decode_peers.timed(both, PROMPT, 3, 2, lambda: evicted.append(1))
+    found = decode_peers.timed(both, PROMPT, 3, 2, lambda: evicted.append(1), lambda: rounds.append(1))
+    assert len(rounds) == 2
     for each in found:
         assert {state: [len(of) for of in rounds] for state, rounds in each.seconds.items()} == {
             "warm": [3, 3],
