@@ -113,7 +113,7 @@ class MoE(Layer):
         if self.auxiliary_loss is not None:  # a module's attributes are slow to set
             self.auxiliary_loss = None
         sigmoid, chosen = spec.router == "sigmoid", routing.selected
-        how = moe_step.Routing(self.router, self.expert_bias, spec.top_k, sigmoid, spec.renormalize, chosen)
+        how = moe_step.Router(self.router, self.expert_bias, spec.top_k, sigmoid, spec.renormalize, chosen)
         return moe_step.moe_step(x, block, how, weights[1:3], shared)
 
     def select(self, x: Tensor) -> Selection:

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from layers import build
 from layers.checking.verification import relative_rms
 from layers.kernels import paths
-from layers.kernels.moe_step import MOST_TOKENS, Routing, moe_step
+from layers.kernels.moe_step import MOST_TOKENS, Router, moe_step
 from layers.kernels.stages import observed_by
-from layers.layer import Routing as Imposed
+from layers.layer import Routing
 from layers.models.block import Block
 from layers.spec import AttentionSpec, BlockSpec, MoESpec, Step
 from membench.profiler.stage_clock import StageClock
@@ -33,15 +33,15 @@ def drawn(shape, dtype, *, sigmoid=False, renormalize=False, bias=False, in_bloc
     """Arguments of ``moe_step`` of so large a gap between experts chosen and not that rounding does not close it."""
     tokens, d, count, k, f, s = shape
     for _ in range(1000):
-        x, router = torch.randn(tokens, d).to(dtype), (torch.randn(count, d) / d**0.5).to(dtype)
+        x, weight = torch.randn(tokens, d).to(dtype), (torch.randn(count, d) / d**0.5).to(dtype)
         moved = torch.randn(count) if bias else None
         block = (torch.randn(d).to(dtype), EPS) if in_block else None
-        routing = Routing(router, moved, k, sigmoid, renormalize, None)
-        if plainly_chosen(x, block, routing)[2] > (1e-5 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps):
+        router = Router(weight, moved, k, sigmoid, renormalize, None)
+        if plainly_chosen(x, block, router)[2] > (1e-5 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps):
             experts = torch.randn(count, 2 * f, d) / d**0.5, torch.randn(count, d, f) / f**0.5
             shared = (torch.randn(2 * s, d) / d**0.5, torch.randn(d, s) / s**0.5) if s else None
             both = [None if pair is None else tuple(each.to(dtype) for each in pair) for pair in (experts, shared)]
-            return x, block, routing, *both
+            return x, block, router, *both
     raise AssertionError("no draw has such a gap")
 
 
@@ -52,17 +52,17 @@ def given_to_layer(x, block):
     return functional.rms_norm(x.double(), scale.shape, scale.double(), eps).to(x.dtype).double()
 
 
-def plainly_chosen(x, block, routing):
+def plainly_chosen(x, block, router):
     """Experts and weights (B, K) in float64, and the least gap between a score that is chosen and one that is not."""
-    logits = given_to_layer(x, block) @ routing.router.double().t()
-    scores = logits.sigmoid() if routing.sigmoid else logits.softmax(-1)
-    moved = scores if routing.bias is None else scores + routing.bias
+    logits = given_to_layer(x, block) @ router.weight.double().t()
+    scores = logits.sigmoid() if router.sigmoid else logits.softmax(-1)
+    moved = scores if router.bias is None else scores + router.bias
     best, experts = moved.sort(dim=-1, descending=True)
-    k = routing.top_k
+    k = router.top_k
     gap = float(((best[:, k - 1] - best[:, k]) / best[:, 0].abs()).min()) if best.shape[1] > k else 1.0
     experts = experts[:, :k]
     weights = scores.gather(1, experts)
-    return experts, weights / weights.sum(-1, keepdim=True) if routing.renormalize else weights, gap
+    return experts, weights / weights.sum(-1, keepdim=True) if router.renormalize else weights, gap
 
 
 def swiglu(x, gate_up, down):
@@ -70,9 +70,9 @@ def swiglu(x, gate_up, down):
     return (functional.silu(gate) * up) @ down.double().t()
 
 
-def plain(x, block, routing, experts, shared):
-    chosen, weights, _ = plainly_chosen(x, block, routing)
-    chosen = chosen if routing.chosen is None else routing.chosen
+def plain(x, block, router, experts, shared):
+    chosen, weights, _ = plainly_chosen(x, block, router)
+    chosen = chosen if router.chosen is None else router.chosen
     given, y = given_to_layer(x, block), torch.zeros(x.shape).double()
     for b in range(len(x)):
         for expert, weight in zip(chosen[b].tolist(), weights[b], strict=True):
@@ -101,22 +101,22 @@ def test_experts_answer_few_tokens(dtype, shape, sigmoid, renormalize, bias, in_
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
 def test_experts_that_are_given_are_used(index, seed):
     torch.manual_seed(seed)
-    x, block, routing, *weights = drawn(SHAPES["odd"], torch.float32)
+    x, block, router, *weights = drawn(SHAPES["odd"], torch.float32)
     imposed = torch.randint(13, (2, 2), dtype=index)
     imposed[1] = imposed[0]
-    routing = Routing(routing.router, None, 2, False, False, imposed)
-    assert error_of_sums(moe_step(x, block, routing, *weights), plain(x, block, routing, *weights), 1) < 5e-6
+    router = Router(router.weight, None, 2, False, False, imposed)
+    assert error_of_sums(moe_step(x, block, router, *weights), plain(x, block, router, *weights), 1) < 5e-6
     for wrong, named in ((13, "expert 13 of 13"), (-1, "expert -1 of 13")):
         imposed[1, 0] = wrong
         with pytest.raises(IndexError, match=named):
-            moe_step(x, block, routing, *weights)
+            moe_step(x, block, router, *weights)
 
 
 def test_of_equal_scores_the_lower_expert_is_chosen():
     x, router = torch.ones(1, 4), torch.zeros(9, 4)
     router[3], down = -1, torch.zeros(9, 4, 1)
     down[:, :, 0] = 10.0 ** torch.arange(9)[:, None]
-    y = moe_step(x, None, Routing(router, None, 5, False, True, None), (torch.ones(9, 2, 4), down), None)
+    y = moe_step(x, None, Router(router, None, 5, False, True, None), (torch.ones(9, 2, 4), down), None)
     hidden = functional.silu(torch.tensor(4.0)) * 4 / 5
     torch.testing.assert_close(y, (hidden * (1 + 10 + 100 + 10**4 + 10**5)).expand(1, 4))
 
@@ -137,8 +137,8 @@ def apart(tensor):
 
 def test_parts_of_other_tensors(seed):
     torch.manual_seed(seed)
-    x, block, routing, experts, shared = given = drawn(SHAPES["odd"], torch.float32, bias=True, in_block=True)
-    lying_apart = Routing(apart(routing.router), apart(routing.bias), 2, False, False, None)
+    x, block, router, experts, shared = given = drawn(SHAPES["odd"], torch.float32, bias=True, in_block=True)
+    lying_apart = Router(apart(router.weight), apart(router.bias), 2, False, False, None)
     found = moe_step(apart(x), (apart(block[0]), EPS), lying_apart, *(tuple(map(apart, p)) for p in (experts, shared)))
     assert torch.equal(found, moe_step(*given))
 
@@ -159,9 +159,9 @@ def test_a_nan_shows_in_its_token_alone(seed):
         {"x": torch.ones(2, 16).double()},
         {"block": (torch.ones(15), EPS)},
         {"block": (torch.ones(16).half(), EPS)},
-        {"router": torch.ones(5, 15)},
-        {"router": torch.ones(4, 16)},
-        {"router": torch.ones(5, 16).half()},
+        {"weight": torch.ones(5, 15)},
+        {"weight": torch.ones(4, 16)},
+        {"weight": torch.ones(5, 16).half()},
         {"bias": torch.ones(4)},
         {"bias": torch.ones(5).half()},
         {"top_k": 0},
@@ -178,11 +178,11 @@ def test_a_nan_shows_in_its_token_alone(seed):
 )
 def test_what_does_not_fit_is_refused(changed):
     given = {"x": torch.ones(2, 16), "block": None, "experts": (torch.ones(5, 8, 16), torch.ones(5, 16, 4))}
-    how = {"router": torch.ones(5, 16), "bias": None, "top_k": 2, "sigmoid": False, "renormalize": False}
+    how = {"weight": torch.ones(5, 16), "bias": None, "top_k": 2, "sigmoid": False, "renormalize": False}
     given |= {"shared": None, **how, "chosen": None, **changed}
-    routing = Routing(**{name: given.pop(name) for name in Routing.__slots__})
+    router = Router(**{name: given.pop(name) for name in Router.__slots__})
     with pytest.raises(ValueError, match="should be"):
-        moe_step(given["x"], given["block"], routing, given["experts"], given["shared"])
+        moe_step(given["x"], given["block"], router, given["experts"], given["shared"])
 
 
 SHAPE = {"model_dim": 24, "dtype": "float32"}
@@ -216,9 +216,9 @@ def test_where_it_is_used():
         assert layer.train().step(x, None, None) is None  # nobody would count the experts' load
         assert layer.eval().step(x, None, None) is not None
         chosen = torch.randint(6, (2, 2))
-        found = layer(x, Imposed(selected=chosen))
+        found = layer(x, Routing(selected=chosen))
         with paths.forced("torch"):
-            assert relative_rms(found, layer(x, Imposed(selected=chosen)).double()) < 1e-6
+            assert relative_rms(found, layer(x, Routing(selected=chosen)).double()) < 1e-6
         assert layer.half().step(x.half(), None, None) is not None
         assert layer.double().step(x.double(), None, None) is None
         by_experts = MoESpec(**SHAPE, num_experts=6, expert_hidden=16, top_k=2, choice="expert")
@@ -268,6 +268,6 @@ def test_flops_are_those_of_the_parts(name):
 
 def test_torch_finds_no_fault_with_the_operator(seed):
     torch.manual_seed(seed)
-    x, (scale, eps), routing, experts, shared = drawn(SHAPES["odd"], torch.float32, bias=True, in_block=True)
-    how = (getattr(routing, name) for name in Routing.__slots__)
+    x, (scale, eps), router, experts, shared = drawn(SHAPES["odd"], torch.float32, bias=True, in_block=True)
+    how = (getattr(router, name) for name in Router.__slots__)
     torch.library.opcheck(torch.ops.membench.moe_step.default, (x, scale, eps, *how, *experts, *shared))

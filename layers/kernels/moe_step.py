@@ -19,11 +19,11 @@ MOST_TOKENS = 4  # of more, experts have several tokens each, whose products by 
 
 
 @dataclass(frozen=True, slots=True)
-class Routing:
+class Router:
     """How tokens choose experts.
 
     Attributes:
-        router: (E, d).
+        weight: (E, d).
         bias: (E,) fp32, which moves the choice and not the weights, or None.
         top_k: K.
         sigmoid: of logits, and not their softmax.
@@ -31,7 +31,7 @@ class Routing:
         chosen: (B, K) experts that are used instead of those chosen, with their weights, or None.
     """
 
-    router: Tensor
+    weight: Tensor
     bias: Tensor | None
     top_k: int
     sigmoid: bool
@@ -42,7 +42,7 @@ class Routing:
 def moe_step(
     x: Tensor,
     block: tuple[Tensor, float] | None,
-    routing: Routing,
+    router: Router,
     experts: tuple[Tensor, Tensor],
     shared: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
@@ -59,11 +59,11 @@ def moe_step(
     """
     check_shape("x", x, (None, x.shape[-1]), "(B, d)")
     (tokens, d), dtype = x.shape, x.dtype
-    count, hidden = len(routing.router), experts[1].shape[-1]
-    check_shape("router", routing.router, (count, d), "(E, d)")
+    count, hidden = len(router.weight), experts[1].shape[-1]
+    check_shape("router", router.weight, (count, d), "(E, d)")
     check_shape("gate_up", experts[0], (count, 2 * hidden, d), "(E, 2f, d)")
     check_shape("down", experts[1], (count, d, hidden), "(E, d, f)")
-    check_dtypes(dtype, router=routing.router, gate_up=experts[0], down=experts[1])
+    check_dtypes(dtype, router=router.weight, gate_up=experts[0], down=experts[1])
     if block is not None:
         check_shape("block", block[0], (d,), "(d,)")
         check_dtypes(dtype, block=block[0])
@@ -71,16 +71,16 @@ def moe_step(
         check_shape("shared gate_up", shared[0], (2 * shared[1].shape[-1], d), "(2s, d)")
         check_shape("shared down", shared[1], (d, shared[1].shape[-1]), "(d, s)")
         check_dtypes(dtype, shared_gate_up=shared[0], shared_down=shared[1])
-    if routing.bias is not None:
-        check_shape("bias", routing.bias, (count,), "(E,)")
-        check_fp32("bias", routing.bias)
-    if not 0 < routing.top_k <= count:
-        raise ValueError(f"top_k should be 1 to {count}, the number of experts, not {routing.top_k}")
-    if routing.chosen is not None:
-        check_shape("chosen", routing.chosen, (tokens, routing.top_k), "(B, K)")
-        check_integers("chosen", routing.chosen)
+    if router.bias is not None:
+        check_shape("bias", router.bias, (count,), "(E,)")
+        check_fp32("bias", router.bias)
+    if not 0 < router.top_k <= count:
+        raise ValueError(f"top_k should be 1 to {count}, the number of experts, not {router.top_k}")
+    if router.chosen is not None:
+        check_shape("chosen", router.chosen, (tokens, router.top_k), "(B, K)")
+        check_integers("chosen", router.chosen)
     scale, eps = block or (None, 0.0)
-    how = routing.router, routing.bias, routing.top_k, routing.sigmoid, routing.renormalize, routing.chosen
+    how = router.weight, router.bias, router.top_k, router.sigmoid, router.renormalize, router.chosen
     return _moe_step(x, scale, eps, *how, *experts, *(shared or (None, None)))
 
 
