@@ -60,8 +60,6 @@ template <typename Element> void block_step(const Given& given, int first, int l
     for (int part = first; part <= last; ++part) compute<Element>(given, part);
 }
 
-}  // namespace
-
 // y (S, d): x + attention(norm(x)), and with a hidden width f also y + swiglu(norm(y)). between (S, (2h + 2g)·c + f)
 // keeps what is projected, after it what is attended, and the hidden layer. Python packs all of it, in this order.
 struct Arguments {
@@ -72,6 +70,8 @@ struct Arguments {
     int64_t sequences, heads, kv_heads, head_dim, capacity, held, model_dim, hidden;
     double eps;
 };
+
+}  // namespace
 
 // Of the parts those from number `first` to `last`.
 extern "C" void membench_block_step(int element, int first, int last, const Arguments* all, int threads) {

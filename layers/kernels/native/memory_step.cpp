@@ -79,8 +79,6 @@ template <typename Element> void memory_step(const Given& given, int row, int fi
     }
 }
 
-}  // namespace
-
 // Python packs all of it, in this order. `chosen` are the rows that are read instead of the layer's own, or null.
 struct Arguments {
     Tokens tokens;
@@ -89,6 +87,8 @@ struct Arguments {
     void *summed, *gated;
     int64_t value_dim;
 };
+
+}  // namespace
 
 // Of the parts those from number `first` to `last`. Elements of rows are numbered as `bags` numbers them.
 extern "C" void membench_memory_step(int element, int row, int first, int last, const Arguments* all, int threads) {

@@ -51,8 +51,6 @@ template <typename Element> void peer_step(const Given& given, int first, int la
     }
 }
 
-}  // namespace
-
 // Python packs all of it, in this order. `chosen` are the experts that are used instead of the layer's own, or null.
 struct Arguments {
     Tokens tokens;
@@ -60,6 +58,8 @@ struct Arguments {
     const void *down, *up, *chosen;
     void* hidden;
 };
+
+}  // namespace
 
 // Of the parts those from number `first` to `last`.
 extern "C" void membench_peer_step(int element, int first, int last, const Arguments* all, int threads) {
