@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +25,7 @@ import torch
 
 _SOURCES = Path(__file__).parent / "native"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
-_VERSION_SECONDS, _COMPILE_SECONDS = 10, 120  # the sources take 5 to 15
+_VERSION_SECONDS, _COMPILE_SECONDS = 10, 120  # a source takes 1 to 10, and several times that on a busy machine
 _HUNG_SECONDS = 3600  # a compiler that hung is not tried again for so long
 _USUAL = ("c++", "g++", "clang++")
 
@@ -197,6 +198,10 @@ def _loaded(target: Path) -> ctypes.CDLL:
         raise RuntimeError(f"the cache {target.parent} holds what cannot be loaded: {error}") from error
 
 
+def _compiled(command: list[str]) -> None:
+    _output(command, _COMPILE_SECONDS)
+
+
 def _compile(compiler: list[str], sources: list[Path], target: Path) -> None:
     """Compiles into the target's folder and then renames, so that no process loads half a file."""
     try:
@@ -206,8 +211,16 @@ def _compile(compiler: list[str], sources: list[Path], target: Path) -> None:
         raise RuntimeError(f"the cache {target.parent} cannot be written: {error.strerror}") from error
     with beside as folder:
         made = Path(folder) / target.name
-        command = [*compiler, *_FLAGS, *map(str, sources), "-o", str(made)]
-        _output(command, _COMPILE_SECONDS)
+        objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
+        commands = [
+            [*compiler, *_FLAGS, "-c", str(source), "-o", name] for source, name in zip(sources, objects, strict=True)
+        ]
+        pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        try:
+            list(pool.map(_compiled, commands))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        _compiled([*compiler, *_FLAGS, *objects, "-o", str(made)])
         if not made.is_file():
             raise RuntimeError(f"{shlex.join(compiler)} ended well and made nothing")
         _sum_of(made).write_text(_digest(made), encoding="utf-8")

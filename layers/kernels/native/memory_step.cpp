@@ -3,26 +3,27 @@
 // Letters: B tokens, d model dim, D value dim, L = H·k rows a token, N rows.
 
 #include "bagging.h"
+#include "exponentials.h"
 #include "retrieving.h"
 
 namespace {
 
 enum Part { bag = RETRIEVAL_PARTS, gate = bag + 1, output = bag + 2 };  // without a gate its number is output's
 
+// `chosen` are the rows that are read instead of the layer's own, or null.
 struct Given {
     Tokens tokens;
     Retrieval retrieval;
     int64_t value_dim;
-    const void* table;
-    const float* row_scales;
-    const int64_t* rows;
-    const void *gate, *output;
+    const void *table, *row_scales, *chosen, *gate, *output;
     void *summed, *gated;
+    int64_t row;  // the number of the rows' element, as `bags` numbers them
 };
 
 template <typename Element, typename Row> void sum_bags(const Given& given) {
     const Retrieval& of = given.retrieval;
-    const Bags bags{given.row_scales, given.rows, of.weights, of.tokens, of.heads * of.top_k, given.value_dim};
+    const std::vector<int64_t> rows = rows_of(of, given.chosen);
+    const Bags bags{static_cast<const float*>(given.row_scales), rows.data(), of.weights, of.tokens, of.heads * of.top_k, given.value_dim};
     for_bags(bags, static_cast<const Row*>(given.table), LEAST_SLICE_OF_FEW,
              [&](float* sum, int64_t token, int64_t first, int64_t columns) {
                  if (given.output)
@@ -32,14 +33,22 @@ template <typename Element, typename Row> void sum_bags(const Given& given) {
              });
 }
 
+template <typename Element> void sum_bags_of(const Given& given) {
+    switch (given.row) {
+        case 3: return sum_bags<Element, Int8>(given);
+        case 4: return sum_bags<Element, Float8>(given);
+        default: return sum_bags<Element, Element>(given);
+    }
+}
+
 // By all threads of a region, which have waited for each other when it is done.
-template <typename Element, typename Row> void compute(const Given& given, int part) {
+template <typename Element> void compute(const Given& given, int part) {
     const Retrieval& of = given.retrieval;
     const int64_t tokens = of.tokens, d = of.model_dim, width = given.value_dim;
     const Element* summed = static_cast<const Element*>(given.summed);
     Element* gated = static_cast<Element*>(given.gated);
     switch (given.gate || part < gate ? part : output) {
-        case bag: sum_bags<Element, Row>(given); break;
+        case bag: sum_bags_of<Element>(given); break;
         case gate:
             given.tokens.normed<Element>([&](const Element* x) {
                 for_products({tokens, width, d}, x, static_cast<const Element*>(given.gate),
@@ -62,39 +71,18 @@ template <typename Element, typename Row> void compute(const Given& given, int p
     }
 }
 
-template <typename Element, typename Row> void steps(const Given& given, int first, int last, int threads) {
+template <typename Element> void memory_step(const Given& given, int first, int last, int threads) {
     const Retrieval& of = given.retrieval;
     const int64_t products = (given.gate != nullptr) + (given.output != nullptr);
     const int64_t read = of.heads * of.top_k + products * of.model_dim;
     threads = useful_threads(threads, of.multiplications() + of.tokens * read * given.value_dim);
 #pragma omp parallel num_threads(threads)
-    for (int part = first; part <= last; ++part) compute<Element, Row>(given, part);
+    for (int part = first; part <= last; ++part) compute<Element>(given, part);
 }
-
-template <typename Element> void memory_step(const Given& given, int row, int first, int last, int threads) {
-    switch (row) {
-        case 3: return steps<Element, Int8>(given, first, last, threads);
-        case 4: return steps<Element, Float8>(given, first, last, threads);
-        default: return steps<Element, Element>(given, first, last, threads);
-    }
-}
-
-// Python packs all of it, in this order. `chosen` are the rows that are read instead of the layer's own, or null.
-struct Arguments {
-    Tokens tokens;
-    Retrieval retrieval;
-    const void *table, *row_scales, *chosen, *gate, *output;
-    void *summed, *gated;
-    int64_t value_dim;
-};
 
 }  // namespace
 
-// Of the parts those from number `first` to `last`. Elements of rows are numbered as `bags` numbers them.
-extern "C" void membench_memory_step(int element, int row, int first, int last, const Arguments* all, int threads) {
-    const void* rows = all->chosen ? all->chosen : all->retrieval.rows;
-    const Given given{all->tokens, all->retrieval, all->value_dim, all->table,
-                      static_cast<const float*>(all->row_scales), static_cast<const int64_t*>(rows), all->gate,
-                      all->output, all->summed, all->gated};
-    FOR_ELEMENT(element, memory_step, given, row, first, last, threads)
+// Of the parts those from number `first` to `last`. Python packs what is given.
+extern "C" void membench_memory_step(int element, int first, int last, const Given* all, int threads) {
+    FOR_ELEMENT(element, memory_step, *all, first, last, threads)
 }

@@ -9,7 +9,7 @@ from membench.layers.kernels.native.calls import ELEMENTS, call, threads
 from membench.layers.kernels.native.retrieval_step import STAGES, Packed, form
 from membench.layers.kernels.stages import parts_of
 
-_ARGUMENTS = form("8q")
+_ARGUMENTS = form("9q")  # ``Given`` of memory_step.cpp
 
 
 def memory_step(x: Tensor, *operands: Any) -> Tensor:
@@ -19,8 +19,8 @@ def memory_step(x: Tensor, *operands: Any) -> Tensor:
     chosen = packed.checked_choice(len(table))
     summed, gated = (None if each is None else x.new_empty(len(x), width) for each in (output, gate))
     read = packed.addresses(table, row_scales), packed.addresses(gate, output, summed, gated)
-    numbers = _ARGUMENTS.pack(*packed.numbers, *read[0], chosen, *read[1], width)
+    numbers = _ARGUMENTS.pack(*packed.numbers, width, *read[0], chosen, *read[1], TABLES[table.dtype])
     stages = (*STAGES, "bag", *(("gate",) if gate is not None else ()), *(("output",) if output is not None else ()))
     for first, last in parts_of(stages):
-        call("memory_step", ELEMENTS[x.dtype], TABLES[table.dtype], first, last, numbers, threads())
+        call("memory_step", ELEMENTS[x.dtype], first, last, numbers, threads())
     return packed.y

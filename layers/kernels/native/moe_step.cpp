@@ -2,6 +2,11 @@
 //
 // Letters: B tokens, d model dim, E experts, K experts a token, R = B·K rows, f hidden width of an expert.
 
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <vector>
+
 #include "activating.h"
 #include "choosing.h"
 #include "tokens.h"

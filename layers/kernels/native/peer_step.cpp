@@ -10,11 +10,11 @@ namespace {
 
 constexpr int64_t LEAST_EXPERTS_A_TASK = 16;
 
+// `chosen` are the experts that are used instead of the layer's own, or null.
 struct Given {
     Tokens tokens;
     Retrieval retrieval;
-    const int64_t* rows;
-    const void *down, *up;
+    const void *down, *up, *chosen;
     float* hidden;  // (B, L)
 };
 
@@ -24,7 +24,8 @@ inline float gelu(float x) { return 0.5f * x * (1 + std::erf(x * 0.70710678f)); 
 template <typename Element> void run_experts(const Given& given) {
     const Retrieval& of = given.retrieval;
     const int64_t read = of.heads * of.top_k, count = of.tokens * read;
-    const Lookups lookups{given.rows, of.tokens, read, of.model_dim};
+    const std::vector<int64_t> rows = rows_of(of, given.chosen);
+    const Lookups lookups{rows.data(), of.tokens, read, of.model_dim};
     const int64_t fair = count / (2 * omp_get_num_threads());
     given.tokens.normed<Element>([&](const Element* x) {
         dot_all_lookups(lookups, static_cast<const Element*>(given.down), x,
@@ -32,7 +33,7 @@ template <typename Element> void run_experts(const Given& given) {
     });
     std::vector<float> scaled(count);  // by each thread for itself: that is sooner done than waited for
     for (int64_t i = 0; i < count; ++i) scaled[i] = of.weights[i] * gelu(given.hidden[i]);
-    const Bags bags{nullptr, given.rows, scaled.data(), of.tokens, read, of.model_dim};
+    const Bags bags{nullptr, rows.data(), scaled.data(), of.tokens, read, of.model_dim};
     for_bags(bags, static_cast<const Element*>(given.up), LEAST_SLICE_OF_FEW,
              [&](float* sum, int64_t token, int64_t first, int64_t columns) {
                  given.tokens.finish<Element>(sum, token, first, columns);
@@ -51,20 +52,9 @@ template <typename Element> void peer_step(const Given& given, int first, int la
     }
 }
 
-// Python packs all of it, in this order. `chosen` are the experts that are used instead of the layer's own, or null.
-struct Arguments {
-    Tokens tokens;
-    Retrieval retrieval;
-    const void *down, *up, *chosen;
-    void* hidden;
-};
-
 }  // namespace
 
-// Of the parts those from number `first` to `last`.
-extern "C" void membench_peer_step(int element, int first, int last, const Arguments* all, int threads) {
-    const void* rows = all->chosen ? all->chosen : all->retrieval.rows;
-    const Given given{all->tokens, all->retrieval, static_cast<const int64_t*>(rows), all->down, all->up,
-                      static_cast<float*>(all->hidden)};
-    FOR_ELEMENT(element, peer_step, given, first, last, threads)
+// Of the parts those from number `first` to `last`. Python packs what is given.
+extern "C" void membench_peer_step(int element, int first, int last, const Given* all, int threads) {
+    FOR_ELEMENT(element, peer_step, *all, first, last, threads)
 }

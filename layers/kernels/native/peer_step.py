@@ -9,7 +9,7 @@ from membench.layers.kernels.native.calls import ELEMENTS, call, threads
 from membench.layers.kernels.native.retrieval_step import STAGES, Packed, form
 from membench.layers.kernels.stages import parts_of
 
-_ARGUMENTS = form("4q")
+_ARGUMENTS = form("4q")  # ``Given`` of peer_step.cpp
 
 
 def peer_step(x: Tensor, *operands: Any) -> Tensor:

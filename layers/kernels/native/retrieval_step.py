@@ -41,7 +41,7 @@ class Packed:
         self.y = x.new_empty(tokens, model_dim)
         read, of_half = tokens * heads * top_k, 2 * heads * sub_keys
         floats = tokens * of_half + (0 if query_scale is None else of_half) + read + 2 * tokens * heads * columns
-        places = torch.empty(read, dtype=torch.int64)
+        places = torch.empty(2 * read, dtype=torch.int32)
         between = torch.empty(floats, dtype=torch.float32)
         self._kept = [places, between]
         scores = between.data_ptr()

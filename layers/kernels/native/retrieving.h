@@ -19,12 +19,22 @@ struct Retrieval {
     const void *query_scale, *key_scale;  // (dk,) of RMS norms of the halves of queries, and of keys
     void* projected;                      // (B, H·dk); this and what follows is written
     float *scores, *inverse_rms;          // (H, 2, B, n) and (H, 2, n)
-    int64_t* rows;                        // (B, H·k), as all that follows
-    float* weights;
+    int32_t* halves;                      // (2, B, H·k): the sub-keys that are chosen
+    float* weights;                       // (B, H·k)
 
     Choice choice() const { return {heads, tokens, sub_keys, top_k}; }
     int64_t multiplications() const { return tokens * heads * key_dim * (model_dim + sub_keys); }
 };
+
+// The rows (B, H·k) that are read: those that are given, or else those chosen.
+inline std::vector<int64_t> rows_of(const Retrieval& of, const void* given) {
+    std::vector<int64_t> rows(of.tokens * of.heads * of.top_k);
+    if (given)
+        std::copy_n(static_cast<const int64_t*>(given), rows.size(), rows.begin());
+    else
+        for (size_t i = 0; i < rows.size(); ++i) rows[i] = of.halves[i] * of.sub_keys + of.halves[rows.size() + i];
+    return rows;
+}
 
 enum RetrievalPart { project_queries = 0, score = 1, choose_rows = 2, RETRIEVAL_PARTS = 3 };
 
@@ -85,9 +95,7 @@ template <typename Element> void retrieve(const Retrieval& given, const Tokens& 
             break;
         }
         case choose_rows:
-            choose(given.choice(), given.scores, given.weights, 1, [&](int64_t place, int32_t first, int32_t second) {
-                given.rows[place] = first * given.sub_keys + second;
-            });
+            choose(given.choice(), given.scores, 1, given.halves, given.weights);
             break;
     }
 }
