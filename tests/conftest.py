@@ -33,14 +33,6 @@ for name in [name for name in os.environ if name.startswith("GIT_")]:
 HERE = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items):
-    """A file's tests run in one process, unless they say otherwise: what they share is made and imported once."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 @pytest.fixture
 def seed(request):
     """A fresh seed, printed when the test fails; MEMBENCH_TEST_SEED repeats one."""
