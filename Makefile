@@ -25,8 +25,9 @@ results: $(VENV)/.dev-ready
 results-document: $(VENV)/.run-ready
 	$(BIN)/python -m benchmarks.documents
 
+# By files: what the tests of one share is made once.
 test: $(VENV)/.dev-ready
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev-ready
 	$(BIN)/ruff check .

@@ -22,6 +22,10 @@ elif share := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     # Processes that test side by side share one card: what one allocates too much fails in that one.
     torch.cuda.set_per_process_memory_fraction(0.9 / share)
 
+# Hundreds of processes are started: where Python is told to keep no bytecode, each would compile all of ours anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Tests make repositories: they must not get the index and the folders of a hook that runs the tests.
 for name in [name for name in os.environ if name.startswith("GIT_")]:
     del os.environ[name]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,10 +39,15 @@ measure: {threads: 1, warmup_seconds: 0.05, max_seconds: 1}
 
 
 @pytest.fixture
-def repository(tmp_path):
+def repository(committed, tmp_path):
+    """A copy of ``committed`` for a test alone."""
+    return Path(shutil.copytree(committed, tmp_path / "repository"))
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
     """Commits ``fast``, ``slow`` (adds up its weights too), ``broken`` and ``unbuilt`` of a layer, and a scenario."""
-    folder = tmp_path / "repository"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("committed")
 
     def git(*words):
         named = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
@@ -85,7 +91,6 @@ def worktrees(folder):
     return len(listed.splitlines())
 
 
-@pytest.mark.xdist_group("ab")
 def test_a_slower_commit_is_found_confirmed_and_reproducible(repository):
     found, _ = ab(repository, "fast", "slow", "--rounds", "8", code=1)
     case = found["comparisons"][0]["cases"][0]
@@ -108,7 +113,6 @@ def test_a_slower_commit_is_found_confirmed_and_reproducible(repository):
     assert json.loads(again.stdout)["comparisons"][0]["cases"][0]["metrics"][0]["method"].startswith("paired")
 
 
-@pytest.mark.xdist_group("ab")
 def test_a_commit_that_breaks_a_case_fails(repository):
     found, _ = ab(repository, "fast", "broken", "--rounds", "1", code=1)
     case = found["comparisons"][0]["cases"][0]
@@ -118,14 +122,12 @@ def test_a_commit_that_breaks_a_case_fails(repository):
     assert "it broke" in err
 
 
-@pytest.mark.xdist_group("ab")
 def test_a_commit_that_cannot_be_built_says_why(repository):
     found, err = ab(repository, "fast", "unbuilt", "--rounds", "1", code=1)
     assert "head: oom: no room to build it" in err
     assert "no room to build it" in found["comparisons"][0]["cases"][0]["metrics"][0]["reason"]
 
 
-@pytest.mark.xdist_group("ab")
 def test_in_a_pre_commit_hook_it_measures_and_the_commit_is_what_was_meant(repository):
     subprocess.run(["git", "reset", "--hard", "slow"], cwd=repository, check=True, capture_output=True)
     hook = repository / ".git/hooks/pre-commit"

@@ -18,7 +18,7 @@ BLOCKS = [
     for before, language, code in re.findall(r"(.*?)^```(\w+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
 ]
 SCENARIO = next(code for _, language, code in BLOCKS if language == "yaml")
-QUICK = "measure: {rounds: 1, min_samples: 3, floor_samples: 2, max_seconds: 0.1, warmup_seconds: 0.01}\n"
+QUICK = "measure: {min_samples: 3, floor_samples: 2, max_seconds: 0.1, warmup_seconds: 0.01, retake_seconds: 0}\n"
 
 pytestmark = pytest.mark.xdist_group("processes")
 

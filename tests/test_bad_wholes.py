@@ -1,8 +1,5 @@
 """Bad input at levels block and model: one line that names the key, the value and what would be right."""
 
-import subprocess
-import sys
-
 import pytest
 
 from membench.errors import UsageError
@@ -155,10 +152,7 @@ def test_a_context_stays_where_one_of_the_modes_has_a_cache():
         (["dense", "--model", "tiny", "--against", "moe"], "--against moe: "),
     ],
 )
-def test_profile_names_the_option(options, said):
-    command = [sys.executable, "-m", "membench", "profile", "--device", "cpu", "--layer", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith(f"membench: {said}")
-    assert done.stderr.count("\n") == 1
+def test_profile_names_the_option(options, said, call):
+    code, out, err = call("profile", "--device", "cpu", "--layer", *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"membench: {said}")

@@ -390,7 +390,7 @@ model_dim: 16
 dtype: float32
 arms: {memory: {layer: memory, num_keys: 64, key_dim: 8, top_k: 2, heads: 1}}
 workload: {tokens: 2, modes: [forward]}
-measure: {rounds: 1, min_samples: 2, floor_samples: 1, max_seconds: 0.1, warmup_seconds: 0}
+measure: {rounds: 1, min_samples: 2, floor_samples: 1, max_seconds: 0.1, warmup_seconds: 0, retake_seconds: 0}
 """)
     environment = {**os.environ, "CXX": "/nowhere/g++", "MEMBENCH_CACHE": str(tmp_path / "cache")}
     words = ["run", path, "--output", str(tmp_path / "out"), "--device", "cpu"]

@@ -24,7 +24,7 @@ from membench.tables.gate_summary import to_summary
 from membench.tables.gate_within import within_table
 from membench.tables.results import result_tables
 
-CASES = int(os.environ.get("MEMBENCH_FUZZ_RESULTS", "1500"))
+CASES = int(os.environ.get("MEMBENCH_FUZZ_RESULTS", "600"))
 SECONDS = 2.0
 
 

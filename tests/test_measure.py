@@ -203,6 +203,22 @@ def test_ceilings_are_plausible():
     assert 1e9 < flops < 1e14
 
 
+def test_a_library_without_code_for_a_dtype_multiplies_small_matrices_alone(monkeypatch):
+    """A processor without bf16 products took most of a minute for such a ceiling."""
+    sizes = []
+
+    def slow(a, b):
+        sizes.append(len(a))
+        time.sleep(0.05)
+        return a @ b
+
+    monkeypatch.setattr(ceilings, "linear", slow)
+    monkeypatch.setattr(ceilings, "_MATMUL_SIZES", {"cpu": (128,)})
+    monkeypatch.setattr(ceilings, "_SMALL_MATRIX", 16)
+    assert ceilings.matmul_ceiling(Clock("cpu"), torch.float32) > 0
+    assert set(sizes) == {16}
+
+
 def test_energy_is_unknown_without_a_counter(monkeypatch, tmp_path):
     monkeypatch.setattr("membench.machine.energy._RAPL", tmp_path)
     counter = EnergyCounter("cpu")

@@ -29,7 +29,7 @@ workload:
   {sequences: 2, prompt: 12, context: 5, modes: [prefill, decode, forward_backward, train_step],
    optimizers: [row_adagrad]}
 fit: {policy: skip}
-measure: {min_samples: 5, floor_samples: 2, max_seconds: 0.2, warmup_seconds: 0.02}
+measure: {min_samples: 5, floor_samples: 2, max_seconds: 0.2, warmup_seconds: 0.02, retake_seconds: 0}
 """
 IN_PARTS = ["fit.policy=rank", "fit.ranks=2", "workload.modes=[prefill, decode]"]
 

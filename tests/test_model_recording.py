@@ -90,7 +90,7 @@ def test_a_checkpoint_is_recorded_and_replayed_as_the_document_says(tmp_path: Pa
     exec(compile(block_of_document("import numpy as np"), "docs/models.md", "exec"), {})
     scenario, _, command = block_of_document("schema_version: 1\n    name: replay").partition("\n\n")
     assert command == "membench run replay.yaml\n"
-    measure = "measure: {min_samples: 3, floor_samples: 2, max_seconds: 0.1, warmup_seconds: 0.0}"
+    measure = "measure: {min_samples: 3, floor_samples: 2, max_seconds: 0.1, warmup_seconds: 0.0, retake_seconds: 0}"
     Path("replay.yaml").write_text(f"{scenario}\n{measure}\n")
     done = run("run", "replay.yaml", "--output", "out", "--device", "cpu", "--json")
     assert done.returncode == 0, done.stderr

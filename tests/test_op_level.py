@@ -37,7 +37,7 @@ workload:
   routing: {kind: uniform}
 axes: {every_arm.num_keys: [1K, 4K]}
 fit: {policy: skip}
-measure: {min_samples: 5, floor_samples: 2, max_seconds: 0.2, warmup_seconds: 0.02}
+measure: {min_samples: 5, floor_samples: 2, max_seconds: 0.2, warmup_seconds: 0.02, retake_seconds: 0}
 """
 LAYERS = """schema_version: 1
 name: layers

@@ -184,7 +184,7 @@ def test_checked_and_noted_in_a_run(scenario_file, tmp_path):
         f"schema_version: 1\nname: small\nmodel_dim: {D}\ndtype: float32\narms:\n"
         f"  pkm: {{layer: 'layers.public.product_key_memory:build', options: {{{sizes}}}}}\n"
         f"workload: {{tokens: {B}, modes: [forward_backward, train_step], optimizers: [adamw]}}\n"
-        "measure: {min_samples: 5, floor_samples: 2, max_seconds: 0.2, warmup_seconds: 0.02}\n"
+        "measure: {min_samples: 5, floor_samples: 2, max_seconds: 0.2, warmup_seconds: 0.02, retake_seconds: 0}\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "membench", "run", path, "--output", str(tmp_path / "out"), "--device", "cpu"],

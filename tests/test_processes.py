@@ -238,7 +238,8 @@ def test_a_users_own_layers_are_measured_and_both_are_told_apart(users_folder):
     (users_folder / "mine.yaml").write_text(
         "schema_version: 1\nname: mine\nmodel_dim: 16\ndtype: float32\narms:\n"
         "  theirs: {layer: 'layers.dense:factory'}\n  both: {layer: 'layers.dense:both'}\n"
-        "workload: {tokens: 8}\nmeasure: {min_samples: 2, floor_samples: 1, max_seconds: 0.1, warmup_seconds: 0}\n"
+        "workload: {tokens: 8}\n"
+        "measure: {min_samples: 2, floor_samples: 1, max_seconds: 0.1, warmup_seconds: 0, retake_seconds: 0}\n"
     )
     command = [sys.executable, "-m", "membench", "run", "mine.yaml", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

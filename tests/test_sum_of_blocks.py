@@ -14,7 +14,7 @@ model: {preset: tiny}
 dtype: float32
 arms: {dense: {layer: dense}, moe: {layer: moe, num_experts: 4, expert_hidden: 32, top_k: 2, at: [1]}}
 workload: {sequences: 2, prompt: 4, modes: [decode]}
-measure: {min_samples: 3, floor_samples: 2, max_seconds: 0.1, warmup_seconds: 0.0}
+measure: {min_samples: 3, floor_samples: 2, max_seconds: 0.1, warmup_seconds: 0.0, retake_seconds: 0}
 """
 
 

@@ -29,7 +29,7 @@ name: tiny
 model_dim: 64
 arms: {dense: {layer: dense, ffn_hidden: 64}}
 workload: {tokens: 8, modes: [forward]}
-measure: {rounds: 1, max_seconds: 0.1}
+measure: {rounds: 1, max_seconds: 0.1, retake_seconds: 0}
 """
 ONE_SET_OF_MODULES = """
 import layers.spec.cost, layers.kernels.cpp_build, membench.layers, membench.layers.spec.cost

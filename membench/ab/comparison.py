@@ -61,12 +61,12 @@ def run_ab(scenario: Scenario, names: tuple[str, str], settings: Settings) -> Ab
         UsageError: a revision, the device, the output folder or the plan cannot be used.
     """
     check_folder(settings.output)
-    environment = probe_environment(settings.device if settings.device != "auto" else scenario.device)
-    plan = plan_here(scenario, environment, sides=len(SIDES)).only(settings.only)
-    if not plan.runnable:
-        skipped = plan.cases[0].skipped if plan.cases else "it has no case"
-        raise UsageError(f"nothing can be measured: {skipped}", source=scenario.source)
-    with ended_as_interrupted(), checked_out(names) as revisions:
+    with ended_as_interrupted(), checked_out(names) as revisions:  # a name that is none takes no look at the machine
+        environment = probe_environment(settings.device if settings.device != "auto" else scenario.device)
+        plan = plan_here(scenario, environment, sides=len(SIDES)).only(settings.only)
+        if not plan.runnable:
+            skipped = plan.cases[0].skipped if plan.cases else "it has no case"
+            raise UsageError(f"nothing can be measured: {skipped}", source=scenario.source)
         pair_id = f"{utc_now()} {revisions[0].sha} {revisions[1].sha}"
         first = _Phase("first", scenario, plan, environment, revisions, settings, pair_id, plan.runnable)
         interrupted = not first.run(plan.runnable)

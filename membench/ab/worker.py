@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from membench.machine.device import cache_bytes
 from membench.processes.serving import Answers, Server
 from membench.running.protocol import Build, Built, Found, PrepareCase, Prepared, Sampled, TakeSamples, TellFacts
-from membench.running.worker import Worker, origin, prepare_process
+from membench.running.worker import Worker, never_collect_what_is_there, origin, prepare_process
 
 if TYPE_CHECKING:
     from membench.measuring.time import StepCall
@@ -42,6 +42,7 @@ class Side(Worker):
         from membench.measuring.measurement import CaseMeasurement
         from membench.measuring.time import Clock
 
+        never_collect_what_is_there()
         self.job, first = job, job.cases[0]
         layer = build(first.layer, ranks=first.ranks, device=job.device, seed=first.seed)
         self.clock = Clock(job.device)

@@ -24,7 +24,9 @@ _QUICK = Sampling(min_samples=7, floor_samples=3, max_seconds=0.3, warmup_second
 _FAR = 1.5
 _BUFFER_BYTES = {"cpu": 2**28, "cuda": 2**32}
 _MATMUL_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
+_SMALL_MATRIX, _HOPELESS = 512, 5
 _ROW_READ_BYTES = 32 * 2**20
+_Multiply = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def _best_seconds(clock: Clock, ways: Sequence[Callable[[int], object]]) -> floa
     inputs = count()
     tried = [min(clock.seconds(way, inputs, 1) for _ in range(2)) for way in ways]
     near = [way for way, seconds in zip(ways, tried, strict=True) if seconds <= _FAR * min(tried)]
-    return min(*tried, *(_fastest_s(clock, way, inputs) for way in near))
+    return min([*tried, *(_fastest_s(clock, way, inputs) for way in near)])
 
 
 def _fastest_s(clock: Clock, way: Callable[[int], object], inputs: Iterator[int]) -> float:
@@ -92,13 +94,31 @@ def stream_ceilings(clock: Clock, cache_bytes: int) -> tuple[float, float]:
 
 
 def matmul_ceiling(clock: Clock, dtype: torch.dtype) -> float:
-    """FLOPs/s of square products of random numbers, the fastest of several sizes and libraries."""
-    best = 0.0
+    """FLOPs/s of square products of random numbers, the fastest of several sizes and libraries.
+
+    A library may have no code of its own for a dtype on a processor, and then take a minute for large matrices: one
+    that is far slower than another with small ones is tried with no others.
+    """
+    best, libraries = 0.0, _worth_trying(clock, dtype, (torch.matmul, linear))
     for n in _MATMUL_SIZES[clock.device]:
-        a, b = (torch.randn(n, n, device=clock.device).to(dtype) for _ in range(2))
-        ways = [lambda _, a=a, b=b: a @ b, lambda _, a=a, b=b: linear(a, b)]
-        best = max(best, 2 * n**3 / _best_seconds(clock, ways))
+        best = max(best, 2 * n**3 / _best_seconds(clock, _products(clock, dtype, n, libraries)))
     return best
+
+
+def _worth_trying(clock: Clock, dtype: torch.dtype, libraries: Sequence[_Multiply]) -> list[_Multiply]:
+    """All but those that a first try with small matrices shows to be hopeless."""
+    inputs = count()
+    ways = _products(clock, dtype, _SMALL_MATRIX, libraries)
+    tried = [min(clock.seconds(way, inputs, 1) for _ in range(3)) for way in ways]
+    return [each for each, seconds in zip(libraries, tried, strict=True) if seconds <= _HOPELESS * min(tried)]
+
+
+def _products(
+    clock: Clock, dtype: torch.dtype, n: int, libraries: Sequence[_Multiply]
+) -> list[Callable[[int], object]]:
+    """The same product by each library."""
+    a, b = (torch.randn(n, n, device=clock.device).to(dtype) for _ in range(2))
+    return [lambda _, multiply=multiply: multiply(a, b) for multiply in libraries]
 
 
 def random_row_ceiling(clock: Clock, table: Tensor) -> float:

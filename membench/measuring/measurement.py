@@ -19,7 +19,6 @@ from membench.machine.conditions import begin_ran, ran
 from membench.machine.disturbance import Watch
 from membench.machine.energy import EnergyCounter
 from membench.machine.instructions import per_call
-from membench.measuring import wire
 from membench.measuring.as_record import cost_json, reference_json, sampling_json
 from membench.measuring.checked_answer import CheckedAnswer
 from membench.measuring.implementations import Call, forget_compiled, graph_breaks, implementation
@@ -335,11 +334,13 @@ class CaseMeasurement:
 
     def _collectives(self, step: StepCall) -> list[dict[str, Any]]:
         """This rank's collectives of a step in their order, with the seconds of each in every one of some steps."""
-        steps: list[list[wire.Call]] = []
+        from membench.measuring.wire import Wire  # torch's distributed tensors take a while to import
+
+        steps = []
         for number in range(_WATCHED_STEPS):
             self.clock.synchronize()
             self.clock.ranks.meet()
-            seen = wire.Wire(self.clock.device)
+            seen = Wire(self.clock.device)
             with seen.watched():
                 step(number)
             steps.append(seen.calls)

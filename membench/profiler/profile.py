@@ -40,6 +40,7 @@ def run_profile(asked: Asked, device: str, trace: Path | None = None) -> Profile
     Raises:
         UsageError: an option makes no sense, the device is not there, or nothing fits.
     """
+    scenario_of(asked, "cpu" if device == "auto" else device)  # what is wrong on any device takes no look at this one
     environment, started = probe_environment(device), utc_now()
     scenario = scenario_of(asked, environment["device"]["type"])
     with naming_options(asked):

@@ -3,6 +3,7 @@
 The parent may kill it at any time; nothing is lost but the case under way.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -32,6 +33,11 @@ def prepare_process(threads: int | None, local_rank: int = 0) -> int:
 
     torch.set_num_threads(count)
     return count
+
+
+def never_collect_what_is_there() -> None:
+    """Before anything is built: each case looks for garbage, and of what was imported none will ever be."""
+    gc.freeze()
 
 
 class Worker:
@@ -67,6 +73,7 @@ class Worker:
         from membench.measuring.measurement import CaseMeasurement
         from membench.measuring.stored_inputs import InputStore
 
+        never_collect_what_is_there()
         self.job = job
         ranks = Together() if self.joined else Alone()
         built = build_with_ceilings(job.cases[0], job.device, self.server.progress, job.ceilings, ranks)
