@@ -28,6 +28,8 @@ from membench.layers.parallel.exchange import Exchange, TableCall
 from membench.layers.parallel.remote import RemoteLookups
 from membench.layers.routing import StatedRouting, stated_choice
 from membench.layers.spec import RetrievalSpec
+from membench.layers.tables.quantized_table import QuantizedTable
+from membench.layers.tables.value_table import ValueTable
 from membench.layers.touched import select_in_parts, touched_rows
 
 EPS = 1e-6
@@ -152,10 +154,12 @@ class RetrievalLayer(Layer):
         return Place((self.spec.num_keys, columns), offsets)
 
     def held(self) -> dict[nn.Parameter, Held]:
-        tables, names = self.tables(), {part: name for name, part in self.named_children()}
-        shape = self.spec.num_keys, self.spec.row_params // len(tables)
+        own = [(name, part) for name, part in self.named_children() if isinstance(part, (ValueTable, QuantizedTable))]
+        shape = self.spec.num_keys, self.spec.row_params // max(1, len(own))
         offsets = self.exchange.rows_held(shape[0])[0], self.exchange.columns_held(shape[1])[0]
-        return {table.weight: Held(f"{names[table]}.weight", shape, offsets) for table in tables}
+        found = {table.weight: Held(f"{name}.weight", shape, offsets) for name, table in own}
+        scaled = [(name, table) for name, table in own if isinstance(table, QuantizedTable)]
+        return found | {table.scales: Held(f"{name}.scales", shape[:1], offsets[:1]) for name, table in scaled}
 
     def read(self, selection: Selection, routing: Routing | None, *, weights_by_columns: bool) -> TableCall:
         """What this rank's shard of a table reads (see ``Exchange.read``).

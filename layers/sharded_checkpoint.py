@@ -3,6 +3,7 @@
 Every tensor is stored as a whole, by name, in the parts that processes hold, each with its place in the whole. Of what
 several hold alike one copy is kept. Parts of tables and experts are of any size, where a DTensor's would have to be
 those of ``torch.chunk``; so a planner names their places, and plain tensors are never taken for copies of each other.
+Beside the parts lie their digests, for torch writes no checksums: a bit that has changed on the disk is found.
 
 Letters: N rows, D columns.
 """
@@ -31,13 +32,22 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
+from membench.layers.checkpoint_digests import (
+    METADATA,
+    check_digest,
+    check_digests,
+    digest_of,
+    digests,
+    of_all,
+    raise_first,
+)
 from membench.layers.layer import Held, Layer
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.optim.table_optimizer import DenseTableAdamW, TableOptimizer
 from membench.layers.parallel.cut_tensors import is_cut, own_part
 
 ABOUT = "layer.json"
-_VERSION = 1
+_VERSION = 2
 _STATE = "optimizer."  # before the name of the parameter that it is of
 
 
@@ -70,6 +80,8 @@ def save(folder: str | Path, layer: Layer, optimizer: LayerOptimizer | None = No
     if optimizer is not None:
         parts += _state_of(optimizer, named)
     (folder / ABOUT).unlink(missing_ok=True)
+    own: dict[str, str] = {}
+    problem = None
     try:
         state_dict_saver.save(
             {name: part.tensor for name, part in parts if is_cut(part.tensor)},
@@ -77,25 +89,56 @@ def save(folder: str | Path, layer: Layer, optimizer: LayerOptimizer | None = No
             planner=_SavePlanner([each for each in parts if not is_cut(each[1].tensor)]),
             no_dist=not dist.is_initialized(),
         )
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            about = {"version": _VERSION, "spec": layer.spec.model_dump(mode="json"), "optimizer": _about(optimizer)}
-            (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        own = digests(folder)
     except (CheckpointException, OSError) as error:
-        raise ValueError(f"{folder}: cannot be written: {_cause(error)}") from None
-    if dist.is_initialized():
-        dist.barrier()
+        problem = f"{folder}: cannot be written: {_cause(error)}"
+    found = of_all((own, problem))
+    raise_first(problem for _, problem in found)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        files = {name: digest for digests_of_one, _ in found for name, digest in digests_of_one.items()}
+        about = {"version": _VERSION, "spec": layer.spec.model_dump(mode="json"), "optimizer": _about(optimizer)}
+        about["files"] = files
+        try:
+            text = json.dumps({**about, "sha256": digest_of(about)}, indent=1)
+            (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            problem = f"{folder}: cannot be written: {_cause(error)}"
+    raise_first(of_all(problem))
 
 
 def load(folder: str | Path, layer: Layer, optimizer: LayerOptimizer | None = None) -> None:
     """Fills a layer, and its optimizer where there is one, with what ``save`` wrote on any number of processes.
 
     Raises:
-        ValueError: it is no finished checkpoint, it is damaged, or it is of another config or optimizer. A damaged one
-            may be loaded in part.
+        ValueError: it is no finished checkpoint, it is damaged, or it is of another config or optimizer; then nothing
+            of the layer is changed.
     """
-    folder = Path(folder)
-    about, metadata = _about_of(folder)
-    _check(folder, about, layer, optimizer)
+    folder, problem = Path(folder), None
+    about: dict[str, Any] = {}
+    parts: list[tuple[str, _Part]] = []
+    try:
+        about, metadata = _about_of(folder)
+        _check(folder, about, layer, optimizer)
+        check_digests(folder, about["files"])
+        parts = _parts_to_fill(folder, metadata, layer, optimizer)
+    except ValueError as error:
+        problem = str(error)
+    raise_first(of_all(problem))
+    try:
+        state_dict_loader.load(
+            {name: part.tensor for name, part in parts if is_cut(part.tensor)},
+            storage_reader=FileSystemReader(folder),
+            planner=_LoadPlanner([each for each in parts if not is_cut(each[1].tensor)]),
+            no_dist=not dist.is_initialized(),
+        )
+    except CheckpointException as error:  # what could be read a moment ago cannot be any more
+        raise ValueError(f"{folder}: is damaged: {_cause(error)}") from None
+    if optimizer is not None:
+        _restore(optimizer, about["optimizer"])
+
+
+def _parts_to_fill(folder: Path, metadata: Metadata, layer: Layer, optimizer: LayerOptimizer | None) -> _Parts:
+    """Of layer and optimizer, each known to be in the checkpoint."""
     named = _named_parts(layer)
     parts = list(_parts_of(layer, named))
     if optimizer is not None:
@@ -107,29 +150,24 @@ def load(folder: str | Path, layer: Layer, optimizer: LayerOptimizer | None = No
             raise ValueError(f"{folder}: lacks {name}")
         if tuple(saved.size) != part.shape:
             raise ValueError(f"{folder}: {name} is {tuple(saved.size)}, here {part.shape}")
-    try:
-        state_dict_loader.load(
-            {name: part.tensor for name, part in parts if is_cut(part.tensor)},
-            storage_reader=FileSystemReader(folder),
-            planner=_LoadPlanner([each for each in parts if not is_cut(each[1].tensor)]),
-            no_dist=not dist.is_initialized(),
-        )
-    except CheckpointException as error:
-        raise ValueError(f"{folder}: is damaged: {_cause(error)}") from None
-    if optimizer is not None:
-        _restore(optimizer, about["optimizer"])
+    return parts
 
 
 def _about_of(folder: Path) -> tuple[dict[str, Any], Metadata]:
     """What a checkpoint says of itself, and where its tensors lie."""
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        metadata = FileSystemReader(folder).read_metadata()
-    except Exception:  # unpickling bytes that mean nothing ends in an error of any kind
+    except (OSError, ValueError):
         raise ValueError(f"{folder}: is no finished checkpoint of a layer") from None
     if not isinstance(about, dict) or about.get("version") != _VERSION:
         raise ValueError(f"{folder}: is no checkpoint that this version writes")
-    return about, metadata
+    if about.pop("sha256", None) != digest_of(about):
+        raise ValueError(f"{folder}: is damaged: {ABOUT} is not what was written")
+    check_digest(folder, METADATA, about["files"])  # before it is unpickled
+    try:
+        return about, FileSystemReader(folder).read_metadata()
+    except Exception:  # of another torch: unpickling ends in an error of any kind
+        raise ValueError(f"{folder}: is no finished checkpoint of a layer") from None
 
 
 def _check(folder: Path, about: dict[str, Any], layer: Layer, optimizer: LayerOptimizer | None) -> None:

@@ -35,15 +35,23 @@ CASES = {
     "fsdp": ("dense", "adamw", 1, "fsdp"),
     "tensor": ("dense", "adamw", 1, "tensor"),
     "model": ("model", "row_adagrad", 0, "fsdp"),
+    "host columns": ("in_host", "row_adam", 1, "replicas"),
+    "host rows": ("in_host", "lazy_adam", 0, "replicas"),
 }
+# formats of rows that are read and never trained, and row shards
+READ = {"int8 rows": ("int8", 0), "float8 columns": ("float8_e4m3fn", 1), "int8 both": ("int8", 2)}
 SAMPLES = 12
 SAVED_ON = 4
 
 
+def shards(rows):
+    world = dist.get_world_size()
+    return {0: world, 2: 2 if world % 2 == 0 else 1}.get(rows, rows)
+
+
 def made(case, seed):
     kind, optimizer, rows, dense = CASES[case]
-    world = dist.get_world_size()
-    rows = {0: world, 2: 2 if world % 2 == 0 else 1}.get(rows, rows)
+    rows = shards(rows)
     layer = build(spec_from(KINDS[kind]), ranks=connected(rows, 1, dense), seed=seed)
     return layer, LayerOptimizer(layer, optimizer, 1e-2, table_weight_decay=0.1)
 
@@ -96,3 +104,25 @@ def goes_on(case, folder):
     found = torch.tensor(losses(case, layer, optimizer, range(3, 6)))
     wanted = torch.tensor(json.loads((folder / f"{case}.json").read_text()))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def read_only(case, folder):
+    """Rows of eight bits: saved on so many processes, on others each has its part, to the bit, and reads the same."""
+    row_format, rows = READ[case]
+    spec, saves_it = spec_from({**SPECS["memory"], "row_format": row_format}), dist.get_world_size() == SAVED_ON
+    layer = build(spec, ranks=connected(shards(rows), 1), seed=1 if saves_it else 2)
+    whole = build(spec, seed=1)
+    if saves_it:
+        save(folder / case, layer)
+    other = build(spec, ranks=connected(shards(rows), 1), seed=2)
+    load(folder / case, other)
+    exchange = other.exchange
+    (first, last), (left, right) = exchange.rows_held(spec.num_keys), exchange.columns_held(spec.row_elements)
+    part = whole.table.weight[first:last, left:right].view(torch.int8)
+    assert other.table.weight.numel() * dist.get_world_size() <= whole.table.weight.numel() * 1.1
+    assert torch.equal(other.table.weight.view(torch.int8), part)
+    assert torch.equal(other.table.scales, whole.table.scales[first:last])
+    x = torch.randn(SAMPLES, 16, generator=torch.Generator().manual_seed(0))
+    mine = slice(*(SAMPLES * each // dist.get_world_size() for each in (dist.get_rank(), dist.get_rank() + 1)))
+    with torch.inference_mode():
+        torch.testing.assert_close(other(x[mine]), whole(x)[mine], rtol=2e-5, atol=2e-6)

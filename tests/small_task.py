@@ -5,6 +5,7 @@ import torch
 
 from membench.layers.spec import ModelSpec
 from membench.learning.settings import Training
+from membench.machine.energy import EnergyCounter
 from membench.training.run import Run
 from membench.training.task import Batch, Score, TaskData
 
@@ -60,6 +61,48 @@ class SmallTask(TaskData):
             reduction="none",
         ).view(-1, 4)
         return Score({"answer_nll": float(nll[:, 2:].mean()), "bits_learnt": None})
+
+
+class Interrupted(SmallTask):
+    """Ends a run as Ctrl-C does, when a batch is asked for."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def batch(self, first, count):
+        if first >= self.at * count:
+            raise KeyboardInterrupt
+        return super().batch(first, count)
+
+
+class Ticking:
+    """A clock, and an energy counter of so many joules a second, that go on when they are told to."""
+
+    source = "rapl"
+
+    def __init__(self, joules=2.0):
+        self.now, self.joules = 0.0, joules
+
+    def perf_counter(self):
+        return self.now
+
+    monotonic = perf_counter
+
+    def counter(self, device):
+        """In the place of ``EnergyCounter``."""
+        return self if device == "cpu" else EnergyCounter(device)
+
+    def read(self):
+        return [self.joules * self.now] if self.source else []
+
+    def spent_j(self, before, after):
+        return after[0] - before[0] if self.source else None
+
+
+def without_times(trained):
+    """Of a curve all but what a clock says."""
+    return [point.model_dump(exclude={"seconds", "joules"}) for point in trained.curve]
 
 
 def settings_of(steps=12, **changes):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import membench
-from benchmarks.two_hosts import CannotBe, on_two_hosts, same
+from benchmarks.two_hosts import CannotBe, cut_off, on_two_hosts, same
 from membench.cli.ranks_option import checked_ranks
 from membench.errors import UsageError
 from membench.planning.planner import make_plan
@@ -211,6 +211,28 @@ def test_two_hosts_measure_the_same(after_a_kill, tmp_path):
     assert line["same_answers"], line
     assert line["same_bytes"], line
     assert line["hosts"] == ["host-a", "host-b"]
+
+
+def test_hosts_that_cannot_reach_each_other_end_and_leave_nothing(tmp_path, monkeypatch):
+    (tmp_path / "shared.yaml").write_text(SCENARIO)
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    try:
+        hosts = cut_off(["run", "shared.yaml", "--output", "results"], tmp_path, lambda said: "measurements in" in said)
+    except CannotBe as why:
+        pytest.skip(str(why))
+    for host in hosts:
+        assert host.seconds is not None and host.seconds < 60, host
+        assert host.code, host
+        assert not host.left, host
+    said = [
+        [line for line in (tmp_path / f"{host.host}.log").read_text().splitlines() if line.startswith("membench:")]
+        for host in hosts
+    ]
+    assert [line for line in said[0] if "rank 1 of 2 on host-b" in line] == said[0] != []
+    assert said[1][0].startswith("membench: rank 1 of 2: rank 0 at ") and said[1][0].endswith("; this rank ends too")
+    assert said[1][1].endswith(  # its agent asks a store that is out of reach, and hears no signal any more
+        "waits for a host that cannot be reached, and was ended"
+    )
 
 
 def test_a_process_that_is_killed_takes_only_its_case_with_it(tmp_path):

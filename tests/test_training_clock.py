@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_task import MODELS, SmallTask, finished, run_of, settings_of, spec_of
+from small_task import MODELS, SmallTask, Ticking, finished, run_of, settings_of, spec_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from layers.kernels.paths import forced
@@ -58,32 +58,12 @@ def test_a_budget_of_steps_tokens_or_flops_is_spent_to_the_step(stop, steps):
     assert [point.step for point in trained.curve] == [2, 4, 6]
 
 
-class Ticking:
-    """A clock and an energy counter that go on by one each time that something is trained."""
-
-    source = "rapl"
-
-    def __init__(self):
-        self.now = 0.0
-
-    def perf_counter(self):
-        return self.now
-
-    monotonic = perf_counter
-
-    def read(self):
-        return [2.0 * self.now]
-
-    def spent_j(self, before, after):
-        return after[0] - before[0]
-
-
 @pytest.mark.parametrize(("stop", "steps"), [({"seconds": 6.0}, 6), ({"joules": 12.0}, 6)])
 def test_a_budget_of_seconds_or_joules_is_of_training_alone(monkeypatch, stop, steps):
     """Evaluations, which take their time, are left out."""
     ticking = Ticking()
     monkeypatch.setattr("membench.training.clock.time", ticking)
-    monkeypatch.setattr("membench.training.clock.EnergyCounter", lambda device: ticking)
+    monkeypatch.setattr("membench.training.clock.EnergyCounter", ticking.counter)
 
     class Slow(SmallTask):
         def batch(self, first, count):

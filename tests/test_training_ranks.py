@@ -6,7 +6,10 @@ import sys
 from itertools import pairwise
 
 import pytest
+import ranks
 import torch
+import torch.distributed as dist
+from small_task import without_times
 from test_run import one_result
 from test_shared_layers import RANKS, children_of, free_port, is_there, rank_of, wait_for
 
@@ -21,7 +24,9 @@ from membench.results.records import Trial
 from membench.running.journal import Journal
 from membench.scenario.scenario import parse_scenario
 from membench.tables.results import how_measured
+from membench.training.shared_case import group_of
 from membench.training.train import train
+from membench.training.trained import Trained
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -31,8 +36,8 @@ level: training
 model: {model_dim: 32, num_blocks: 2, heads: 2, ffn_hidden: 64}
 task: {kind: facts, facts: 64, name_symbols: 16, value_symbols: 16, value_pool: 16}
 training:
-  {stop: {steps: 20}, sequences: 16, seeds: 1, evaluations: 4, asked: 64,
-   tuning: {learning_rates: [0.01], table_learning_rates: [0.02], widenings: 0}}
+  {stop: {steps: 20}, sequences: 16, seeds: 1, evaluations: 4, asked: 64, checkpoint_seconds: 0.001,
+   tuning: {learning_rates: [0.01], table_learning_rates: [0.02], widenings: 0, share: 0.2}}
 arms:
   memory: {layer: memory, num_keys: 256, heads: 2, top_k: 4, key_dim: 16, at: [1]}
 measure: {timeout_seconds: 100}
@@ -51,7 +56,7 @@ def membench_run(*words):
 
 @pytest.fixture(scope="module")
 def lost_and_resumed(tmp_path_factory):
-    """What was left when a rank was killed after the trial; and the folder with the result once the run went on."""
+    """What was left when a rank was killed in the midst of the seed; and the folder with the result once it went on."""
     folder = tmp_path_factory.mktemp("together")
     scenario, results = folder / "together.yaml", folder / "results"
     scenario.write_text(SCENARIO)
@@ -59,13 +64,15 @@ def lost_and_resumed(tmp_path_factory):
     logs, port = [folder / f"{rank}.log" for rank in range(RANKS)], free_port()
     first, second = (rank_of(rank, words, port, log) for rank, log in enumerate(logs))
     wait_for(lambda: "[1/2" in logs[0].read_text() or first.poll() is not None)
-    wait_for(lambda: all(map(children_of, (first, second))) or first.poll() is not None)
+    begun = "*.runs/memory-*-0/checkpoint.pt"
+    wait_for(lambda: [*results.glob(begun)] or first.poll() is not None)
     workers = [child for rank in (first, second) for child in children_of(rank)]
     second.send_signal(signal.SIGKILL)
     code = first.wait(60)
     second.wait()
     (journal,) = results.glob("*.partial.jsonl")
     left = {"code": code, "log": logs[0].read_text(), "trials": Journal.read(journal)[0].trials}
+    left["kept"] = [path.parent.name for path in results.glob(begun)]
     wait_for(lambda: not any(map(is_there, workers)), 10)
     again = membench_run(*words, "--resume", "--nproc", RANKS)
     assert again.returncode == 0, again.stderr
@@ -81,7 +88,32 @@ def test_a_rank_that_is_lost_ends_the_run_in_one_line_and_what_is_finished_is_ke
     ((trial,),) = left["trials"].values()
     (record,) = one_result(results).cases
     assert isinstance(trial, Trial) and record.trials == [trial], "it was not made again"
-    assert [path.suffix for path in results.iterdir()] == [".json"], "no journal is left"
+    assert [path.suffix for path in results.iterdir()] == [".json"], "no journal and no checkpoint is left"
+
+
+def trained_without_harm(case, rates, seed, threads, file):
+    """The same run on as many ranks, which nothing interrupts."""
+    torch.set_num_threads(threads)
+    given = case.training.model_copy(update={**rates, "tuning": None})
+    how = {"device": "cpu", "folder": None, "report": lambda *_: None, "group": group_of(case, "cpu")}
+    trained = train(case.layer, case.task, given, seed, **how)
+    if dist.get_rank() == 0:
+        file.write_text(trained.model_dump_json())
+
+
+def test_a_run_that_a_rank_was_lost_from_goes_on_where_it_was(lost_and_resumed, tmp_path):
+    """To the bit: its curve is that of a run that nothing has happened to."""
+    left, results = lost_and_resumed
+    assert len(left["kept"]) == 1
+    (record,) = one_result(results).cases
+    (found,) = record.rounds
+    (at,) = found.ran["resumed_at"]
+    assert 0 < at < 20
+    file = tmp_path / "trained.json"
+    asked = {"whole": (trained_without_harm, (record.case, found.rates, 0, found.threads, file))}
+    assert ranks.found_on(RANKS, asked, tmp_path) == {"whole": [None] * RANKS}
+    wanted = Trained.model_validate_json(file.read_text())
+    assert without_times(found) == without_times(wanted)
 
 
 def test_the_record_says_who_trained_and_is_read_as_any_other(lost_and_resumed, tmp_path):
@@ -162,7 +194,6 @@ def test_each_kind_has_its_ways_and_a_case_of_its_own_for_each(arm, stated, way)
         ("moe", "every_arm.shared_by=rows", "arms.moe.shared_by: a moe layer in a model cannot be shared by rows"),
         ("memory", "arms.memory.shared_by=halves", "no layer is shared by 'halves'; known are columns, experts"),
         ("dense", "training.sequences=7", "training.sequences: 7 cannot be divided evenly among 2 processes"),
-        ("dense", "training.stop={seconds: 1}", "training.stop.seconds: seconds are not counted alike"),
         ("dense", "training.compiled=true", "training.compiled: should be false"),
         ("dense", "measure.at_once=2", "measure.at_once: should be 1, not 2"),
     ],
@@ -172,6 +203,12 @@ def test_what_cannot_be_is_refused_by_its_key(arm, override, says):
         plan_of(arm, override)
     assert str(caught.value).startswith("together.yaml: ") and says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("budget", ["seconds: 5", "joules: 5"])
+def test_time_and_energy_are_budgets_of_ranks_too(budget):
+    (shared,) = plan_of("memory", f"training.stop={{{budget}}}").cases
+    assert shared.skipped is None and shared.case.training.stop.at == budget.split(":")[0]
 
 
 def test_a_plan_of_arms_that_are_shared_asks_how_many_ranks_or_is_told_by_the_scenario():

@@ -11,31 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_task import MODELS, SmallTask, finished, losses, run_of, settings_of
+from small_task import MODELS, Interrupted, SmallTask, finished, losses, run_of, settings_of, without_times
 
 from membench.errors import UsageError
 from membench.training.checkpoint import FILE, DamagedCheckpoint
 
 EACH_STEP = {"checkpoint_seconds": 1e-9}
 STEPS = 12
-
-
-def without_times(trained):
-    """Of a curve all but what a clock says."""
-    return [point.model_dump(exclude={"seconds", "joules"}) for point in trained.curve]
-
-
-class Interrupted(SmallTask):
-    """Ends a run as Ctrl-C does, when a batch is asked for."""
-
-    def __init__(self, at):
-        super().__init__()
-        self.at = at
-
-    def batch(self, first, count):
-        if first >= self.at * count:
-            raise KeyboardInterrupt
-        return super().batch(first, count)
 
 
 @pytest.mark.parametrize("kind", MODELS)

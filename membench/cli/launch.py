@@ -2,15 +2,17 @@
 
 import os
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from membench.cli import exit_codes
 from membench.cli.ranks_option import checked_ranks
 from membench.errors import UsageError
+from membench.processes.launcher import end_if_stuck
 from membench.processes.line import RankLost
+from membench.processes.remote import RunOver
 from membench.running.launched import LaunchedRanks, Place, asked_of, follow, place_of
 from membench.running.ranks import LocalRanks, Ranks
 from membench.scenario.scenario import Scenario
@@ -37,7 +39,9 @@ class Launch:
     def met(self, loaded: list[Scenario], *others: Any) -> AbstractContextManager[Ranks | None]:
         """The ranks, all there; of torchrun's, none that measures something else."""
         if self.place is not None:
-            return LaunchedRanks(self.place, asked_of(loaded, *others), _timeout_seconds(loaded))
+            return _ended_with_its_launcher(
+                self.place, LaunchedRanks(self.place, asked_of(loaded, *others), _timeout_seconds(loaded))
+            )
         return nullcontext(None if self.nproc is None else LocalRanks(self.nproc))
 
 
@@ -65,11 +69,26 @@ def ended_with_rank_0(launch: Launch, load: Callable[[], list[Scenario]], *other
     try:
         over = follow(launch.place, asked, timeout_seconds)
     except RankLost as lost:
-        print(f"membench: {launch.place.name}: {lost}; this rank ends too", file=sys.stderr)
-        return exit_codes.HARNESS
+        over = RunOver(code=exit_codes.HARNESS, line=f"{lost}; this rank ends too")
+    except UsageError:
+        end_if_stuck(launch.place.name)
+        raise
     if over.line is not None:
         print(f"membench: {launch.place.name}: {over.line}", file=sys.stderr)
+    if over.code:
+        end_if_stuck(launch.place.name)
     return over.code
+
+
+@contextmanager
+def _ended_with_its_launcher(place: Place, ranks: LaunchedRanks) -> Iterator[Ranks]:
+    """The ranks; where the run goes wrong, what started this one ends too."""
+    try:
+        with ranks:
+            yield ranks
+    except BaseException:
+        end_if_stuck(place.name)
+        raise
 
 
 def _timeout_seconds(loaded: list[Scenario]) -> float:

@@ -3,8 +3,6 @@
 from membench.errors import UsageError
 from membench.learning.settings import Training
 
-_COUNTED_ALIKE = ("steps", "tokens", "flops")
-
 
 def check_shared(settings: Training, ranks: int) -> None:
     """Whether so many processes can train together by these settings.
@@ -12,12 +10,6 @@ def check_shared(settings: Training, ranks: int) -> None:
     Raises:
         UsageError: they cannot; it names the key.
     """
-    if settings.stop.at not in _COUNTED_ALIKE:
-        raise UsageError(
-            f"{settings.stop.at} are not counted alike by {ranks} processes that train together: "
-            "stop at steps, tokens or flops",
-            key=f"training.stop.{settings.stop.at}",
-        )
     if settings.compiled:
         raise UsageError("should be false: a model that processes share is not compiled", key="training.compiled")
     parts = ranks * settings.accumulate

@@ -9,6 +9,8 @@ import torch
 
 from membench.errors import UsageError, reason_of
 from membench.files import blaming_output
+from membench.layers.models.model import Model
+from membench.layers.optim.layer_optimizer import LayerOptimizer
 
 FILE = "checkpoint.pt"
 _VERSION = 1
@@ -30,6 +32,30 @@ class Checkpoint:
         self.path, self._identity = folder / FILE, identity
         with blaming_output(folder, "training"):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, state: dict[str, Any], model: Model, optimizer: LayerOptimizer) -> None:
+        """Writes them, as ``write`` does.
+
+        Raises:
+            UsageError: the folder cannot be written.
+        """
+        self.write({**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+
+    def load(self, model: Model, optimizer: LayerOptimizer) -> dict[str, Any] | None:
+        """The state of the last one, with which model and optimizer are filled; None: there is none.
+
+        Raises:
+            DamagedCheckpoint, UsageError: as ``read``; or several processes wrote it together.
+        """
+        state = self.read()
+        if state is None:
+            return None
+        if "model" not in state:
+            problem = "is of several processes that trained together; train with several, or name another folder"
+            raise UsageError(problem, source=str(self.path))
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return state
 
     def write(self, state: dict[str, Any]) -> None:
         """In the place of the last one; a process that is killed meanwhile leaves that.

@@ -1,5 +1,7 @@
 """The processes that train one model together: each takes its slice of every step's samples."""
 
+import math
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,13 +12,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from membench.errors import UsageError
 from membench.layers.models.fully_sharded import gathered, shard_matrices
 from membench.layers.models.model import Model
 from membench.layers.parallel.collectives import Gather
 from membench.layers.parallel.exchange import Exchange
 from membench.learning.settings import Training
 from membench.learning.shared import check_shared
+from membench.training.checkpoint import Checkpoint
+from membench.training.clock import Spent
+from membench.training.shared_checkpoint import SharedCheckpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +34,35 @@ class Group:
         """Whether a backward pass may update rows itself; else their gradients are added up first."""
         return True
 
-    @property
-    def counts_energy(self) -> bool:
-        """Whether a device's counter counts what this process spends, and nothing else of the run."""
+    def counts_energy(self, device: torch.device) -> bool:
+        """Whether this process is the one that reads the counter of its device."""
         return True
+
+    @property
+    def agree(self) -> Callable[[Spent], Spent] | None:
+        """Makes of what each process has spent what all have; None: this one is alone."""
+        return None
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes what one alone would."""
+        return True
+
+    def checkpoint(self, folder: Path, identity: str) -> Checkpoint | SharedCheckpoint:
+        """Of the run of this identity.
+
+        Raises:
+            UsageError: the folder cannot be made.
+        """
+        return Checkpoint(folder, identity)
 
     @property
     def replicas(self) -> int:
         """Groups of ranks that each hold all experts, and whose balancing losses are each a mean over their tokens."""
         return 1
 
-    def check(self, settings: Training, folder: Path | None) -> None:
-        """Raises UsageError where a setting, or a folder for checkpoints, is not for this group."""
+    def check(self, settings: Training) -> None:
+        """Raises UsageError where a setting is not for this group."""
 
     def share(self, model: Model) -> None:
         """Cuts a model's matrices, where there is anybody to share them with."""
@@ -86,21 +107,30 @@ class Together(Group):
     def fuses(self) -> bool:
         return self.replicas == 1
 
+    def counts_energy(self, device: torch.device) -> bool:
+        """Each has its GPU; of a machine's processors the first of its processes counts what all have spent."""
+        machines: list[str] = [""] * dist.get_world_size()
+        dist.all_gather_object(machines, _machine())
+        return device.type != "cpu" or machines.index(machines[dist.get_rank()]) == dist.get_rank()
+
     @property
-    def counts_energy(self) -> bool:
-        return False
+    def agree(self) -> Callable[[Spent], Spent]:
+        """The first one's clock is that of all; joules are added up, unknown where one does not know its own."""
+        return _agreed
+
+    @property
+    def writes(self) -> bool:
+        return dist.get_rank() == 0
+
+    def checkpoint(self, folder: Path, identity: str) -> SharedCheckpoint:
+        return SharedCheckpoint(folder, identity)
 
     @property
     def replicas(self) -> int:
         ranks = self.exchange if isinstance(self.exchange, int) else self.exchange.ranks
         return dist.get_world_size() // ranks
 
-    def check(self, settings: Training, folder: Path | None) -> None:
-        if folder is not None:
-            raise UsageError(
-                "processes that train together would all write one file: layers.sharded_checkpoint saves their parts",
-                source=str(folder),
-            )
+    def check(self, settings: Training) -> None:
         check_shared(settings, dist.get_world_size())
 
     def share(self, model: Model) -> None:
@@ -133,3 +163,21 @@ class Together(Group):
     @property
     def asking(self) -> Callable[[Model], AbstractContextManager[None]] | None:
         return None if self.mesh is None else gathered
+
+
+def _agreed(own: Spent) -> Spent:
+    # over gloo, where it is there: no GPU is waited for
+    device = "cpu" if "cpu:" in dist.get_backend_config() else "cuda"
+    told = torch.tensor([math.nan if each is None else each for each in own], dtype=torch.float64, device=device)
+    found = [torch.empty_like(told) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, told)
+    (seconds, _, now), joules = found[0].tolist(), sum(float(each[1]) for each in found)
+    return Spent(seconds, None if math.isnan(joules) else joules, now)
+
+
+def _machine() -> str:
+    """The same for processes that one counter of energy counts: containers have host names, and share a kernel."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
+    except OSError:
+        return socket.gethostname()

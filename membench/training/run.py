@@ -17,7 +17,6 @@ from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import ModelSpec
 from membench.learning.settings import Training
 from membench.measuring.memory import peak_bytes, reset_peak
-from membench.training.checkpoint import Checkpoint
 from membench.training.clock import Clock
 from membench.training.divergence import Watch
 from membench.training.evaluation import Evaluation
@@ -42,7 +41,8 @@ class Run:
     """A run as far as it has come: made anew, or taken up from its checkpoint.
 
     Args:
-        group: the processes that train it together; None: this one alone. A group keeps no checkpoints.
+        folder: of its checkpoints and scalars; of a group, one that all its processes see.
+        group: the processes that train it together; None: this one alone.
         named: what besides ``spec`` and ``settings`` tells it from other runs, as JSON values.
     """
 
@@ -58,14 +58,21 @@ class Run:
         group: Group | None = None,
     ) -> None:
         group = group or Group()
-        group.check(settings, folder)
+        group.check(settings)
         if data.vocab_size > spec.vocab_size:
             raise UsageError(
                 f"the task has {how_many(data.vocab_size, 'token')}, the model {spec.vocab_size}", key="vocab_size"
             )
         self.spec, self.data, self.settings, self.device, self.folder = spec, data, settings, device, folder
         self._group = group
-        self.clock = Clock(spec, settings.stop, device, energy=group.counts_energy)
+        self.clock = Clock(
+            spec,
+            settings.stop,
+            device,
+            energy=group.counts_energy(device),
+            agree=group.agree,
+            each_step=folder is not None,  # when a checkpoint is due, time decides
+        )
         self.watch = Watch()
         self.curve: list[Point] = []
         self.final: dict[str, float | None] | None = None
@@ -76,7 +83,7 @@ class Run:
         self._next_point = 1
         self._peak_bytes: int | None = None
         self._unsaved = ""  # why there is no checkpoint of the last state that should have one
-        self._saved_at = self._reported_at = time.monotonic()
+        self._saved_at, self._reported_at = self.clock.now, time.monotonic()
         self.model = Model(
             spec, group.exchange, device=device, generator=torch.Generator(device).manual_seed(seed)
         ).train()
@@ -88,9 +95,11 @@ class Run:
         self._update = Update(self.model, self.optimizer, settings, device, group)
         self._evaluation = Evaluation(self.model, data, settings, device, group)
         identity = _identity(spec, settings, seed, named)
-        self._checkpoint = None if folder is None else Checkpoint(folder, identity)
-        if self._checkpoint is not None and (state := self._checkpoint.read()) is not None:
-            self._load(state)
+        self._checkpoint = None if folder is None else group.checkpoint(folder, identity)
+        if self._checkpoint is not None:
+            state = self._checkpoint.load(self.model, self.optimizer)
+            if state is not None:
+                self._load(state)
         # made after a state was taken up, so that the rates it begins with are those of this place
         self._scheduler = scheduler(self.optimizer, settings, lambda: self.clock.share)
 
@@ -101,7 +110,6 @@ class Run:
             self._go_on(report)
             usage = {} if self.watch.reason is not None else self._usage(report)
             self._note_peak()
-            self._peak_bytes = self._group.largest(self._peak_bytes, self.device)
             self.final = final_metrics(self.spec, self.clock, self.curve, usage, self._peak_bytes, matmul_flops_per_s)
             self._save()
         reason = self.watch.reason
@@ -115,7 +123,7 @@ class Run:
         )
 
     def _go_on(self, report: Report) -> None:
-        scalars = Scalars(self.folder, self.clock.steps)
+        scalars = Scalars(self.folder if self._group.writes else None, self.clock.steps)
         try:
             while self.clock.share < 1 and self.watch.reason is None:
                 with self.clock.running():
@@ -164,7 +172,7 @@ class Run:
         return share >= 1 or share * self.settings.evaluations >= self._next_point
 
     def _checkpoint_is_due(self) -> bool:
-        return self._checkpoint is not None and time.monotonic() - self._saved_at >= self.settings.checkpoint_seconds
+        return self._checkpoint is not None and self.clock.now - self._saved_at >= self.settings.checkpoint_seconds
 
     def _take_point(self, scalars: Scalars, report: Report) -> None:
         """Evaluates; an answer that is no number is a divergence that no loss has shown yet."""
@@ -199,30 +207,26 @@ class Run:
         """The highest of all processes that had a part in this run."""
         peaks = peak_bytes(self.device.type, 0)
         now = peaks["peak_allocated_bytes"] or peaks["peak_process_bytes"]
-        self._peak_bytes = max(now or 0, self._peak_bytes or 0) or None
+        self._peak_bytes = self._group.largest(max(now or 0, self._peak_bytes or 0) or None, self.device)
 
     def _save(self) -> None:
         if self._checkpoint is None:
             return
         self._note_peak()
         state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "clock": self.clock.state(),
             "watch": self.watch.state(),
             "curve": [point.model_dump() for point in self.curve],
             **{name: getattr(self, name) for name in _KEPT},
         }
         try:
-            self._checkpoint.write(state)
+            self._checkpoint.save(state, self.model, self.optimizer)
             self._unsaved = ""
         except UsageError as error:  # a full disk takes the checkpoint, and not the run
             self._unsaved = f", {error}"
-        self._saved_at = time.monotonic()
+        self._saved_at = self.clock.now
 
     def _load(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.clock.load(state["clock"])
         self.watch.load(state["watch"])
         self.curve = [Point(**point) for point in state["curve"]]

@@ -30,8 +30,8 @@ def train(
     Args:
         folder: of its checkpoints, from which it goes on, and its TensorBoard scalars; None: it keeps nothing.
         report: told what is done, and the share of the budget that is spent, a few times a second.
-        group: the processes that train it together, all of which call this alike, without a folder; None: this one
-            alone.
+        group: the processes that train it together, all of which call this alike, with a folder that all see; None:
+            this one alone.
         matmul_flops_per_s: the device's ceiling, for MFU.
 
     Raises:

@@ -12,8 +12,8 @@ from membench.training.trained import Trained
 class TrainCase(Message):
     """Train a case on one seed.
 
-    ``cores``: the process's own, which one of several ranks has taken already; ``folder``: for its checkpoints, which
-    ranks keep none of; ``ceilings``: that another run has measured.
+    ``cores``: the process's own, which one of several ranks has taken already; ``folder``: for its checkpoints, where
+    rank 0 is; ``ceilings``: that another run has measured.
     """
 
     case: Case

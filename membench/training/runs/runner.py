@@ -108,7 +108,7 @@ class TrainingRunner:
     def _question(self, job: Job, cores: list[int]) -> TrainCase:
         """Asked as soon as there is room for the job."""
         self._started[job.key] = utc_now()
-        folder = str(self.folder / job.key)
+        folder = str(self.folder.absolute() / job.key)  # ranks may work elsewhere
         return TrainCase(
             case=job.trained,
             seed=job.seed,

@@ -59,14 +59,26 @@ class Worker:
         self.server.progress("ceiling of matrix products")
         dtype = "bfloat16" if case.training.autocast else case.layer.dtype
         ceilings = matmul_ceilings(asked.device, dtype, asked.ceilings)
-        folder = None if self.joined else _made(Path(asked.folder))
+        folder = self._folder(Path(asked.folder))
         try:
             trained = _trained(asked, folder, ceilings, self.server)
         except DamagedCheckpoint as error:  # the folder is this run's own: what it has lost it makes anew
-            Path(error.source).unlink()
+            Path(error.source).unlink(missing_ok=True)  # which of several ranks has been the first to do so
             trained = _trained(asked, folder, ceilings, self.server)
         seconds = {"process": time.monotonic() - begin}
         return CaseTrained(trained=trained, ceilings=ceilings, seconds=seconds, ranks=self._ranks())
+
+    def _folder(self, folder: Path) -> Path | None:
+        """For checkpoints; None where it cannot be made, or not all ranks see it: a run without is a run all the same.
+
+        It is made where rank 0 is: on another host it would be another folder.
+        """
+        made = _made(folder) if self.joined is None or self.joined.rank == 0 else None
+        if self.joined is None:
+            return made
+        from membench.training.shared_checkpoint import seen_by_all
+
+        return folder if seen_by_all(folder) else None
 
     def _ranks(self) -> list[dict[str, Any]]:
         """Who trained together, known to all of them; empty: this process alone."""
