@@ -204,6 +204,21 @@ def test_what_cannot_be_captured_says_so_in_a_line(layer, mode, rule, said):
     assert said in error and "\n" not in error
 
 
+def test_an_eager_step_counts_on_the_host_again(monkeypatch):
+    """Where a graph was tried and another implementation is chosen, nothing is launched for a clock."""
+
+    def fail(*arguments, **named):
+        raise ValueError("no graph today")
+
+    monkeypatch.setattr("membench.measuring.captured_step.capture", fail)
+    case = case_of(spec_of("memory", "float32"), "train_step", "sgd")
+    measurement = CaseMeasurement(build(case.layer), Clock("cpu"), 0, lambda doing: None)
+    found = measurement.prepare(case, ["cuda_graph", "eager"])
+    assert found.implementation["tried"]["cuda_graph"]["error"].endswith("no graph today")
+    monkeypatch.setattr("membench.layers.optim.step_clock.advance_", fail)
+    found.step(0)
+
+
 def test_what_the_busiest_rank_receives_is_counted_by_the_host():
     spec = spec_of("moe", "float32")
     layer, x = build(spec, ranks=2), torch.randn(TOKENS, D)

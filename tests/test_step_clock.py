@@ -94,6 +94,18 @@ def test_late_updates_too(rule, number, path):
         assert torch.equal(one, other)
 
 
+def test_the_host_counts_on_where_the_device_did():
+    optimizer = trained("row_adam", torch.float32, on_device=True)
+    optimizer.count_on_host()
+    assert optimizer.number == 4
+    lookups = Lookups(torch.zeros(1, 1, dtype=torch.int32), ROWS)
+    with optimizer.fused():
+        optimizer.table.bag(lookups, torch.ones(1, 1, requires_grad=True)).sum().backward()
+    assert optimizer.number == 5
+    optimizer.count_on_device()
+    assert optimizer.number == 5
+
+
 def test_a_copy_counts_on_by_itself():
     optimizer = trained("row_adam", torch.float32, on_device=True)
     other = copy.deepcopy(optimizer)

@@ -148,6 +148,12 @@ class LayerOptimizer(torch.optim.Optimizer):
                 raise ValueError("dense adamw of a table waits in every step to learn which rows have a gradient")
             table.count_on_device()
 
+    def count_on_host(self) -> None:
+        """Undoes ``count_on_device``; what was captured must not be replayed any more."""
+        for table in self.tables:
+            if isinstance(table, TableOptimizer):
+                table.count_on_host()
+
     def keep_clocks(self) -> None:
         """Before a captured step is replayed: tells what counts on the device the rates of tables."""
         for table in self.tables:

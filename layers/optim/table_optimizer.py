@@ -124,6 +124,11 @@ class TableOptimizer:
             self._clock = StepClock(self.table.weight.device, number=self._number, seed=self.seed)
         self.keep_clock()
 
+    def count_on_host(self) -> None:
+        """Undoes ``count_on_device``: an eager step then launches nothing for it. On a GPU the host waits."""
+        if self._clock is not None:
+            self._number, self._clock = self._clock.number, None
+
     def keep_clock(self) -> None:
         """Tells what counts on the device, if it does, the rule's numbers of the next update."""
         if self._clock is not None:

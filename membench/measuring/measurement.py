@@ -306,6 +306,8 @@ class CaseMeasurement:
         if not usable:
             raise failures[0]
         best = min(usable, key=lambda name: usable[name][1])
+        if optimizer is not None and not usable[best][0].whole:
+            optimizer.count_on_host()  # as it did before a captured step was tried
         return best, usable[best][0], tried
 
     def _memory(
