@@ -13,7 +13,7 @@ from membench.layers.face import FACE
 # What the instrument imports of layers, by the number. A new name: raise FACE and give the new number its names; one
 # that all layers of the number have had needs no new one.
 ASKED = {
-    10: """
+    11: """
         checking.answer:find_fault checking.answer:parameter_faults checking.digest:Digest
         checking.update_verification:update_errors checking.verification:Verification
         checking.verification:verify factory:build initialize:fill_normal_ kernels.cpp_build:kernels
@@ -43,6 +43,7 @@ ASKED = {
         spec:spec_from
         spec.accounting:dram_row_bytes spec.expectation:expected_busiest_load spec.expectation:expected_unique
         kernels.triton:dispatch kernels.triton:lookups kernels.triton:router
+        checking.answer:copied checking.answer:tensors_of kernels:step_clock kernels.triton:step_clock
     """,
 }
 

@@ -5,6 +5,7 @@ import torch
 
 from layers import build, spec_from, verify
 from layers.checking.verification import relative_rms
+from layers.optim.layer_optimizer import LayerOptimizer
 from layers.spec import AttentionSpec, ModelSpec
 from membench.case import Case
 from membench.measuring import ceilings
@@ -12,6 +13,7 @@ from membench.measuring.implementations import implementation
 from membench.measuring.inputs import make_inputs
 from membench.measuring.measurement import CaseMeasurement
 from membench.measuring.time import Clock, Sampling
+from membench.measuring.ways import way_of
 
 pytestmark = pytest.mark.gpu
 
@@ -74,11 +76,36 @@ def test_every_mode_is_measured(kind, mode):
     if mode == "train_step":
         case = case.model_copy(update={"optimizer": "row_adagrad"})
     measurement = CaseMeasurement(build(case.layer, device="cuda"), Clock("cuda"), 2**20, lambda doing: None)
-    implementations = ["eager", "cuda_graph"] if mode in ("forward", "decode") else ["eager"]
-    found = measurement.run(case, Sampling(5, 3, 1.0, 0.05), implementations)
+    found = measurement.run(case, Sampling(5, 3, 1.0, 0.05), ["eager", "cuda_graph"])
+    assert found["implementation"]["tried"]["cuda_graph"]["error"] is None
     assert min(found["samples_s"]) > 0
     assert found["hot_samples_s"]
     assert found["memory"]["peak_allocated_bytes"] > found["memory"]["weights_bytes"]
+
+
+@pytest.mark.parametrize("routing", ["routed", "zipf"])
+@pytest.mark.parametrize("rule", ["sgd", "row_adagrad", "row_adam", "lazy_adam"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_captured_training_steps_are_eager_ones(kind, rule, routing, seed):
+    """After some steps at a rate that changes: what the tables hold and what is remembered of them."""
+    case = a_case(kind, model_dim=128, tokens=64, dtype="bfloat16", mode="train_step", routing=routing)
+    found = []
+    for way in ("eager", "cuda_graph"):
+        layer = build(case.layer, device="cuda", seed=seed).train()
+        inputs, upstream = make_inputs(layer, case, 3, "cuda"), torch.ones(64, 128, device="cuda").bfloat16()
+        optimizer = LayerOptimizer(layer, rule, 0.01)
+        step = way_of(way, "train_step", layer, inputs, upstream, optimizer).step
+        for _ in range(5 if way == "eager" else 1):  # a capture has made four
+            step(0)
+        for number in (1, 2, 0):
+            for table in optimizer.tables:
+                table.set_learning_rate(0.01 / (1 + number))
+            step(number)
+        found.append(
+            [p.detach() for p in layer.parameters()] + [t for each in optimizer.tables for t in each.state_tensors()]
+        )
+    for one, two in zip(*found, strict=True):
+        assert relative_rms(two, one.double()) < 1e-3
 
 
 @pytest.mark.parametrize("mode", ["prefill", "decode"])

@@ -67,7 +67,7 @@ def extra_bytes(kind, mode):
             "gradients of a gate in five passes, and of x, added": 14 * x,
         }
     if backward and kind == "peer":
-        found |= {"rows read again for x's gradient": LOOKUPS * D * ITEM, "that gradient added": 3 * x}
+        found["x's gradient is added to that of its queries"] = 3 * x
     return found
 
 

@@ -11,7 +11,7 @@ from layers.kernels.lookups import find_runs
 
 pytest.importorskip("triton", reason="needs Triton: pip install '.[triton]'")
 
-from membench.profiler.launches.steps import KINDS, MODES, step_launches
+from membench.profiler.launches.steps import KINDS, MODES, launches_of_step, spec_of, step_launches
 from membench.profiler.launches.tracing import HostWaits, launches_of, on_hopper
 
 # A change that adds a launch says why here. In order of MODES.
@@ -29,6 +29,34 @@ MOST = {
 def test_a_step_launches_no_more_than_it_did(kind, mode):
     found = step_launches(kind, mode)
     assert len(found) <= MOST[kind][MODES.index(mode)], [(each.stage, each.name) for each in found]
+
+
+@pytest.mark.parametrize("imposed", [False, True], ids=["routed", "imposed"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_captured_training_step_is_the_same_in_every_turn(kind, imposed):
+    """No host waits in it, and each launch is given the same numbers again: a replay of them is the next step."""
+    spec = spec_of(kind)
+    for optimizer in ("row_adam", "lazy_adam"):
+        second, third = (
+            launches_of_step(spec, "train_step", 64, optimizer, captured=True, imposed=imposed, before=steps)
+            for steps in (1, 2)
+        )
+        assert second == third
+        clocks = [each.name for each in second if each.name == "advance"]
+        assert len(clocks) == spec.row_tables if kind in ("memory", "memory_plus", "peer") else not clocks
+
+
+@pytest.mark.parametrize("mode", ["forward", "forward_backward"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_without_an_update_is_given_no_number_of_its_own(kind, mode):
+    assert len({tuple(launches_of_step(spec_of(kind), mode, 64, before=steps)) for steps in (1, 2)}) == 1
+
+
+def test_an_eager_step_is_given_its_number():
+    """That is what a captured one must not be, and what the test above would find."""
+    second, third = (launches_of_step(spec_of("memory"), "train_step", 64, "row_adam", before=n) for n in (1, 2))
+    differ = {one.name for one, other in zip(second, third, strict=True) if one != other}
+    assert differ == {"short_runs", "finish_long_runs"}
 
 
 def test_kernels_and_products_are_where_they_belong():

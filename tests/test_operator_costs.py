@@ -83,6 +83,29 @@ def test_bytes():
     assert spec_of("weighted_bag").cost(Step(b)).is_expectation
 
 
+def test_bytes_of_experts_gradients():
+    """Of u's rows each lookup reads one for dx and none for a weight; of v's each row is read once, for the weights."""
+    b, h, k, d, s, u = 5, 2, 8, 96, 2, 77.0
+    rows = b * h * k
+    spec = spec_of("expert_rows", dtype="bfloat16")
+    (passed,) = (stage for stage in spec.cost(Step(b, mode="forward_backward", unique_rows=u)).stages if stage.backward)
+    streamed, gathered = rows * 12 + 2 * u * d * s + b * d * s, 2 * rows * d * s
+    assert passed.stream_bytes == streamed  # lookups, two gradients, dx
+    assert passed.row_bytes_issued == gathered + u * d * s + rows * d * s
+    assert passed.row_bytes_unique == 2 * u * d * s + 2 * b * d * s  # both tables, dY and x
+    of_update = {"mode": "train_step", "optimizer": "row_adagrad"}
+    (updated,) = (stage for stage in spec.cost(Step(b, unique_rows=u, **of_update)).stages if stage.backward)
+    assert updated.stream_bytes == rows * 12 + b * d * s
+    assert updated.row_bytes_issued == gathered + 2 * (2 * u * d * s + 2 * u * 4) + rows * d * s
+    cached = {"cache_bytes": 1e9, "unique_rows": u}
+    for mode in ("forward_backward", "train_step"):
+        optimizer = "row_adagrad" if mode == "train_step" else None
+        cost = spec.cost(Step(b, mode=mode, optimizer=optimizer, **cached))
+        (stage,) = (stage for stage in cost.stages if stage.backward)
+        again = 0 if optimizer is None else u * d * s  # an update reads u's rows after dx did
+        assert stage.row_bytes_dram_expected == pytest.approx(stage.row_bytes_unique + again)
+
+
 def test_memory_of_a_dense_gradient():
     ours, plain = (spec_of("weighted_bag", path) for path in ("auto", "plain"))
     table, step = ours.table_params * 4, {"mode": "train_step", "unique_rows": 50.0}

@@ -112,7 +112,7 @@ def test_each_implementation_is_judged_by_itself(monkeypatch):
             raise KeyError("a compiler raises what it likes")
         return layer
 
-    monkeypatch.setattr("membench.measuring.measurement.implementation", implementation)
+    monkeypatch.setattr("membench.measuring.ways.implementation", implementation)
     measurement = CaseMeasurement(layer, Clock("cpu"), 0, lambda doing: None)
     prepared = measurement.prepare(case_of(layer, "forward"), ["cuda_graph", "compiled", "eager"])
     tried = prepared.implementation["tried"]

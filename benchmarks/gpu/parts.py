@@ -63,7 +63,7 @@ def parts(device: str, results: Path, packages: Path) -> list[Part]:
             _run(name, device, results, 24, [*points, *_operator_sizes(name, gpu)])
             for name, points in _OPERATORS.items()
         ),
-        *([_one_of_each(device, results, 80, _layer_sizes(gpu))] if gpu else []),
+        *([_one_of_each(device, results, 110, _layer_sizes(gpu))] if gpu else []),
         _run(
             "quickstart", device, results, 20 if gpu else 60, ["measure.max_seconds=0.2"] if gpu else _layer_sizes(gpu)
         ),
@@ -136,7 +136,7 @@ def _layer_sizes(gpu: bool) -> list[str]:
 def _decode_sizes(gpu: bool) -> list[str]:
     if not gpu:
         return ["measure.max_seconds=0.02"]
-    return ["measure.implementations=[eager,cuda_graph]", "measure.max_seconds=0.1", "measure.warmup_seconds=0.05"]
+    return ["measure.max_seconds=0.1", "measure.warmup_seconds=0.05"]
 
 
 def _one_of_each(device: str, results: Path, seconds: float, settings: list[str]) -> Part:

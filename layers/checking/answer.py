@@ -60,7 +60,7 @@ def _faults(
     backward = upstream is not None
     before, like = _Before(layer, given), layer.output_like(given[0])
     sent = None if upstream is None else upstream.clone()
-    x, routing = given[0].clone().requires_grad_(backward and has_gradient(given[0])), _copied(given[1])
+    x, routing = given[0].clone().requires_grad_(backward and has_gradient(given[0])), copied(given[1])
     if backward and routing is not None:
         routing = routing.with_leaf_weights()
     poisoned = _unwritten_is_nan() if call is layer and not backward else nullcontext()
@@ -171,7 +171,7 @@ class _Before:
         """What is another thing now; ``x`` and ``routing`` are copies of what was given, which the call has had."""
         if not _same(x, self.x):
             yield "the call changes x"
-        mine, theirs = _tensors(self.routing), _tensors(routing)
+        mine, theirs = tensors_of(self.routing), tensors_of(routing)
         for name, tensor in mine.items():
             if not _same(tensor, theirs[name]):
                 yield f"the call changes the routing ({name})"
@@ -209,22 +209,22 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.detach().reshape(-1).contiguous().view(torch.uint8)
 
 
-def _tensors(routing: Any, prefix: str = "") -> dict[str, Tensor]:
+def tensors_of(routing: Any, prefix: str = "") -> dict[str, Tensor]:
     """The tensors of a routing by their dotted names."""
     found: dict[str, Tensor] = {}
     for field in fields(routing) if is_dataclass(routing) else ():
         value, name = getattr(routing, field.name), f"{prefix}{field.name}"
-        found |= {name: value} if isinstance(value, Tensor) else _tensors(value, f"{name}.")
+        found |= {name: value} if isinstance(value, Tensor) else tensors_of(value, f"{name}.")
     return found
 
 
-def _copied(routing: Any) -> Any:
+def copied(routing: Any) -> Any:
     """The same with tensors of its own."""
     if isinstance(routing, Tensor):
         return routing.clone()
     if not is_dataclass(routing) or isinstance(routing, type):
         return routing
-    return replace(routing, **{field.name: _copied(getattr(routing, field.name)) for field in fields(routing)})
+    return replace(routing, **{field.name: copied(getattr(routing, field.name)) for field in fields(routing)})
 
 
 def _is_finite(tensor: Tensor) -> bool:

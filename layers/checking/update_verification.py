@@ -18,21 +18,27 @@ from membench.layers.optim.table_optimizer import TableOptimizer
 _COMPARED_ELEMENTS = 2**22  # of a table; float64 copies of all touched rows would not fit
 
 
-def update_errors(optimizer: LayerOptimizer, backward: Callable[[], object]) -> dict[str, float]:
+def update_errors(
+    optimizer: LayerOptimizer, backward: Callable[[], object], update: Callable[[], object] | None = None
+) -> dict[str, float]:
     """The relative RMS error of rows after one fused update, by table; nothing where tables have dense AdamW.
 
     Args:
         optimizer: of the layer; what it remembers is set aside.
         backward: one forward and backward pass, the same whenever it is called.
+        update: the same with the optimizer's update, of a step that can only be made as a whole; None: it is made here.
     """
     tables = [table for table in optimizer.tables if isinstance(table, TableOptimizer)]
     if not tables:
         return {}
     backward()
     trials = [_Trial(table) for table in tables]
-    with optimizer.fused():
-        backward()
-    optimizer.step_tables()
+    if update is None:
+        with optimizer.fused():
+            backward()
+        optimizer.step_tables()
+    else:
+        update()
     return {f"table {number} after {trial.rule.optimizer}": trial.finish() for number, trial in enumerate(trials)}
 
 

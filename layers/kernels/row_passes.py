@@ -81,6 +81,7 @@ def row_backward_update_(
     """
     _check_pass(table, runs, weights, tokens)
     state.check(table, step.optimizer)
+    step.check(table)
     found = _row_backward_update_(
         table, *_tensors(state), runs.rows, runs.starts, runs.order, weights, tokens, *_numbers(step), dots
     )
@@ -99,6 +100,7 @@ def update_rows_(
     _check_tokens(gradient, rows.shape[0], table, "gradient", "(U, D)")
     check_together(table=table, rows=rows, gradient=gradient)
     state.check(table, step.optimizer)
+    step.check(table)
     if squares is not None:
         check_shape("squares", squares, (rows.shape[0],), "(U,)")
         torch_rows.update_rows_(table, state, rows, gradient, step, squares)
@@ -217,10 +219,11 @@ def _row_backward_update_(
     numbers: list[float],
     number: int,
     seed: int | None,
+    clock: Tensor | None,
     dots: bool,
 ) -> Tensor:
     compute = implementation(_NAME, table).row_backward_update_
-    step, state = _step(optimizer, numbers, number, seed), RowState(sums, first, second, stamps)
+    step, state = _step(optimizer, numbers, number, seed, clock), RowState(sums, first, second, stamps)
     found = compute(table, state, Runs(rows, starts, order), weights, tokens, step, dots=dots)
     return table.new_empty(0) if found is None else found
 
@@ -245,8 +248,9 @@ def _update_rows_(
     numbers: list[float],
     number: int,
     seed: int | None,
+    clock: Tensor | None,
 ) -> None:
-    step, state = _step(optimizer, numbers, number, seed), RowState(sums, first, second, stamps)
+    step, state = _step(optimizer, numbers, number, seed, clock), RowState(sums, first, second, stamps)
     implementation(_NAME, table).update_rows_(table, state, rows, gradient, step)
 
 
@@ -259,15 +263,15 @@ def _tensors(state: RowState) -> tuple[Tensor | None, ...]:
     return state.sums, state.first, state.second, state.stamps
 
 
-def _numbers(step: RowStep) -> tuple[str, list[float], int, int | None]:
+def _numbers(step: RowStep) -> tuple[str, list[float], int, int | None, Tensor | None]:
     """The fields of the step, because an operator takes no objects."""
     rates = [step.learning_rate, step.weight_decay, step.eps, step.beta1, step.beta2]
-    return step.optimizer, rates, step.number, step.seed
+    return step.optimizer, rates, step.number, step.seed, step.clock
 
 
-def _step(optimizer: str, numbers: list[float], number: int, seed: int | None) -> RowStep:
+def _step(optimizer: str, numbers: list[float], number: int, seed: int | None, clock: Tensor | None) -> RowStep:
     known: RowOptimizer = optimizer  # type: ignore[assignment]
-    return RowStep(known, *numbers, number=number, seed=seed)
+    return RowStep(known, *numbers, number=number, seed=seed, clock=clock)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:

@@ -12,13 +12,14 @@ Arithmetic is fp32. Decoupled weight decay (arXiv 1711.05101) shrinks only rows 
                  would also have moved the row by the first moment; that is left out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from membench.layers.kernels.checks import check_fp32, check_integers, check_shape, check_together
+from membench.layers.kernels.step_clock import Field, check_clock
 
 RowOptimizer = Literal["sgd", "row_adagrad", "row_adam", "lazy_adam"]
 ROW_OPTIMIZERS: tuple[RowOptimizer, ...] = ("sgd", "row_adagrad", "row_adam", "lazy_adam")
@@ -32,6 +33,9 @@ class RowStep:
         number: t, from 1.
         seed: 32 bits that decide how bf16 rows are rounded: up or down, with probabilities that keep the mean.
             With None, and for other dtypes, rows are rounded to nearest.
+        clock: (11,) fp64 on the table's device, of ``layers.kernels.step_clock``: it has number, rate, decay and seed
+            in place of these, so that a replayed CUDA graph makes the next update. ``seed`` then only says, by not
+            being None, that rows are rounded at random.
     """
 
     optimizer: RowOptimizer
@@ -42,6 +46,31 @@ class RowStep:
     beta2: float = 0.999
     number: int = 1
     seed: int | None = None
+    clock: Tensor | None = None
+
+    def check(self, table: Tensor) -> None:
+        """Checks that a clock fits a table.
+
+        Raises:
+            ValueError: it has another shape or dtype, or lies elsewhere.
+        """
+        if self.clock is not None:
+            check_clock(self.clock)
+            check_together(table=table, clock=self.clock)
+
+    def read(self) -> "RowStep":
+        """The same without a clock, by the host's numbers. On a GPU the host waits."""
+        if self.clock is None:
+            return self
+        now = self.clock.tolist()
+        return replace(
+            self,
+            learning_rate=now[Field.LEARNING_RATE],
+            weight_decay=now[Field.WEIGHT_DECAY],
+            number=int(now[Field.NUMBER]),
+            seed=None if self.seed is None else int(now[Field.ROUNDING_SEED]),
+            clock=None,
+        )
 
 
 @dataclass(slots=True)

@@ -135,6 +135,44 @@ class LayerOptimizer(torch.optim.Optimizer):
                     stack.enter_context(table.queued())
             yield
 
+    def count_on_device(self) -> None:
+        """Makes a step that can be captured as a CUDA graph: what changes from one to the next lies on the device.
+
+        Of a captured step the rates of matrices, and all betas and eps, stay those of the capture.
+
+        Raises:
+            ValueError: an update asks the host in every step.
+        """
+        for table in self.tables:
+            if isinstance(table, DenseTableAdamW):
+                raise ValueError("dense adamw of a table waits in every step to learn which rows have a gradient")
+            table.count_on_device()
+
+    def count_on_host(self) -> None:
+        """Undoes ``count_on_device``; what was captured must not be replayed any more."""
+        for table in self.tables:
+            if isinstance(table, TableOptimizer):
+                table.count_on_host()
+
+    def keep_clocks(self) -> None:
+        """Before a captured step is replayed: tells what counts on the device the rates of tables."""
+        for table in self.tables:
+            if isinstance(table, TableOptimizer):
+                table.keep_clock()
+
+    @contextmanager
+    def captured(self) -> Iterator[None]:
+        """Inside, torch's optimizers know that their steps are captured, or will be."""
+        groups = [group for each in self._matrices for group in each.param_groups if "capturable" in group]
+        before = [group["capturable"] for group in groups]
+        try:
+            for group in groups:
+                group["capturable"] = True
+            yield
+        finally:
+            for group, capturable in zip(groups, before, strict=True):
+                group["capturable"] = capturable
+
     def for_twin(self, twin: Layer) -> Self:
         """The same for a copy of the one layer that has the same tables: these have one state."""
         found, of_tables = copy(self), {id(table.weight) for table in twin.tables()}

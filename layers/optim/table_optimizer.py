@@ -15,11 +15,12 @@ from torch import Tensor
 from membench.layers.kernels.lookups import Lookups
 from membench.layers.kernels.row_passes import row_backward, row_backward_update_, update_rows_
 from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowOptimizer, RowState, RowStep
+from membench.layers.kernels.step_clock import mixed_seed, rounding_seed
 from membench.layers.optim.state import check_keys, check_torch_state, tensors_of
+from membench.layers.optim.step_clock import StepClock
 from membench.layers.spec.sharding import PER_ROW_RULES
 from membench.layers.tables.value_table import Use, ValueTable
 
-_MIXED = 0x9E3779B1  # odd; with it, consecutive step numbers and seeds give unrelated bits
 _OF_SCHEDULERS = "initial_lr"  # what a scheduler keeps in the groups that it drives
 
 
@@ -71,6 +72,9 @@ class TableOptimizer:
     be lost by rounding to nearest.
 
     ``param_groups`` is one group, of torch's form: the rule's numbers are read from it at each update.
+
+    A step that is to be captured as a CUDA graph needs ``count_on_device()`` before, and ``keep_clock()`` before each
+    replay. Learning rate and weight decay may then change between replays; betas and eps stay those of the capture.
     """
 
     def __init__(self, table: ValueTable, rule: RowRule, *, seed: int = 0) -> None:
@@ -78,7 +82,8 @@ class TableOptimizer:
         self.param_groups: list[dict[str, Any]] = [{"params": [table.weight]}]
         self.rule = rule
         self.state = RowState.of(table.weight, rule.optimizer)
-        self.number = 0  # the number of updates so far
+        self._number = 0
+        self._clock: StepClock | None = None
         self.seed = seed
         self._queue: list[Use] = []
         self._updated = False  # whether a fused backward pass has updated the table since the last step
@@ -94,6 +99,42 @@ class TableOptimizer:
         self._optimizer: RowOptimizer = rule.optimizer
         numbers = {"weight_decay": rule.weight_decay, "eps": rule.eps, "betas": rule.betas}
         self.param_groups[0].update(lr=rule.learning_rate, **numbers)
+
+    @property
+    def number(self) -> int:
+        """The number of updates so far. On a GPU the host waits for it once it is counted there."""
+        return self._number if self._clock is None else self._clock.number
+
+    @number.setter
+    def number(self, number: int) -> None:
+        if self._clock is None:
+            self._number = number
+        else:
+            self._clock.number = number
+
+    def count_on_device(self) -> None:
+        """From now on the number of updates, and what follows from it, lie beside the table, and updates move it on.
+
+        Raises:
+            ValueError: an update needs to know more on the host than a captured step can tell it.
+        """
+        if self._looks_at_other_columns:
+            raise ValueError(f"{self._optimizer} asks other ranks for the columns of their shards")
+        if self._clock is None:
+            self._clock = StepClock(self.table.weight.device, number=self._number, seed=self.seed)
+        self.keep_clock()
+
+    def count_on_host(self) -> None:
+        """Undoes ``count_on_device``: an eager step then launches nothing for it. On a GPU the host waits."""
+        if self._clock is not None:
+            self._number, self._clock = self._clock.number, None
+
+    def keep_clock(self) -> None:
+        """Tells what counts on the device, if it does, the rule's numbers of the next update."""
+        if self._clock is not None:
+            rule = self.rule
+            numbers = {"learning_rate": rule.learning_rate, "weight_decay": rule.weight_decay, "betas": rule.betas}
+            self._clock.keep(**numbers, seed=self.seed)
 
     @property
     def waiting(self) -> bool:
@@ -190,18 +231,15 @@ class TableOptimizer:
         self._queue.clear()
 
     def _next(self) -> RowStep:
-        self.number += 1
-        rule = self.rule
-        stochastic = self.table.weight.dtype == torch.bfloat16
-        return RowStep(
-            rule.optimizer,
-            rule.learning_rate,
-            rule.weight_decay,
-            rule.eps,
-            *rule.betas,
-            number=self.number,
-            seed=(self.seed * _MIXED + self.number) * _MIXED & 0xFFFFFFFF if stochastic else None,
-        )
+        rule, stochastic = self.rule, self.table.weight.dtype == torch.bfloat16
+        numbers = (rule.optimizer, rule.learning_rate, rule.weight_decay, rule.eps, *rule.betas)
+        if self._clock is not None:
+            self.keep_clock()
+            self._clock.advance(adam=rule.optimizer in ("row_adam", "lazy_adam"))
+            return RowStep(*numbers, seed=0 if stochastic else None, clock=self._clock.tensor)
+        self._number += 1
+        seed = rounding_seed(mixed_seed(self.seed), self._number) if stochastic else None
+        return RowStep(*numbers, number=self._number, seed=seed)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """From the next update on."""

@@ -134,7 +134,8 @@ def expert_row_stages(
 ) -> list[StageCost]:
     """u·x and the weighted v over both tables, 4·L·d FLOPs; x is read too, and backward dx written.
 
-    Of the tokens of all ranks; ``columns`` are this rank's.
+    Of the tokens of all ranks; ``columns`` are this rank's. Backward, dx is a bag over u's rows, which are read once a
+    lookup again. The gradients of u are sums of tokens, for which its rows are not read; an update then reads them.
     """
     tokens = step.group_tokens
     rows = accounting.row_reads(
@@ -149,4 +150,16 @@ def expert_row_stages(
         index_bytes=index_bytes,
     )
     tokens_moved = tokens * columns * item_bytes
-    return [replace(each, stream_bytes=each.stream_bytes + tokens_moved) for each in rows]
+    row_bytes = columns * item_bytes
+    once = 0.0 if accounting.updates_in_backward(step) else unique_rows * row_bytes
+    issued = lookups * row_bytes - once
+    dram = accounting.dram_row_bytes(lookups, unique_rows, row_bytes, step.cache_bytes) - once
+    return [
+        replace(
+            each,
+            stream_bytes=each.stream_bytes + tokens_moved,
+            row_bytes_issued=each.row_bytes_issued + issued * each.backward,
+            row_bytes_dram_expected=each.row_bytes_dram_expected + dram * each.backward,
+        )
+        for each in rows
+    ]

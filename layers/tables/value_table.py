@@ -125,6 +125,15 @@ class ValueTable(nn.Module):
         self._gradient = gradient
 
     @property
+    def held_gradient(self) -> RowGradient | tuple[Runs, Tensor] | None:
+        """What ``gradient`` is made of, without waiting for a GPU; set again where that memory is written anew."""
+        return self._gradient
+
+    @held_gradient.setter
+    def held_gradient(self, gradient: RowGradient | tuple[Runs, Tensor] | None) -> None:
+        self._gradient = gradient
+
+    @property
     def has_gradient(self) -> bool:
         """Whether there is a gradient. Does not wait for a GPU."""
         return self._gradient is not None

@@ -2,14 +2,16 @@
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from membench.layers.layer import Layer, Routing
 from membench.layers.tables.host_table import HostTable
+from membench.measuring.captured import Places, capture
 
+_DEVICE = "cuda"
 Call = Callable[[Tensor, Routing | None], Tensor]
 
 
@@ -26,6 +28,11 @@ def implementation(name: str, layer: Layer, example: Tensor, routing: Routing | 
     if name == "cuda_graph":
         return _graphed(layer, example, routing)
     raise ValueError(f"unknown implementation {name!r}: eager, compiled or cuda_graph")
+
+
+def available_on(device: str, names: Sequence[str]) -> list[str]:
+    """Those that a device can have at all."""
+    return [name for name in names if name != "cuda_graph" or device == _DEVICE]
 
 
 def forget_compiled() -> None:
@@ -52,31 +59,39 @@ def _compiled(layer: Layer) -> Call:
 
 
 def _graphed(layer: Layer, example: Tensor, routing: Routing | None) -> Call:
-    """A forward replayed from a CUDA graph, its input copied into place.
+    """A forward replayed from a CUDA graph, its input and routing copied into place.
 
     A replay reads and writes a KV cache where it lay, at the depth that it held.
     """
-    if example.device.type != "cuda":
-        raise ValueError("cuda_graph needs a CUDA device")
-    if routing is not None:
-        raise ValueError("cuda_graph serves only tokens routed by the layer itself")
-    place = example.clone()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.no_grad(), torch.cuda.stream(side):
-        for _ in range(3):
-            layer(place)
-    torch.cuda.current_stream().wait_stream(side)
+    check_capturable(layer, example)
+    places = Places(example, routing)
+    answers: list[Tensor] = []
+
+    @torch.no_grad()
+    def call() -> None:
+        answers[:] = [layer(places.x, places.routing)]
+
+    call()  # the first one tries how to read a table in host memory
     if any(isinstance(table, HostTable) and table.way != "direct" for table in layer.tables()):
         raise ValueError("cuda_graph cannot hold what the host does: it gathers this table's rows in every call")
-    graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), torch.cuda.graph(graph):
-        result = layer(place)
+    again = capture(call)
+    (result,) = answers
 
     def replay(x: Tensor, routing: Routing | None = None) -> Tensor:
-        del routing
-        place.copy_(x)
-        graph.replay()
+        places.take(x, routing)
+        again()
         return result
 
     return replay
+
+
+def check_capturable(layer: Layer, example: Tensor, *, backward: bool = False) -> None:
+    """Whether a step can be a CUDA graph, as far as can be said before it is tried.
+
+    Raises:
+        ValueError: it cannot (the message says why).
+    """
+    if example.device.type != _DEVICE:
+        raise ValueError("cuda_graph needs a CUDA device")
+    if backward and any(isinstance(table, HostTable) for table in layer.tables()):
+        raise ValueError("cuda_graph cannot hold what the host does: it keeps the gradient of this table's rows")

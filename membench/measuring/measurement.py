@@ -21,7 +21,7 @@ from membench.machine.energy import EnergyCounter
 from membench.machine.instructions import per_call
 from membench.measuring.as_record import cost_json, reference_json, sampling_json
 from membench.measuring.checked_answer import CheckedAnswer
-from membench.measuring.implementations import Call, forget_compiled, graph_breaks, implementation
+from membench.measuring.implementations import Call, available_on, forget_compiled, graph_breaks
 from membench.measuring.in_step import RankSeconds
 from membench.measuring.inputs import Input
 from membench.measuring.memory import (
@@ -42,6 +42,7 @@ from membench.measuring.stored_inputs import InputStore
 from membench.measuring.time import Clock, Samples, Sampling, StepCall, sample
 from membench.measuring.traffic import Traffic
 from membench.measuring.twins import in_turn, note, reused_bytes, twin_of, twins_wanted
+from membench.measuring.ways import Way, way_of
 
 _TUNING = Sampling(min_samples=5, floor_samples=3, max_seconds=1.0, warmup_seconds=0.2)
 _COUNTED_CALLS = 3
@@ -99,13 +100,16 @@ class CaseMeasurement:
         forget_compiled()
         if self.clock.ranks.together:
             implementations = ["eager"]  # a compiler that fails on one rank would leave the others waiting
-        name, call, tried = self._choose(case, inputs, upstream, optimizer, implementations, known, watch)
-        step = make_step(case.mode, call, self.layer, inputs, upstream, optimizer)
+        name, way, tried = self._choose(case, inputs, upstream, optimizer, implementations, known, watch)
+        step, call = way.step, way.call
         checked = self.preparation.check(case, name, call)
         if optimizer is not None and checked.verification is not None:
             backward = make_step("forward_backward", call, self.layer, inputs, upstream, None)
+            update = (lambda: step(0)) if way.whole else None
             with watch.on("check"):
-                found = self.preparation.check_update(checked.verification, name, optimizer, lambda: backward(0))
+                found = self.preparation.check_update(
+                    checked.verification, name, optimizer, lambda: backward(0), update
+                )
             of_updates = tuple(name for name in found.errors if name not in checked.verification.errors)
             checked = replace(checked, verification=found, of_updates=of_updates)
         if optimizer is not None:
@@ -190,11 +194,10 @@ class CaseMeasurement:
         return in_turn([prepared.step, *steps]), [note(count)]
 
     def _step_of_twin(self, prepared: Prepared) -> StepCall:
-        case, (first, *_) = prepared.case, prepared.inputs
-        twin = twin_of(self.layer)
-        call = implementation(prepared.implementation["chosen"], twin, first.x, first.routing)
+        case, twin = prepared.case, twin_of(self.layer)
+        name, upstream = prepared.implementation["chosen"], self.preparation.upstream(case)
         optimizer = prepared.optimizer and prepared.optimizer.for_twin(twin)
-        return make_step(case.mode, call, twin, prepared.inputs, self.preparation.upstream(case), optimizer)
+        return way_of(name, case.mode, twin, prepared.inputs, upstream, optimizer).step
 
     def facts(self, prepared: Prepared, *, memory: bool = True, notes: Sequence[str] = ()) -> dict[str, Any]:
         """What a round says of a case beside its samples; measures energy, counts instructions, and memory where asked.
@@ -268,9 +271,10 @@ class CaseMeasurement:
         names: list[str],
         known: CheckedAnswer | None,
         watch: StopWatch,
-    ) -> tuple[str, Call, dict[str, Any]]:
+    ) -> tuple[str, Way, dict[str, Any]]:
         """The fastest implementation that is right; one that fails is recorded, not fatal, if another works."""
-        usable: dict[str, tuple[Call, float]] = {}
+        usable: dict[str, tuple[Way, float]] = {}
+        several = len(available_on(self.clock.device, names)) > 1
         tried: dict[str, Any] = {}
         failures: list[Exception] = []
         for name in names:
@@ -279,17 +283,16 @@ class CaseMeasurement:
             try:
                 with watch.on("check"):
                     self.progress("checking")
-                    call = implementation(name, self.layer, inputs[0].x, inputs[0].routing)
-                    self.preparation.check(case, name, call, known)
-                if len(names) > 1:
+                    way = way_of(name, case.mode, self.layer, inputs, upstream, optimizer)
+                    self.preparation.check(case, name, way.call, known)
+                if several:
                     with watch.on("tune"):
                         self.progress(f"trying {name}")
-                        step = make_step(case.mode, call, self.layer, inputs, upstream, optimizer)
-                        seconds = sample(self.clock, step, _TUNING).median_s
+                        seconds = sample(self.clock, way.step, _TUNING).median_s
                 else:
                     seconds = 0.0
-                usable[name] = call, seconds
-                tried[name] = {"latency_ms": 1e3 * seconds if len(names) > 1 else None, "error": None}
+                usable[name] = way, seconds
+                tried[name] = {"latency_ms": 1e3 * seconds if several else None, "error": None}
                 if compiled:
                     tried[name]["graph_breaks"] = graph_breaks() - broke_before
             except Exception as error:  # a compiler, or a layer from outside, raises what it likes
@@ -302,6 +305,8 @@ class CaseMeasurement:
         if not usable:
             raise failures[0]
         best = min(usable, key=lambda name: usable[name][1])
+        if optimizer is not None and not usable[best][0].whole:
+            optimizer.count_on_host()  # as it did before a captured step was tried
         return best, usable[best][0], tried
 
     def _memory(

@@ -176,14 +176,19 @@ class Preparation:
         return Checked(_right(found, name, when), digest)
 
     def check_update(
-        self, found: Verification, name: str, optimizer: LayerOptimizer, backward: Callable[[], object]
+        self,
+        found: Verification,
+        name: str,
+        optimizer: LayerOptimizer,
+        backward: Callable[[], object],
+        update: Callable[[], object] | None,
     ) -> Verification:
-        """What ``check`` found and, besides, the errors of table rows after one update.
+        """What ``check`` found and, besides, the errors of table rows after one update, as ``update_errors`` makes it.
 
         Raises:
             WrongAnswer: they are too large.
         """
-        errors = update_errors(optimizer, backward)
+        errors = update_errors(optimizer, backward, update)
         self.layer.zero_gradients()
         return _right(replace(found, errors=found.errors | errors), name)
 

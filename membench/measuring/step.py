@@ -1,5 +1,7 @@
 """What is called and timed: one step of a mode."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -12,14 +14,21 @@ from membench.measuring.time import StepCall
 
 
 def make_step(
-    mode: Mode, call: Call, layer: Layer, inputs: list[Input], upstream: Tensor, optimizer: LayerOptimizer | None
+    mode: Mode,
+    call: Call,
+    layer: Layer,
+    inputs: list[Input],
+    upstream: Tensor,
+    optimizer: LayerOptimizer | None,
+    *,
+    of_loss: Callable[[Tensor], Tensor] = torch.ones_like,
 ) -> StepCall:
     """One call of a mode on input number i.
 
     forward, prefill, decode: y, without autograd. forward_backward: y and every gradient,
     of x, the parameters (materialized anew) and the touched rows, a router's auxiliary loss
     included; where ranks share the layer, summed over them. train_step: the same and the optimizer's update, of table
-    rows in the backward pass itself.
+    rows in the backward pass itself. ``of_loss`` gives the gradient that is sent back to an auxiliary loss.
     """
     together = layer.exchange.together
 
@@ -36,7 +45,7 @@ def make_step(
         if loss is None:
             y.backward(upstream)
         else:
-            torch.autograd.backward([y, loss], [upstream, torch.ones_like(loss)])
+            torch.autograd.backward([y, loss], [upstream, of_loss(loss)])
 
     def forward_backward(i: int) -> None:
         passes(i)

@@ -32,6 +32,7 @@ class _Step(ctypes.Structure):
     @classmethod
     def of(cls, step: RowStep, state: RowState) -> "_Step":
         """Pointers to the tensors that the rule's state has, null for the others."""
+        step = step.read()
         pointers = {name: tensor.data_ptr() for name, tensor in state.named_tensors().items()}
         return cls(
             rule=ROW_OPTIMIZERS.index(step.optimizer),

@@ -20,6 +20,7 @@ def update_rows_(
 
     ``squares`` (U,) are the means of its squares; None: those of these columns.
     """
+    step = step.read()
     part = max(1, _ELEMENTS_A_PART // max(1, table.shape[1])) if table.device.type == "cpu" else max(1, len(rows))
     means = squares.split(part) if squares is not None else repeat(None)
     for at, of, mean in zip(rows.long().split(part), gradient.split(part), means, strict=False):

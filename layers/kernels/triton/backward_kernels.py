@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from membench.layers.kernels.triton.blocks import gathered, scatter
-from membench.layers.kernels.triton.update_kernels import state_of, update
+from membench.layers.kernels.triton.update_kernels import numbers_of, state_of, update
 
 
 class Operands(NamedTuple):
@@ -101,8 +101,7 @@ def short_runs(
                 live,
                 column,
                 step,
-                number,
-                seed,
+                numbers_of(step, number, seed),
                 COLUMNS,
                 PITCH,
                 OPTIMIZER,
@@ -202,8 +201,7 @@ def finish_long_runs(
                 live,
                 column,
                 step,
-                number,
-                seed,
+                numbers_of(step, number, seed),
                 COLUMNS,
                 PITCH,
                 OPTIMIZER,

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from membench.layers.kernels.paths import on_gpu
+
 Listener = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], None]
 _listener: Listener | None = None
 
@@ -18,6 +20,11 @@ def launch(on: Tensor, kernel: Any, programs: tuple[int, ...], *arguments: Any, 
         return
     with torch.cuda.device_of(on):
         kernel[programs](*arguments, **constants)
+
+
+def capability(tensor: Tensor) -> tuple[int, int]:
+    """Compute capability of the GPU that computes on a tensor; (0, 0) where kernels are interpreted."""
+    return torch.cuda.get_device_capability(tensor.device) if on_gpu(tensor) else (0, 0)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Bags of quantized rows in Triton: a program sums one tile of one token's bag, as in ``bag_kernels``.
 
-Rows are widened in registers as they arrive. Formats are told apart by their bits, not by a hardware
-type, so that GPUs without one (before compute capability 8.9) read e4m3 rows too.
+Rows are widened in registers as they arrive: e4m3 numbers by an instruction where a GPU has one (from compute
+capability 8.9 on), elsewhere by their bits.
 
 Letters: N rows, D columns, B tokens, L lookups a token.
 """
@@ -13,12 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from membench.layers.kernels.triton import tiles
-from membench.layers.kernels.triton.launch import launch
+from membench.layers.kernels.triton.launch import capability, launch
+from membench.layers.kernels.triton.row_passes import tile_of_bags
 from membench.layers.kernels.triton.row_shape import row_shape
 
 _SUMMED_BYTES = 2  # tiles as of bfloat16 rows: it is a tile's fp32 sums that fill registers, not what is fetched
-_PROGRAMS = 256  # fewer leave a large GPU idle
+_CONVERTS = (8, 9)  # the first compute capability that has the instruction
 
 # e4m3's sign, exponent and fraction where an fp32 has them; the biases, 7 and 127, differ by 120.
 _FLOAT8_BITS = tl.constexpr(0x87F00000 - 2**32)
@@ -29,21 +29,22 @@ def quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, 
     """As ``layers.kernels.quantized_bag.quantized_bag``."""
     (tokens, lookups), columns = rows.shape, table.shape[1]
     bags = torch.empty(tokens, columns, dtype=dtype, device=table.device)
-    tile = tiles.of_bags(columns, _SUMMED_BYTES, lookups, few=False)
-    if tokens * tile.parts(columns) < _PROGRAMS:
-        tile = tiles.of_bags(columns, _SUMMED_BYTES, lookups, few=True)
+    tile = tile_of_bags(table.device, tokens, columns, _SUMMED_BYTES, lookups)
+    float8 = table.dtype == torch.float8_e4m3fn
+    converts = float8 and capability(table) >= _CONVERTS
     if bags.numel():
         launch(
             table,
             _quantized_bag,
             (tokens * tile.parts(columns),),
-            table.view(torch.int8),
+            table if converts else table.view(torch.int8),
             scales.contiguous(),
             rows.contiguous(),
             weights.contiguous(),
             bags,
             LOOKUPS=lookups,
-            FLOAT8=table.dtype == torch.float8_e4m3fn,
+            FLOAT8=float8,
+            CONVERTS=converts,
             **row_shape(table),
             **tile.constants,
         )
@@ -51,9 +52,9 @@ def quantized_bag(table: Tensor, scales: Tensor, rows: Tensor, weights: Tensor, 
 
 
 @triton.jit
-def _widened(bits: tl.tensor, FLOAT8: tl.constexpr) -> tl.tensor:
-    """int8 numbers, or e4m3 numbers given as int8, in fp32."""
-    if FLOAT8:
+def _widened(bits: tl.tensor, FLOAT8: tl.constexpr, CONVERTS: tl.constexpr) -> tl.tensor:
+    """int8 numbers or e4m3 numbers in fp32, the latter given as int8 unless the GPU ``CONVERTS`` them itself."""
+    if FLOAT8 and not CONVERTS:
         moved = (bits.to(tl.int32) << 20) & _FLOAT8_BITS
         return moved.to(tl.float32, bitcast=True) * _REBIAS
     return bits.to(tl.float32)
@@ -68,6 +69,7 @@ def _quantized_bag(
     bags: tl.tensor,
     LOOKUPS: tl.constexpr,
     FLOAT8: tl.constexpr,
+    CONVERTS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PITCH: tl.constexpr,
     ROWS: tl.constexpr,
@@ -85,7 +87,7 @@ def _quantized_bag(
         factor = tl.load(weights + token * LOOKUPS + at, mask=here, other=0.0).to(tl.float32)
         factor *= tl.load(scales + row, mask=here, other=0.0)
         inside = here[:, None] & (column < COLUMNS)[None, :]
-        bits = tl.load(table + row[:, None] * PITCH + column[None, :], mask=inside, other=0)
-        sums += factor[:, None] * _widened(bits, FLOAT8)
+        bits = tl.load(table + row[:, None] * PITCH + column[None, :], mask=inside, other=0.0)
+        sums += factor[:, None] * _widened(bits, FLOAT8, CONVERTS)
     total = tl.sum(sums, 0).to(bags.dtype.element_ty)
     tl.store(bags + token * COLUMNS + column, total, mask=column < COLUMNS)

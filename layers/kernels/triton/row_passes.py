@@ -21,6 +21,7 @@ from membench.layers.kernels.triton.tiles import Tile, ceil_div
 from membench.layers.kernels.triton.update_kernels import StepNumbers
 
 SPLIT = 256  # one program sums at most so many lookups of one row
+_BAGS_AT_ONCE = 8  # wide ones that a multiprocessor holds: 32 warps of 57 to 64 registers, four a bag
 _SHARE_OF_DOTS = 16  # lookups of a token for one program: few, so that even a few tokens keep a GPU busy
 
 
@@ -28,14 +29,20 @@ def weighted_bag(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """One program per bag, or several if there are too few bags to keep the GPU busy."""
     (tokens, lookups), columns = rows.shape, table.shape[1]
     sums = table.new_empty(tokens, columns)
-    tile = tiles.of_bags(columns, table.itemsize, lookups, few=False)
-    if tokens * tile.parts(columns) < _multiprocessors(table.device):
-        tile = tiles.of_bags(columns, table.itemsize, lookups, few=True)
+    tile = tile_of_bags(table.device, tokens, columns, table.itemsize, lookups)
     if sums.numel():
         programs = (tokens * tile.parts(columns),)
         arguments = (table, rows.contiguous(), weights.contiguous(), sums, lookups)
         launch(table, bag_kernels.bag, programs, *arguments, **row_shape(table), **tile.constants)
     return sums
+
+
+def tile_of_bags(device: torch.device, tokens: int, columns: int, itemsize: int, lookups: int) -> Tile:
+    """Of as many bags as there are tokens: narrow ones where wide ones would not fill every multiprocessor."""
+    wide = tiles.of_bags(columns, itemsize, lookups, few=False)
+    if tokens * wide.parts(columns) >= _BAGS_AT_ONCE * _multiprocessors(device):
+        return wide
+    return tiles.of_bags(columns, itemsize, lookups, few=True)
 
 
 def row_dots(table: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:

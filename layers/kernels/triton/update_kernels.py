@@ -13,9 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from membench.layers.kernels.row_update import RowState, RowStep
+from membench.layers.kernels.step_clock import SMALLEST
+from membench.layers.kernels.triton import step_clock
 from membench.layers.kernels.triton.blocks import gathered, scatter
-
-_SMALLEST = 2.0**-126  # of a factor whose logarithm is taken: an fp32's
 
 
 class StepNumbers(NamedTuple):
@@ -23,6 +23,7 @@ class StepNumbers(NamedTuple):
 
     Attributes:
         sums, first, second, stamps: those of ``RowState``.
+        clock: that of ``RowStep``; where it is one, it has rate, decay, log_decay and correction2 in place of these.
         rate: lr, of the Adams over 1 - beta1^t.
         eps: as it is.
         decay: 1 - lr·wd.
@@ -35,6 +36,7 @@ class StepNumbers(NamedTuple):
     first: Tensor | None
     second: Tensor | None
     stamps: Tensor | None
+    clock: Tensor | None
     rate: float
     eps: float
     decay: float
@@ -57,6 +59,7 @@ class StepNumbers(NamedTuple):
             state.first,
             state.second,
             state.stamps,
+            step.clock,
             rate=step.learning_rate / (1 - step.beta1**step.number) if adam else step.learning_rate,
             eps=step.eps,
             decay=decay,
@@ -65,9 +68,9 @@ class StepNumbers(NamedTuple):
             rest1=1 - step.beta1,
             rest2=1 - step.beta2,
             correction2=1 / (1 - step.beta2**step.number),
-            log_decay=math.log2(max(decay, _SMALLEST)),
-            log_beta1=math.log2(max(step.beta1, _SMALLEST)),
-            log_beta2=math.log2(max(step.beta2, _SMALLEST)),
+            log_decay=math.log2(max(decay, SMALLEST)),
+            log_beta1=math.log2(max(step.beta1, SMALLEST)),
+            log_beta2=math.log2(max(step.beta2, SMALLEST)),
         )
 
 
@@ -95,7 +98,21 @@ def update_rows(
     values = gathered(table, row, here, column, COLUMNS, PITCH)
     change = gathered(gradient, at, here, column, COLUMNS, COLUMNS)
     state = state_of(row, here, column, step, COLUMNS, OPTIMIZER)
-    update(table, values, state, change, row, here, column, step, number, seed, COLUMNS, PITCH, OPTIMIZER, STOCHASTIC)
+    numbers = numbers_of(step, number, seed)
+    update(table, values, state, change, row, here, column, step, numbers, COLUMNS, PITCH, OPTIMIZER, STOCHASTIC)
+
+
+@triton.jit
+def numbers_of(step: tl.tuple, number: tl.tensor, seed: tl.tensor) -> tl.tuple:
+    """Number and seed of an update, then rate, decay, its logarithm and the second correction: the host's or a clock's.
+
+    Asked for as late as they are needed: a clock stays in a multiprocessor's own cache, and registers are few before.
+    """
+    if step.clock is None:
+        numbers = (number, seed.to(tl.uint32), step.rate, step.decay, step.log_decay, step.correction2)
+    else:
+        numbers = step_clock.numbers_of(step.clock)
+    return numbers
 
 
 @triton.jit
@@ -134,8 +151,7 @@ def update(
     here: tl.tensor,
     column: tl.tensor,
     step: tl.tuple,
-    number: tl.tensor,
-    seed: tl.tensor,
+    numbers: tl.tuple,
     COLUMNS: tl.constexpr,
     PITCH: tl.constexpr,
     OPTIMIZER: tl.constexpr,
@@ -147,13 +163,14 @@ def update(
     sure that every thread has read these before one of them writes.
     """
     of_row, first, second = state
+    number, seed, rate, decay, log_decay, correction2 = numbers
     if OPTIMIZER == "sgd":
-        values = step.decay * values - step.rate * gradient
+        values = decay * values - rate * gradient
     elif OPTIMIZER == "row_adagrad":
         total = of_row + tl.sum(gradient * gradient, 1) / COLUMNS
         tl.debug_barrier()
         tl.store(step.sums + row, total, mask=here)
-        values = step.decay * values - (step.rate / (tl.sqrt(total) + step.eps))[:, None] * gradient
+        values = decay * values - (rate / (tl.sqrt(total) + step.eps))[:, None] * gradient
     elif OPTIMIZER == "row_adam":
         second = step.beta2 * of_row
         second += step.rest2 * (tl.sum(gradient * gradient, 1) / COLUMNS)
@@ -161,8 +178,8 @@ def update(
         tl.store(step.second + row, second, mask=here)
         first = step.beta1 * first + step.rest1 * gradient
         scatter(step.first, first, row, here, column, COLUMNS, COLUMNS)
-        scale = step.rate / (tl.sqrt(second * step.correction2) + step.eps)
-        values = step.decay * values - scale[:, None] * first
+        scale = rate / (tl.sqrt(second * correction2) + step.eps)
+        values = decay * values - scale[:, None] * first
     else:
         tl.static_assert(OPTIMIZER == "lazy_adam")
         # so many steps' decay, of which all but one had no gradient for the row
@@ -175,8 +192,8 @@ def update(
         second += step.rest2 * (gradient * gradient)
         scatter(step.first, first, row, here, column, COLUMNS, COLUMNS)
         scatter(step.second, second, row, here, column, COLUMNS, COLUMNS)
-        change = step.rate * first / (tl.sqrt(second * step.correction2) + step.eps)
-        values = _power(step.decay, step.log_decay, gap) * values - change
+        change = rate * first / (tl.sqrt(second * correction2) + step.eps)
+        values = _power(decay, log_decay, gap) * values - change
     if STOCHASTIC:
         values = _rounded_at_random(values, row * COLUMNS, column, seed)
     scatter(table, values, row, here, column, COLUMNS, PITCH)
@@ -197,7 +214,7 @@ def _rounded_at_random(values: tl.tensor, start: tl.tensor, column: tl.tensor, s
     mixed once for each and not once an element.
     """
     low = start.to(tl.uint32)[:, None]
-    high = (start >> 32).to(tl.uint32) + seed.to(tl.uint32)
+    high = (start >> 32).to(tl.uint32) + seed
     index = low + column.to(tl.uint32)[None, :]
     mixed = tl.where(index < low, _fmix32(high + 1)[:, None], _fmix32(high)[:, None])
     bits = values.to(tl.uint32, bitcast=True)

@@ -126,6 +126,12 @@ def _update_rows(of: SimpleNamespace, distinct: Distinct) -> Work:
     return Work(_bytes(of.rows, of.gradient) + 2.0 * of.count * row_bytes, trips=2.0)
 
 
+def _advance(of: SimpleNamespace, distinct: Distinct) -> Work:
+    """A clock is read and written."""
+    del distinct
+    return Work(2 * _bytes(of.clock), trips=2.0)
+
+
 def _read_rows(of: SimpleNamespace, distinct: Distinct) -> Work:
     """Rows (M,) are read and combined."""
     rows = _rows_of(of.table, of.WORDS, of.count, distinct)
@@ -266,6 +272,7 @@ _FORMULAS: dict[str, Callable[[SimpleNamespace, Distinct], Work]] = {
     "long_run_pieces": _long_run_pieces,
     "finish_long_runs": _finish_long_runs,
     "update_rows": _update_rows,
+    "advance": _advance,
     "_read_rows": _read_rows,
     "_quantized_bag": _quantized_bag,
     "_product_key_top_k": _product_key_top_k,

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from membench.layers.factory import AnySpec
+from membench.layers.layer import Layer, Routing
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import Mode, Optimizer, spec_from
 from membench.measuring.inputs import Input
@@ -40,15 +41,24 @@ def step_launches(kind: str, mode: Mode) -> list[Launched]:
 
 
 def launches_of_step(
-    spec: AnySpec, mode: Mode, tokens: int, optimizer: Optimizer | None = None, *, zipf_exponent: float = 0.0
+    spec: AnySpec,
+    mode: Mode,
+    tokens: int,
+    optimizer: Optimizer | None = None,
+    *,
+    zipf_exponent: float = 0.0,
+    captured: bool = False,
+    imposed: bool = False,
+    before: int = 1,
 ) -> list[Launched]:
-    """Those of a step as it is measured, eager, on so many tokens (B, d) whose rows or experts the layer chooses.
-
-    A step before it, which is not counted, sets up what is made once.
+    """Those of a step as it is measured, on so many tokens (B, d).
 
     Args:
         optimizer: of mode ``train_step``, which needs one.
         zipf_exponent: as for ``launches_of``.
+        captured: as a CUDA graph would hold it; else eager.
+        imposed: which rows or experts a token uses is given; else the layer chooses them.
+        before: steps that are not counted. The first sets up what is made once.
 
     Raises:
         HostWaits: the host would wait for the device.
@@ -58,8 +68,17 @@ def launches_of_step(
         layer, stages = layer_without_values(spec), Stages()
         x = torch.empty(tokens, spec.model_dim, dtype=getattr(torch, spec.dtype), device="meta")  # type: ignore[union-attr]
         trained = LayerOptimizer(layer, optimizer) if mode == "train_step" and optimizer else None
-        upstream = layer.output_like(x)
-        step = make_step(mode, followed(layer, stages), layer, [Input(x, None)], upstream, trained)
+        if captured and trained is not None:
+            trained.count_on_device()
+        upstream, routing = layer.output_like(x), _imposed(layer, tokens) if imposed else None
+        step = make_step(mode, followed(layer, stages), layer, [Input(x, routing)], upstream, trained)
         watched = observed(step, stages)
-        launches_of(lambda: watched(0), stages)
+        for _ in range(before):
+            launches_of(lambda: watched(0), stages)
         return launches_of(lambda: watched(0), stages, zipf_exponent=zipf_exponent)
+
+
+def _imposed(layer: Layer, tokens: int) -> Routing | None:
+    """A routing without values; None of a layer that chooses nothing."""
+    choice = layer.spec.choice_of_token
+    return choice and Routing(torch.empty(tokens, *choice.shape, dtype=torch.int64, device="meta"))

@@ -58,7 +58,8 @@ class Launched:
     """One launch: a kernel of this project by its name, or an operator of torch by its own.
 
     ``stage`` and ``backward`` are as ``membench profile`` tells a step's stages apart. ``code`` names the machine code
-    of a kernel of ours, and ``programs`` are how many of it run.
+    of a kernel of ours, and ``programs`` are how many of it run. ``given`` are the numbers and words that the launch is
+    given besides tensors: a CUDA graph gives it these again.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Launched:
     work: Work
     code: CodeKey | None = None
     programs: int | None = None
+    given: tuple[str, ...] = ()
 
 
 class HostWaits(Exception):
@@ -144,7 +146,8 @@ class _Trace(TorchDispatchMode):
         """Of a launch of Triton."""
         name = kernel.fn.__name__
         work = kernel_work.work_of(kernel, arguments, constants, self._distinct)
-        self._note(name, work, code_key(name, constants), math.prod(programs))
+        given = _besides_tensors((programs, arguments, constants))
+        self._note(name, work, given, code_key(name, constants), math.prod(programs))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -161,15 +164,26 @@ class _Trace(TorchDispatchMode):
             and name not in _FREE
             and (func._schema.is_mutable or not _is_view(result, args))
         ):
-            self._note(name, torch_work.work_of(func, args, kwargs, result))
+            self._note(name, torch_work.work_of(func, args, kwargs, result), _besides_tensors((args, kwargs)))
         return result
 
-    def _note(self, name: str, work: Work, code: CodeKey | None = None, programs: int | None = None) -> None:
+    def _note(
+        self,
+        name: str,
+        work: Work,
+        given: tuple[str, ...],
+        code: CodeKey | None = None,
+        programs: int | None = None,
+    ) -> None:
         here = self._stages.here
-        self.found.append(Launched(name, here.name, here.backward, work, code, programs))
+        self.found.append(Launched(name, here.name, here.backward, work, code, programs, given))
 
     def _distinct(self, rows: int, reads: int) -> float:
         return expected_unique(rows, reads, 1, self._zipf_exponent)
+
+
+def _besides_tensors(given: Any) -> tuple[str, ...]:
+    return tuple(repr(each) for each in tree_leaves(given) if not isinstance(each, Tensor))
 
 
 def _is_view(result: Any, args: tuple[Any, ...]) -> bool:

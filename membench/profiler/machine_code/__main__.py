@@ -3,9 +3,11 @@
     python -m membench.profiler.machine_code 90 128 1024 4096
     python -m membench.profiler.machine_code 80 1024 bag backward
     python -m membench.profiler.machine_code --write
+    python -m membench.profiler.machine_code --write "bag int8" clock
 
 The first number is the GPU's capability (90 a Hopper, 80 an A100), the others are widths of a table's rows; words are
-the calls that are wanted, all where there are none. ``--write`` keeps what predictions need of it (``figures``).
+the calls that are wanted, all where there are none. ``--write`` keeps what predictions need of it (``figures``); with
+words after it that of these calls, and of all others what was kept before.
 """
 
 import json
@@ -19,7 +21,7 @@ from membench.profiler.machine_code.code_key import CodeKey, code_key
 from membench.profiler.machine_code.compile_only import Launch, compile_only
 from membench.profiler.machine_code.cubin import Code, code_of
 from membench.profiler.machine_code.every_kernel import Calls, every_call
-from membench.profiler.machine_code.figures import CAPABILITY, WIDTHS, Figures, record, write
+from membench.profiler.machine_code.figures import CAPABILITY, WIDTHS, Figures, record, recorded, triton_version, write
 
 
 def compiled(capability: int, widths: Iterable[int], wanted: Collection[str]) -> Iterator[tuple[Calls, Launch, Code]]:
@@ -56,8 +58,10 @@ def main(capability: int, widths: Iterable[int], wanted: Collection[str]) -> Non
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--write"]:
-        write(triton.__version__, (figures_of(launch, code) for _, launch, code in compiled(CAPABILITY, WIDTHS, ())))
+    if sys.argv[1:2] == ["--write"]:
+        now = [figures_of(launch, code) for _, launch, code in compiled(CAPABILITY, WIDTHS, sys.argv[2:])]
+        kept = recorded().items() if sys.argv[2:] and triton_version() == triton.__version__ else ()
+        write(triton.__version__, [*now, *kept])
     else:
         numbers = [int(each) for each in sys.argv[1:] if each.isdigit()]
         words = [each for each in sys.argv[1:] if not each.isdigit()]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
+from unittest import mock
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -11,6 +12,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
 from membench.errors import UsageError
+from membench.layers.kernels.triton import quantized_bag
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,9 @@ def compile_only(capability: int) -> Iterator[Launches]:
 
     triton.runtime.driver.set_active(cast(Any, _Absent(capability)))
     JITFunction.run = compiled
+    has = divmod(capability, 10)
     try:
-        yield launches
+        with mock.patch.object(quantized_bag, "capability", lambda tensor: has):
+            yield launches
     finally:
         JITFunction.run = run

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from membench.layers.kernels import step_clock
 from membench.layers.kernels.lookups import Runs
 from membench.layers.kernels.row_update import ROW_OPTIMIZERS, RowState, RowStep
 from membench.layers.kernels.torch.lookups import find_runs
@@ -25,6 +26,7 @@ from membench.layers.kernels.triton import (
     three_parts,
     top_k,
 )
+from membench.layers.kernels.triton import step_clock as by_triton
 
 SUB_KEYS = (128, 1024, 4096)
 TOP_K = (16, 32)
@@ -65,6 +67,8 @@ def _of_choices() -> Iterator[Calls]:
         lambda: router.route_backward(logits, chosen, weights, shares, False, True),
     )
     yield Calls("dispatch", _CHOSEN_FROM, lambda: dispatch.by_expert(chosen, _CHOSEN_FROM))
+    clock = torch.zeros(len(step_clock.Field), dtype=torch.float64)
+    yield Calls("clock", len(clock), lambda: by_triton.advance_(clock, True))
 
 
 def _of_rows(columns: int) -> Iterator[Calls]:
@@ -78,17 +82,21 @@ def _of_rows(columns: int) -> Iterator[Calls]:
     yield Calls(
         "backward", columns, lambda: row_passes.row_backward(table, runs, weights, tokens, gradient=True, dots=True)
     )
-    for optimizer in ROW_OPTIMIZERS:
-        state, step = RowState.of(table, optimizer), RowStep(optimizer, 1e-3, seed=1)
+    clock = torch.zeros(len(step_clock.Field), dtype=torch.float64)
+    # counted on the device, the rules that have most in registers
+    counted_there = [(optimizer, clock) for optimizer in ROW_OPTIMIZERS if "adam" in optimizer]
+    for optimizer, counted in [*((optimizer, None) for optimizer in ROW_OPTIMIZERS), *counted_there]:
+        state, step = RowState.of(table, optimizer), RowStep(optimizer, 1e-3, seed=1, clock=counted)
+        captured = " captured" if counted is not None else ""
         yield Calls(
-            f"backward {optimizer}",
+            f"backward {optimizer}{captured}",
             columns,
             lambda state=state, step=step: row_passes.row_backward_update_(
                 table, state, runs, weights, tokens, step, dots=True
             ),
         )
         yield Calls(
-            f"update {optimizer}",
+            f"update {optimizer}{captured}",
             columns,
             lambda state=state, step=step: row_passes.update_rows_(
                 table, state, runs.rows, torch.zeros(len(runs.rows), columns, dtype=torch.bfloat16), step
