@@ -6,6 +6,7 @@ The parent may kill it at any time; nothing is lost but the case under way.
 import gc
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,12 @@ def prepare_process(threads: int | None, local_rank: int = 0) -> int:
     return count
 
 
+@cache
 def never_collect_what_is_there() -> None:
-    """Before anything is built: each case looks for garbage, and of what was imported none will ever be."""
+    """Before anything is built: each case looks for garbage, and of what was imported none will ever be.
+
+    Once a process: after a build there may be garbage, and it would be kept for ever.
+    """
     gc.freeze()
 
 
