@@ -25,9 +25,9 @@ results: $(VENV)/.dev-ready
 results-document: $(VENV)/.run-ready
 	$(BIN)/python -m benchmarks.documents
 
-# By files: what the tests of one share is made once.
+# By files: what the tests of one share is made once. In their order: the longest, of ab, must not come last and alone.
 test: $(VENV)/.dev-ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev-ready
 	$(BIN)/ruff check .

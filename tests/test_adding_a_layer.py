@@ -20,8 +20,6 @@ BLOCKS = [
 SCENARIO = next(code for _, language, code in BLOCKS if language == "yaml")
 QUICK = "measure: {min_samples: 3, floor_samples: 2, max_seconds: 0.1, warmup_seconds: 0.01, retake_seconds: 0}\n"
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 def changed(text, diff):
     """A file's text after a diff whose hunks (parted by ``@@``) are found by their lines, and nowhere else."""

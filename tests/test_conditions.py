@@ -380,7 +380,6 @@ def test_old_files_stay_readable():
     assert a_round().ran == {}
 
 
-@pytest.mark.xdist_group("processes")
 def test_a_run_without_a_compiler_says_so_once(scenario_file, tmp_path):
     """Standard error, environment, every round, the table's notes; with nothing kept from before."""
     path = scenario_file("""

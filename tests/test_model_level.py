@@ -13,8 +13,6 @@ from membench.planning.planner import make_plan
 from membench.results.ranking import comparable_groups
 from membench.scenario.scenario import load_scenario, parse_scenario
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 SMALL = """schema_version: 1
 name: small
 level: model

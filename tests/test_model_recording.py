@@ -81,7 +81,6 @@ def block_of_document(begin: str) -> str:
     return textwrap.dedent(found[0]).strip() + "\n"
 
 
-@pytest.mark.xdist_group("processes")
 def test_a_checkpoint_is_recorded_and_replayed_as_the_document_says(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     layer = MoESpec(model_dim=64, num_experts=8, expert_hidden=32, top_k=2, dtype="float32")

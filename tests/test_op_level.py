@@ -21,8 +21,6 @@ from membench.tables.plan import plan_tables
 from membench.tables.render import to_markdown
 from membench.tables.results import result_tables
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 BAG = """schema_version: 1
 name: bag
 level: op

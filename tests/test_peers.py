@@ -22,8 +22,6 @@ from membench.measuring.preparation import Preparation
 from membench.processes.serving import classify
 from membench.results.records import read_result
 
-pytestmark = pytest.mark.xdist_group("peers")  # one process imports transformers, once
-
 OURS = [name for name in PEERS if name != "product_key_memory"]  # whose norm ours has not
 
 

@@ -10,8 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from layers.public import transformers_moe
 
-pytestmark = pytest.mark.xdist_group("peers")  # one process imports transformers, once
-
 TABLES = ["product_key_memory", "embedding_bag", "peer_pytorch"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.usefixtures("outside_layers"), pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.usefixtures("outside_layers")
 
 SMALL = ["--dim", "64", "--tokens", "32", "--dtype", "fp32", "--device", "cpu"]
 MEMORY = ["--layer", "memory", "--keys", "112^2", "--key-dim", "32", "--top-k", "8", *SMALL]

@@ -9,8 +9,6 @@ from report_results import a_key_sweep, a_sweep, with_payload
 
 from membench.report.page import page, run_views
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 DRAWN = """
 return [...document.querySelectorAll('.slot')].filter(slot => !slot.hidden).map(slot => [
   slot.dataset.slot,

@@ -16,7 +16,7 @@ from membench.machine.disturbance import CPU_SIGNALS
 from membench.results.ranking import comparable_groups
 from membench.results.records import read_result
 
-pytestmark = [pytest.mark.usefixtures("outside_layers"), pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.usefixtures("outside_layers")
 
 # As short as a round can be: on cores that tests share, most samples would be taken again.
 QUICK = """

@@ -28,8 +28,6 @@ from membench.training.shared_case import group_of
 from membench.training.train import train
 from membench.training.trained import Trained
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 SCENARIO = """schema_version: 1
 name: together
 level: training

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import pytest
 from test_run import one_result, run
 from training_cases import TINY, tiny_plan
 
@@ -23,8 +22,6 @@ from membench.training.runs.jobs import part_of
 from membench.training.runs.protocol import CaseTrained, TrainCase
 from membench.training.runs.runner import TrainingRunner
 from membench.training.runs.slots import WORKER, Share
-
-pytestmark = pytest.mark.xdist_group("processes")
 
 LONG = TINY.replace("stop: {steps: 6}", "stop: {steps: 100}, checkpoint_seconds: 0.1").replace("seeds: 3", "seeds: 2")
 LONG = LONG.replace(

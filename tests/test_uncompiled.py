@@ -30,7 +30,6 @@ print("torch._dynamo" in sys.modules)
 """
 
 
-@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_forward_and_a_backward_pass_do_not_import_the_compiler(dtype):
     done = subprocess.run([sys.executable, "-c", CODE, dtype], capture_output=True, text=True)

@@ -17,7 +17,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [
-    pytest.mark.xdist_group("wheel"),  # built and installed once
     pytest.mark.skipif(
         not find_spec("hatchling") or not find_spec("hatch_fancy_pypi_readme"), reason="needs hatchling"
     ),
