@@ -44,6 +44,7 @@ ASKED = {
         spec.accounting:dram_row_bytes spec.expectation:expected_busiest_load spec.expectation:expected_unique
         kernels.triton:dispatch kernels.triton:lookups kernels.triton:router
         checking.answer:copied checking.answer:tensors_of kernels:step_clock kernels.triton:step_clock
+        layers:sharded_checkpoint
     """,
 }
 

@@ -7,14 +7,13 @@ kernels are given is rounded once, as numbers from the host are.
 Written by the host: the learning rate, weight decay, both betas, and the table's seed. The rest follows.
 """
 
-import math
 from enum import IntEnum
 
 import torch
 from torch import Tensor
 
 from membench.layers.kernels.checks import check_shape
-from membench.layers.kernels.paths import path_of
+from membench.layers.kernels.paths import part_of_another
 from membench.layers.kernels.plain_operator import plain_operator
 
 SMALLEST = 2.0**-126  # of a factor whose logarithm is taken: an fp32's
@@ -75,31 +74,8 @@ def check_clock(clock: Tensor) -> None:
         raise ValueError(f"clock should be float64, not {clock.dtype}")
 
 
-def _advance_of_path(clock: Tensor, adam: bool) -> None:
-    if path_of(clock) == "triton":
-        from membench.layers.kernels.triton.step_clock import advance_ as by_triton
-
-        by_triton(clock, adam)
-    else:
-        clock.copy_(torch.tensor(_next(clock.tolist(), adam), dtype=torch.float64))
-
-
 _advance = plain_operator(
-    "advance_clock_(Tensor(a!) clock, bool adam) -> ()", _advance_of_path, on=("CPU", "CUDA", "Meta")
+    "advance_clock_(Tensor(a!) clock, bool adam) -> ()",
+    lambda clock, adam: part_of_another("step_clock", clock).advance_(clock, adam),
+    on=("CPU", "CUDA", "Meta"),
 )
-
-
-def _next(clock: list[float], adam: bool) -> list[float]:
-    """The same by Python's arithmetic, for which the host waits."""
-    number = int(clock[Field.NUMBER]) + 1
-    rate, beta1, beta2 = clock[Field.LEARNING_RATE], clock[Field.BETA1], clock[Field.BETA2]
-    decay = 1 - rate * clock[Field.WEIGHT_DECAY]
-    follows = {
-        Field.NUMBER: number,
-        Field.ROUNDING_SEED: rounding_seed(int(clock[Field.TABLE_SEED]), number),
-        Field.RATE: rate / (1 - beta1**number) if adam else rate,
-        Field.DECAY: decay,
-        Field.LOG_DECAY: math.log2(max(decay, SMALLEST)),
-        Field.CORRECTION2: 1 / (1 - beta2**number),
-    }
-    return [follows.get(field, clock[field]) for field in Field]
