@@ -9,30 +9,16 @@ from benchmarks.documents.tables import markdown_table
 from membench.errors import UsageError
 
 MOST_TIMES_FLOOR = 2.0  # above it a stage wants a sentence
-_A_CALL = (
-    "a product in a call of its own. Once the weights of other stages have gone through the caches, the call takes as "
-    "long as reading the matrix, however few numbers it has."
-)
+_FEW_ROWS = "some hundred random rows are too few to keep as many lines under way as the row ceiling assumes."
 WHY = {
-    "query": f"{_A_CALL} Where queries are normalized, that is one more.",
-    "out_proj": _A_CALL,
-    "gate": _A_CALL,
-    "output": _A_CALL,
-    "scores": "short keys are multiplied more slowly than they arrive, and the call comes on top.",
     "top_k": "it reads the scores that were just written, which lie in the cache. Its time is the choice itself, head "
-    "by head, and the call.",
-    "bag": "some hundred random rows are too few to keep as many lines under way as the row ceiling assumes; checking "
-    "the row numbers and the call take as long as the rows.",
-    "router": "a matrix of one row an expert is read at once; softmax, choice and sorting are a dozen calls for one "
-    "token.",
-    "combine": "summing what a few experts gave for one token is some calls, each for a few kilobytes.",
-    "attention": "after a context of some hundred tokens, the products and the softmax of all heads take longer than "
-    "reading that few keys and values.",
+    "by head.",
+    "bag": _FEW_ROWS,
+    "router": "a matrix of one row an expert is read at once; softmax and choice are one thread's.",
+    "combine": "what a few experts gave for one token lies in the cache; its time is that of threads that wait for "
+    "each other.",
 }
-_OF_KIND = {
-    ("peer", "experts"): "some hundred random rows, twice: too few to keep as many lines under way as the row ceiling "
-    "assumes.",
-}
+_OF_KIND = {("peer", "experts"): f"two rows each: {_FEW_ROWS}"}
 
 
 def stages_part(paths: Iterable[Path]) -> str | None:
