@@ -3,8 +3,8 @@
 import pytest
 import torch
 from against_reference import error_of_sums, poisoned_memory
+from few_token_checks import apart, counted_both_ways, given_to_layer
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from layers import build
 from layers.checking.verification import relative_rms
@@ -43,13 +43,6 @@ def drawn(shape, dtype, *, sigmoid=False, renormalize=False, bias=False, in_bloc
             both = [None if pair is None else tuple(each.to(dtype) for each in pair) for pair in (experts, shared)]
             return x, block, router, *both
     raise AssertionError("no draw has such a gap")
-
-
-def given_to_layer(x, block):
-    if block is None:
-        return x.double()
-    scale, eps = block
-    return functional.rms_norm(x.double(), scale.shape, scale.double(), eps).to(x.dtype).double()
 
 
 def plainly_chosen(x, block, router):
@@ -129,10 +122,6 @@ def test_the_same_bits_each_time_by_any_number_of_threads(dtype, restored_thread
         torch.set_num_threads(threads)
         found.append(moe_step(*given))
     assert all(torch.equal(found[0], other) for other in found[1:])
-
-
-def apart(tensor):
-    return torch.stack([tensor] * 2, dim=-1)[..., 0]
 
 
 def test_parts_of_other_tensors(seed):
@@ -257,13 +246,9 @@ def test_observed_each_stage_is_a_call_with_the_same_bits(name, seed):
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
 def test_flops_are_those_of_the_parts(name):
-    layer, x, found = build(LAYERS[name], seed=1).eval(), torch.randn(3, 24), []
-    for step in (layer.step, lambda *_: None):
-        layer.step = step
-        with FlopCounterMode(display=False) as counter:
-            layer(x)
-        found.append(counter.get_total_flops())
-    assert found[0] == found[1] > 0
+    layer, x = build(LAYERS[name], seed=1).eval(), torch.randn(3, 24)
+    by_one_call, by_parts = counted_both_ways(layer, x)
+    assert by_one_call == by_parts > 0
 
 
 def test_torch_finds_no_fault_with_the_operator(seed):

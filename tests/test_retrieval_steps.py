@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from against_reference import error_of_sums, poisoned_memory
+from few_token_checks import apart, counted_both_ways, given_to_layer
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from layers import build
 from layers.checking.verification import relative_rms
@@ -61,18 +61,11 @@ def drawn(shape, norms, dtype, *, in_block=False):
     raise AssertionError("no draw has such a gap")
 
 
-def given_to_layer(given):
-    if given.block is None:
-        return given.x.double()
-    scale, eps = given.block
-    return functional.rms_norm(given.x.double(), scale.shape, scale.double(), eps).to(given.x.dtype).double()
-
-
 def plainly_chosen(given):
     """Rows and weights (B, H, k) in float64, and the least gap between a sum that is chosen and one that is not."""
     heads, _, n, c = given.keys.shape
     tokens, k = len(given.x), given.top_k
-    projected = (given_to_layer(given) @ given.query.double().t()).to(given.x.dtype).double()
+    projected = (given_to_layer(given.x, given.block) @ given.query.double().t()).to(given.x.dtype).double()
     rows, weights, gap = torch.zeros(tokens, heads, k).long(), torch.zeros(tokens, heads, k).double(), math.inf
     for token in range(tokens):
         for head in range(heads):
@@ -98,7 +91,7 @@ def plainly_chosen(given):
 def plain_memory(given, table, gate=None, output=None):
     rows, weights, _ = plainly_chosen(given)
     rows = rows if given.chosen is None else given.chosen.long()
-    x, dtype = given_to_layer(given), given.x.dtype
+    x, dtype = given_to_layer(given.x, given.block), given.x.dtype
     y = torch.stack([weights[b].flatten() @ table.double()[rows[b].flatten()] for b in range(len(x))])
     if output is not None:
         y = y.to(dtype).double()
@@ -111,7 +104,7 @@ def plain_memory(given, table, gate=None, output=None):
 def plain_peer(given, down, up):
     rows, weights, _ = plainly_chosen(given)
     rows = rows if given.chosen is None else given.chosen.long()
-    x = given_to_layer(given)
+    x = given_to_layer(given.x, given.block)
     y = torch.zeros(given.x.shape).double()
     for b in range(len(x)):
         hidden = functional.gelu(down.double()[rows[b].flatten()] @ x[b])
@@ -212,10 +205,6 @@ def test_the_same_bits_each_time_by_any_number_of_threads(dtype, restored_thread
         torch.set_num_threads(threads)
         found.append((memory_step(given, table, None, *gated), peer_step(given, down, up)))
     assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
-
-
-def apart(tensor):
-    return tensor if tensor is None else torch.stack([tensor] * 2, dim=-1)[..., 0]
 
 
 def test_parts_of_other_tensors(seed):
@@ -319,7 +308,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
-def test_a_layer_and_its_block_answer_few_tokens_by_it(name, seed, monkeypatch):
+def test_a_layer_and_its_block_answer_few_tokens_by_it(name, seed):
     block = BlockSpec(attention=AttentionSpec(heads=6, kv_heads=2, head_dim=4), ffn=LAYERS[name], **SHAPE)
     layer, block = build(LAYERS[name], seed=1), build(block, seed=1)
     assert isinstance(block, Block)
@@ -367,13 +356,9 @@ def test_observed_each_stage_is_a_call_with_the_same_bits(name, seed):
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
 def test_flops_are_those_of_the_parts(name):
-    layer, x, found = build(LAYERS[name], seed=1), torch.randn(3, 24), []
-    for step in (layer.step, lambda *_: None):
-        layer.step = step
-        with FlopCounterMode(display=False) as counter:
-            layer(x)
-        found.append(counter.get_total_flops())
-    assert found[0] == found[1] > 0
+    layer, x = build(LAYERS[name], seed=1), torch.randn(3, 24)
+    by_one_call, by_parts = counted_both_ways(layer, x)
+    assert by_one_call == by_parts > 0
 
 
 def test_torch_finds_no_fault_with_the_operators(seed):

@@ -12,7 +12,6 @@ struct Activation {
     int64_t rows, f, d;
 
     Product product() const { return {rows, 2 * f, d}; }
-    int64_t multiplications() const { return product().multiplications(); }
 
     // A stretch has as many rows of both halves of the matrix.
     template <typename Element> int64_t neurons_a_task() const {

@@ -81,7 +81,7 @@ inline std::vector<Group> groups_of(const Given& given) {
     return groups;
 }
 
-// Calls task(group, begin, end) for all stretches of `of_group(group)` = {length, most of a stretch} of each group.
+// Calls task(group, begin, end) for all stretches of each group; lengths(group) is its length, and the most of a stretch.
 template <typename Lengths, typename Task>
 void for_stretches(const std::vector<Group>& groups, const Lengths& lengths, const Task& task) {
     struct Stretch {
