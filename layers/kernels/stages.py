@@ -33,6 +33,11 @@ def parts_of(stages: Sequence[str]) -> Iterator[tuple[int, int]]:
             yield number, number
 
 
+def is_observed() -> bool:
+    """Whether an observer is told of stages."""
+    return _observer is not None
+
+
 @contextmanager
 def observed_by(observer: StageObserver) -> Iterator[None]:
     """Inside, ``observer`` is told of every stage of this process."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from membench.layers.kernels.few_tokens import can_step
+from membench.layers.kernels.in_turn import finish_steps
 from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.layer import Layer, Routing, Selection, Touched, torch_dtype
 from membench.layers.models.attention import Attention
@@ -60,6 +61,7 @@ class Block(Layer):
             between = self._attended(x)
             y = self.ffn.step(between, routing, (self.ffn_norm, self.spec.norm_eps))
             if y is None:
+                finish_steps()
                 y = between + self.ffn(self._normed(between, self.ffn_norm), routing)
         if self.auxiliary_loss is not self.ffn.auxiliary_loss:  # a module's attributes are slow to set
             self.auxiliary_loss = self.ffn.auxiliary_loss
@@ -69,6 +71,7 @@ class Block(Layer):
         """(B, d): x + attention(norm(x))."""
         if self._can_step(x):
             return self._stepped(x, None)
+        finish_steps()
         new = len(x) // max(1, self.sequences)
         normed = self._normed(x, self.attention_norm).view(self.sequences, new, self.spec.model_dim)
         return x + self.attention(normed, self.cache).view_as(x)

@@ -5,6 +5,7 @@ Letters: S sequences, T tokens of each, B = S·T, d model dim, V vocabulary.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.cross_entropy import cross_entropy
+from membench.layers.kernels.in_turn import in_turn, seen_between
 from membench.layers.kernels.matmul import project
 from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.kernels.stages import stage
@@ -83,12 +85,13 @@ class Model(Layer):
         losses = []
         with stage("embed"):
             hidden = functional.embedding(x.flatten(), self.embedding)
-        for block in self.blocks:
-            if block.sequences != len(x):  # a module's attributes are slow to set
-                block.sequences = len(x)
-            hidden = block(hidden)
-            if block.auxiliary_loss is not None:
-                losses.append(block.auxiliary_loss)
+        with nullcontext() if seen_between(self.blocks) else in_turn():
+            for block in self.blocks:
+                if block.sequences != len(x):  # a module's attributes are slow to set
+                    block.sequences = len(x)
+                hidden = block(hidden)
+                if block.auxiliary_loss is not None:
+                    losses.append(block.auxiliary_loss)
         self.auxiliary_loss = torch.stack(losses).sum() if losses else None
         return hidden
 

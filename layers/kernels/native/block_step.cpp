@@ -74,7 +74,8 @@ struct Arguments {
 }  // namespace
 
 // Of the parts those from number `first` to `last`.
-extern "C" void membench_block_step(int element, int first, int last, const Arguments* all, int threads) {
+extern "C" void membench_block_step(int element, int first, int last, const void* arguments, int threads) {
+    const Arguments* all = static_cast<const Arguments*>(arguments);
     const Given given{{all->sequences, all->heads, all->kv_heads, all->head_dim, all->capacity, all->held},
                       all->model_dim, all->hidden, float(all->eps), all->x, all->attention_scale, all->qkv, all->out,
                       all->cosines, all->sines, all->keys, all->values, all->ffn_scale, all->gate_up, all->down,

@@ -4,8 +4,7 @@ import struct
 
 from torch import Tensor
 
-from membench.layers.kernels.native.calls import ELEMENTS, call, threads
-from membench.layers.kernels.stages import parts_of
+from membench.layers.kernels.in_turn import take_step
 
 STAGES = ("qkv", "attention", "out_proj", "up", "down")
 _ARGUMENTS = struct.Struct("13q8qd")  # ``Arguments`` of block_step.cpp, which ctypes would convert one by one
@@ -36,6 +35,6 @@ def block_step(
     addresses = [0 if each is None else each.data_ptr() for each in (*given, keys, values, *ffn, between, y)]
     sizes = (sequences, queries // head_dim, kv_heads, head_dim, capacity, held, model_dim, hidden)
     numbers = _ARGUMENTS.pack(*addresses, *sizes, eps)
-    for first, last in parts_of(STAGES if hidden else STAGES[:3]):
-        call("block_step", ELEMENTS[x.dtype], first, last, numbers, threads())
+    kept = *given, *ffn, keys, values, between, y
+    take_step("block_step", x.dtype, STAGES if hidden else STAGES[:3], numbers, kept)
     return y

@@ -1,7 +1,6 @@
 """Calls into the C++ kernels: numbers for dtypes, addresses, threads, and the check of row numbers."""
 
 import ctypes
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -15,16 +14,17 @@ ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the number
 
 def call(name: str, *arguments: object, result: type | None = None) -> Any:
     """``membench_<name>`` of the compiled kernels, which returns a ``result`` of ctypes, or nothing."""
-    return _function(name, result)(*arguments)
+    return function(name, result)(*arguments)
 
 
 @cache
-def _function(name: str, result: type | None) -> Callable[..., Any]:
+def function(name: str, result: type | None) -> Any:
+    """``membench_<name>``, as ``call`` calls it."""
     kernels = library()
     assert kernels is not None
-    function = getattr(kernels, f"membench_{name}")
-    function.restype = result
-    return function
+    found = getattr(kernels, f"membench_{name}")
+    found.restype = result
+    return found
 
 
 def threads() -> ctypes.c_int:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <utility>
+#include <vector>
 
 #include "rows.h"
 #include "vectors.h"
@@ -48,6 +49,22 @@ template <> inline void arrange<BFloat16>(const float* values, int64_t columns, 
             out[begin + j] = values[begin + 2 * j];
             out[begin + LANES + j] = values[begin + 2 * j + 1];
         }
+}
+
+// Rows (rows, columns) as floats, each arranged.
+template <typename Element> inline std::vector<float> arranged_rows(const Element* values, int64_t rows, int64_t columns) {
+    std::vector<float> arranged(rows * columns);
+    for (int64_t row = 0; row < rows; ++row) {
+        float* out = arranged.data() + row * columns;
+        int64_t begin = 0;
+        for (; begin + BLOCK <= columns; begin += BLOCK) {
+            const Block block = block_of(values + row * columns + begin);
+            store_floats(out + begin, block.first);
+            store_floats(out + begin + LANES, block.second);
+        }
+        for (; begin < columns; ++begin) out[begin] = widen(values[row * columns + begin]);
+    }
+    return arranged;
 }
 
 // What rows are multiplied with: the numbers of a token, of which floats are arranged as the rows' elements are.

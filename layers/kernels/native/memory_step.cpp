@@ -83,6 +83,6 @@ template <typename Element> void memory_step(const Given& given, int first, int 
 }  // namespace
 
 // Of the parts those from number `first` to `last`. Python packs what is given.
-extern "C" void membench_memory_step(int element, int first, int last, const Given* all, int threads) {
-    FOR_ELEMENT(element, memory_step, *all, first, last, threads)
+extern "C" void membench_memory_step(int element, int first, int last, const void* given, int threads) {
+    FOR_ELEMENT(element, memory_step, *static_cast<const Given*>(given), first, last, threads)
 }

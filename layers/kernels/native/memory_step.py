@@ -4,10 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from membench.layers.kernels.in_turn import take_step
 from membench.layers.kernels.native.bags import TABLES
-from membench.layers.kernels.native.calls import ELEMENTS, call, threads
 from membench.layers.kernels.native.retrieval_step import STAGES, Packed, form
-from membench.layers.kernels.stages import parts_of
 
 _ARGUMENTS = form("9q")  # ``Given`` of memory_step.cpp
 
@@ -21,6 +20,5 @@ def memory_step(x: Tensor, *operands: Any) -> Tensor:
     read = packed.addresses(table, row_scales), packed.addresses(gate, output, summed, gated)
     numbers = _ARGUMENTS.pack(*packed.numbers, width, *read[0], chosen, *read[1], TABLES[table.dtype])
     stages = (*STAGES, "bag", *(("gate",) if gate is not None else ()), *(("output",) if output is not None else ()))
-    for first, last in parts_of(stages):
-        call("memory_step", ELEMENTS[x.dtype], first, last, numbers, threads())
+    take_step("memory_step", x.dtype, stages, numbers, packed.kept)
     return packed.y

@@ -5,8 +5,8 @@ import struct
 import torch
 from torch import Tensor
 
-from membench.layers.kernels.native.calls import ELEMENTS, call, check_numbers, threads
-from membench.layers.kernels.stages import parts_of
+from membench.layers.kernels.in_turn import take_step
+from membench.layers.kernels.native.calls import check_numbers
 
 _STAGES = ("router", "dispatch", "experts", "combine", "shared_up", "shared_down")
 _ARGUMENTS = struct.Struct("3q2qd6q14q")  # ``Given`` of moe_step.cpp, which ctypes would convert one by one
@@ -52,6 +52,6 @@ def moe_step(
         *(logits, places.data_ptr(), of_weights, slots, of_rows, of_weights + 4 * rows),
         of_rows + of_elements.itemsize * rows * hidden,
     )
-    for first, last in parts_of(_STAGES if shared_hidden else _STAGES[:4]):
-        call("moe_step", ELEMENTS[x.dtype], first, last, numbers, threads())
+    kept = *whole, y, of_elements, floats, places
+    take_step("moe_step", x.dtype, _STAGES if shared_hidden else _STAGES[:4], numbers, kept)
     return y

@@ -55,6 +55,6 @@ template <typename Element> void peer_step(const Given& given, int first, int la
 }  // namespace
 
 // Of the parts those from number `first` to `last`. Python packs what is given.
-extern "C" void membench_peer_step(int element, int first, int last, const Given* all, int threads) {
-    FOR_ELEMENT(element, peer_step, *all, first, last, threads)
+extern "C" void membench_peer_step(int element, int first, int last, const void* given, int threads) {
+    FOR_ELEMENT(element, peer_step, *static_cast<const Given*>(given), first, last, threads)
 }

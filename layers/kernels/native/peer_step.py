@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from membench.layers.kernels.native.calls import ELEMENTS, call, threads
+from membench.layers.kernels.in_turn import take_step
 from membench.layers.kernels.native.retrieval_step import STAGES, Packed, form
-from membench.layers.kernels.stages import parts_of
 
 _ARGUMENTS = form("4q")  # ``Given`` of peer_step.cpp
 
@@ -20,6 +19,5 @@ def peer_step(x: Tensor, *operands: Any) -> Tensor:
     hidden = torch.empty(len(x) * keys.shape[0] * top_k, dtype=torch.float32)
     tables, (place,) = packed.addresses(down, up), packed.addresses(hidden)
     numbers = _ARGUMENTS.pack(*packed.numbers, *tables, chosen, place)
-    for first, last in parts_of((*STAGES, "experts")):
-        call("peer_step", ELEMENTS[x.dtype], first, last, numbers, threads())
+    take_step("peer_step", x.dtype, (*STAGES, "experts"), numbers, packed.kept)
     return packed.y

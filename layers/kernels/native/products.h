@@ -12,7 +12,7 @@
 
 #include "dots.h"
 
-constexpr int64_t BYTES_A_TASK = 196608;  // what is asked for beyond a task's end, another thread reads
+constexpr int64_t BYTES_A_TASK = 786432;
 constexpr int64_t TASKS_A_THREAD = 4;
 constexpr int64_t LEAST_ROWS_A_TASK = 8 * TOGETHER;
 
@@ -30,27 +30,69 @@ struct Product {
     }
 };
 
-// Sums (R, pitch) of `NEURONS` rows of the matrix from number `first` on. As many rows after them are asked for.
-template <int NEURONS, typename Element>
-inline void dot_neurons(const Product& given, const Element* x, const Element* matrix, int64_t first, float* sums,
-                        int64_t pitch) {
-    const Element* rows[NEURONS];
-    const Element* later[NEURONS];
-    for (int j = 0; j < NEURONS; ++j) {
-        rows[j] = matrix + (first + j) * given.m;
-        later[j] = matrix + std::min(first + NEURONS + j, given.n - 1) * given.m;
+// Two sums for each half of two blocks: with fewer, every multiplication would wait for the one before it.
+struct Dot {
+    Block sums[2] = {};
+
+    template <int BLOCKS> void add(const float* x, const Block (&row)[BLOCKS]) {
+        for_known(std::make_integer_sequence<int, BLOCKS>{}, [&](auto block) {
+            sums[block].first += load_floats(x + block * BLOCK) * row[block].first;
+            sums[block].second += load_floats(x + block * BLOCK + LANES) * row[block].second;
+        });
     }
-    for (int64_t row = 0; row < given.rows; ++row)
-        dot_rows<NEURONS>(x + row * given.m, rows, later, given.m, sums + row * pitch);
+    Floats total() const { return (sums[0].first + sums[0].second) + (sums[1].first + sums[1].second); }
+};
+
+// Products of `TOKENS` rows of x (R, m), arranged, with one of the matrix: vectors whose sums they are, but for the tails,
+// what comes after the last whole block.
+template <int TOKENS, typename Element>
+inline void dot_neuron(const float* x, const Element* row, int64_t m, Floats* vectors, float* tails, int64_t pitch) {
+    constexpr std::make_integer_sequence<int, TOKENS> EVERY;
+    Dot dots[TOKENS];
+    int64_t begin = 0;
+    for (; begin + 2 * BLOCK <= m; begin += 2 * BLOCK) {
+        const Block blocks[] = {block_of(row + begin), block_of(row + begin + BLOCK)};
+        for_known(EVERY, [&](auto token) { dots[token].add(x + token * m + begin, blocks); });
+    }
+    for (; begin + BLOCK <= m; begin += BLOCK) {
+        const Block blocks[] = {block_of(row + begin)};
+        for_known(EVERY, [&](auto token) { dots[token].add(x + token * m + begin, blocks); });
+    }
+    for_known(EVERY, [&](auto token) {
+        vectors[token * TOGETHER] = dots[token].total();
+        float tail = 0;
+        for (int64_t j = begin; j < m; ++j) tail += x[token * m + j] * widen(row[j]);
+        tails[token * pitch] = tail;
+    });
+}
+
+// Sums (TOKENS, pitch) of `NEURONS` rows of the matrix. They are read one after the other: a processor foresees what is
+// read in one stretch, and asks for it in time.
+template <int TOKENS, int NEURONS, typename Element>
+inline void dot_neurons(const float* x, const Element* rows, int64_t m, float* sums, int64_t pitch) {
+    Floats vectors[TOKENS][TOGETHER];
+    for (int j = 0; j < NEURONS; ++j) dot_neuron<TOKENS>(x, rows + j * m, m, &vectors[0][j], sums + j, pitch);
+    for (int token = 0; token < TOKENS; ++token) add_sums<NEURONS>(vectors[token], sums + token * pitch, 1);
+}
+
+template <int NEURONS, typename Element>
+inline void dot_all_tokens(const Product& given, const float* x, const Element* rows, float* sums, int64_t pitch) {
+    int64_t token = 0;
+    for (; token + 2 <= given.rows; token += 2)
+        dot_neurons<2, NEURONS>(x + token * given.m, rows, given.m, sums + token * pitch, pitch);
+    for (; token < given.rows; ++token)
+        dot_neurons<1, NEURONS>(x + token * given.m, rows, given.m, sums + token * pitch, pitch);
 }
 
 // Sums (R, pitch) of the rows of the matrix from number `begin` to `end`.
 template <typename Element>
 inline void dot_task(const Product& given, const Element* x, const Element* matrix, int64_t begin, int64_t end, float* sums,
                      int64_t pitch) {
+    const std::vector<float> arranged = arranged_rows(x, given.rows, given.m);
     int64_t at = begin;
-    for (; at + TOGETHER <= end; at += TOGETHER) dot_neurons<TOGETHER>(given, x, matrix, at, sums + at - begin, pitch);
-    for (; at < end; ++at) dot_neurons<1>(given, x, matrix, at, sums + at - begin, pitch);
+    for (; at + TOGETHER <= end; at += TOGETHER)
+        dot_all_tokens<TOGETHER>(given, arranged.data(), matrix + at * given.m, sums + at - begin, pitch);
+    for (; at < end; ++at) dot_all_tokens<1>(given, arranged.data(), matrix + at * given.m, sums + at - begin, pitch);
 }
 
 // For stretches of the rows of the product of x (R, m) and the matrix finish(sums, row, begin, count), which may change

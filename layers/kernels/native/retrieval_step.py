@@ -15,10 +15,11 @@ FORM = "3q2qd6qd11q"  # ``Tokens`` and ``Retrieval``, which ctypes would convert
 
 
 class Packed:
-    """Numbers and addresses for a call, and the tensors that have to live until it is done.
+    """Numbers and addresses for a call.
 
     Attributes:
         y: (B, d), the result.
+        kept: the tensors that have to live until the call is done.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Packed:
         floats = tokens * of_half + (0 if query_scale is None else of_half) + read + 2 * tokens * heads * columns
         places = torch.empty(2 * read, dtype=torch.int32)
         between = torch.empty(floats, dtype=torch.float32)
-        self._kept = [places, between]
+        self.kept = [places, between, self.y]
         scores = between.data_ptr()
         inverse_rms = scores + 4 * tokens * of_half
         weights = inverse_rms + (0 if query_scale is None else 4 * of_half)
@@ -60,7 +61,7 @@ class Packed:
     def addresses(self, *tensors: Tensor | None) -> list[int]:
         """Of their elements, one after the other; 0 for None."""
         found = [each if each is None or each.is_contiguous() else each.contiguous() for each in tensors]
-        self._kept += [each for each in found if each is not None]
+        self.kept += [each for each in found if each is not None]
         return [0 if each is None else each.data_ptr() for each in found]
 
     def checked_choice(self, num_rows: int) -> int:
