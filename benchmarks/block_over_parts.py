@@ -11,7 +11,6 @@ their gradients, is in no part.
 import argparse
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch.nn import functional
 
 from benchmarks.memory_step_parts.processes import call
 from benchmarks.memory_step_parts.turns import take_turns, timed
-from benchmarks.writing import heading, write_found
+from benchmarks.writing import add_json_option, heading, write_found
 from membench.layers.factory import build
 from membench.layers.layer import Layer, Routing
 from membench.layers.models.block import Block
@@ -126,7 +125,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=2)
     parser.add_argument("--prompt", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--json", type=Path)
+    add_json_option(parser)
     asked = parser.parse_args()
     for name in ("sequences", "prompt", "rounds"):
         if getattr(asked, name) < 1:
@@ -143,7 +142,7 @@ def main() -> None:
             "optimizer": OPTIMIZER,
             "layers": found,
         }
-        write_found(content, asked.json, "--json")
+        write_found(content, asked.json)
 
 
 if __name__ == "__main__":

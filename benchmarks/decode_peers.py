@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks.decode_engines import Engine, ctranslate2_engine, our_engine, transformers_engine
-from benchmarks.writing import heading, write_found
+from benchmarks.writing import add_json_option, heading, write_found
 from membench.layers.models.model import Model
 from membench.layers.spec import PRESETS, DenseSpec, ModelSpec, Step
 from membench.machine.device import usable_cores
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--preset", default="91m", choices=sorted(PRESETS))
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    add_json_option(parser)
     options = parser.parse_args()
     if options.tokens < 1 or options.rounds < 1:
         parser.error("--tokens and --rounds: at least 1")
@@ -164,7 +164,7 @@ def main() -> None:
             "round_read_bytes_per_s": reads,
             "engines": rows,
         }
-        write_found(content, options.json, "--json")
+        write_found(content, options.json)
 
 
 def row(each: Timed, spec: ModelSpec, read_bytes_per_s: float, tokens: int) -> dict[str, Any]:

@@ -10,11 +10,9 @@ import argparse
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from benchmarks.writing import heading, write_found
-from membench.errors import UsageError
+from benchmarks.writing import add_json_option, heading, write_found
 from membench.layers.spec import Collective
 from membench.machine.datasheet import parse_hardware, parse_hosts
 from membench.machine.provenance import utc_now
@@ -134,7 +132,7 @@ def curve() -> list[dict[str, Any]]:
 def main() -> None:
     """Shows both beside each other, and keeps them with the curve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    add_json_option(parser)
     options = parser.parse_args()
     started = utc_now()
     rows = [*low_latency(), *normal(), *nccl()]
@@ -147,10 +145,7 @@ def main() -> None:
         return
     found = heading("published_networks", started)
     found |= {"figures": [asdict(row) | {"error": row.error} for row in rows], "curve": curve()}
-    try:
-        write_found(found, options.json, "--json")
-    except UsageError as error:
-        parser.error(str(error))
+    write_found(found, options.json)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def _written(found: dict[str, Any], folder: Path) -> Path:
     device = mapping(found, "environment", "device")
     stem = result_stem(f"repeatability_{found['condition']}", device, found["started"], found["git_sha"])
     path = folder / f"{stem}.json"
-    write_found(found, path, "--output")
+    write_found(found, path, option="--output")
     return path
 
 

@@ -29,10 +29,9 @@ from typing import Any
 from benchmarks.alike import check_alike
 from benchmarks.slowed_worker import SHARE
 from benchmarks.standings import seconds_of
-from benchmarks.writing import write_found
+from benchmarks.writing import add_json_option, write_found
 from membench.cli.exit_codes import INTERRUPTED
 from membench.errors import UsageError
-from membench.files import check_writable
 from membench.gate.cases import CaseComparison
 from membench.gate.comparison import compare_files
 from membench.gate.metrics import TIMED
@@ -260,7 +259,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=SLOWDOWNS, default=["base", "slow10"])
     parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--set", action="append", default=[], help="of the scenario: measure.rounds=6")
-    parser.add_argument("--json", type=Path, help="write what judge finds here")
+    add_json_option(parser)
     asked = parser.parse_args()
     if asked.runs < 1:
         parser.error(f"--runs {asked.runs}: one or more of each variant are made")
@@ -276,12 +275,10 @@ def main() -> None:
 
 
 def _judge_and_show(folder: Path, kept: Path | None) -> None:
-    if kept is not None:
-        check_writable(kept, "--json")
     found = judge(folder)
     show(found)
     if kept is not None:
-        write_found(found, kept, "--json")
+        write_found(found, kept)
 
 
 if __name__ == "__main__":

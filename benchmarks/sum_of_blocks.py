@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.writing import write_found
+from benchmarks.writing import add_json_option, write_found
 from membench.errors import UsageError
 from membench.planning.planner import solve_budgets
 from membench.results.ranking import is_part, mode_name, step_ms, tokens_name
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--scenario", default=str(SCENARIO))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    add_json_option(parser)
     options = parser.parse_args()
     try:
         check_folder(options.folder, "FOLDER")
@@ -98,7 +98,7 @@ def main() -> None:
         print(f"{case:60} {ratio:.3f}")
     print(f"furthest from one: {found['furthest_from_one']:.1%}")
     if options.json is not None:
-        write_found(found, options.json, "--json")
+        write_found(found, options.json)
 
 
 if __name__ == "__main__":

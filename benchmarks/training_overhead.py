@@ -14,13 +14,12 @@ one after the other, both measured here on as many threads; ``over_needed`` is a
 import argparse
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.memory_step_parts.processes import call
-from benchmarks.writing import heading, write_found
+from benchmarks.writing import add_json_option, heading, write_found
 from membench.layers.models.model import Model
 from membench.layers.spec import AttentionSpec, MemoryPlusSpec, MemorySpec, ModelSpec, MoESpec, PeerSpec, Step
 from membench.layers.spec.block import FfnSpec
@@ -131,7 +130,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    add_json_option(parser)
     asked = parser.parse_args()
     sizes = {name: getattr(asked, name) for name in ("steps", "rounds", "threads")}
     for name, value in sizes.items():
@@ -143,7 +142,7 @@ def main() -> None:
         needed = f"{of['over_needed']:.2f} times the {of['needed_ms']:.2f} ms that are needed"
         print(f"{kind:12} {of['run_ms']:7.2f} ms a step, run over bare {of['run_over_bare']:.4f}, {needed}")
     if asked.json is not None:
-        write_found({**heading("training_overhead", started), "sizes": sizes, "layers": found}, asked.json, "--json")
+        write_found({**heading("training_overhead", started), "sizes": sizes, "layers": found}, asked.json)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """What a benchmark found, as a file of its own form."""
 
+import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from membench.files import blaming_output, write_whole
+from membench.errors import UsageError
+from membench.files import blaming_output, check_writable, rescue, write_whole
 from membench.git.commit import running_commit
 from membench.machine.provenance import probe_environment, utc_now
 from membench.results.records import strict_json
@@ -26,11 +29,25 @@ def heading(benchmark: str, started: str, environment: dict[str, Any] | None = N
     }
 
 
-def write_found(found: dict[str, Any], path: Path, option: str) -> None:
-    """Writes it whole or not at all, as strict JSON.
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """``--json FILE``, a ``Path`` or None. What cannot be written is refused before anything is measured."""
+    parser.add_argument("--json", type=_writable, metavar="FILE", help="write what was found here")
 
-    Raises:
-        UsageError: ``path``, which ``option`` names, cannot be written.
-    """
-    with blaming_output(path, option):
-        write_whole(path, (strict_json(found) + "\n").encode())
+
+def _writable(text: str) -> Path:
+    try:
+        check_writable(path := Path(text), "")
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
+
+
+def write_found(found: dict[str, Any], path: Path, *, option: str = "--json") -> None:
+    """Writes it whole or not at all, as strict JSON; where that fails, elsewhere, and the program ends with a line."""
+    content = (strict_json(found) + "\n").encode()
+    try:
+        with blaming_output(path, option):
+            write_whole(path, content)
+    except UsageError as error:
+        elsewhere = rescue(content, path.name)
+        sys.exit(f"{error}; it is in {elsewhere} instead" if elsewhere else str(error))
