@@ -12,7 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 from membench.layers.kernels.attend_last import check_attended
 from membench.layers.kernels.checks import check_dtypes, check_shape
 from membench.layers.kernels.native import block_step as native
-from membench.layers.kernels.plain_operator import plain_operator
+from membench.layers.kernels.plain_operator import step_operator
 
 
 def block_step(
@@ -60,18 +60,12 @@ def block_step(
     return _block_step(x, attention_scale, qkv, out, cosines, sines, keys, values, held, eps, *ffn)
 
 
-_block_step = plain_operator(
+_block_step = step_operator(
     "block_step(Tensor x, Tensor attention_scale, Tensor qkv, Tensor out, Tensor cosines, Tensor sines,"
     " Tensor(a!) keys, Tensor(b!) values, int held, float eps, Tensor? ffn_scale=None, Tensor? gate_up=None,"
     " Tensor? down=None) -> Tensor",
     native.block_step,
 )
-
-
-@torch.library.register_fake("membench::block_step")
-def _(x: Tensor, *others: Any) -> Tensor:
-    del others
-    return x.new_empty(x.shape)
 
 
 @register_flop_formula(torch.ops.membench.block_step)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from membench.layers.kernels.checks import check_dtypes, check_shape
 from membench.layers.kernels.native import memory_step as native
-from membench.layers.kernels.plain_operator import plain_operator
+from membench.layers.kernels.plain_operator import step_operator
 from membench.layers.kernels.quantization import LARGEST
 from membench.layers.kernels.retrieval_step import SCHEMA, Retrieving, flops
 
@@ -52,16 +52,10 @@ def memory_step(
     return _memory_step(*retrieving.operands(), table, row_scales, gate, output)
 
 
-_memory_step = plain_operator(
+_memory_step = step_operator(
     f"memory_step({SCHEMA}, Tensor table, Tensor? row_scales, Tensor? gate, Tensor? output) -> Tensor",
     native.memory_step,
 )
-
-
-@torch.library.register_fake("membench::memory_step")
-def _(x: Tensor, *others: Any) -> Tensor:
-    del others
-    return x.new_empty(x.shape)
 
 
 @register_flop_formula(torch.ops.membench.memory_step)

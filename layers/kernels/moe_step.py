@@ -13,7 +13,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from membench.layers.kernels.checks import check_dtypes, check_fp32, check_integers, check_shape
 from membench.layers.kernels.native import moe_step as native
-from membench.layers.kernels.plain_operator import plain_operator
+from membench.layers.kernels.plain_operator import step_operator
 
 MOST_TOKENS = 4  # of more, experts have several tokens each, whose products by tiles are faster
 
@@ -84,18 +84,12 @@ def moe_step(
     return _moe_step(x, scale, eps, *how, *experts, *(shared or (None, None)))
 
 
-_moe_step = plain_operator(
+_moe_step = step_operator(
     "moe_step(Tensor x, Tensor? block_scale, float block_eps, Tensor router, Tensor? bias, int top_k, bool sigmoid,"
     " bool renormalize, Tensor? chosen, Tensor gate_up, Tensor down, Tensor? shared_gate_up, Tensor? shared_down)"
     " -> Tensor",
     native.moe_step,
 )
-
-
-@torch.library.register_fake("membench::moe_step")
-def _(x: Tensor, *others: Any) -> Tensor:
-    del others
-    return x.new_empty(x.shape)
 
 
 @register_flop_formula(torch.ops.membench.moe_step)

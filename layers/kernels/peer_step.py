@@ -11,7 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from membench.layers.kernels.checks import check_dtypes, check_shape
 from membench.layers.kernels.native import peer_step as native
-from membench.layers.kernels.plain_operator import plain_operator
+from membench.layers.kernels.plain_operator import step_operator
 from membench.layers.kernels.retrieval_step import SCHEMA, Retrieving, flops
 
 
@@ -33,13 +33,7 @@ def peer_step(retrieving: Retrieving, down: Tensor, up: Tensor) -> Tensor:
     return _peer_step(*retrieving.operands(), down, up)
 
 
-_peer_step = plain_operator(f"peer_step({SCHEMA}, Tensor down, Tensor up) -> Tensor", native.peer_step)
-
-
-@torch.library.register_fake("membench::peer_step")
-def _(x: Tensor, *others: Any) -> Tensor:
-    del others
-    return x.new_empty(x.shape)
+_peer_step = step_operator(f"peer_step({SCHEMA}, Tensor down, Tensor up) -> Tensor", native.peer_step)
 
 
 @register_flop_formula(torch.ops.membench.peer_step)
