@@ -88,6 +88,8 @@ class Layer(nn.Module):
     ``auxiliary_loss`` is that of the last forward in training mode, to be added to the loss.
     ``SHARES_TABLE``: whether it can be given a table that other layers read too (``table=``).
     ``FROM_OUTSIDE``: whether it is somebody else's, that may keep no promise of ours.
+    ``STEPS_IN_TURN``: whether ``step`` gives x to a step of ``kernels.in_turn`` and to nothing else, so that x may wait
+    for a step before it. A kind that overrides ``step`` with torch's calls says False.
 
     ``ranks`` that a kind is built with are P, of which one rank's share is built and the others are stood in for; or
     the ``Exchange`` between real ones.
@@ -95,6 +97,7 @@ class Layer(nn.Module):
 
     SHARES_TABLE: ClassVar[bool] = False
     FROM_OUTSIDE: ClassVar[bool] = False
+    STEPS_IN_TURN: ClassVar[bool] = False
 
     def __init__(self, spec: Spec, ranks: int | Exchange = 1) -> None:
         super().__init__()

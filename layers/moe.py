@@ -5,7 +5,7 @@ expert choice, P ranks.
 """
 
 import math
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class MoE(Layer):
     (ceil(E/P), d, f), and ``shared``, the experts that see every token.
     Buffer: ``expert_bias`` (E,) under loss-free balancing (arXiv 2408.15664).
     """
+
+    STEPS_IN_TURN: ClassVar = True
 
     spec: MoESpec
     expert_bias: Tensor | None

@@ -7,7 +7,7 @@ Letters: B tokens, d model dim, H heads, dk key dim, c = dk/2, n sub-keys a half
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ EPS = 1e-6
 
 class RetrievalLayer(Layer):
     """The query projection, the keys and their norms; subclasses say what the rows are for."""
+
+    STEPS_IN_TURN: ClassVar = True
 
     spec: RetrievalSpec
 

@@ -12,6 +12,7 @@ from layers import build
 from layers.kernels import in_turn, paths
 from layers.kernels.native import calls
 from layers.kernels.stages import observed_by
+from layers.layer import Layer
 from layers.spec import AttentionSpec, DenseSpec, MemoryPlusSpec, MemorySpec, ModelSpec, MoESpec, PeerSpec
 from membench.profiler.stage_clock import StageClock
 
@@ -86,6 +87,23 @@ def test_a_token_is_one_call(kind, called, seed):
 def test_what_waits_is_finished_before_anything_else_reads_it(kind, called, seed):
     """Attention's step of each such block, with all that came before it."""
     decoded(decoder(kind), seed, tokens=1)
+    assert called == ["in_turn"] * 3
+
+
+def test_a_step_of_torchs_calls_finds_what_it_is_given(called, seed):
+    """A layer of one's own: nothing may wait when its ``step`` reads x."""
+
+    class Doubled(Layer):
+        def step(self, x, routing, block):
+            assert block is not None
+            assert x.isfinite().all()
+            return 2 * x
+
+    model = decoder("dense")
+    for number in (1, 2):
+        model.blocks[number].ffn = Doubled(model.blocks[number].ffn.spec)
+    with poisoned_memory():
+        decoded(model, seed, tokens=1)
     assert called == ["in_turn"] * 3
 
 

@@ -59,6 +59,8 @@ class Block(Layer):
             y = self._stepped(x, (self.ffn_norm, *swiglu))
         else:
             between = self._attended(x)
+            if not self.ffn.STEPS_IN_TURN:
+                finish_steps()
             y = self.ffn.step(between, routing, (self.ffn_norm, self.spec.norm_eps))
             if y is None:
                 finish_steps()
