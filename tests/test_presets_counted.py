@@ -5,6 +5,8 @@ All tensors are on the meta device, which has shapes and no numbers, so that the
 Letters: S sequences, T new tokens of each, C tokens of context, B = S·T.
 """
 
+from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -75,9 +77,29 @@ def test_params_are_numel(preset: str, kind: str) -> None:
 def test_flops_are_counted_ones(preset: str, kind: str, step: Step) -> None:
     spec = model_of(kind, preset)
     model = Model(spec, device="meta")
-    forward, both = counted_flops(lambda: plain_model(model, step))
+    forward, both = counted_by_blocks(model, step)
     saved = sum(_saved(model.spec.block(number).ffn, step.tokens) for number in range(spec.num_blocks))
     assert spec.cost(step).flops == (both - saved if step.has_backward else forward)
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.mode}-{step.context}")
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_that_are_alike_count_alike(kind: str, step: Step) -> None:
+    model = Model(model_of(kind, "tiny"), device="meta")
+    assert counted_by_blocks(model, step) == counted_flops(lambda: plain_model(model, step))
+
+
+def counted_by_blocks(model: Model, step: Step) -> tuple[int, int]:
+    """Of the plain forward, and of it with its backward: a block of each kind, times how many there are."""
+    spec = model.spec
+    alike = Counter(spec.block(number).model_dump_json() for number in range(spec.num_blocks))
+    first = {spec.block(number).model_dump_json(): block for number, block in enumerate(model.blocks)}
+    forward, both = counted_flops(lambda: plain_logits(model, plain_embedded(model, step), step))
+    for kind, count in alike.items():
+        x = torch.empty(step.tokens, spec.model_dim, dtype=torch.float64, device="meta", requires_grad=True)
+        of_block = counted_flops(partial(plain_block, first[kind], x, step))
+        forward, both = forward + count * of_block[0], both + count * of_block[1]
+    return forward, both
 
 
 def _saved(layer: OwnLayerSpec, tokens: int) -> int:
@@ -88,11 +110,20 @@ def _saved(layer: OwnLayerSpec, tokens: int) -> int:
 
 
 def plain_model(model: Model, step: Step) -> Tensor:
-    """The logits that a step wants, in plain products: of each sequence's last token, or of all tokens."""
-    spec = model.spec
-    hidden = model.embedding.double()[torch.empty(step.tokens, dtype=torch.long, device="meta")]
+    """The logits that a step wants, in plain products."""
+    hidden = plain_embedded(model, step)
     for block in model.blocks:
         hidden = plain_block(block, hidden, step)
+    return plain_logits(model, hidden, step)
+
+
+def plain_embedded(model: Model, step: Step) -> Tensor:
+    return model.embedding.double()[torch.empty(step.tokens, dtype=torch.long, device="meta")]
+
+
+def plain_logits(model: Model, hidden: Tensor, step: Step) -> Tensor:
+    """Of each sequence's last token, or of all tokens."""
+    spec = model.spec
     rows = hidden if step.has_backward else hidden.view(step.sequences, step.new_tokens, -1)[:, -1]
     head = model.embedding if spec.tied else model.head
     return reference.rms_norm(rows, model.norm.double()) @ head.double().T
