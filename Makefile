@@ -10,7 +10,7 @@ MINUTES ?= 8
 DEVICE ?= cuda
 BUILD := hatchling hatch-fancy-pypi-readme
 
-.PHONY: run results results-document test check test-lowest test-newest constraints gpu gpu-wheels clean
+.PHONY: run results results-document test test-slow check test-lowest test-newest constraints gpu gpu-wheels clean
 
 run: $(VENV)/.run-ready
 	$(BIN)/membench run iso_flop_8b
@@ -28,6 +28,10 @@ results-document: $(VENV)/.run-ready
 # By files: what the tests of one share is made once. In their order: the longest, of ab, must not come last and alone.
 test: $(VENV)/.dev-ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# On request: what takes long and seldom fails, which `test` leaves out.
+test-slow: $(VENV)/.dev-ready
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow and not gpu'
 
 check: $(VENV)/.dev-ready
 	$(BIN)/ruff check .

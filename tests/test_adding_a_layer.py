@@ -159,6 +159,7 @@ workload: {prompt: 8, modes: [decode, train_step], optimizers: [adamw]}
 """
 
 
+@pytest.mark.slow
 def test_it_stands_in_a_model(project, tmp_path):
     (project / "in_a_model.yaml").write_text(IN_A_MODEL + QUICK)
     printed = told(project, "run", "in_a_model.yaml", "--device", "cpu", "--output", str(tmp_path / "out"))
@@ -166,6 +167,7 @@ def test_it_stands_in_a_model(project, tmp_path):
     assert [(each["case"]["mode"], each["status"]) for each in records] == [("decode", "ok"), ("train_step", "ok")]
 
 
+@pytest.mark.slow
 def test_a_wrong_module_is_not_timed(project, tmp_path):
     wrong = tmp_path / "wrong"
     shutil.copytree(project, wrong, symlinks=True)

@@ -67,6 +67,7 @@ def said_of_loops(processor, source, made):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not is_gnu(shutil.which("g++")), reason="no GNU compiler")
 def test_loops_that_ask_for_vectors_get_them(tmp_path):
     """A condition that could raise a floating-point exception, or a call, is enough that none are made."""

@@ -176,6 +176,7 @@ def test_the_scenario_is_planned():
         assert arm in done.output
 
 
+@pytest.mark.slow
 def test_checked_and_noted_in_a_run(scenario_file, tmp_path):
     sizes = ", ".join(f"{key}: {value}" for key, value in MEMORY.items())
     path = scenario_file(

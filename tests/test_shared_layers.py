@@ -213,6 +213,7 @@ def test_two_hosts_measure_the_same(after_a_kill, tmp_path):
     assert line["hosts"] == ["host-a", "host-b"]
 
 
+@pytest.mark.slow
 def test_hosts_that_cannot_reach_each_other_end_and_leave_nothing(tmp_path, monkeypatch):
     (tmp_path / "shared.yaml").write_text(SCENARIO)
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))

@@ -18,6 +18,7 @@ measure: {min_samples: 3, floor_samples: 2, max_seconds: 0.1, warmup_seconds: 0.
 """
 
 
+@pytest.mark.slow
 def test_models_are_measured_both_ways_and_compared(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)

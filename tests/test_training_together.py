@@ -71,6 +71,7 @@ def found_on_four(tmp_path_factory):
     return ranks.found_on(4, asked, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", (*ON_FOUR, "in pieces"))
 def test_four_processes_learn_what_one_does(check, found_on_four):
     wrong = {rank: text for rank, text in enumerate(found_on_four[check]) if text is not None}

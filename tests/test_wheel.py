@@ -202,6 +202,7 @@ def test_both_names_are_one_set_of_modules_in_the_wheel(ask, installed):
     assert all(line.startswith(str(installed.parent)) for line in said.splitlines()), said
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_measures_under_python_O(ask):
     _, folder = ask("python", "-c", f"open('tiny.yaml', 'w').write('''{TINY}''')")
     said, _ = ask("python", "-O", "-m", "membench", "run", "tiny.yaml", "--json", PYTHONOPTIMIZE="1")
