@@ -38,7 +38,7 @@ inline void dot_all(const Element* vector, const Element* rows, int64_t count, i
             here[j] = rows + (at + j) * columns;
             later[j] = rows + std::min(at + j + ROWS_AHEAD, count - 1) * columns;
         }
-        dot_rows<TOGETHER>(vector, here, later, columns, scores + at);
+        dot_rows<TOGETHER>(vector, here, AskedFor<Element>{later}, columns, scores + at);
     }
     for (; at < count; ++at) scores[at] = dot(vector, rows + at * columns, columns);
 }

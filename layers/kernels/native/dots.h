@@ -2,7 +2,6 @@
 #pragma once
 
 #include <utility>
-#include <vector>
 
 #include "rows.h"
 #include "vectors.h"
@@ -51,22 +50,6 @@ template <> inline void arrange<BFloat16>(const float* values, int64_t columns, 
         }
 }
 
-// Rows (rows, columns) as floats, each arranged.
-template <typename Element> inline std::vector<float> arranged_rows(const Element* values, int64_t rows, int64_t columns) {
-    std::vector<float> arranged(rows * columns);
-    for (int64_t row = 0; row < rows; ++row) {
-        float* out = arranged.data() + row * columns;
-        int64_t begin = 0;
-        for (; begin + BLOCK <= columns; begin += BLOCK) {
-            const Block block = block_of(values + row * columns + begin);
-            store_floats(out + begin, block.first);
-            store_floats(out + begin + LANES, block.second);
-        }
-        for (; begin < columns; ++begin) out[begin] = widen(values[row * columns + begin]);
-    }
-    return arranged;
-}
-
 // What rows are multiplied with: the numbers of a token, of which floats are arranged as the rows' elements are.
 template <typename Token> struct TokenFactor {
     const Token* values;
@@ -97,13 +80,29 @@ template <typename Body, int... INDEX> inline void for_known(std::integer_sequen
     (body(std::integral_constant<int, INDEX>{}), ...);
 }
 
-// sums[row] = factor · rows[row], block by block, and of rows needed later what lies there is asked for. Each row has
-// two sums: with one, every multiplication would wait for the one before it. A line that has several blocks is asked for
-// as often: a processor that waits for many lines drops what it is asked.
-template <int ROWS, typename Factor, typename Element>
-inline void sum_products(const Factor& factor, const Element* const* rows, const Element* const* later, int64_t columns,
+// Asks for what lies in rows that are needed later. A line that has several blocks is asked for as often: a processor
+// that waits for many lines drops what it is asked.
+template <typename Element> struct AskedFor {
+    const Element* const* rows;
+
+    void block(int row, int64_t begin) const {
+        constexpr int64_t LINE = LINE_BYTES / sizeof(Element);
+        for (int64_t line = 0; line < BLOCK; line += LINE) prefetch_line(rows[row] + begin + line);
+    }
+    void tail(int row, int64_t begin) const { prefetch_line(rows[row] + begin); }
+};
+
+// Asks for nothing: the processor foresees what is read.
+struct Foreseen {
+    static void block(int, int64_t) {}
+    static void tail(int, int64_t) {}
+};
+
+// sums[row] = factor · rows[row], block by block. Each row has two sums: with one, every multiplication would wait for
+// the one before it.
+template <int ROWS, typename Factor, typename Element, typename Later>
+inline void sum_products(const Factor& factor, const Element* const* rows, const Later& later, int64_t columns,
                          float* sums) {
-    constexpr int64_t LINE = LINE_BYTES / sizeof(Element);
     constexpr std::make_integer_sequence<int, ROWS> EVERY;
     Floats firsts[ROWS], seconds[ROWS];
     for_known(EVERY, [&](auto row) { firsts[row] = seconds[row] = Floats{}; });
@@ -111,7 +110,7 @@ inline void sum_products(const Factor& factor, const Element* const* rows, const
     for (; begin + BLOCK <= columns; begin += BLOCK) {
         const Block before = factor.before(begin);
         for_known(EVERY, [&](auto row) {
-            for (int64_t line = 0; line < BLOCK; line += LINE) prefetch_line(later[row] + begin + line);
+            later.block(row, begin);
             const Block there = block_of(rows[row] + begin);
             const Block here = factor.beside(before, there);
             firsts[row] += here.first * there.first;
@@ -119,7 +118,7 @@ inline void sum_products(const Factor& factor, const Element* const* rows, const
         });
     }
     for_known(EVERY, [&](auto row) {
-        if (begin < columns) prefetch_line(later[row] + begin);
+        if (begin < columns) later.tail(row, begin);
         firsts[row] += seconds[row];
         sums[row] = 0;
         for (int64_t j = begin; j < columns; ++j) {
@@ -131,14 +130,13 @@ inline void sum_products(const Factor& factor, const Element* const* rows, const
 }
 
 // dots[row] = token · rows[row].
-template <int ROWS, typename Token, typename Element>
-inline void dot_rows(const Token* token, const Element* const* rows, const Element* const* later, int64_t columns,
-                     float* dots) {
+template <int ROWS, typename Token, typename Element, typename Later>
+inline void dot_rows(const Token* token, const Element* const* rows, const Later& later, int64_t columns, float* dots) {
     sum_products<ROWS>(TokenFactor<Token>{token}, rows, later, columns, dots);
 }
 
 // squares[row] = rows[row] · rows[row].
-template <int ROWS, typename Element>
-inline void square_rows(const Element* const* rows, const Element* const* later, int64_t columns, float* squares) {
+template <int ROWS, typename Element, typename Later>
+inline void square_rows(const Element* const* rows, const Later& later, int64_t columns, float* squares) {
     sum_products<ROWS>(OwnFactor{}, rows, later, columns, squares);
 }

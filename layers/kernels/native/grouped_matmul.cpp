@@ -195,7 +195,7 @@ void dots_of_one(const float* x, const BFloat16* matrix, int64_t pitch, int64_t 
             rows[j] = matrix + std::min(neuron + j, neurons - 1) * pitch;
             later[j] = matrix + std::min(neuron + j + ahead, left - 1) * pitch;
         }
-        dot_rows<TOGETHER>(x, rows, later, blocks * BLOCK, found);
+        dot_rows<TOGETHER>(x, rows, AskedFor<BFloat16>{later}, blocks * BLOCK, found);
         std::copy_n(found, std::min(TOGETHER, neurons - neuron), sums + neuron);
     }
 }

@@ -30,69 +30,30 @@ struct Product {
     }
 };
 
-// Two sums for each half of two blocks: with fewer, every multiplication would wait for the one before it.
-struct Dot {
-    Block sums[2] = {};
-
-    template <int BLOCKS> void add(const float* x, const Block (&row)[BLOCKS]) {
-        for_known(std::make_integer_sequence<int, BLOCKS>{}, [&](auto block) {
-            sums[block].first += load_floats(x + block * BLOCK) * row[block].first;
-            sums[block].second += load_floats(x + block * BLOCK + LANES) * row[block].second;
-        });
-    }
-    Floats total() const { return (sums[0].first + sums[0].second) + (sums[1].first + sums[1].second); }
-};
-
-// Products of `TOKENS` rows of x (R, m), arranged, with one of the matrix: vectors whose sums they are, but for the tails,
-// what comes after the last whole block.
-template <int TOKENS, typename Element>
-inline void dot_neuron(const float* x, const Element* row, int64_t m, Floats* vectors, float* tails, int64_t pitch) {
-    constexpr std::make_integer_sequence<int, TOKENS> EVERY;
-    Dot dots[TOKENS];
-    int64_t begin = 0;
-    for (; begin + 2 * BLOCK <= m; begin += 2 * BLOCK) {
-        const Block blocks[] = {block_of(row + begin), block_of(row + begin + BLOCK)};
-        for_known(EVERY, [&](auto token) { dots[token].add(x + token * m + begin, blocks); });
-    }
-    for (; begin + BLOCK <= m; begin += BLOCK) {
-        const Block blocks[] = {block_of(row + begin)};
-        for_known(EVERY, [&](auto token) { dots[token].add(x + token * m + begin, blocks); });
-    }
-    for_known(EVERY, [&](auto token) {
-        vectors[token * TOGETHER] = dots[token].total();
-        float tail = 0;
-        for (int64_t j = begin; j < m; ++j) tail += x[token * m + j] * widen(row[j]);
-        tails[token * pitch] = tail;
-    });
-}
-
-// Sums (TOKENS, pitch) of `NEURONS` rows of the matrix. They are read one after the other: a processor foresees what is
-// read in one stretch, and asks for it in time.
-template <int TOKENS, int NEURONS, typename Element>
-inline void dot_neurons(const float* x, const Element* rows, int64_t m, float* sums, int64_t pitch) {
-    Floats vectors[TOKENS][TOGETHER];
-    for (int j = 0; j < NEURONS; ++j) dot_neuron<TOKENS>(x, rows + j * m, m, &vectors[0][j], sums + j, pitch);
-    for (int token = 0; token < TOKENS; ++token) add_sums<NEURONS>(vectors[token], sums + token * pitch, 1);
-}
-
+// Sums (R, pitch) of `NEURONS` rows of the matrix, `apart` rows from each other: from number `first` on.
 template <int NEURONS, typename Element>
-inline void dot_all_tokens(const Product& given, const float* x, const Element* rows, float* sums, int64_t pitch) {
-    int64_t token = 0;
-    for (; token + 2 <= given.rows; token += 2)
-        dot_neurons<2, NEURONS>(x + token * given.m, rows, given.m, sums + token * pitch, pitch);
-    for (; token < given.rows; ++token)
-        dot_neurons<1, NEURONS>(x + token * given.m, rows, given.m, sums + token * pitch, pitch);
+inline void dot_neurons(const Product& given, const Element* x, const Element* matrix, int64_t first, int64_t apart,
+                        float* sums, int64_t pitch) {
+    const Element* rows[NEURONS];
+    float found[NEURONS];
+    for (int j = 0; j < NEURONS; ++j) rows[j] = matrix + (first + j * apart) * given.m;
+    for (int64_t row = 0; row < given.rows; ++row) {
+        dot_rows<NEURONS>(x + row * given.m, rows, Foreseen{}, given.m, found);
+        for (int j = 0; j < NEURONS; ++j) sums[row * pitch + j * apart] = found[j];
+    }
 }
 
-// Sums (R, pitch) of the rows of the matrix from number `begin` to `end`.
+// Sums (R, pitch) of the rows of the matrix from number `begin` to `end`. They are read as so many stretches side by
+// side, which the processor foresees each by itself: of one stretch, or of rows that lie in one page, it asks for less
+// at a time than memory can give.
 template <typename Element>
 inline void dot_task(const Product& given, const Element* x, const Element* matrix, int64_t begin, int64_t end, float* sums,
                      int64_t pitch) {
-    const std::vector<float> arranged = arranged_rows(x, given.rows, given.m);
-    int64_t at = begin;
-    for (; at + TOGETHER <= end; at += TOGETHER)
-        dot_all_tokens<TOGETHER>(given, arranged.data(), matrix + at * given.m, sums + at - begin, pitch);
-    for (; at < end; ++at) dot_all_tokens<1>(given, arranged.data(), matrix + at * given.m, sums + at - begin, pitch);
+    const int64_t stretch = (end - begin) / TOGETHER;
+    for (int64_t at = 0; at < stretch; ++at)
+        dot_neurons<TOGETHER>(given, x, matrix, begin + at, stretch, sums + at, pitch);
+    for (int64_t at = TOGETHER * stretch; at < end - begin; ++at)
+        dot_neurons<1>(given, x, matrix, begin + at, 1, sums + at, pitch);
 }
 
 // For stretches of the rows of the product of x (R, m) and the matrix finish(sums, row, begin, count), which may change

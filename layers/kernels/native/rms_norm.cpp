@@ -93,7 +93,7 @@ void inverse_rms(const void* x_, int64_t rows, int64_t columns, double eps, floa
             later[j] = x + std::min(begin + j + ROWS_AHEAD, rows - 1) * columns;
         }
         float squares[TOGETHER];
-        square_rows<TOGETHER>(here, later, columns, squares);
+        square_rows<TOGETHER>(here, AskedFor<Element>{later}, columns, squares);
         for (int64_t j = 0; j < std::min(TOGETHER, rows - begin); ++j)
             out[begin + j] = 1 / std::sqrt(squares[j] / float(columns) + float(eps));
     }

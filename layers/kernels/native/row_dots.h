@@ -22,7 +22,7 @@ inline void dot_lookups(const Lookups& given, const Element* table, const Elemen
         rows[row] = table + given.rows[at + row] * given.columns;
         later[row] = table + given.rows[std::min(at + row + ROWS_AHEAD, last)] * given.columns;
     }
-    dot_rows<ROWS>(token, rows, later, given.columns, dots + at);
+    dot_rows<ROWS>(token, rows, AskedFor<Element>{later}, given.columns, dots + at);
 }
 
 // dots (B, L) of the table's rows and tokens (B, D), `a_task` at a time by the threads of a parallel region: whole tokens

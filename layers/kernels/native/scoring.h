@@ -31,12 +31,12 @@ inline void score_keys(const Scored& given, const Element* keys, int64_t half, i
         later[j] = keys + std::min(half * n + at + j + ahead, given.halves * n - 1) * c;
     }
     float scales[KEYS];
-    if (given.normalized) square_rows<KEYS>(rows, later, c, scales);
+    if (given.normalized) square_rows<KEYS>(rows, AskedFor<Element>{later}, c, scales);
     for (int j = 0; j < KEYS && given.normalized; ++j)
         scales[j] = given.inverse_rms[half * n + at + j] = 1 / std::sqrt(scales[j] / float(c) + given.eps);
     for (int64_t token = 0; token < given.tokens; ++token) {
         float* scores = given.scores + (half * given.tokens + token) * n + at;
-        dot_rows<KEYS>(given.queries + (token * given.halves + half) * c, rows, later, c, scores);
+        dot_rows<KEYS>(given.queries + (token * given.halves + half) * c, rows, AskedFor<Element>{later}, c, scores);
         for (int j = 0; j < KEYS && given.normalized; ++j) scores[j] *= scales[j];
     }
 }

@@ -72,7 +72,7 @@ inline void dot_head(const float* vector, Head& head, int64_t count, float* prod
     for (int64_t at = 0; at < count; at += TOGETHER) {
         const float* rows[TOGETHER];
         for (int64_t j = 0; j < TOGETHER; ++j) rows[j] = head.row(at + j);
-        dot_rows<TOGETHER>(vector, rows, rows, head.pitch, products + at);
+        dot_rows<TOGETHER>(vector, rows, Foreseen{}, head.pitch, products + at);
     }
 }
 
