@@ -38,8 +38,10 @@ def double_weights(module: nn.Module, leaf: Leaf = double) -> dict[str, Tensor]:
     return {name: leaf(parameter) for name, parameter in module.named_parameters()}
 
 
-def error_of_sums(actual: Tensor, expected: Tensor, terms: int) -> float:
+def error_of_sums(actual: Tensor, expected: Tensor, terms: float) -> float:
     """RMS error of sums of so many products of normal numbers, relative to what such sums come to.
+
+    Of other numbers ``terms`` is the sum of the squares of a sum's products.
 
     Where few come out, all of them may lie near zero, and what rounding the terms leaves is large beside them.
     """

@@ -8,6 +8,7 @@ import ctypes
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -98,5 +99,6 @@ def seen_between(modules: Iterable[nn.Module]) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
+@cache
 def _address(name: str) -> int | None:
     return ctypes.cast(function(name, None), ctypes.c_void_p).value

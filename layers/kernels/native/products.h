@@ -12,7 +12,7 @@
 
 #include "dots.h"
 
-constexpr int64_t BYTES_A_TASK = 786432;
+constexpr int64_t BYTES_A_TASK = 786432;  // in TOGETHER stretches, each of many pages
 constexpr int64_t TASKS_A_THREAD = 4;
 constexpr int64_t LEAST_ROWS_A_TASK = 8 * TOGETHER;
 
