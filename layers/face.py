@@ -4,4 +4,4 @@ Raised whenever the instrument asks layers for something that earlier ones lack.
 revisions with one instrument where their layers have its face, and each with its own where they do not.
 """
 
-FACE = 11
+FACE = 12

@@ -13,7 +13,7 @@ from membench.layers.face import FACE
 # What the instrument imports of layers, by the number. A new name: raise FACE and give the new number its names; one
 # that all layers of the number have had needs no new one.
 ASKED = {
-    11: """
+    12: """
         checking.answer:find_fault checking.answer:parameter_faults checking.digest:Digest
         checking.update_verification:update_errors checking.verification:Verification
         checking.verification:verify factory:build initialize:fill_normal_ kernels.cpp_build:kernels
@@ -44,7 +44,8 @@ ASKED = {
         spec.accounting:dram_row_bytes spec.expectation:expected_busiest_load spec.expectation:expected_unique
         kernels.triton:dispatch kernels.triton:lookups kernels.triton:router
         checking.answer:copied checking.answer:tensors_of kernels:step_clock kernels.triton:step_clock
-        layers:sharded_checkpoint
+        layers:sharded_checkpoint layers:checkpoint_digests
+        checkpoint_digests:of_all kernels.in_turn:in_turn kernels.in_turn:seen_between
     """,
 }
 

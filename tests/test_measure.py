@@ -14,7 +14,7 @@ from membench.measuring import ceilings, memory
 from membench.measuring.inputs import make_inputs, pool_size
 from membench.measuring.measurement import CaseMeasurement
 from membench.measuring.step import make_step
-from membench.measuring.time import Clock, Sampling, sample, warm_up
+from membench.measuring.time import Clock, Pass, Sampling, sample, warm_up
 from membench.measuring.traffic import count_traffic
 
 
@@ -36,6 +36,15 @@ def test_short_calls_are_bundled(virtual_time):
     found = sample(Clock("cpu"), lambda _: virtual_time.sleep(1e-6), Sampling(5, 5, 5, 0.01))
     assert found.calls_per_sample == 500
     assert found.seconds == pytest.approx([1e-6] * 5)
+
+
+def test_a_pass_is_timed_as_its_calls(virtual_time):
+    seen = []
+    step = Pass(4, lambda i: (seen.append(i), virtual_time.sleep(5e-5)))
+    found = sample(Clock("cpu"), step, Sampling(5, 5, 5, 0.0))
+    assert found.seconds == pytest.approx([1.25e-5] * 5)
+    assert found.calls_per_sample == 40, "ten passes are a sample's half millisecond"
+    assert found.warmup_calls == 4 * (len(seen) - 5 * 10)
 
 
 def test_time_stops_but_not_below_the_floor(virtual_time):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import interruptible
 import pytest
 from timing import once_in, processes_take_less_than
 from typer.testing import CliRunner
@@ -146,14 +147,12 @@ def test_nothing_measured_is_exit_code_5(scenario_file, tmp_path):
 def start_slow(scenario_file, out, rounds=2):
     """A run of several rounds, stopped as soon as one round is on disk."""
     path = scenario_file(SMALL % ("  slow: {layer: 'outside_layers:slow'}", "forward", rounds))
-    process = subprocess.Popen(
+    process = interruptible.start(
         [sys.executable, "-m", "membench", "run", path, "--output", str(out), "--device", "cpu"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # a shell's background job, which the tests may be, ignores it, and hands that on
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     limit = time.monotonic() + 120
     while time.monotonic() < limit:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import interruptible
 from test_run import one_result, run
 from training_cases import TINY, tiny_plan
 
@@ -83,12 +84,8 @@ def test_a_run_that_was_killed_goes_on_where_it_was_and_comes_to_the_same(scenar
 
 def test_ctrl_c_keeps_what_is_finished(scenario_file, tmp_path):
     words = [sys.executable, "-m", "membench", "run", scenario_file(LONG), "--device", "cpu"]
-    process = subprocess.Popen(
-        [*words, "--output", str(tmp_path), "--json"],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        # what a shell starts in the background ignores interrupts, and so would all that tests start there
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    process = interruptible.start(
+        [*words, "--output", str(tmp_path), "--json"], stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stderr is not None
     for line in process.stderr:

@@ -4,14 +4,17 @@ import pytest
 import torch
 
 from layers import build
+from layers.kernels import in_turn
+from layers.kernels.paths import has_native
+from layers.layer import Layer
 from layers.optim.layer_optimizer import LayerOptimizer
 from layers.spec import Step
 from membench.case import Case
 from membench.measuring import twins
 from membench.measuring.inputs import pool_size
 from membench.measuring.measurement import CaseMeasurement
-from membench.measuring.time import Clock, Sampling
-from membench.measuring.twins import in_turn, reused_bytes, twin_of, twins_wanted
+from membench.measuring.time import Clock, Sampling, StepCall, calls_in
+from membench.measuring.twins import one_pass, reused_bytes, taking_turns, twin_of, twins_wanted
 from tests.test_models import block_of, model_of
 
 
@@ -64,7 +67,7 @@ def test_there_are_as_many_as_go_past_the_caches(monkeypatch, bytes_each: int, f
 
 def test_steps_take_turns_after_each_was_made_once() -> None:
     made: list[tuple[str, int]] = []
-    step = in_turn([lambda i: made.append(("a", i)), lambda i: made.append(("b", i))])
+    step = taking_turns([lambda i: made.append(("a", i)), lambda i: made.append(("b", i))])
     assert made == [("a", 0), ("b", 1)]
     made.clear()
     for number in range(4):
@@ -104,6 +107,41 @@ def test_measured_blocks_take_turns() -> None:
         notes[spec.kind] = measurement.run(case, short, ["eager"], memory=False)["notes"]
     assert any("copies take turns" in note for note in notes["block"])
     assert not any("copies take turns" in note for note in notes["model"])
+
+
+@pytest.mark.parametrize("kind", ["dense", "moe", "memory", "peer"])
+def test_a_pass_over_copies_gives_what_each_gives_alone(monkeypatch, kind: str) -> None:
+    copies = [ready_block(kind).eval()]
+    copies += [twin_of(copies[0]) for _ in range(2)]
+    inputs = [copies[0].draw_tokens(2, torch.Generator().manual_seed(i)) for i in range(6)]
+    found: dict[int, torch.Tensor] = {}
+    run_together: list[int] = []
+
+    def step_of(layer: Layer) -> StepCall:
+        return lambda i: found.update({i: layer(inputs[i])})
+
+    def noted(waiting: in_turn._Waiting) -> None:
+        run_together.append(len(waiting.names))
+        run(waiting)
+
+    run = in_turn._Waiting.run
+    monkeypatch.setattr(in_turn._Waiting, "run", noted)
+    timed = one_pass(copies, [step_of(layer) for layer in copies])
+    with torch.no_grad():
+        timed(1)
+        if has_native() and kind == "dense":  # a block of which is one step
+            assert run_together == [3]
+        assert sorted(found) == [3, 4, 5], "pass number 1 makes the calls after those of pass 0"
+        assert all(torch.equal(y, copies[0](inputs[i])) for i, y in found.items())
+    assert calls_in(timed) == 3
+
+
+@pytest.mark.parametrize("mode", ["decode", "prefill"])
+def test_a_block_is_decoded_in_passes(mode) -> None:
+    case = Case(arm="a", level="block", mode=mode, layer=block_of("dense"), tokens=2, sequences=2, context=3)
+    measurement = CaseMeasurement(build(case.layer), Clock("cpu"), cache_bytes=30_000, progress=lambda words: None)
+    timed, _ = measurement.as_in_model(measurement.prepare(case, ["eager"]))
+    assert (calls_in(timed) > 1) == (mode == "decode")
 
 
 def test_a_model_has_few_inputs() -> None:

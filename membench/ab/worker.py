@@ -52,22 +52,25 @@ class Side(Worker):
     def prepare(self, asked: PrepareCase) -> Prepared:
         """Make a case of the job the one that is timed: checked against the reference and warm."""
         from membench.machine.clocks import read_clocks
-        from membench.measuring.time import warm_up
+        from membench.measuring.time import calls_in, warm_up
 
         self.prepared = self.measurement.prepare(self.job.cases[asked.index], self.job.implementations)
         self.timed, self.notes = self.measurement.as_in_model(self.prepared)
-        calls, steady, fastest_s = warm_up(self.clock, self.timed, self.job.warmup_seconds)
-        self.inputs = count(calls)
+        warm, each = warm_up(self.clock, self.timed, self.job.warmup_seconds), calls_in(self.timed)
+        self.inputs = count(warm.calls)
         self.clocks = [read_clocks(self.job.device)]
-        return Prepared(fastest_s=fastest_s, warmup_calls=calls, steady=steady)
+        return Prepared(fastest_s=warm.fastest_s, warmup_calls=warm.calls, steady=warm.steady, calls_in_step=each)
 
     def sample(self, asked: TakeSamples) -> Sampled:
         """So many samples of so many calls each (CUDA: of one call, the L2 cache flushed before it)."""
+        from membench.measuring.time import calls_in
+
         step = self.timed
         assert step is not None, "nothing is prepared"
         if self.job.device == "cuda":
             return Sampled(seconds=self.clock.queued_seconds(step, self.inputs, asked.samples, cold=True))
-        return Sampled(seconds=[self.clock.seconds(step, self.inputs, asked.calls) for _ in range(asked.samples)])
+        steps = max(1, asked.calls // calls_in(step))
+        return Sampled(seconds=[self.clock.seconds(step, self.inputs, steps) for _ in range(asked.samples)])
 
     def facts(self, asked: TellFacts) -> Found:
         """Everything else that a round says of the case."""

@@ -1,10 +1,14 @@
 """``membench plan``: what a run would do. It measures nothing; only for ``--kernels`` does it import torch."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from membench.cli.options import AsJson, Device, Overrides, Ranks, Scenarios
+
+if TYPE_CHECKING:
+    from membench.planning.plan import Plan
+    from membench.scenario.scenario import Scenario
 
 HardwareName = Annotated[
     str | None,
@@ -48,15 +52,10 @@ def plan(
     from membench.cli.device_option import checked_device
     from membench.cli.ranks_option import checked_ranks
     from membench.errors import UsageError
-    from membench.machine.datasheet import Hardware, local_gpu, parse_hardware, parse_hosts
-    from membench.machine.device import available_memory_bytes, last_level_cache_bytes
+    from membench.machine.datasheet import parse_hardware, parse_hosts
     from membench.planning.planner import make_plan
     from membench.planning.predicted_hardware import check_hardware
     from membench.scenario.scenario import load_scenario
-    from membench.tables.kernels import kernels_tables, next_kernels
-    from membench.tables.layouts import curve_table
-    from membench.tables.plan import plan_tables
-    from membench.tables.render import print_tables
 
     if checked_ranks(nproc) is not None and hardware is not None:
         raise UsageError("is for this machine: --hardware h100x8 says how many ranks", source="--nproc")
@@ -67,18 +66,7 @@ def plan(
     plans = []
     for name in scenarios:
         scenario = load_scenario(name, changes)
-        plans += [make_plan(scenario, hardware=each) for each in named]
-        if named:
-            continue
-        local = local_gpu() if scenario.device != "cpu" else None
-        if local:
-            own = {"available_bytes": int(local.memory_bytes), "host_bytes": available_memory_bytes()}
-            plans.append(make_plan(scenario, hardware=Hardware(local), **own, processes=nproc))
-        else:
-            cache_bytes = last_level_cache_bytes() if scenario.device != "cuda" else None
-            memory = available_memory_bytes() if nproc else None  # which all of them have together
-            share = memory // nproc if memory and nproc else None
-            plans.append(make_plan(scenario, available_bytes=share, cache_bytes=cache_bytes or 0, processes=nproc))
+        plans += [make_plan(scenario, hardware=each) for each in named] or [_plan_here(scenario, nproc)]
     if kernels:
         from membench.profiler.launches.prediction import with_kernels
 
@@ -86,9 +74,34 @@ def plan(
     if as_json:
         typer.echo(json.dumps({"plans": [each.model_dump(mode="json") for each in plans]}, allow_nan=False))
         return
-    if len(named) > 1:
-        of_each = range(0, len(plans), len(named))
-        print_tables([curve_table(plans[first : first + len(named)]) for first in of_each])
+    _show(plans, len(named))
+
+
+def _plan_here(scenario: "Scenario", processes: int | None) -> "Plan":
+    """For this machine, as so many of its processes share it."""
+    from membench.machine.datasheet import Hardware, local_gpu
+    from membench.machine.device import available_memory_bytes, last_level_cache_bytes
+    from membench.planning.planner import make_plan
+
+    local = local_gpu() if scenario.device != "cpu" else None
+    if local:
+        own = {"available_bytes": int(local.memory_bytes), "host_bytes": available_memory_bytes()}
+        return make_plan(scenario, hardware=Hardware(local), **own, processes=processes)
+    cache_bytes = last_level_cache_bytes() if scenario.device != "cuda" else None
+    memory = available_memory_bytes() if processes else None  # which all of them have together
+    share = memory // processes if memory and processes else None
+    return make_plan(scenario, available_bytes=share, cache_bytes=cache_bytes or 0, processes=processes)
+
+
+def _show(plans: "list[Plan]", hardware: int) -> None:
+    """As tables: of one piece of hardware, or none named, each plan; of several a curve over them for each scenario."""
+    from membench.tables.kernels import kernels_tables, next_kernels
+    from membench.tables.layouts import curve_table
+    from membench.tables.plan import plan_tables
+    from membench.tables.render import print_tables
+
+    if hardware > 1:
+        print_tables([curve_table(plans[first : first + hardware]) for first in range(0, len(plans), hardware)])
         return
     for each in plans:
         print_tables([*plan_tables(each), *kernels_tables(each)])

@@ -41,7 +41,7 @@ from membench.measuring.stop_watch import StopWatch
 from membench.measuring.stored_inputs import InputStore
 from membench.measuring.time import Clock, Samples, Sampling, StepCall, sample
 from membench.measuring.traffic import Traffic
-from membench.measuring.twins import in_turn, note, reused_bytes, twin_of, twins_wanted
+from membench.measuring.twins import note, one_pass, reused_bytes, taking_turns, twin_of, twins_wanted
 from membench.measuring.ways import Way, way_of
 
 _TUNING = Sampling(min_samples=5, floor_samples=3, max_seconds=1.0, warmup_seconds=0.2)
@@ -190,12 +190,15 @@ class CaseMeasurement:
         count = twins_wanted(each, self.preparation.cache_bytes)
         if count < 1:
             return prepared.step, []
-        steps = [self._step_of_twin(prepared) for _ in range(count)]
-        return in_turn([prepared.step, *steps]), [note(count)]
+        twins = [twin_of(self.layer) for _ in range(count)]
+        steps = [prepared.step, *(self._step_of_twin(prepared, twin) for twin in twins)]
+        if case.mode == "decode" and prepared.implementation["chosen"] == "eager":
+            return one_pass([self.layer, *twins], steps), [note(count)]
+        return taking_turns(steps), [note(count)]
 
-    def _step_of_twin(self, prepared: Prepared) -> StepCall:
-        case, twin = prepared.case, twin_of(self.layer)
-        name, upstream = prepared.implementation["chosen"], self.preparation.upstream(case)
+    def _step_of_twin(self, prepared: Prepared, twin: Layer) -> StepCall:
+        case, name = prepared.case, prepared.implementation["chosen"]
+        upstream = self.preparation.upstream(case)
         optimizer = prepared.optimizer and prepared.optimizer.for_twin(twin)
         return way_of(name, case.mode, twin, prepared.inputs, upstream, optimizer).step
 

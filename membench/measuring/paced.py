@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from membench.machine.disturbance import Watch
 from membench.measuring.retaking import Retaking
-from membench.measuring.time import Clock, Samples, Sampling, StepCall, affordable, bundled, warm_up
+from membench.measuring.time import Clock, Samples, Sampling, StepCall, affordable, bundled, calls_in, warm_up
 
 try:
     import resource
@@ -70,11 +70,11 @@ class PacedSamples(NamedTuple):
     apart_s: list[float]
 
 
-def take_turn(clock: Clock, step: StepCall, inputs: Iterator[int], calls: int) -> Timed:
-    """One sample of so many calls."""
+def take_turn(clock: Clock, step: StepCall, inputs: Iterator[int], steps: int) -> Timed:
+    """One sample of so many steps; seconds are a call's."""
     gave_away, on_core = gave_core_away(), time.thread_time()
-    seconds = clock.seconds(step, inputs, calls)
-    on_core = (time.thread_time() - on_core) / calls
+    seconds = clock.seconds(step, inputs, steps)
+    on_core = (time.thread_time() - on_core) / (steps * calls_in(step))
     if gave_away is None:
         return Timed(seconds)
     return Timed(seconds, min(seconds, on_core) if gave_core_away() == gave_away else seconds)
@@ -110,11 +110,12 @@ def sample_in_turn(
 
         taking.take_batches(batch)
     else:
-        calls, pacer_calls = bundled(warm.fastest_s), bundled(pacer_s)
+        steps, pacer_calls = bundled(step, warm.fastest_s), bundled(pacer, pacer_s)
+        calls = steps * calls_in(step)
         taking = Retaking[Pair](sampling, watch, now=clock.ranks.now)
         taking.take(
-            lambda: Pair(take_turn(clock, step, inputs, calls), take_turn(clock, pacer, rows, pacer_calls)),
-            lambda: clock.seconds(step, inputs, calls),
+            lambda: Pair(take_turn(clock, step, inputs, steps), take_turn(clock, pacer, rows, pacer_calls)),
+            lambda: clock.seconds(step, inputs, steps),
         )
     taken = taking.taken()
     own, paced = Side.of(calls, [p.own for p in taken.kept]), Side.of(pacer_calls, [p.paced for p in taken.kept])

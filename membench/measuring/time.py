@@ -40,6 +40,22 @@ class Sampling:
     retake_seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A step of several calls that cannot be timed apart: number i makes those from i times their count on."""
+
+    calls: int
+    make: StepCall
+
+    def __call__(self, i: int) -> object:
+        return self.make(i)
+
+
+def calls_in(step: StepCall) -> int:
+    """How many calls a step makes."""
+    return step.calls if isinstance(step, Pass) else 1
+
+
 class Warm(NamedTuple):
     """A warm-up: calls made, whether it became steady, and the seconds of the fastest late call."""
 
@@ -105,15 +121,15 @@ class Clock:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
-    def seconds(self, step: StepCall, inputs: Iterator[int], calls: int) -> float:
-        """Seconds a call of ``calls`` calls in a row, the device idle before and after."""
+    def seconds(self, step: StepCall, inputs: Iterator[int], steps: int) -> float:
+        """Seconds a call of so many steps in a row, the device idle before and after."""
         self.synchronize()
         self.ranks.meet()
         begin = time.perf_counter()
-        for _ in range(calls):
+        for _ in range(steps):
             step(next(inputs))
         self.synchronize()
-        return self.ranks.seconds([(time.perf_counter() - begin) / calls])[0]
+        return self.ranks.seconds([(time.perf_counter() - begin) / (steps * calls_in(step))])[0]
 
     def queued_seconds(self, step: StepCall, inputs: Iterator[int], samples: int, *, cold: bool) -> list[float]:
         """CUDA: seconds of so many calls, queued together so that the host is waited for only where it is slower.
@@ -147,12 +163,12 @@ def warm_up(clock: Clock, step: StepCall, seconds: float) -> Warm:
         earlier, latest = times[:-late], times[-late:]
         steady = bool(earlier) and min(latest) >= (1 - _STEADY_WITHIN) * min(earlier)
         if (spent >= seconds and steady) or (len(times) > late and spent >= _WARMUP_LIMIT * seconds):
-            return Warm(len(times), steady, min(latest))
+            return Warm(len(times) * calls_in(step), steady, min(latest))
 
 
-def bundled(call_s: float) -> int:
-    """How many calls of so many seconds make a sample on a CPU."""
-    return max(1, round(_SAMPLE_SECONDS / max(call_s, 1e-9)))
+def bundled(step: StepCall, call_s: float) -> int:
+    """How many steps make a sample on a CPU, whose calls take so many seconds each."""
+    return max(1, round(_SAMPLE_SECONDS / max(call_s * calls_in(step), 1e-9)))
 
 
 def affordable(sampling: Sampling, sample_s: float) -> int:
@@ -181,8 +197,9 @@ def sample(
         taking = Retaking[float](sampling, watch, samples, now=clock.ranks.now)
         taking.take_batches(lambda: clock.queued_seconds(step, inputs, samples, cold=cold))
     else:
-        calls, inputs = bundled(warm.fastest_s), count(warm.calls)
+        steps, inputs = bundled(step, warm.fastest_s), count(warm.calls)
+        calls = steps * calls_in(step)
         taking = Retaking[float](sampling, watch, now=clock.ranks.now)
-        taking.take(lambda: clock.seconds(step, inputs, calls), lambda: clock.seconds(step, inputs, calls))
+        taking.take(lambda: clock.seconds(step, inputs, steps), lambda: clock.seconds(step, inputs, steps))
     cache = "rotating" if clock.device != "cuda" else "cold" if cold else "hot"
     return Samples.of(taking.taken(), calls, warm, cache)

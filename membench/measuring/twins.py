@@ -11,15 +11,17 @@ On CUDA the L2 cache is flushed before each sample, and nothing of this is neede
 
 import copy
 import math
+from contextlib import nullcontext
 
 import torch
 
+from membench.layers.kernels.in_turn import in_turn, seen_between
 from membench.layers.layer import Layer
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.machine.device import available_memory_bytes
 from membench.measuring.inputs import PAST_CACHES
 from membench.measuring.memory import tensor_bytes
-from membench.measuring.time import StepCall
+from membench.measuring.time import Pass, StepCall
 
 _SHARE_OF_MEMORY = 0.5  # of what is free, for twins
 _MOST = 63  # and the first: a model of more blocks is rare, and of smaller ones lies in the caches itself
@@ -46,11 +48,26 @@ def twin_of(layer: Layer) -> Layer:
     return copy.deepcopy(layer, {id(table): table for table in layer.tables()})
 
 
-def in_turn(steps: list[StepCall]) -> StepCall:
+def taking_turns(steps: list[StepCall]) -> StepCall:
     """Call number i is made by step i mod n. Each is called once before, which makes its optimizer's state."""
     for number, step in enumerate(steps):
         step(number)
     return lambda i: steps[i % len(steps)](i)
+
+
+def one_pass(layers: list[Layer], steps: list[StepCall]) -> StepCall:
+    """All copies one after the other, their C++ steps run in one call, as a model runs those of its blocks.
+
+    Args:
+        layers: whose steps these are, each called eagerly.
+    """
+
+    def make(i: int) -> None:
+        with nullcontext() if seen_between(layers) else in_turn():
+            for number, step in enumerate(steps, i * len(steps)):
+                step(number)
+
+    return Pass(len(steps), make)
 
 
 def note(twins: int) -> str:

@@ -103,10 +103,11 @@ class PrepareCase(Message):
 
 
 class Prepared(Message):
-    """It can be timed. ``fastest_s``: of one call while it was warmed up."""
+    """It can be timed. ``fastest_s``: of one call while it was warmed up; so many are timed as one step."""
 
     fastest_s: float
     warmup_calls: int
+    calls_in_step: int = 1
     steady: bool
 
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from membench.errors import UsageError, reason_of
 from membench.layers import sharded_checkpoint
+from membench.layers.checkpoint_digests import of_all
 from membench.layers.models.model import Model
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.training.checkpoint import Checkpoint, DamagedCheckpoint
@@ -99,8 +100,7 @@ def seen_by_all(folder: Path) -> bool:
     name = _first_says(mark)
     if name is None:
         return False
-    seen: list[bool] = [False] * dist.get_world_size()
-    dist.all_gather_object(seen, (folder / name).exists())
+    seen = of_all((folder / name).exists())
     if dist.get_rank() == 0:
         with suppress(OSError):
             (folder / name).unlink()

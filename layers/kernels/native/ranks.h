@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -12,7 +13,7 @@
 #endif
 
 // rank[i] is how many of keys (m,) are larger than number i; keys and ranks have room for RANKED_TOGETHER - 1 more.
-constexpr int64_t RANKED_TOGETHER = 8;
+constexpr int64_t RANKED_TOGETHER = 16;
 
 #if defined(__AVX512F__)
 
@@ -44,15 +45,18 @@ template <typename Key> inline void count_all_above(const Key* keys, int64_t m, 
 
 // A key is compared with several at once, each of which counts for itself: nothing is summed across.
 template <typename Key> inline void count_all_above(const Key* keys, int64_t m, int32_t* rank) {
-    for (int64_t i = 0; i < m; i += RANKED_TOGETHER) {
-        Key here[RANKED_TOGETHER], above[RANKED_TOGETHER] = {};
-        std::copy(keys + i, keys + i + RANKED_TOGETHER, here);
+    typedef Key Keys __attribute__((vector_size(32)));
+    constexpr int KEYS = sizeof(Keys) / sizeof(Key), TOGETHER = 2 * KEYS;  // one would wait for itself
+    static_assert(TOGETHER <= RANKED_TOGETHER);
+    for (int64_t i = 0; i < m; i += TOGETHER) {
+        Keys here[2], above[2] = {};
+        std::memcpy(here, keys + i, sizeof here);
         for (int64_t other = 0; other < m; ++other) {
-            const Key key = keys[other];
-#pragma omp simd
-            for (int64_t j = 0; j < RANKED_TOGETHER; ++j) above[j] += key > here[j];
+            const Keys key = Keys{} + keys[other];
+            above[0] -= (Keys)(key > here[0]);
+            above[1] -= (Keys)(key > here[1]);
         }
-        std::copy(above, above + RANKED_TOGETHER, rank + i);
+        for (int j = 0; j < TOGETHER; ++j) rank[i + j] = int32_t(above[j / KEYS][j % KEYS]);
     }
 }
 

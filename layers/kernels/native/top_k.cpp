@@ -17,10 +17,13 @@
 #include "choosing.h"
 #include "exponentials.h"
 #include "ranks.h"
+#include "vectors.h"
 
 namespace {
 
 constexpr int64_t VECTOR = 16;
+constexpr int TOGETHER = 4;  // vectors whose maxima registers hold
+constexpr int64_t ROUND = TOGETHER * LANES;
 constexpr int64_t MOST_LANES = 256;
 
 inline float score_of(int32_t key) { return float_of(uint32_t(key ^ ((key >> 31) & 0x7fffffff))); }
@@ -32,6 +35,17 @@ inline int64_t sortable(double score) {
     int64_t bits;
     std::memcpy(&bits, &positive_zero, sizeof bits);
     return score != score ? INT64_MAX : bits ^ ((bits >> 63) & INT64_MAX);
+}
+
+// The second where the first is a NaN.
+inline Floats larger(Floats first, Floats second) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_max_ps((__m512)first, (__m512)second);
+#elif defined(__AVX__)
+    return (Floats)_mm256_max_ps((__m256)first, (__m256)second);
+#else
+    return first > second ? first : second;
+#endif
 }
 
 // Of sums (k,), the largest of which is the first.
@@ -47,13 +61,12 @@ inline void softmax(const float* sums, int64_t k, float* weights) {
 class BestOf {
   public:
     BestOf(int64_t k, int64_t count)
-        : keys(k + 1), indices(k + 1), k_(k), lanes_((2 * k + VECTOR - 1) / VECTOR * VECTOR), all_(count),
-          kept_(count + VECTOR), places_(count + VECTOR), maxima_(lanes_), rank_(std::max(count, lanes_) + VECTOR) {}
+        : keys(k + 1), indices(k + 1), k_(k), lanes_((2 * k + ROUND - 1) / ROUND * ROUND),
+          maxima_(lanes_), found_(count + VECTOR), keyed_(lanes_ + VECTOR), kept_(count + VECTOR), places_(count + VECTOR),
+          rank_(std::max(count, lanes_) + VECTOR) {}
 
     void find(const float* scores, int64_t count) {
-#pragma omp simd
-        for (int64_t i = 0; i < count; ++i) all_[i] = sortable(scores[i]);
-        const int64_t left = collect(threshold(count), count);
+        const int64_t left = collect(scores, threshold(scores, count), count);
         rank_all(kept_.data(), left, rank_.data(), order_, [](int32_t a, int32_t b) { return a < b; });
         for (int64_t i = 0; i < left; ++i) {
             const int64_t place = std::min<int64_t>(rank_[i], k_);
@@ -65,15 +78,14 @@ class BestOf {
     std::vector<int32_t> keys, indices;  // k of them, and what is not among them
 
   private:
-    // A key that at least k of the list reach: the k-th largest of the maxima of 2k or more interleaved parts.
-    int32_t threshold(int64_t count) {
-        if (count < 2 * lanes_ || lanes_ > MOST_LANES) return INT32_MIN;
-        std::fill(maxima_.begin(), maxima_.end(), INT32_MIN);
-        for (int64_t from = 0; from + lanes_ <= count; from += lanes_) {
+    // A score that at least k of the list reach: the k-th largest of the maxima of 2k or more interleaved parts. Where it
+    // says nothing, or a score is none, -inf; which NaNs reach.
+    float threshold(const float* scores, int64_t count) {
+        if (count < 2 * lanes_ || lanes_ > MOST_LANES) return -INFINITY;
+        if (largest_of_lanes(scores, count)) return -INFINITY;
 #pragma omp simd
-            for (int64_t lane = 0; lane < lanes_; ++lane) maxima_[lane] = std::max(maxima_[lane], all_[from + lane]);
-        }
-        const int32_t *maxima = maxima_.data(), k = int32_t(k_);
+        for (int64_t lane = 0; lane < lanes_; ++lane) keyed_[lane] = sortable(maxima_[lane]);
+        const int32_t *maxima = keyed_.data(), k = int32_t(k_);
         int32_t* rank = rank_.data();
         count_all_above(maxima, lanes_, rank);
         int32_t least = INT32_MAX;
@@ -82,44 +94,73 @@ class BestOf {
             const int32_t maximum = maxima[lane];
             least = std::min(least, rank[lane] < k ? maximum : INT32_MAX);
         }
-        return least;
+        return score_of(least);
     }
 
-    // Keys that reach the threshold, in the order of the list.
-    int64_t collect(int32_t threshold, int64_t count) {
+    // Fills `maxima_`, of all scores that make whole rounds of lanes. Returns whether one of the list is a NaN.
+    bool largest_of_lanes(const float* scores, int64_t count) {
+        const int64_t whole = count / lanes_ * lanes_;
+        Words none = {};
+        for (int64_t lane = 0; lane < lanes_; lane += ROUND) {
+            Floats largest[TOGETHER];
+            for (Floats& each : largest) each = Floats{} - INFINITY;
+            for (int64_t from = lane; from < whole; from += lanes_)
+                for (int i = 0; i < TOGETHER; ++i) {
+                    const Floats found = load_floats(scores + from + i * LANES);
+                    none |= (Words)(found != found);
+                    largest[i] = larger(found, largest[i]);
+                }
+            for (int i = 0; i < TOGETHER; ++i) store_floats(&maxima_[lane + i * LANES], largest[i]);
+        }
+        uint32_t any = 0;
+        for (int i = 0; i < LANES; ++i) any |= none[i];
+        for (int64_t i = whole; i < count; ++i) any |= scores[i] != scores[i];
+        return any != 0;
+    }
+
+    // Scores that are not below the threshold, in the order of the list, as keys.
+    int64_t collect(const float* scores, float threshold, int64_t count) {
         int64_t left = 0, i = 0;
 #ifdef __AVX512F__
-        const __m512i bound = _mm512_set1_epi32(threshold);
+        const __m512 bound = _mm512_set1_ps(threshold);
         __m512i place = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         for (; i + VECTOR <= count; i += VECTOR) {
-            const __m512i key = _mm512_loadu_si512(&all_[i]);
-            const __mmask16 reach = _mm512_cmpge_epi32_mask(key, bound);
-            _mm512_storeu_si512(&kept_[left], _mm512_maskz_compress_epi32(reach, key));
+            const __m512 score = _mm512_loadu_ps(scores + i);
+            const __mmask16 reach = _mm512_cmp_ps_mask(score, bound, _CMP_NLT_UQ);
+            _mm512_storeu_ps(&found_[left], _mm512_maskz_compress_ps(reach, score));
             _mm512_storeu_si512(&places_[left], _mm512_maskz_compress_epi32(reach, place));
             left += __builtin_popcount(reach);
             place = _mm512_add_epi32(place, _mm512_set1_epi32(VECTOR));
         }
 #elif defined(__AVX2__)
-        const __m256i bound = _mm256_set1_epi32(threshold);
-        for (; i + 8 <= count; i += 8) {
-            const __m256i below = _mm256_cmpgt_epi32(bound, _mm256_loadu_si256((const __m256i*)&all_[i]));
-            for (int reach = 0xff & ~_mm256_movemask_ps(_mm256_castsi256_ps(below)); reach; reach &= reach - 1) {
+        const __m256 bound = _mm256_set1_ps(threshold);
+        const auto below = [&](int64_t from) { return _mm256_cmp_ps(_mm256_loadu_ps(scores + from), bound, _CMP_LT_OQ); };
+        const auto reaching = [](__m256 below) { return uint32_t(0xff & ~_mm256_movemask_ps(below)); };
+        for (; i + 32 <= count; i += 32) {
+            const __m256 a = below(i), b = below(i + 8), c = below(i + 16), d = below(i + 24);
+            const __m256 all = _mm256_and_ps(_mm256_and_ps(a, b), _mm256_and_ps(c, d));
+            if (_mm256_movemask_ps(all) == 0xff) continue;  // of most: few reach it
+            uint32_t reach = reaching(a) | reaching(b) << 8 | reaching(c) << 16 | reaching(d) << 24;
+            for (; reach; reach &= reach - 1) {
                 const int64_t place = i + __builtin_ctz(reach);
-                kept_[left] = all_[place];
+                found_[left] = scores[place];
                 places_[left++] = int32_t(place);
             }
         }
 #endif
         for (; i < count; ++i) {
-            kept_[left] = all_[i];
+            found_[left] = scores[i];
             places_[left] = int32_t(i);
-            left += all_[i] >= threshold;
+            left += !(scores[i] < threshold);
         }
+#pragma omp simd
+        for (int64_t j = 0; j < left; ++j) kept_[j] = sortable(found_[j]);
         return left;
     }
 
     int64_t k_, lanes_;
-    std::vector<int32_t> all_, kept_, places_, maxima_, rank_, order_;
+    std::vector<float> maxima_, found_;
+    std::vector<int32_t> keyed_, kept_, places_, rank_, order_;
 };
 
 struct Candidate {
