@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
+from membench.layers.kernels.gated import gated
 from membench.layers.kernels.matmul import project
 from membench.layers.kernels.memory_step import memory_step
 from membench.layers.kernels.stages import stage
@@ -82,7 +82,7 @@ class Memory(RetrievalLayer):
             y = call.give_back(self.table.bag(call.lookups, call.weights))
         if self.spec.gated:
             with stage("gate"):
-                y = y * functional.silu(project(x, self.gate))
+                y = gated(y, project(x, self.gate))
         if self.spec.projected:
             with stage("output"):
                 y = project(y, self.output)

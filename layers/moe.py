@@ -194,8 +194,9 @@ class MoE(Layer):
         )  # a mean over no tokens is no number
         if totals is not None:
             load = self.exchange.total(totals.load, "all_reduce_loads")
-            share, mean = load.to(totals.shares.dtype) / (tokens * spec.top_k), totals.shares / tokens
-            loss = spec.balance_weight * spec.num_experts * (share * mean).sum()
+            # E times the sum of products of two means, as one product of sums
+            factor = spec.balance_weight * spec.num_experts / (tokens * spec.top_k * tokens)
+            loss = torch.dot(load * torch.tensor(factor, dtype=totals.shares.dtype), totals.shares)
         if spec.z_loss_weight:
             z_loss = spec.z_loss_weight * torch.logsumexp(logits, dim=-1).square().sum() / tokens
             loss = z_loss if loss is None else loss + z_loss

@@ -21,7 +21,7 @@ from membench.layers.kernels.matmul import linear, project
 from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.retrieval import retrieve
 from membench.layers.kernels.retrieval_step import MOST_TOKENS, Retrieving
-from membench.layers.kernels.rms_norm import rms_norm
+from membench.layers.kernels.rms_norm import rms_norm_scaled_twice
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Held, Layer, Routing, Selection, Touched, torch_dtype
 from membench.layers.parallel.exchange import Exchange, TableCall
@@ -96,8 +96,8 @@ class RetrievalLayer(Layer):
         if not spec.qk_norm:
             return halves.float()
         # (q∘s)·(k∘t) = (q∘s∘t)·k: both scales go to the queries, of which there are fewer.
-        scale = self.query_scale * self.key_scale.float()  # in fp32
-        return rms_norm(halves.reshape(-1, halves.shape[-1]), scale.view(2, -1), EPS).view(halves.shape)
+        scales = self.query_scale.view(2, -1), self.key_scale.view(2, -1)
+        return rms_norm_scaled_twice(halves.reshape(-1, halves.shape[-1]), *scales, EPS).view(halves.shape)
 
     def select(self, x: Tensor) -> Selection:
         """The best k rows of every head, best first, with the softmax of their scores."""

@@ -5,6 +5,7 @@ from against_reference import poisoned_memory
 from torch.nn import functional
 
 from layers.checking.verification import relative_rms
+from layers.kernels.gated import gated
 from layers.kernels.swiglu import activate, activate_backward
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -45,6 +46,23 @@ def assert_right(rows, hidden, dtype, device="cpu"):
         # a weight's gradient is a sum of products of either sign, and such a sum may nearly cancel
         assert each.shape == wanted.shape
         assert not rows or relative_rms(each, wanted) < TOLERANCE[dtype] * (10 if number == 3 else 1)
+
+
+def assert_gated_right(rows, columns, dtype, device="cpu"):
+    """values * silu(gate), of parts of one matrix as of two, and its gradients."""
+    both, gradient, _ = (each.to(device) for each in drawn(rows, columns, dtype))
+    gate, values = both.chunk(2, dim=1)
+    *expected, product = plainly(both, gradient, torch.ones(rows, device=device))
+    for of in (values, values.contiguous()):
+        given = [each.detach().requires_grad_() for each in (of, gate)]
+        with poisoned_memory():
+            found = gated(*given)
+            of_values, of_gate = torch.autograd.grad(found, given, gradient)
+        assert torch.equal(gated(of, gate), found)
+        of_both = torch.cat([of_gate, of_values], dim=1)
+        for each, wanted in ((found.detach(), product), (of_both, expected[1])):
+            assert each.dtype == dtype and each.shape == wanted.shape
+            assert not rows or relative_rms(each, wanted) < TOLERANCE[dtype]
 
 
 def assert_far_from_zero_is_no_nan(device="cpu"):

@@ -294,6 +294,10 @@ def activations(rng: random.Random) -> None:
     assert_close(hidden_found, wanted, wanted.abs(), 20, "hidden, weighed")
     sizes = (scaled.abs() * (1 + gate.detach().abs()) * (1 + up.detach().abs())).repeat(1, 2)
     assert_close(of_gate_up, expected, sizes, 20, "gradient")
+    of_values, of_gate = swiglu.gated_backward(*reversed(gate_up.chunk(2, dim=1)), upstream)
+    (expected,) = torch.autograd.grad(functional.silu(gate) * up, wide, upstream.double())
+    unweighed = (upstream.double().abs() * (1 + gate.detach().abs()) * (1 + up.detach().abs())).repeat(1, 2)
+    assert_close(torch.cat([of_gate, of_values], dim=1), expected, unweighed, 20, "gradient of what is gated")
     if weight is not None:
         products = upstream.double() * y.detach()
         assert_close(of_weight, products.sum(1), products.abs().sum(1), hidden + 20, "gradient of weights")
@@ -316,6 +320,14 @@ def norms(rng: random.Random) -> None:
     of_rows = (upstream.double() * wide.detach() * inverse.detach()).abs()
     sizes = of_rows.view(-1, scales, columns).sum(0)
     assert_close(of_scale, expected[1], sizes, rows + columns, "gradient of the scale")
+
+    other = torch.randn(scales, columns).to(DEVICE, dtype)
+    twice = rms_norm.rms_norm_scaled_twice(x, scale, other, eps)
+    wanted = (normed * other.double().repeat(rows // scales, 1)).detach()
+    assert_close(twice, wanted, wanted.abs(), columns, "normed by two scales")
+    _, first, second = rms_norm.rms_norm_scaled_twice_backward(x, scale, other, upstream, eps)
+    for found, by in ((first, other.double()), (second, scale.double())):
+        assert_close(found, expected[1] * by, sizes * by.abs(), rows + columns, "gradient of two scales")
 
     assert_close(rms_norm.inverse_rms(x, eps), inverse.detach()[:, 0], inverse.detach()[:, 0], columns, "inverse")
     r = inverse.detach()[:, 0].float()
@@ -418,7 +430,7 @@ DRAWS: dict[str, tuple[Callable[[random.Random], None], tuple[str, ...]]] = {
     "reads": (reads, ("_read_rows",)),
     "choices": (choices, ("_product_key_top_k", "_scores_gradient")),
     "activations": (activations, ("_activate", "_activate_backward")),
-    "norms": (norms, ("_rms_norm", "_rms_norm_backward", "_inverse_rms_of_rows", "_across_rows")),
+    "norms": (norms, ("_rms_norm", "_rms_norm_backward", "_add_scale_parts", "_inverse_rms_of_rows", "_across_rows")),
     "runs": (runs, ("_count_firsts", "_place_firsts")),
     "routers": (routers, ("_route", "_add_parts", "_route_backward")),
     "dispatches": (dispatches, ("_count_slots", "_place_slots")),

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from activation_checks import DTYPES, assert_far_from_zero_is_no_nan, assert_right, drawn
+from activation_checks import DTYPES, assert_far_from_zero_is_no_nan, assert_gated_right, assert_right, drawn
 
 from layers.kernels import paths
+from layers.kernels.gated import gated
 from layers.kernels.swiglu import activate, activate_backward
 
 
@@ -13,6 +14,7 @@ from layers.kernels.swiglu import activate, activate_backward
 def test_a_product_and_its_gradients(dtype, rows, hidden, path, seed):
     torch.manual_seed(seed)
     assert_right(rows, hidden, dtype)
+    assert_gated_right(rows, hidden, dtype)
 
 
 def test_what_is_far_from_zero_is_no_nan(path):
@@ -43,3 +45,11 @@ def test_torch_finds_no_fault_with_the_operators(seed):
     torch.library.opcheck(torch.ops.membench.activate.default, (gate_up,))
     for given in (weight, None):
         torch.library.opcheck(torch.ops.membench.activate_backward.default, (gate_up, gradient, given))
+    gate, values = gate_up.chunk(2, dim=1)
+    torch.library.opcheck(torch.ops.membench.gated.default, (values, gate))
+    torch.library.opcheck(torch.ops.membench.gated_backward.default, (values, gate, gradient))
+
+
+def test_factors_of_two_dtypes_are_multiplied_as_torch_does(path):
+    values, gate = torch.randn(3, 8), torch.randn(3, 8).bfloat16()
+    assert torch.equal(gated(values, gate), values * torch.nn.functional.silu(gate))

@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from layers.checking.verification import relative_rms
 from layers.kernels import paths
-from layers.kernels.rms_norm import across_rows, inverse_rms, rms_norm
+from layers.kernels.rms_norm import across_rows, inverse_rms, rms_norm, rms_norm_scaled_twice
+from layers.kernels.triton import rms_norm as kernels
 from layers.kernels.triton.three_parts import three_parts
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
@@ -64,6 +65,33 @@ def test_narrow_rows_are_normed_as_if_they_were_wide(dtype, rows, columns, scale
     torch.testing.assert_close(found[0][1].float(), found[1][1], rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows, columns, scales", [(1, 2, 1), (3, 67, 1), (34, 5, 2), (300, 40, 2)])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_norms_by_two_scales(dtype, rows, columns, scales, monkeypatch, seed):
+    """Of 300 rows the scales' gradients are five parts, here added two at a time."""
+    monkeypatch.setattr(kernels, "_ADDED", 2)
+    torch.manual_seed(seed)
+    x, upstream = torch.randn(rows, columns).to(DEVICE, dtype), torch.randn(rows, columns, device=DEVICE)
+    both = [torch.randn(scales, columns).to(DEVICE, dtype) for _ in range(2)]
+    wide = [each.double().requires_grad_() for each in (x, *both)]
+    taking_turns = (wide[1] * wide[2]).repeat(rows // scales, 1)
+    expected = functional.rms_norm(wide[0], (columns,), eps=1e-3) * taking_turns
+    gradients = torch.autograd.grad(expected, wide, upstream.double())
+    found = []
+    for _ in range(2):
+        with poisoned_memory():
+            leaves = [each.clone().requires_grad_() for each in (x, *both)]
+            normed = rms_norm_scaled_twice(*leaves, 1e-3)
+            found.append((normed.detach(), *torch.autograd.grad(normed, leaves, upstream)))
+    assert torch.equal(rms_norm_scaled_twice(x, *both, 1e-3), found[0][0])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert found[0][0].dtype == torch.float32 and relative_rms(found[0][0], expected.detach()) < 1e-6
+    for given, wanted in zip(found[0][1:], gradients, strict=True):
+        assert given.shape == wanted.shape and given.dtype == dtype
+        # a scale's gradient is a sum over rows of either sign, and may nearly cancel
+        assert relative_rms(given, wanted) < (10 if given.shape != x.shape else 1) * TOLERANCE[dtype]
+
+
 @pytest.mark.parametrize("rows, columns", [(1, 1), (3, 67), (1030, 24)])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_scales_of_keys_and_what_norms_take_of_their_gradients(dtype, rows, columns, seed):
@@ -86,6 +114,9 @@ def test_torch_finds_no_fault_with_the_operators():
     x = torch.randn(3, 8, device=DEVICE)
     torch.library.opcheck(torch.ops.membench.inverse_rms.default, (x, 1e-3))
     torch.library.opcheck(torch.ops.membench.across_rows.default, (x, x, torch.rand(3, device=DEVICE)))
+    scales = torch.rand(2, 8, device=DEVICE).unbind()
+    torch.library.opcheck(torch.ops.membench.rms_norm_scaled_twice.default, (x, *scales, 1e-3))
+    torch.library.opcheck(torch.ops.membench.rms_norm_scaled_twice_backward.default, (x, *scales, x, 1e-3))
 
 
 @pytest.mark.parametrize("columns", [1, 7, 40])
@@ -122,10 +153,14 @@ import torch
 from layers.kernels.triton.rms_norm import rms_norm, rms_norm_backward
 from layers.kernels.triton.three_parts import three_parts
 from layers.kernels.triton.rms_norm import across_rows, inverse_rms
+from layers.kernels.triton.rms_norm import rms_norm_scaled_twice_backward
 for rows in (16, 17):
     rms_norm(torch.randn(rows, 512).bfloat16(), torch.ones(512).bfloat16(), 1e-5)
 for rows in (16, 18):
     rms_norm_backward(torch.randn(rows, 64), torch.ones(2, 64), torch.randn(rows, 64), 1e-5)
+for rows in (16, 18):
+    scales = torch.ones(2, 64), torch.ones(2, 64)
+    rms_norm_scaled_twice_backward(torch.randn(rows, 64), *scales, torch.randn(rows, 64), 1e-5)
 for rows in (16, 17):
     three_parts(torch.randn(rows, 64))
 for rows in (16, 17):
@@ -135,5 +170,6 @@ for rows in (16, 17):
 for rows in (16, 17):
     across_rows(torch.randn(rows, 64), torch.randn(rows, 64), torch.randn(rows))
 """)
-    assert launched[6] == launched[7] and launched[8] == launched[9] and launched[10] == launched[11]
-    assert launched[0] == launched[1] and launched[2] == launched[3] and launched[4] == launched[5]
+    assert launched[2:4] == launched[4:6] and launched[6:8] == launched[8:10], "a norm's backward is two"
+    of_one = launched[:2] + launched[10:]
+    assert len(of_one) == 10 and of_one[::2] == of_one[1::2]

@@ -4,7 +4,7 @@ from triton_device import DEVICE, compiled_for_hopper  # isort: split
 
 import pytest
 import torch
-from activation_checks import DTYPES, assert_far_from_zero_is_no_nan, assert_right, drawn
+from activation_checks import DTYPES, assert_far_from_zero_is_no_nan, assert_gated_right, assert_right, drawn
 
 from layers.kernels import paths
 from layers.kernels.swiglu import activate, activate_backward
@@ -22,6 +22,7 @@ def _by_triton():
 def test_a_product_and_its_gradients(dtype, rows, hidden, seed):
     torch.manual_seed(seed)
     assert_right(rows, hidden, dtype, DEVICE)
+    assert_gated_right(rows, hidden, dtype, DEVICE)
 
 
 @pytest.mark.parametrize("hidden", [5, 16, 40])
@@ -29,6 +30,7 @@ def test_a_row_of_several_tiles(hidden, monkeypatch, seed):
     monkeypatch.setattr(kernels, "_MOST_COLUMNS", 16)
     torch.manual_seed(seed)
     assert_right(7, hidden, torch.float32, DEVICE)
+    assert_gated_right(7, hidden, torch.float32, DEVICE)
 
 
 def test_what_is_far_from_zero_is_no_nan():

@@ -139,12 +139,17 @@ def _grouped_backward(
     products: ModuleType, of: Operands, pre: Tensor, y_gradient: Tensor, *, of_x: bool, of_experts: bool
 ) -> Gradients:
     token, ends = of.dispatch.token, of.dispatch.ends
-    hidden_gradient = products.grouped_linear(y_gradient, of.down.mT, ends, token)
+    given, y_token = y_gradient, token
+    if products is torch_products:  # it would gather the rows of each product anew
+        given, y_token = y_gradient.index_select(0, token), None
+    hidden_gradient = products.grouped_linear(given, of.down.mT, ends, y_token)
     hidden, pre_gradient, weight = activate_backward(pre, hidden_gradient, of.weight)
     assert weight is not None
     rows = gate_up = down = None
     if of_experts:
-        down = products.grouped_linear_gradients(y_gradient, hidden, ends, y_token=token)
+        down = products.grouped_linear_gradients(given, hidden, ends, y_token=y_token)
+    del given
+    if of_experts:
         gate_up = products.grouped_linear_gradients(pre_gradient, of.x, ends, x_token=token)
     if of_x:
         rows = products.grouped_linear(pre_gradient, of.gate_up.mT, ends)

@@ -150,7 +150,7 @@ class _WideProjection(torch.autograd.Function):
 
 
 class _MatrixUnitProjection(torch.autograd.Function):
-    """Operands of bf16, and sums of fp32 that are not rounded; the gradient is fp32, and so are products with it."""
+    """Operands of bf16, and sums of fp32 that are not rounded; their gradient is, as products with it are too."""
 
     @staticmethod
     @computed_as_given
@@ -162,8 +162,8 @@ class _MatrixUnitProjection(torch.autograd.Function):
     @computed_as_given
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (dy,), (x, weight), (of_x, of_weight) = upstream, ctx.saved_tensors, ctx.needs_input_grad
-        dx = (dy @ weight.float()).to(x.dtype) if of_x else None
-        return dx, (dy.t() @ x.float()).to(weight.dtype) if of_weight else None
+        rounded = dy.to(x.dtype)
+        return rounded @ weight if of_x else None, rounded.t() @ x if of_weight else None
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:

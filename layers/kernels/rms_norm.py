@@ -18,7 +18,7 @@ from membench.layers.kernels.checks import check_shape
 from membench.layers.kernels.native.calls import ELEMENTS
 from membench.layers.kernels.paths import part_of_another, path_of
 from membench.layers.kernels.plain_operator import plain_operator
-from membench.layers.kernels.precision import wants_gradient
+from membench.layers.kernels.precision import at_least_fp32, wants_gradient
 
 _MOST_COLUMNS = 2**14  # of a row that a program in Triton holds
 
@@ -47,6 +47,16 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     if scale.ndim == 1:
         return functional.rms_norm(x, scale.shape, scale, eps)
     return (functional.rms_norm(x, x.shape[1:], eps=eps).view(-1, *scale.shape) * scale).view(x.shape)
+
+
+def rms_norm_scaled_twice(x: Tensor, scale: Tensor, other: Tensor, eps: float) -> Tensor:
+    """(R, d) in fp32 at least: as ``rms_norm``, with scale∘other (G, d), which Triton multiplies as it reads them."""
+    by_triton = not torch.compiler.is_compiling() and have_kernel(x) and path_of(x) == "triton"
+    if not by_triton or not {scale.dtype, other.dtype} <= ELEMENTS.keys():
+        return rms_norm(x, at_least_fp32(scale) * at_least_fp32(other), eps)
+    if wants_gradient(x, scale, other):
+        return _RmsNormScaledTwice.apply(x, scale, other, eps)
+    return _rms_norm_scaled_twice(x, scale, other, eps)
 
 
 def _by_kernels(x: Tensor, scale: Tensor) -> bool:
@@ -105,6 +115,19 @@ class _RmsNorm(torch.autograd.Function):
         return *_rms_norm_backward(x, scale, upstream[0], ctx.eps), None
 
 
+class _RmsNormScaledTwice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, other: Tensor, eps: float) -> Tensor:
+        ctx.eps = eps
+        ctx.save_for_backward(x, scale, other)
+        return _rms_norm_scaled_twice(x, scale, other, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        return *_rms_norm_scaled_twice_backward(*ctx.saved_tensors, upstream[0], ctx.eps), None
+
+
 _rms_norm = plain_operator(
     "rms_norm(Tensor x, Tensor scale, float eps) -> Tensor",
     lambda x, scale, eps: part_of_another("rms_norm", x).rms_norm(x, scale, eps),
@@ -117,6 +140,17 @@ _rms_norm_backward = plain_operator(
 )
 
 
+_rms_norm_scaled_twice = plain_operator(
+    "rms_norm_scaled_twice(Tensor x, Tensor scale, Tensor other, float eps) -> Tensor",
+    lambda x, scale, other, eps: part_of_another("rms_norm", x).rms_norm_scaled_twice(x, scale, other, eps),
+    on=("CPU", "CUDA"),
+)
+_rms_norm_scaled_twice_backward = plain_operator(
+    "rms_norm_scaled_twice_backward(Tensor x, Tensor scale, Tensor other, Tensor gradient, float eps)"
+    " -> (Tensor, Tensor, Tensor)",
+    lambda x, *given: part_of_another("rms_norm", x).rms_norm_scaled_twice_backward(x, *given),
+    on=("CPU", "CUDA"),
+)
 _inverse_rms = plain_operator(
     "inverse_rms(Tensor x, float eps) -> Tensor",
     lambda x, eps: part_of_another("rms_norm", x).inverse_rms(x, eps),
@@ -139,6 +173,18 @@ def _(x: Tensor, scale: Tensor, eps: float) -> Tensor:
 def _(x: Tensor, scale: Tensor, gradient: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     del gradient, eps
     return torch.empty_like(x), torch.empty_like(scale)
+
+
+@torch.library.register_fake("membench::rms_norm_scaled_twice")
+def _(x: Tensor, scale: Tensor, other: Tensor, eps: float) -> Tensor:
+    del scale, other, eps
+    return torch.empty_like(x, dtype=torch.float32)
+
+
+@torch.library.register_fake("membench::rms_norm_scaled_twice_backward")
+def _(x: Tensor, scale: Tensor, other: Tensor, gradient: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    del gradient, eps
+    return torch.empty_like(x), torch.empty_like(scale), torch.empty_like(other)
 
 
 @torch.library.register_fake("membench::inverse_rms")

@@ -1,4 +1,4 @@
-"""What lies between the products of a SwiGLU, by torch's own calls. Shapes: ``layers.kernels.swiglu``."""
+"""What lies between the products of a SwiGLU, by torch's own calls. Shapes: ``layers.kernels.swiglu``, ``gated``."""
 
 import torch
 from torch import Tensor
@@ -26,3 +26,14 @@ def activate_backward(gate_up: Tensor, gradient: Tensor, weight: Tensor | None) 
     torch.mul(gradient, silu, out=up_gradient)
     torch.ops.aten.silu_backward.grad_input(gradient.mul_(up), gate, grad_input=gate_gradient)
     return hidden, result, weight_gradient
+
+
+def gated(values: Tensor, gate: Tensor) -> Tensor:
+    """(R, D)."""
+    return values * functional.silu(gate)
+
+
+def gated_backward(values: Tensor, gate: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Both (R, D)."""
+    of_gate = torch.ops.aten.silu_backward(gradient * values, gate)
+    return gradient * functional.silu(gate), of_gate

@@ -1,7 +1,8 @@
-"""RMS norm in Triton: one pass forward, one backward and a sum. Shapes: ``layers.kernels.rms_norm``.
+"""RMS norm in Triton: one pass forward, two backward. Shapes: ``layers.kernels.rms_norm``.
 
 A program holds whole rows. Backward it has some rows of one scale, so that it adds up their part of the scale's
-gradient in registers; the parts are added afterwards, in order. Rows that are only scored are never normed: what
+gradient in registers; the second pass adds the parts. A scale may be the product of two, each of which has a gradient.
+Rows that are only scored are never normed: what
 norms would multiply them by is found alone, and what it takes of their gradient.
 
 Letters: R rows, d columns, G scales.
@@ -21,30 +22,65 @@ from membench.layers.kernels.triton.launch import launch
 
 _HELD = 2048  # numbers of a program at once
 _SHARE = 32  # rows of one scale whose gradients a program adds up
+_ADDED, _TOGETHER = 256, 16  # parts at once, and columns of a program: so few that many programs share the work
 
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     """(R, d), of the scale's dtype."""
-    x, scale = x.contiguous(), scale.contiguous()
-    normed = torch.empty_like(x, dtype=scale.dtype)
+    return _forward(x.contiguous(), scale.contiguous(), None, eps, scale.dtype)
+
+
+def rms_norm_scaled_twice(x: Tensor, scale: Tensor, other: Tensor, eps: float) -> Tensor:
+    """(R, d), fp32."""
+    return _forward(x.contiguous(), scale.contiguous(), other.contiguous(), eps, torch.float32)
+
+
+def _forward(x: Tensor, scale: Tensor, other: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+    normed = torch.empty_like(x, dtype=dtype)
     constants = _constants(x, scale, eps)
     programs = (triton.cdiv(len(x), constants["ROWS"]),)
-    launch(x, _rms_norm, programs, x, scale, normed, count=len(x), **constants)
+    launch(x, _rms_norm, programs, x, scale, other, normed, count=len(x), **constants)
     return normed
 
 
 def rms_norm_backward(x: Tensor, scale: Tensor, gradient: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The gradients of x and scale by that of what was normed (R, d)."""
-    x, scale, gradient = x.contiguous(), scale.contiguous(), gradient.contiguous()
+    of_x, of_scale = torch.empty_like(x), torch.empty_like(scale)
+    _backward(x.contiguous(), scale.contiguous(), None, gradient.contiguous(), eps, of_x, of_scale, None)
+    return of_x, of_scale
+
+
+def rms_norm_scaled_twice_backward(
+    x: Tensor, scale: Tensor, other: Tensor, gradient: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x and both scales."""
+    x, scale, other, gradient = (each.contiguous() for each in (x, scale, other, gradient))
+    of_x, of_scale, of_other = torch.empty_like(x), torch.empty_like(scale), torch.empty_like(other)
+    _backward(x, scale, other, gradient, eps, of_x, of_scale, of_other)
+    return of_x, of_scale, of_other
+
+
+def _backward(
+    x: Tensor,
+    scale: Tensor,
+    other: Tensor | None,
+    gradient: Tensor,
+    eps: float,
+    of_x: Tensor,
+    of_scale: Tensor,
+    of_other: Tensor | None,
+) -> None:
     constants = _constants(x, scale, eps)
     of_each = len(x) // constants["SCALES"]
     parts = triton.cdiv(of_each, _SHARE)
-    of_x = torch.empty_like(x)
-    sums = torch.empty(parts, *scale.shape, dtype=torch.float32, device=x.device)
+    sums = torch.empty(parts, scale.numel(), dtype=torch.float32, device=x.device)
     programs = (parts, constants["SCALES"])
-    arguments = (x, scale, gradient, of_x, sums)
+    arguments = (x, scale, other, gradient, of_x, sums)
     launch(x, _rms_norm_backward, programs, *arguments, count=of_each, SHARE=_SHARE, **constants)
-    return of_x, sums.sum(0).to(scale.dtype)
+    programs = (triton.cdiv(scale.numel(), _TOGETHER),)
+    arguments = (sums, scale, other, of_scale, of_other)
+    constants = {"SCALED": scale.numel(), "PARTS": _ADDED, "TILE": _TOGETHER, "num_warps": 8}
+    launch(x, _add_scale_parts, programs, *arguments, parts=parts, **constants)
 
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
@@ -121,6 +157,7 @@ def _across_rows(
 def _rms_norm(
     x: tl.tensor,
     scale: tl.tensor,
+    other: tl.tensor,
     normed: tl.tensor,
     count: tl.tensor,
     EPS: tl.constexpr,
@@ -134,6 +171,8 @@ def _rms_norm(
     values = gathered(x, row, here, column, COLUMNS, COLUMNS)
     factor = _inverse_rms(values, COLUMNS, EPS)
     scales = gathered(scale, row % SCALES, here, column, COLUMNS, COLUMNS)
+    if other is not None:
+        scales *= gathered(other, row % SCALES, here, column, COLUMNS, COLUMNS)
     scatter(normed, values * factor[:, None] * scales, row, here, column, COLUMNS, COLUMNS)
 
 
@@ -141,6 +180,7 @@ def _rms_norm(
 def _rms_norm_backward(
     x: tl.tensor,
     scale: tl.tensor,
+    other: tl.tensor,
     gradient: tl.tensor,
     of_x: tl.tensor,
     sums: tl.tensor,
@@ -155,6 +195,8 @@ def _rms_norm_backward(
     """With r one over the root of a row's mean square and g = s·dy: dx = r·g - x·(r³/d)·(g·x), and ds sums dy·x·r."""
     part, turn, column = tl.program_id(0), tl.program_id(1), tl.arange(0, TILE)
     scales = tl.load(scale + turn * COLUMNS + column, mask=column < COLUMNS, other=0.0).to(tl.float32)
+    if other is not None:
+        scales *= tl.load(other + turn * COLUMNS + column, mask=column < COLUMNS, other=0.0).to(tl.float32)
     of_scale = tl.zeros([ROWS, TILE], tl.float32)
     for first in range(0, SHARE, ROWS):
         number = part * SHARE + first + tl.arange(0, ROWS)
@@ -169,3 +211,32 @@ def _rms_norm_backward(
         of_scale += tl.where(here[:, None], given * values * factor[:, None], 0.0)
     place = (part * SCALES + turn).to(tl.int64) * COLUMNS + column
     tl.store(sums + place, tl.sum(of_scale, 0), mask=column < COLUMNS)
+
+
+@triton.jit(do_not_specialize=["parts"])
+def _add_scale_parts(
+    sums: tl.tensor,
+    scale: tl.tensor,
+    other: tl.tensor,
+    of_scale: tl.tensor,
+    of_other: tl.tensor,
+    parts: tl.tensor,
+    SCALED: tl.constexpr,
+    PARTS: tl.constexpr,
+    TILE: tl.constexpr,
+) -> None:
+    """The gradient of a scale, from its parts (parts, G·d). Of two, it is each one's times the other."""
+    column = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    here = column < SCALED
+    sum = tl.zeros([PARTS, TILE], tl.float32)
+    for first in range(0, parts, PARTS):
+        part = first + tl.arange(0, PARTS)
+        sum += gathered(sums, part, part < parts, column, SCALED, SCALED)
+    gradient = tl.sum(sum, 0)
+    if other is None:
+        tl.store(of_scale + column, gradient, mask=here)
+    else:
+        by = tl.load(other + column, mask=here, other=0.0).to(tl.float32)
+        tl.store(of_scale + column, gradient * by, mask=here)
+        by = tl.load(scale + column, mask=here, other=0.0).to(tl.float32)
+        tl.store(of_other + column, gradient * by, mask=here)

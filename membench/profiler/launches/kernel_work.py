@@ -155,29 +155,37 @@ def _scores_gradient(of: SimpleNamespace, distinct: Distinct) -> Work:
 
 
 def _activate(of: SimpleNamespace, distinct: Distinct) -> Work:
-    """(R, 2f) is read, (R, f) written."""
+    """Twice (R, f) is read, once written."""
     del distinct
-    return Work(_bytes(of.gate_up, of.hidden))
+    return Work(_bytes(of.gates, of.ups, of.hidden))
 
 
 def _activate_backward(of: SimpleNamespace, distinct: Distinct) -> Work:
-    """(R, 2f) and (R, f) are read, as much is written."""
+    """Three times (R, f) is read, and two or three times written."""
     del distinct
-    moved = _bytes(of.gate_up, of.gradient, of.weight, of.hidden, of.of_gate_up, of.of_weight)
+    moved = _bytes(of.gates, of.ups, of.gradient, of.weight, of.hidden, of.of_gate, of.of_up, of.of_weight)
     return Work(moved, trips=math.ceil(of.HIDDEN / of.TILE))
 
 
 def _rms_norm(of: SimpleNamespace, distinct: Distinct) -> Work:
     """(R, d) is read and written."""
     del distinct
-    return Work(_bytes(of.x, of.scale, of.normed))
+    return Work(_bytes(of.x, of.scale, of.other, of.normed))
 
 
 def _rms_norm_backward(of: SimpleNamespace, distinct: Distinct) -> Work:
     """A program has SHARE rows, ROWS at a time."""
     del distinct
     turns = math.ceil(of.SHARE / of.ROWS)
-    return Work(_bytes(of.x, of.scale, of.gradient, of.of_x, of.sums), trips=turns, turns=turns)
+    return Work(_bytes(of.x, of.scale, of.other, of.gradient, of.of_x, of.sums), trips=turns, turns=turns)
+
+
+def _add_scale_parts(of: SimpleNamespace, distinct: Distinct) -> Work:
+    """(parts, G·d) is read, PARTS of them at a time."""
+    del distinct
+    turns = math.ceil(of.parts / of.PARTS)
+    factors = () if of.other is None else (of.scale, of.other)
+    return Work(_bytes(of.sums, *factors, of.of_scale, of.of_other), trips=turns + len(factors) / 2, turns=turns)
 
 
 def _inverse_rms_of_rows(of: SimpleNamespace, distinct: Distinct) -> Work:
@@ -280,6 +288,7 @@ _FORMULAS: dict[str, Callable[[SimpleNamespace, Distinct], Work]] = {
     "_activate": _activate,
     "_activate_backward": _activate_backward,
     "_rms_norm": _rms_norm,
+    "_add_scale_parts": _add_scale_parts,
     "_rms_norm_backward": _rms_norm_backward,
     "_inverse_rms_of_rows": _inverse_rms_of_rows,
     "_across_rows": _across_rows,

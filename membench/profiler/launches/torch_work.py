@@ -32,6 +32,7 @@ _STREAMED = (
     "contiguous",
     "copy_",
     "cumsum",
+    "dot",
     "fill_",
     "floor_divide",
     "linalg_vector_norm",

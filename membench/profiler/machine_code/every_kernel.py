@@ -126,12 +126,19 @@ def _of_experts(columns: int) -> Iterator[Calls]:
     gate_up, ones = torch.zeros(_TOKENS, 2 * columns, dtype=torch.bfloat16), torch.ones(_TOKENS)
     yield Calls("activation", columns, lambda: swiglu.activate(gate_up))
     yield Calls("activation's gradients", columns, lambda: swiglu.activate_backward(gate_up, x, ones))
+    yield Calls("gate's gradients", columns, lambda: swiglu.gated_backward(x, x, x))
 
 
 def _of_norms(columns: int) -> Iterator[Calls]:
     x, scale = torch.zeros(_TOKENS, columns, dtype=torch.bfloat16), torch.ones(columns, dtype=torch.bfloat16)
     yield Calls("norm", columns, lambda: rms_norm.rms_norm(x, scale, 1e-5))
     yield Calls("norm's gradients", columns, lambda: rms_norm.rms_norm_backward(x, scale, x, 1e-5))
+    yield Calls("norm by two scales", columns, lambda: rms_norm.rms_norm_scaled_twice(x, scale, scale, 1e-5))
+    yield Calls(
+        "gradients of two scales",
+        columns,
+        lambda: rms_norm.rms_norm_scaled_twice_backward(x, scale, scale, x.float(), 1e-5),
+    )
     yield Calls("scales of keys", columns, lambda: rms_norm.inverse_rms(x, 1e-5))
     yield Calls("gradients across keys", columns, lambda: rms_norm.across_rows(x, x, torch.ones(_TOKENS)))
     yield Calls("parts", columns, lambda: three_parts.three_parts(x.float()))
