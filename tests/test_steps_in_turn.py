@@ -49,7 +49,7 @@ def decoded(model, seed, tokens=TOKENS):
 
 
 def one_by_one(monkeypatch):
-    monkeypatch.setattr("layers.models.model.seen_between", lambda _: True)
+    monkeypatch.setattr("layers.models.stack.seen_between", lambda _: True)
 
 
 @pytest.fixture

@@ -4,17 +4,14 @@ import pytest
 import torch
 
 from layers import build
-from layers.kernels import in_turn
-from layers.kernels.paths import has_native
-from layers.layer import Layer
 from layers.optim.layer_optimizer import LayerOptimizer
 from layers.spec import Step
 from membench.case import Case
 from membench.measuring import twins
 from membench.measuring.inputs import pool_size
 from membench.measuring.measurement import CaseMeasurement
-from membench.measuring.time import Clock, Sampling, StepCall, calls_in
-from membench.measuring.twins import one_pass, reused_bytes, taking_turns, twin_of, twins_wanted
+from membench.measuring.time import Clock, Sampling, calls_in
+from membench.measuring.twins import one_after_the_other, reused_bytes, taking_turns, twin_of, twins_wanted
 from tests.test_models import block_of, model_of
 
 
@@ -110,30 +107,15 @@ def test_measured_blocks_take_turns() -> None:
 
 
 @pytest.mark.parametrize("kind", ["dense", "moe", "memory", "peer"])
-def test_a_pass_over_copies_gives_what_each_gives_alone(monkeypatch, kind: str) -> None:
+def test_copies_read_what_the_one_before_gives(kind: str) -> None:
     copies = [ready_block(kind).eval()]
     copies += [twin_of(copies[0]) for _ in range(2)]
-    inputs = [copies[0].draw_tokens(2, torch.Generator().manual_seed(i)) for i in range(6)]
-    found: dict[int, torch.Tensor] = {}
-    run_together: list[int] = []
-
-    def step_of(layer: Layer) -> StepCall:
-        return lambda i: found.update({i: layer(inputs[i])})
-
-    def noted(waiting: in_turn._Waiting) -> None:
-        run_together.append(len(waiting.names))
-        run(waiting)
-
-    run = in_turn._Waiting.run
-    monkeypatch.setattr(in_turn._Waiting, "run", noted)
-    timed = one_pass(copies, [step_of(layer) for layer in copies])
+    call, drawn = one_after_the_other(copies), torch.Generator().manual_seed(0)
     with torch.no_grad():
-        timed(1)
-        if has_native() and kind == "dense":  # a block of which is one step
-            assert run_together == [3]
-        assert sorted(found) == [3, 4, 5], "pass number 1 makes the calls after those of pass 0"
-        assert all(torch.equal(y, copies[0](inputs[i])) for i, y in found.items())
-    assert calls_in(timed) == 3
+        for _ in range(3):
+            x = copies[0].draw_tokens(2, drawn)
+            expected = copies[2](copies[1](copies[0](x)))
+            assert torch.equal(call(x, None), expected)
 
 
 @pytest.mark.parametrize("mode", ["decode", "prefill"])

@@ -6,7 +6,7 @@ driven them out of the caches. Prepared one after the other they stay there, and
 
 import ctypes
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 
@@ -20,14 +20,22 @@ from membench.layers.kernels.native.calls import ELEMENTS, call, function, threa
 from membench.layers.kernels.stages import is_observed, parts_of
 
 
-class _Waiting:
-    """Steps whose results nobody has yet, and what they read and write."""
+class Steps:
+    """Steps that wait: nobody has their results yet.
+
+    Attributes:
+        names, numbers: the kernel of each, and its packed arguments.
+        parts: of each its kind of elements and its last part.
+        kept: what each reads and writes.
+        ran_together: whether these are all steps of an ``in_turn`` that is over.
+    """
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.numbers: list[bytes] = []
         self.parts: list[int] = []
         self.kept: list[Sequence[Tensor | None]] = []
+        self.ran_together = False
 
     def add(self, name: str, element: int, last: int, numbers: bytes, kept: Sequence[Tensor | None]) -> None:
         self.names.append(name)
@@ -36,14 +44,36 @@ class _Waiting:
         self.kept.append(kept)
 
     def run(self) -> None:
-        count = len(self.names)
-        steps = (ctypes.c_void_p * count)(*(_address(name) for name in self.names))
-        given = (ctypes.c_char_p * count)(*self.numbers)
-        call("in_turn", count, steps, given, (ctypes.c_int * (2 * count))(*self.parts), threads())
+        """In their order, in one call."""
+        StepsAgain(self).run()
+
+
+class StepsAgain:
+    """Steps that can be run again and again, on what lies where they read it."""
+
+    def __init__(self, steps: Steps, without: Container[int] = ()) -> None:
+        """``without``: addresses of tensors that somebody else keeps."""
+        self._names, self._numbers = steps.names, [bytearray(each) for each in steps.numbers]
+        self._kept = [
+            each for kept in steps.kept for each in kept if each is not None and each.data_ptr() not in without
+        ]
+        count = len(self._numbers)
+        self._places = [(ctypes.c_char * len(each)).from_buffer(each) for each in self._numbers]
+        self._given = (ctypes.c_void_p * count)(*map(ctypes.addressof, self._places))
+        self._steps = (ctypes.c_void_p * count)(*map(_address, steps.names))
+        self._parts = (ctypes.c_int * (2 * count))(*steps.parts)
+
+    def numbers_of(self, name: str) -> list[bytearray]:
+        """The packed arguments of steps of this kernel, which may be changed between two runs."""
+        return [each for kernel, each in zip(self._names, self._numbers, strict=True) if kernel == name]
+
+    def run(self) -> None:
+        """In their order, in one call."""
+        call("in_turn", len(self._numbers), self._steps, self._given, self._parts, threads())
 
 
 class _OfThread(threading.local):
-    waiting: _Waiting | None = None
+    waiting: Steps | None = None
 
 
 _of_thread = _OfThread()
@@ -68,15 +98,17 @@ def take_step(
 
 
 @contextmanager
-def in_turn() -> Iterator[None]:
+def in_turn() -> Iterator[Steps]:
     """Steps that are taken inside run when it ends, in their order, in one call; after an error they do not run.
 
     Until then there is nothing in what they return: before anything but a step reads it, call ``finish_steps``.
     """
     finish_steps()
-    before, _of_thread.waiting = _of_thread.waiting, _Waiting()
+    before, steps = _of_thread.waiting, Steps()
+    _of_thread.waiting = steps
     try:
-        yield
+        yield steps
+        steps.ran_together = _of_thread.waiting is steps
         finish_steps()
     finally:
         _of_thread.waiting = before
@@ -86,7 +118,7 @@ def finish_steps() -> None:
     """Runs the steps that wait, if there are any."""
     waiting = _of_thread.waiting
     if waiting is not None and waiting.names:
-        _of_thread.waiting = _Waiting()
+        _of_thread.waiting = Steps()
         waiting.run()
 
 

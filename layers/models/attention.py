@@ -59,7 +59,7 @@ class Attention(nn.Module):
         """(S, d): x + this of the norm of x (S, d), one token of each sequence, and then ``ffn``: ``block_step``."""
         keys, values = cache.place(1)
         return block_step(
-            x, scale, self.qkv, self.out, *self._angles_at(cache.held, x), keys, values, cache.held, eps, ffn
+            x, scale, self.qkv, self.out, *self.angles_at(cache.held, x), keys, values, cache.held, eps, ffn
         )
 
     def _attend(self, projected: Tensor, cache: KVCache | None) -> Tensor:
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         spec, (sequences, new, _) = self.spec, projected.shape
         before = cache.held if cache else 0
         if new == 1 and cache is not None and can_attend(projected, cache.keys):
-            cosines, sines = self._angles_at(before, projected)
+            cosines, sines = self.angles_at(before, projected)
             keys, values = cache.place(1)
             return attend_last(projected[:, 0], cosines, sines, keys, values, before).view(sequences, 1, -1)
         if cache is None and is_short(projected):
@@ -104,7 +104,7 @@ class Attention(nn.Module):
         cosines, sines = turns(known, self.spec.head_dim, self.spec.rope_theta, like.dtype, str(like.device))
         return cosines[before : before + new], sines[before : before + new]
 
-    def _angles_at(self, position: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def angles_at(self, position: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (c,) of one position."""
         return turns_at(position, self.spec.head_dim, self.spec.rope_theta, like.dtype, str(like.device))
 

@@ -5,7 +5,6 @@ Letters: S sequences, T tokens of each, B = S·T, d model dim, V vocabulary.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,12 +13,12 @@ from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.cross_entropy import cross_entropy
-from membench.layers.kernels.in_turn import in_turn, seen_between
 from membench.layers.kernels.matmul import project
 from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Layer, Routing, Touched, torch_dtype
 from membench.layers.models.block import Block, held_note
+from membench.layers.models.stack import Stack
 from membench.layers.parallel.exchange import Exchange
 from membench.layers.routing import StatedRouting
 from membench.layers.spec import ModelSpec, Step
@@ -59,6 +58,7 @@ class Model(Layer):
             if shares:
                 (pool,) = block.tables()
         self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
+        self._stack = Stack(self.blocks)
         self.norm = nn.Parameter(torch.ones(spec.model_dim, **options))
         if not spec.tied:
             self.head = nn.Parameter(torch.empty(spec.vocab_size, spec.model_dim, **options))
@@ -82,16 +82,12 @@ class Model(Layer):
 
     def hidden(self, x: Tensor) -> Tensor:
         """(B, d) after the last block, of x (S, T) int64."""
-        losses = []
         with stage("embed"):
             hidden = functional.embedding(x.flatten(), self.embedding)
-        with nullcontext() if seen_between(self.blocks) else in_turn():
-            for block in self.blocks:
-                if block.sequences != len(x):  # a module's attributes are slow to set
-                    block.sequences = len(x)
-                hidden = block(hidden)
-                if block.auxiliary_loss is not None:
-                    losses.append(block.auxiliary_loss)
+        if self._stack.blocks is not self.blocks:
+            self._stack = Stack(self.blocks)
+        hidden = self._stack(hidden, len(x))
+        losses = [block.auxiliary_loss for block in self.blocks if block.auxiliary_loss is not None]
         self.auxiliary_loss = torch.stack(losses).sum() if losses else None
         return hidden
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from membench.case import Case
 from membench.errors import Unavailable, reason_of
 from membench.layers.layer import Layer
+from membench.layers.models.block import Block
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import has_backward
 from membench.machine.clocks import read_clocks
@@ -39,9 +40,9 @@ from membench.measuring.preparation import Checked, Preparation
 from membench.measuring.step import make_step
 from membench.measuring.stop_watch import StopWatch
 from membench.measuring.stored_inputs import InputStore
-from membench.measuring.time import Clock, Samples, Sampling, StepCall, sample
+from membench.measuring.time import Clock, Pass, Samples, Sampling, StepCall, sample
 from membench.measuring.traffic import Traffic
-from membench.measuring.twins import note, one_pass, reused_bytes, taking_turns, twin_of, twins_wanted
+from membench.measuring.twins import note, one_after_the_other, reused_bytes, taking_turns, twin_of, twins_wanted
 from membench.measuring.ways import Way, way_of
 
 _TUNING = Sampling(min_samples=5, floor_samples=3, max_seconds=1.0, warmup_seconds=0.2)
@@ -191,9 +192,11 @@ class CaseMeasurement:
         if count < 1:
             return prepared.step, []
         twins = [twin_of(self.layer) for _ in range(count)]
+        if isinstance(self.layer, Block) and case.mode == "decode" and prepared.implementation["chosen"] == "eager":
+            call = one_after_the_other([self.layer, *twins])
+            step = make_step(case.mode, call, self.layer, prepared.inputs, self.preparation.upstream(case), None)
+            return Pass(1 + count, step), [note(count)]
         steps = [prepared.step, *(self._step_of_twin(prepared, twin) for twin in twins)]
-        if case.mode == "decode" and prepared.implementation["chosen"] == "eager":
-            return one_pass([self.layer, *twins], steps), [note(count)]
         return taking_turns(steps), [note(count)]
 
     def _step_of_twin(self, prepared: Prepared, twin: Layer) -> StepCall:

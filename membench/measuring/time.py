@@ -42,7 +42,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A step of several calls that cannot be timed apart: number i makes those from i times their count on."""
+    """A step of several calls that are not timed apart."""
 
     calls: int
     make: StepCall

@@ -11,17 +11,18 @@ On CUDA the L2 cache is flushed before each sample, and nothing of this is neede
 
 import copy
 import math
-from contextlib import nullcontext
 
 import torch
 
-from membench.layers.kernels.in_turn import in_turn, seen_between
 from membench.layers.layer import Layer
+from membench.layers.models.block import Block
+from membench.layers.models.stack import Stack
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.machine.device import available_memory_bytes
+from membench.measuring.implementations import Call
 from membench.measuring.inputs import PAST_CACHES
 from membench.measuring.memory import tensor_bytes
-from membench.measuring.time import Pass, StepCall
+from membench.measuring.time import StepCall
 
 _SHARE_OF_MEMORY = 0.5  # of what is free, for twins
 _MOST = 63  # and the first: a model of more blocks is rare, and of smaller ones lies in the caches itself
@@ -55,19 +56,10 @@ def taking_turns(steps: list[StepCall]) -> StepCall:
     return lambda i: steps[i % len(steps)](i)
 
 
-def one_pass(layers: list[Layer], steps: list[StepCall]) -> StepCall:
-    """All copies one after the other, their C++ steps run in one call, as a model runs those of its blocks.
-
-    Args:
-        layers: whose steps these are, each called eagerly.
-    """
-
-    def make(i: int) -> None:
-        with nullcontext() if seen_between(layers) else in_turn():
-            for number, step in enumerate(steps, i * len(steps)):
-                step(number)
-
-    return Pass(len(steps), make)
+def one_after_the_other(blocks: list[Block]) -> Call:
+    """A call of all copies of a block, each of which reads what the one before gives, as in a model."""
+    stack = Stack(blocks)
+    return lambda x, routing=None: stack(x, blocks[0].sequences, routing)
 
 
 def note(twins: int) -> str:

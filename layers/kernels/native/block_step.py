@@ -8,6 +8,8 @@ from membench.layers.kernels.in_turn import take_step
 
 STAGES = ("qkv", "attention", "out_proj", "up", "down")
 _ARGUMENTS = struct.Struct("13q8qd")  # ``Arguments`` of block_step.cpp, which ctypes would convert one by one
+_NUMBER = struct.calcsize("q")
+_ANGLES_AT, _HELD_AT = 4 * _NUMBER, 18 * _NUMBER  # among them
 
 
 def block_step(
@@ -38,3 +40,9 @@ def block_step(
     kept = *given, *ffn, keys, values, between, y
     take_step("block_step", x.dtype, STAGES if hidden else STAGES[:3], numbers, kept)
     return y
+
+
+def move(numbers: bytearray, cosines: Tensor, sines: Tensor, held: int) -> None:
+    """Makes packed arguments those of a token at another place, whose angles these are."""
+    struct.pack_into("2q", numbers, _ANGLES_AT, cosines.data_ptr(), sines.data_ptr())
+    struct.pack_into("q", numbers, _HELD_AT, held)

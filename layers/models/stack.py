@@ -1,0 +1,143 @@
+"""A decoder's blocks, one after the other.
+
+Of one new token of each sequence, on a CPU, they are one C++ call (``kernels.in_turn``). What Python does before that,
+block by block, to check what it is given and to pack addresses, takes a tenth to a fourth of the time in which the
+weights are read. From one token to the next only the place in the caches changes. So the call is kept, and made again
+for as long as everything lies where it did: as a GPU runs a captured graph again, but that nobody has to ask for it.
+
+Letters: S sequences, B tokens, d model dim.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from membench.layers.kernels.few_tokens import can_step
+from membench.layers.kernels.in_turn import Steps, StepsAgain, finish_steps, in_turn, seen_between
+from membench.layers.kernels.native.block_step import move
+from membench.layers.kernels.stages import is_observed
+from membench.layers.layer import Routing
+from membench.layers.models.block import Block
+from membench.layers.models.cache import KVCache
+
+
+class Stack:
+    """Blocks that read what the one before gives. A copy of a model has one of its own, which has kept nothing."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.blocks = blocks
+        self._kept: _Kept | None = None
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Sequence[Block]]]:
+        return type(self), (self.blocks,)
+
+    def __call__(self, x: Tensor, sequences: int, routing: Routing | None = None) -> Tensor:
+        """(B, d) after the last block of x (B, d), tokens of so many sequences."""
+        if seen_between(self.blocks):
+            return self._each(x, sequences, routing)
+        if routing is not None or not self._is_a_token_of_each(x, sequences):
+            with in_turn():
+                return self._each(x, sequences, routing)
+        if self._kept is None or not self._kept.is_like(x):
+            given = x.clone()
+            with in_turn() as steps:
+                y = self._each(given, sequences, None)
+            self._kept = _Kept.of(self.blocks, steps, given, y)
+            return y if self._kept is None else y.clone()
+        return self._kept.again(x)
+
+    def _each(self, x: Tensor, sequences: int, routing: Routing | None) -> Tensor:
+        for block in self.blocks:
+            if block.sequences != sequences:  # a module's attributes are slow to set
+                block.sequences = sequences
+            x = block(x, routing)
+        return x
+
+    def _is_a_token_of_each(self, x: Tensor, sequences: int) -> bool:
+        if len(x) != sequences or torch.is_grad_enabled() or is_observed() or not self.blocks:
+            return False
+        return can_step(x) and all(block.cache is not None for block in self.blocks)
+
+
+class _Kept:
+    """A token's call, and everything that must be as it was for another one to be the same.
+
+    What is looked at for every token is looked at by few objects' code: the weights have driven all of it out of the
+    caches.
+    """
+
+    def __init__(self, blocks: Sequence[Block], steps: StepsAgain, x: Tensor, y: Tensor) -> None:
+        self.blocks, self._steps, self._x, self._y = list(blocks), steps, x, y
+        self._of_blocks = steps.numbers_of("block_step")
+        self._modules = [module for block in blocks for module in block.modules()]
+        self._children = [module._modules for module in self._modules if module._modules]
+        self._named = [named for each in self._modules for named in (each._parameters, each._buffers) if named]
+        self._tensors = [each for each in _values(self._named) if each is not None]
+        self._then = self._state(x)
+
+    @classmethod
+    def of(cls, blocks: Sequence[Block], steps: Steps, x: Tensor, y: Tensor) -> Self | None:
+        """What is kept of a call that took (S, d) to (S, d); None if it was not all that was done."""
+        if not steps.ran_together or steps.names.count("block_step") != len(blocks):
+            return None
+        tensors = [part for block in blocks for part in (*block.parameters(), *block.buffers())]
+        if not all(each.is_contiguous() for each in tensors):  # copies of it were read
+            return None
+        if len({(block.spec.attention, _cache(block).held) for block in blocks}) > 1:
+            return None
+        # weights and caches, which are looked for before every run, need not be kept from being freed
+        known = (*tensors, *(part for block in blocks for part in (_cache(block).keys, _cache(block).values)))
+        return cls(blocks, StepsAgain(steps, without={each.data_ptr() for each in known}), x, y)
+
+    def is_like(self, x: Tensor) -> bool:
+        """Whether this call would do for x what the blocks would do."""
+        return self._state(x) == self._then
+
+    def again(self, x: Tensor) -> Tensor:
+        """(S, d) of x (S, d).
+
+        Raises:
+            ValueError: a cache has no room for the token.
+        """
+        first = self.blocks[0]
+        cache = _cache(first)
+        cache.place(1)
+        cosines, sines = first.attention.angles_at(cache.held, x)
+        for numbers in self._of_blocks:
+            move(numbers, cosines, sines, cache.held)
+        self._x.copy_(x)
+        finish_steps()
+        self._steps.run()
+        return self._y.clone()
+
+    def _state(self, x: Tensor) -> list[Any]:
+        """What tells it: tensors by where they lie, and objects by which they are."""
+        of_blocks, caches = [block.__dict__ for block in self.blocks], [_cache(block) for block in self.blocks]
+        tensors = [*self._tensors, *(each.keys for each in caches), *(each.values for each in caches)]
+        held = caches[0].held
+        return [
+            *(x.shape, x.dtype, torch.is_inference_mode_enabled(), all(each.held == held for each in caches)),
+            *(each["sequences"] for each in of_blocks),
+            *(each["auxiliary_loss"] is None for each in of_blocks),
+            *(each.get("forward") for each in of_blocks),
+            *(each._compiled_call_impl for each in self.blocks),
+            *(each.training for each in self._modules),
+            *map(id, _values(self._children)),
+            *map(id, _values(self._named)),
+            *map(Tensor.data_ptr, tensors),
+            *map(Tensor.size, tensors),
+            *map(Tensor.stride, tensors),
+            *(each.dtype for each in tensors),
+        ]
+
+
+def _values(named: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
+    return chain.from_iterable(each.values() for each in named)
+
+
+def _cache(block: Block) -> KVCache:
+    assert block.cache is not None
+    return block.cache
