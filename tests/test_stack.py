@@ -35,7 +35,7 @@ def anew(model, seed, monkeypatch, **how):
     """Logits without kept calls."""
     with monkeypatch.context() as patched:
         patched.setattr(stack._Kept, "of", classmethod(lambda cls, *others: None))
-        model._stack = stack.Stack(model.blocks)
+        model._stack = stack.Stack(model.blocks, model)
         return decoded(model, seed, **how)
 
 
@@ -96,7 +96,22 @@ def hooked(model):
     model.blocks[3].register_forward_hook(lambda *given: 3 * given[-1])
 
 
-CHANGES = [moved, assigned, turned_over, replaced, with_a_block_less, with_blocks_changed_round, patched, hooked]
+def with_another_end(model):
+    model.norm.data = model.norm.data.flip(0) + torch.arange(len(model.norm)) / 10
+    model.head = torch.nn.Parameter(model.head.detach().flip(0))
+
+
+CHANGES = [
+    with_another_end,
+    moved,
+    assigned,
+    turned_over,
+    replaced,
+    with_a_block_less,
+    with_blocks_changed_round,
+    patched,
+    hooked,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -110,6 +125,23 @@ def test_what_has_changed_is_seen(change, again, monkeypatch, seed):
     found = decoded(model, seed)
     assert not kept & set(map(id, again[2:]))
     assert torch.equal(found, anew(other, seed, monkeypatch))
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_what_changes_between_two_tokens_is_seen(change, again, monkeypatch, seed):
+    model, other = (decoder("memory_plus") for _ in range(2))
+    drawn = torch.randint(50, (6, 2, 1), generator=torch.Generator().manual_seed(seed))
+    for each in (model, other):
+        each.start(sequences=2, capacity=len(drawn))
+    for number, tokens in enumerate(drawn):
+        if number == 3:
+            change(model)
+            change(other)
+        found = model.next_logits(tokens)
+        with monkeypatch.context() as patched_:
+            patched_.setattr(stack._Kept, "of", classmethod(lambda cls, *others: None))
+            assert torch.equal(found, other.next_logits(tokens)), number
+    assert again[0] is again[1]
 
 
 def test_weights_that_change_where_they_lie_are_read_anew(again, monkeypatch, seed):
@@ -197,7 +229,7 @@ def test_other_numbers_of_sequences_and_of_threads(again, restored_threads, monk
             with monkeypatch.context() as patched_:
                 if not keeps:
                     patched_.setattr(stack._Kept, "of", classmethod(lambda cls, *others: None))
-                    model._stack = stack.Stack(model.blocks)
+                    model._stack = stack.Stack(model.blocks, model)
                 model.start(sequences, capacity=6)
                 found.append(torch.stack([model.next_logits(drawn[:, [token]]) for token in range(6)]))
         assert torch.equal(*found[-2:])

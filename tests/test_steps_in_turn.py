@@ -80,14 +80,14 @@ def test_the_same_bits_as_one_by_one(kind, dtype, monkeypatch, seed):
 def test_a_token_is_one_call(kind, called, seed):
     model = decoder(kind)
     decoded(model, seed, tokens=1)
-    assert called == ["in_turn"]
+    assert called == ["head_step", "in_turn"], "of the prompt, and of the token"
 
 
 @pytest.mark.parametrize("kind", ["beside", "chosen_by_experts"])
 def test_what_waits_is_finished_before_anything_else_reads_it(kind, called, seed):
     """Attention's step of each such block, with all that came before it."""
     decoded(decoder(kind), seed, tokens=1)
-    assert called == ["in_turn"] * 3
+    assert called == ["head_step", *["in_turn"] * 3]
 
 
 def test_a_step_of_torchs_calls_finds_what_it_is_given(called, seed):
@@ -104,14 +104,14 @@ def test_a_step_of_torchs_calls_finds_what_it_is_given(called, seed):
         model.blocks[number].ffn = Doubled(model.blocks[number].ffn.spec)
     with poisoned_memory():
         decoded(model, seed, tokens=1)
-    assert called == ["in_turn"] * 3
+    assert called == ["head_step", *["in_turn"] * 3]
 
 
 def test_a_prompt_is_no_step(called):
     model = decoder("dense")
     model.start(sequences=1, capacity=3)
     model.next_logits(torch.tensor([[1, 2, 3]]))
-    assert called == []
+    assert called == ["head_step"]
 
 
 @pytest.mark.parametrize("of_block", ["register_forward_hook", "register_forward_pre_hook"])
@@ -144,7 +144,7 @@ def test_a_mode_sees_what_operators_give(seed):
 def test_a_profiler_sees_when_each_runs(called, seed):
     with torch.profiler.profile():
         decoded(decoder("moe"), seed, tokens=1)
-    assert called == ["block_step", *("block_step", "moe_step") * 2, "block_step"]
+    assert called == ["head_step", "block_step", *("block_step", "moe_step") * 2, "block_step", "head_step"]
 
 
 def test_an_observer_sees_stages_in_their_order(seed):

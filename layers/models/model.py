@@ -4,7 +4,7 @@ Letters: S sequences, T tokens of each, B = S·T, d model dim, V vocabulary.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from torch.nn import functional
 
 from membench.layers.initialize import fill_normal_
 from membench.layers.kernels.cross_entropy import cross_entropy
+from membench.layers.kernels.few_tokens import can_step
+from membench.layers.kernels.head_step import head_step
+from membench.layers.kernels.in_turn import finish_steps
 from membench.layers.kernels.matmul import project
 from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.kernels.stages import stage
@@ -58,7 +61,7 @@ class Model(Layer):
             if shares:
                 (pool,) = block.tables()
         self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
-        self._stack = Stack(self.blocks)
+        self._stack = Stack(self.blocks, self)
         self.norm = nn.Parameter(torch.ones(spec.model_dim, **options))
         if not spec.tied:
             self.head = nn.Parameter(torch.empty(spec.vocab_size, spec.model_dim, **options))
@@ -71,6 +74,8 @@ class Model(Layer):
             raise ValueError("a model routes by itself: use routing kind 'routed'")
         if self.training:
             return self.losses(x)
+        if x.shape[1] == 1:
+            return self._through(x, self.logits)
         hidden = self.hidden(x).view(*x.shape, self.spec.model_dim)
         return self.logits(hidden[:, -1])
 
@@ -82,20 +87,27 @@ class Model(Layer):
 
     def hidden(self, x: Tensor) -> Tensor:
         """(B, d) after the last block, of x (S, T) int64."""
+        return self._through(x, None)
+
+    def _through(self, x: Tensor, end: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """What ``end`` makes of ``hidden``."""
         with stage("embed"):
             hidden = functional.embedding(x.flatten(), self.embedding)
         if self._stack.blocks is not self.blocks:
-            self._stack = Stack(self.blocks)
-        hidden = self._stack(hidden, len(x))
+            self._stack = Stack(self.blocks, self)
+        found = self._stack(hidden, len(x), end=end)
         losses = [block.auxiliary_loss for block in self.blocks if block.auxiliary_loss is not None]
         self.auxiliary_loss = torch.stack(losses).sum() if losses else None
-        return hidden
+        return found
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(R, V) of rows (R, d)."""
+        head = self.embedding if self.spec.tied else self.head
+        if can_step(hidden, self.norm, head):
+            return head_step(hidden, self.norm, head, self.spec.norm_eps)
+        finish_steps()
         with stage("head"):
-            normed = rms_norm(hidden, self.norm, self.spec.norm_eps)
-            return project(normed, self.embedding if self.spec.tied else self.head)
+            return project(rms_norm(hidden, self.norm, self.spec.norm_eps), head)
 
     def output_like(self, x: Tensor) -> Tensor:
         if self.training:

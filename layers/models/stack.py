@@ -8,12 +8,12 @@ for as long as everything lies where it did: as a GPU runs a captured graph agai
 Letters: S sequences, B tokens, d model dim.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from membench.layers.kernels.few_tokens import can_step
 from membench.layers.kernels.in_turn import Steps, StepsAgain, finish_steps, in_turn, seen_between
@@ -25,36 +25,52 @@ from membench.layers.models.cache import KVCache
 
 
 class Stack:
-    """Blocks that read what the one before gives. A copy of a model has one of its own, which has kept nothing."""
+    """Blocks that read what the one before gives. A copy of a model has one of its own, which has kept nothing.
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self.blocks = blocks
+    Attributes:
+        owner: the model whose own parameters an ``end`` reads.
+    """
+
+    def __init__(self, blocks: Sequence[Block], owner: nn.Module | None = None) -> None:
+        self.blocks, self.owner = blocks, owner
         self._kept: _Kept | None = None
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Sequence[Block]]]:
-        return type(self), (self.blocks,)
+    def __reduce__(self) -> tuple[type[Self], tuple[Sequence[Block], nn.Module | None]]:
+        return type(self), (self.blocks, self.owner)
 
-    def __call__(self, x: Tensor, sequences: int, routing: Routing | None = None) -> Tensor:
-        """(B, d) after the last block of x (B, d), tokens of so many sequences."""
+    def __call__(
+        self,
+        x: Tensor,
+        sequences: int,
+        routing: Routing | None = None,
+        end: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """(B, d) after the last block of x (B, d), tokens of so many sequences; or what ``end`` makes of that.
+
+        Args:
+            end: gives it to a step, or finishes those that wait; it reads parameters of ``owner`` alone.
+        """
         if seen_between(self.blocks):
-            return self._each(x, sequences, routing)
+            return self._each(x, sequences, routing, end)
         if routing is not None or not self._is_a_token_of_each(x, sequences):
             with in_turn():
-                return self._each(x, sequences, routing)
-        if self._kept is None or not self._kept.is_like(x):
+                return self._each(x, sequences, routing, end)
+        if self._kept is None or not self._kept.would_do(self.blocks, x, end):
             given = x.clone()
             with in_turn() as steps:
-                y = self._each(given, sequences, None)
-            self._kept = _Kept.of(self.blocks, steps, given, y)
+                y = self._each(given, sequences, None, end)
+            self._kept = _Kept.of(self, steps, given, y, end)
             return y if self._kept is None else y.clone()
         return self._kept.again(x)
 
-    def _each(self, x: Tensor, sequences: int, routing: Routing | None) -> Tensor:
+    def _each(
+        self, x: Tensor, sequences: int, routing: Routing | None, end: Callable[[Tensor], Tensor] | None
+    ) -> Tensor:
         for block in self.blocks:
             if block.sequences != sequences:  # a module's attributes are slow to set
                 block.sequences = sequences
             x = block(x, routing)
-        return x
+        return x if end is None else end(x)
 
     def _is_a_token_of_each(self, x: Tensor, sequences: int) -> bool:
         if len(x) != sequences or torch.is_grad_enabled() or is_observed() or not self.blocks:
@@ -69,35 +85,40 @@ class _Kept:
     caches.
     """
 
-    def __init__(self, blocks: Sequence[Block], steps: StepsAgain, x: Tensor, y: Tensor) -> None:
-        self.blocks, self._steps, self._x, self._y = list(blocks), steps, x, y
+    def __init__(self, stack: Stack, steps: StepsAgain, x: Tensor, y: Tensor, end: object) -> None:
+        self.blocks, self._steps, self._x, self._y = (blocks := list(stack.blocks)), steps, x, y
         self._of_blocks = steps.numbers_of("block_step")
         self._modules = [module for block in blocks for module in block.modules()]
         self._children = [module._modules for module in self._modules if module._modules]
-        self._named = [named for each in self._modules for named in (each._parameters, each._buffers) if named]
+        read = self._modules if stack.owner is None else [*self._modules, stack.owner]
+        self._named = [named for each in read for named in (each._parameters, each._buffers) if named]
         self._tensors = [each for each in _values(self._named) if each is not None]
-        self._then = self._state(x)
+        self._then = self._state(x, end)
 
     @classmethod
-    def of(cls, blocks: Sequence[Block], steps: Steps, x: Tensor, y: Tensor) -> Self | None:
-        """What is kept of a call that took (S, d) to (S, d); None if it was not all that was done."""
+    def of(cls, stack: Stack, steps: Steps, x: Tensor, y: Tensor, end: object) -> Self | None:
+        """What is kept of a call that took x (S, d) to y; None if it was not all that was done."""
+        blocks = stack.blocks
         if not steps.ran_together or steps.names.count("block_step") != len(blocks):
             return None
+        if end is not None and steps.names[-1] != "head_step":
+            return None
         tensors = [part for block in blocks for part in (*block.parameters(), *block.buffers())]
+        tensors += [] if stack.owner is None else stack.owner.parameters(recurse=False)
         if not all(each.is_contiguous() for each in tensors):  # copies of it were read
             return None
         if len({(block.spec.attention, _cache(block).held) for block in blocks}) > 1:
             return None
         # weights and caches, which are looked for before every run, need not be kept from being freed
         known = (*tensors, *(part for block in blocks for part in (_cache(block).keys, _cache(block).values)))
-        return cls(blocks, StepsAgain(steps, without={each.data_ptr() for each in known}), x, y)
+        return cls(stack, StepsAgain(steps, without={each.data_ptr() for each in known}), x, y, end)
 
-    def is_like(self, x: Tensor) -> bool:
-        """Whether this call would do for x what the blocks would do."""
-        return self._state(x) == self._then
+    def would_do(self, blocks: Sequence[Block], x: Tensor, end: object) -> bool:
+        """Whether this call would do for x what these blocks, and this end, would do."""
+        return [*blocks] == self.blocks and self._state(x, end) == self._then
 
     def again(self, x: Tensor) -> Tensor:
-        """(S, d) of x (S, d).
+        """What becomes of x (S, d).
 
         Raises:
             ValueError: a cache has no room for the token.
@@ -113,13 +134,13 @@ class _Kept:
         self._steps.run()
         return self._y.clone()
 
-    def _state(self, x: Tensor) -> list[Any]:
+    def _state(self, x: Tensor, end: object) -> list[Any]:
         """What tells it: tensors by where they lie, and objects by which they are."""
         of_blocks, caches = [block.__dict__ for block in self.blocks], [_cache(block) for block in self.blocks]
         tensors = [*self._tensors, *(each.keys for each in caches), *(each.values for each in caches)]
         held = caches[0].held
         return [
-            *(x.shape, x.dtype, torch.is_inference_mode_enabled(), all(each.held == held for each in caches)),
+            *(end, x.shape, x.dtype, torch.is_inference_mode_enabled(), all(each.held == held for each in caches)),
             *(each["sequences"] for each in of_blocks),
             *(each["auxiliary_loss"] is None for each in of_blocks),
             *(each.get("forward") for each in of_blocks),
