@@ -22,8 +22,9 @@
 namespace {
 
 constexpr int64_t VECTOR = 16;
-constexpr int TOGETHER = 4;  // vectors whose maxima registers hold
+constexpr int TOGETHER = 4;  // vectors of maxima; registers hold twice as many
 constexpr int64_t ROUND = TOGETHER * LANES;
+constexpr int LINE = 16;  // floats of a cache line
 constexpr int64_t MOST_LANES = 256;
 
 inline float score_of(int32_t key) { return float_of(uint32_t(key ^ ((key >> 31) & 0x7fffffff))); }
@@ -101,21 +102,31 @@ class BestOf {
     bool largest_of_lanes(const float* scores, int64_t count) {
         const int64_t whole = count / lanes_ * lanes_;
         Words none = {};
-        for (int64_t lane = 0; lane < lanes_; lane += ROUND) {
-            Floats largest[TOGETHER];
-            for (Floats& each : largest) each = Floats{} - INFINITY;
-            for (int64_t from = lane; from < whole; from += lanes_)
-                for (int i = 0; i < TOGETHER; ++i) {
-                    const Floats found = load_floats(scores + from + i * LANES);
-                    none |= (Words)(found != found);
-                    largest[i] = larger(found, largest[i]);
-                }
-            for (int i = 0; i < TOGETHER; ++i) store_floats(&maxima_[lane + i * LANES], largest[i]);
-        }
+        int64_t lane = 0;
+        for (; lane + 2 * ROUND <= lanes_; lane += 2 * ROUND) none |= maxima_from<2 * TOGETHER>(scores, lane, whole);
+        if (lane < lanes_) none |= maxima_from<TOGETHER>(scores, lane, whole);
         uint32_t any = 0;
         for (int i = 0; i < LANES; ++i) any |= none[i];
         for (int64_t i = whole; i < count; ++i) any |= scores[i] != scores[i];
         return any != 0;
+    }
+
+    // Of so many vectors of lanes from one on, in registers. The list behind this one is asked for: it is the next
+    // token's, and memory gives pages that lie side by side too late where nobody asks.
+    template <int VECTORS> Words maxima_from(const float* scores, int64_t lane, int64_t whole) {
+        Floats largest[VECTORS];
+        Words none = {};
+        for (Floats& each : largest) each = Floats{} - INFINITY;
+        for (int64_t from = lane; from < whole; from += lanes_) {
+            for (int line = 0; line < VECTORS * LANES; line += LINE) __builtin_prefetch(scores + whole + from + line);
+            for (int i = 0; i < VECTORS; ++i) {
+                const Floats found = load_floats(scores + from + i * LANES);
+                none |= (Words)(found != found);
+                largest[i] = larger(found, largest[i]);
+            }
+        }
+        for (int i = 0; i < VECTORS; ++i) store_floats(&maxima_[lane + i * LANES], largest[i]);
+        return none;
     }
 
     // Scores that are not below the threshold, in the order of the list, as keys.
