@@ -3,7 +3,7 @@
 Of one new token of each sequence, on a CPU, they are one C++ call (``kernels.in_turn``). What Python does before that,
 block by block, to check what it is given and to pack addresses, takes a tenth to a fourth of the time in which the
 weights are read. From one token to the next only the place in the caches changes. So the call is kept, and made again
-for as long as everything lies where it did: as a GPU runs a captured graph again, but that nobody has to ask for it.
+for as long as everything lies where it did: as a GPU runs a captured graph again, except that nobody has to ask for it.
 
 Letters: S sequences, B tokens, d model dim.
 """
