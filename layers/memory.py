@@ -89,7 +89,7 @@ class Memory(RetrievalLayer):
         return y + self.companion(x) if self.spec.companion_hidden else y
 
     def step(self, x: Tensor, routing: Routing | None, block: tuple[Tensor, float] | None) -> Tensor | None:
-        if self.spec.companion_hidden or isinstance(self.table, HostTable):
+        if isinstance(self.table, HostTable):
             return None
         retrieving = self.retrieving(x, routing, block)
         if retrieving is None:
@@ -97,7 +97,8 @@ class Memory(RetrievalLayer):
         row_scales = self.table.scales if isinstance(self.table, QuantizedTable) else None
         gate = self.gate if self.spec.gated else None
         output = self.output if self.spec.projected else None
-        return memory_step(retrieving, self.table.weight, row_scales, gate, output)
+        y = memory_step(retrieving, self.table.weight, row_scales, gate, output)
+        return self.with_companion(x, block, y)
 
     def tables(self) -> tuple[ValueTable, ...]:
         return () if isinstance(self.table, QuantizedTable) else (self.table,)

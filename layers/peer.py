@@ -63,8 +63,10 @@ class Peer(RetrievalLayer):
         return y + self.companion(x) if self.spec.companion_hidden else y
 
     def step(self, x: Tensor, routing: Routing | None, block: tuple[Tensor, float] | None) -> Tensor | None:
-        retrieving = None if self.spec.companion_hidden else self.retrieving(x, routing, block)
-        return None if retrieving is None else peer_step(retrieving, self.down.weight, self.up.weight)
+        retrieving = self.retrieving(x, routing, block)
+        if retrieving is None:
+            return None
+        return self.with_companion(x, block, peer_step(retrieving, self.down.weight, self.up.weight))
 
     def _experts(self, x: Tensor, selection: Selection, routing: Routing | None) -> Tensor:
         call = self.read(selection, routing, weights_by_columns=False)

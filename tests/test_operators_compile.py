@@ -120,7 +120,7 @@ CHECKED_ELSEWHERE |= {"few_rows_linear", "attend_last", "rms_norm", "rms_norm_ba
 CHECKED_ELSEWHERE |= {"short_attention", "short_attention_backward", "activate", "activate_backward"}
 CHECKED_ELSEWHERE |= {"gated", "gated_backward", "rms_norm_scaled_twice", "rms_norm_scaled_twice_backward"}
 CHECKED_ELSEWHERE |= {"cross_entropy", "cross_entropy_backward", "inverse_rms", "across_rows"}
-CHECKED_ELSEWHERE |= {"route", "route_backward", "memory_step", "peer_step", "moe_step", "head_step"}
+CHECKED_ELSEWHERE |= {"route", "route_backward", "memory_step", "peer_step", "moe_step", "head_step", "companion_step"}
 CHECKED_ELSEWHERE |= {"advance_clock_"}  # in test_step_clock.py; no compiler meets it
 
 

@@ -15,7 +15,7 @@ from layers.models.rotary import POSITIONS_STEP
 
 pytestmark = pytest.mark.skipif(not paths.has_native(), reason="no C++ compiler")
 
-KEPT = ("dense", "memory", "memory_plus", "peer", "moe")
+KEPT = ("dense", "memory", "memory_plus", "peer", "moe", "beside")
 
 
 @pytest.fixture

@@ -25,8 +25,9 @@ LAYERS = {
     "memory_plus": (MemoryPlusSpec, {"num_keys": 49, "heads": 3, "top_k": 4, "key_dim": 6}),
     "peer": (PeerSpec, {"num_keys": 64, "heads": 2, "top_k": 3, "key_dim": 8}),
     "moe": (MoESpec, {"num_experts": 6, "expert_hidden": 16, "top_k": 2, "shared_hidden": 8}),
-    # which no single call computes
     "beside": (MemorySpec, {"num_keys": 81, "heads": 2, "top_k": 5, "key_dim": 8, "companion_hidden": 8}),
+    # which no single call computes
+    "on_host": (MemorySpec, {"num_keys": 81, "heads": 2, "top_k": 5, "key_dim": 8, "table_on": "host"}),
     "chosen_by_experts": (MoESpec, {"num_experts": 4, "expert_hidden": 16, "top_k": 1, "choice": "expert"}),
 }
 
@@ -76,14 +77,14 @@ def test_the_same_bits_as_one_by_one(kind, dtype, monkeypatch, seed):
     assert torch.equal(found, decoded(model, seed))
 
 
-@pytest.mark.parametrize("kind", ["dense", "memory", "memory_plus", "peer", "moe"])
+@pytest.mark.parametrize("kind", ["dense", "memory", "memory_plus", "peer", "moe", "beside"])
 def test_a_token_is_one_call(kind, called, seed):
     model = decoder(kind)
     decoded(model, seed, tokens=1)
     assert called == ["head_step", "in_turn"], "of the prompt, and of the token"
 
 
-@pytest.mark.parametrize("kind", ["beside", "chosen_by_experts"])
+@pytest.mark.parametrize("kind", ["on_host", "chosen_by_experts"])
 def test_what_waits_is_finished_before_anything_else_reads_it(kind, called, seed):
     """Attention's step of each such block, with all that came before it."""
     decoded(decoder(kind), seed, tokens=1)
