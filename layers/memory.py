@@ -98,7 +98,7 @@ class Memory(RetrievalLayer):
         gate = self.gate if self.spec.gated else None
         output = self.output if self.spec.projected else None
         y = memory_step(retrieving, self.table.weight, row_scales, gate, output)
-        return self.with_companion(x, block, y)
+        return self.companion.step(x, block, y) if self.spec.companion_hidden else y
 
     def tables(self) -> tuple[ValueTable, ...]:
         return () if isinstance(self.table, QuantizedTable) else (self.table,)

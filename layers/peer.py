@@ -66,7 +66,8 @@ class Peer(RetrievalLayer):
         retrieving = self.retrieving(x, routing, block)
         if retrieving is None:
             return None
-        return self.with_companion(x, block, peer_step(retrieving, self.down.weight, self.up.weight))
+        y = peer_step(retrieving, self.down.weight, self.up.weight)
+        return self.companion.step(x, block, y) if self.spec.companion_hidden else y
 
     def _experts(self, x: Tensor, selection: Selection, routing: Routing | None) -> Tensor:
         call = self.read(selection, routing, weights_by_columns=False)

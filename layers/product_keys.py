@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from membench.layers.initialize import Place, fill_normal_
-from membench.layers.kernels.companion_step import companion_step
 from membench.layers.kernels.few_tokens import can_step
 from membench.layers.kernels.key_scores import key_scores
 from membench.layers.kernels.lookups import index_dtype
@@ -29,7 +28,6 @@ from membench.layers.parallel.exchange import Exchange, TableCall
 from membench.layers.parallel.remote import RemoteLookups
 from membench.layers.routing import StatedRouting, stated_choice
 from membench.layers.spec import RetrievalSpec
-from membench.layers.swiglu import SwiGLU
 from membench.layers.tables.quantized_table import QuantizedTable
 from membench.layers.tables.value_table import ValueTable
 from membench.layers.touched import select_in_parts, touched_rows
@@ -43,7 +41,6 @@ class RetrievalLayer(Layer):
     STEPS_IN_TURN: ClassVar = True
 
     spec: RetrievalSpec
-    companion: SwiGLU
 
     def __init__(
         self,
@@ -142,12 +139,6 @@ class RetrievalLayer(Layer):
         norm = (self.query_norm_weight, self.query_norm_bias) if spec.query_norm else None
         scales = (self.query_scale, self.key_scale) if spec.qk_norm else None
         return Retrieving(x, self.query, self.keys, norm, scales, spec.top_k, EPS, block, routing.selected)
-
-    def with_companion(self, x: Tensor, block: tuple[Tensor, float] | None, y: Tensor) -> Tensor:
-        """(B, d): y, what a call for few tokens x gave, with what their companion gives, if there is one."""
-        if not self.spec.companion_hidden:
-            return y
-        return companion_step(x, block, self.companion.gate_up, self.companion.down, y)
 
     def table_shape(self, columns: int) -> tuple[int, int]:
         """Of this rank's shard of a table of so many columns."""

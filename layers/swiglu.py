@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from membench.layers.initialize import Place, fill_normal_
+from membench.layers.kernels.companion_step import companion_step
 from membench.layers.kernels.swiglu import swiglu
 
 
@@ -56,3 +57,7 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """y (B, d) of x (B, d)."""
         return swiglu(x, self.gate_up, self.down, self.stage_prefix)
+
+    def step(self, x: Tensor, block: tuple[Tensor, float] | None, beside: Tensor) -> Tensor:
+        """beside (B, d) + y of few tokens x (B, d), in one call: ``companion_step``, whose stages are a companion's."""
+        return companion_step(x, block, self.gate_up, self.down, beside)

@@ -26,7 +26,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "layer": ("routing", "parallel"),
     "touched": ("layer",),
     "swiglu": ("kernels", "initialize"),
-    "product_keys": ("touched", "swiglu"),
+    "product_keys": ("touched", "initialize"),
     "dense": ("layer", "swiglu"),
     "moe": ("touched", "swiglu"),
     "memory": ("product_keys", "swiglu"),

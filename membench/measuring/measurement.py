@@ -191,12 +191,12 @@ class CaseMeasurement:
         count = twins_wanted(each, self.preparation.cache_bytes)
         if count < 1:
             return prepared.step, []
-        twins = [twin_of(self.layer) for _ in range(count)]
-        if isinstance(self.layer, Block) and case.mode == "decode" and prepared.implementation["chosen"] == "eager":
-            call = one_after_the_other([self.layer, *twins])
+        block = self.layer
+        if isinstance(block, Block) and case.mode == "decode" and prepared.implementation["chosen"] == "eager":
+            call = one_after_the_other([block, *(twin_of(block) for _ in range(count))])
             step = make_step(case.mode, call, self.layer, prepared.inputs, self.preparation.upstream(case), None)
             return Pass(1 + count, step), [note(count)]
-        steps = [prepared.step, *(self._step_of_twin(prepared, twin) for twin in twins)]
+        steps = [prepared.step, *(self._step_of_twin(prepared, twin_of(self.layer)) for _ in range(count))]
         return taking_turns(steps), [note(count)]
 
     def _step_of_twin(self, prepared: Prepared, twin: Layer) -> StepCall:
