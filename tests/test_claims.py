@@ -6,7 +6,7 @@ import pytest
 from training_cases import learnt
 
 from benchmarks.documents.claims_table import AGREES, CANNOT_TELL, DISAGREES, claims_table, comparisons, verdict
-from benchmarks.documents.curve_pictures import curve_picture
+from benchmarks.documents.curve_pictures import _titles, curve_picture
 from benchmarks.documents.published_claims import CLAIMS, Claim
 from benchmarks.documents.recorded import Recorded
 from benchmarks.standings import MIN_ROUNDS
@@ -88,3 +88,19 @@ def test_curves_are_drawn_the_same_every_time():
     drawn = curve_picture(result)
     assert drawn is not None and drawn == curve_picture(result)
     assert curve_picture(result.model_copy(update={"cases": []})) is None
+
+
+@pytest.mark.parametrize(
+    ("whole", "short"),
+    [
+        (["facts, 600K tokens"], ["facts, 600K tokens"]),
+        (["facts, 600K tokens, pool 1", "facts, 600K tokens, pool 2"], ["pool 1", "pool 2"]),
+        (["facts, 600K tokens, batch 8", "copy, 600K tokens, batch 4"], ["facts", "copy"]),
+        (
+            ["facts, 1 token, pool 1", "facts, 1 token, pool 2", "copy, 1 token, pool 1"],
+            ["facts, pool 1", "facts, pool 2", "copy, pool 1"],
+        ),
+    ],
+)
+def test_panels_beside_each_other_say_what_tells_them_apart(whole, short):
+    assert _titles(whole) == short

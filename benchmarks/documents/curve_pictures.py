@@ -5,6 +5,7 @@ interval.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from benchmarks.documents.labels import told_apart
 from benchmarks.documents.svg import MARKERS, framed, same_everywhere, sheet, with_legend
 from membench.layers.spec.quantities import format_quantity
 from membench.report.evidence import Evidence
@@ -34,12 +35,21 @@ def curve_picture(result: ResultFile) -> bytes | None:
         places = [on for row in axes for on in row]
         for on in places[len(panels) :]:
             on.set_axis_off()
-        for (title, curves), on in zip(panels, places, strict=False):
+        for title, (_, curves), on in zip(_titles([title for title, _ in panels]), panels, places, strict=False):
             framed(on, title)
             _draw(on, curves)
         for row in axes:
             row[0].set_ylabel(_ANSWER.axis, color=INK[0])
         return with_legend(figure)
+
+
+def _titles(whole: list[str]) -> list[str]:
+    """The first of what tells panels apart: beside each other there is no room for more."""
+    if len(whole) == 1:
+        return whole
+    short = told_apart(whole)
+    first = [title.split(", ")[0] for title in short]
+    return first if len({*first}) == len(first) else short
 
 
 def _curves(records: Sequence[Record], styles: dict[str, Style]) -> list[Curve]:

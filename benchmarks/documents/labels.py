@@ -15,10 +15,15 @@ def in_order(points: Sequence[Point]) -> list[Point]:
 
 def short_labels(points: Sequence[Point], *, ranks: int) -> list[str]:
     """What tells each point from the others; of a single point its mode."""
-    parts = [_parts(point) for point in points]
-    told = [part for part in dict.fromkeys(part for of in parts for part in of) if any(part not in of for of in parts)]
-    labels = [", ".join(part for part in of if part in told) or of[0] for of in parts]
+    labels = told_apart([point.title for point in points])
     return [label if ranks > 1 else label.replace(" a rank", "") for label in labels]
+
+
+def told_apart(titles: Sequence[str]) -> list[str]:
+    """Of each title the parts that not all have; where there are none, its first."""
+    parts = [title.split(", ") for title in titles]
+    told = {part for of in parts for part in of if any(part not in other for other in parts)}
+    return [", ".join(part for part in of if part in told) or of[0] for of in parts]
 
 
 def stretches(chosen: Sequence[int], points: Sequence[Point], labels: Sequence[str]) -> str:

@@ -122,8 +122,8 @@ class RoundsInTurn:
         A side that fails leaves the other to be measured all the same: that it works is half the answer.
         """
         warm = [turn.ready for turn in turns if isinstance(turn.ready, Prepared)]
-        slower_s = max(1e-9, *(each.fastest_s for each in warm), 0.0)
-        step = max(1, *(each.calls_in_step for each in warm), 1)
+        slower_s = max([1e-9, *(each.fastest_s for each in warm)])
+        step = max([1, *(each.calls_in_step for each in warm)])
         calls = step * max(1, round(_SAMPLE_SECONDS / (step * slower_s)))
         each = _CUDA_SAMPLES if self.device == "cuda" else 1
         affordable = int(self.measure.max_seconds / (4 * calls * each * slower_s))
