@@ -194,6 +194,21 @@ def test_what_is_given_and_given_back_is_not_written_again(again, seed):
     assert len({float(each.sum()) for each in found}) == 4
 
 
+def test_tokens_that_lie_apart(again, monkeypatch, seed):
+    model = decoder("dense")
+    drawn = torch.randn(4, model.spec.model_dim, 2, generator=torch.Generator().manual_seed(seed)).mT
+    found = []
+    for keeps in (True, False):
+        if not keeps:
+            monkeypatch.setattr(stack._Kept, "of", classmethod(lambda cls, *others: None))
+            model._stack = stack.Stack(model.blocks, model)
+        model.start(sequences=2, capacity=4)
+        with torch.no_grad():
+            found.append(torch.stack([model._stack(x, 2) for x in drawn]))
+    assert not drawn[0].is_contiguous() and len(again) == 3
+    assert torch.equal(*found)
+
+
 def test_what_was_replaced_is_freed(again, seed):
     model = decoder("memory_plus")
     arrays = [2 * each.detach().numpy() for each in model.blocks.parameters()]

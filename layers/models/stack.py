@@ -56,7 +56,7 @@ class Stack:
             with in_turn():
                 return self._each(x, sequences, routing, end)
         if self._kept is None or not self._kept.would_do(self.blocks, x, end):
-            given = x.clone()
+            given = x.clone(memory_format=torch.contiguous_format)  # of one that lies apart, a copy would be read
             with in_turn() as steps:
                 y = self._each(given, sequences, None, end)
             self._kept = _Kept.of(self, steps, given, y, end)
