@@ -4,10 +4,11 @@ Letters: B tokens of this rank, P ranks, d model dim, H heads, k rows a head rea
 K experts a token uses, E experts, D value dim.
 """
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +126,13 @@ class Layer(nn.Module):
     def output_like(self, x: Tensor) -> Tensor:
         """An empty tensor of the shape, dtype and memory layout of y; for an operator they are not those of x."""
         return torch.empty_like(x)
+
+    def followed_by(self, copies: Sequence[Self]) -> Callable[[Tensor, Routing | None], Tensor] | None:
+        """y (B, d) of x (B, d) through this and its copies, each of which reads what the one before gives, as a model's
+        blocks do; None where that is no more than calling one after the other.
+        """
+        del copies
+        return None
 
     def make_ready(self, step: Step, seed: int = 0) -> None:
         """Make what a step of this kind needs besides its input, drawn from ``seed``; most layers need nothing."""

@@ -45,7 +45,7 @@ ASKED = {
         kernels.triton:dispatch kernels.triton:lookups kernels.triton:router
         checking.answer:copied checking.answer:tensors_of kernels:step_clock kernels.triton:step_clock
         layers:sharded_checkpoint layers:checkpoint_digests
-        checkpoint_digests:of_all models.block:Block models.stack:Stack
+        checkpoint_digests:of_all
     """,
 }
 

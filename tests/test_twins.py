@@ -11,7 +11,7 @@ from membench.measuring import twins
 from membench.measuring.inputs import pool_size
 from membench.measuring.measurement import CaseMeasurement
 from membench.measuring.time import Clock, Sampling, calls_in
-from membench.measuring.twins import one_after_the_other, reused_bytes, taking_turns, twin_of, twins_wanted
+from membench.measuring.twins import reused_bytes, taking_turns, twin_of, twins_wanted
 from tests.test_models import block_of, model_of
 
 
@@ -110,7 +110,7 @@ def test_measured_blocks_take_turns() -> None:
 def test_copies_read_what_the_one_before_gives(kind: str) -> None:
     copies = [ready_block(kind).eval()]
     copies += [twin_of(copies[0]) for _ in range(2)]
-    call, drawn = one_after_the_other(copies), torch.Generator().manual_seed(0)
+    call, drawn = copies[0].followed_by(copies[1:]), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for _ in range(3):
             x = copies[0].draw_tokens(2, drawn)

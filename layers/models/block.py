@@ -3,7 +3,8 @@
 Letters: S sequences, T new tokens of each, B = S·T tokens, sequence after sequence, d model dim.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from membench.layers.kernels.rms_norm import rms_norm
 from membench.layers.layer import Layer, Routing, Selection, Touched, torch_dtype
 from membench.layers.models.attention import Attention
 from membench.layers.models.cache import KVCache
+from membench.layers.models.stack import Stack
 from membench.layers.own_layers import own_layer
 from membench.layers.parallel.exchange import Exchange
 from membench.layers.routing import StatedRouting
@@ -92,6 +94,11 @@ class Block(Layer):
     def ffn_input(self, x: Tensor) -> Tensor:
         """(B, d), what the FFN is given for x (B, d)."""
         return self._normed(self._attended(x), self.ffn_norm)
+
+    def followed_by(self, copies: Sequence[Self]) -> Callable[[Tensor, Routing | None], Tensor]:
+        blocks: list[Any] = [self, *copies]
+        stack = Stack(blocks)
+        return lambda x, routing=None: stack(x, self.sequences, routing)
 
     def make_ready(self, step: Step, seed: int = 0) -> None:
         """A KV cache for a prefill or decode step, with a random context; none for the others."""

@@ -10,7 +10,7 @@ Letters: S sequences, B tokens, d model dim.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,10 @@ from membench.layers.kernels.in_turn import Steps, StepsAgain, finish_steps, in_
 from membench.layers.kernels.native.block_step import move
 from membench.layers.kernels.stages import is_observed
 from membench.layers.layer import Routing
-from membench.layers.models.block import Block
 from membench.layers.models.cache import KVCache
+
+if TYPE_CHECKING:
+    from membench.layers.models.block import Block
 
 
 class Stack:
@@ -31,11 +33,11 @@ class Stack:
         owner: the model whose own parameters an ``end`` reads.
     """
 
-    def __init__(self, blocks: Sequence[Block], owner: nn.Module | None = None) -> None:
+    def __init__(self, blocks: "Sequence[Block]", owner: nn.Module | None = None) -> None:
         self.blocks, self.owner = blocks, owner
         self._kept: _Kept | None = None
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Sequence[Block], nn.Module | None]]:
+    def __reduce__(self) -> "tuple[type[Self], tuple[Sequence[Block], nn.Module | None]]":
         return type(self), (self.blocks, self.owner)
 
     def __call__(
@@ -113,7 +115,7 @@ class _Kept:
         known = (*tensors, *(part for block in blocks for part in (_cache(block).keys, _cache(block).values)))
         return cls(stack, StepsAgain(steps, without={each.data_ptr() for each in known}), x, y, end)
 
-    def would_do(self, blocks: Sequence[Block], x: Tensor, end: object) -> bool:
+    def would_do(self, blocks: "Sequence[Block]", x: Tensor, end: object) -> bool:
         """Whether this call would do for x what these blocks, and this end, would do."""
         return [*blocks] == self.blocks and self._state(x, end) == self._then
 
@@ -159,6 +161,6 @@ def _values(named: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
     return chain.from_iterable(each.values() for each in named)
 
 
-def _cache(block: Block) -> KVCache:
+def _cache(block: "Block") -> KVCache:
     assert block.cache is not None
     return block.cache

@@ -12,7 +12,6 @@ from torch import Tensor
 from membench.case import Case
 from membench.errors import Unavailable, reason_of
 from membench.layers.layer import Layer
-from membench.layers.models.block import Block
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import has_backward
 from membench.machine.clocks import read_clocks
@@ -42,7 +41,7 @@ from membench.measuring.stop_watch import StopWatch
 from membench.measuring.stored_inputs import InputStore
 from membench.measuring.time import Clock, Pass, Samples, Sampling, StepCall, sample
 from membench.measuring.traffic import Traffic
-from membench.measuring.twins import note, one_after_the_other, reused_bytes, taking_turns, twin_of, twins_wanted
+from membench.measuring.twins import note, reused_bytes, taking_turns, twin_of, twins_wanted
 from membench.measuring.ways import Way, way_of
 
 _TUNING = Sampling(min_samples=5, floor_samples=3, max_seconds=1.0, warmup_seconds=0.2)
@@ -191,12 +190,12 @@ class CaseMeasurement:
         count = twins_wanted(each, self.preparation.cache_bytes)
         if count < 1:
             return prepared.step, []
-        block = self.layer
-        if isinstance(block, Block) and case.mode == "decode" and prepared.implementation["chosen"] == "eager":
-            call = one_after_the_other([block, *(twin_of(block) for _ in range(count))])
+        twins = [twin_of(self.layer) for _ in range(count)]
+        call = self.layer.followed_by(twins)
+        if call is not None and case.mode == "decode" and prepared.implementation["chosen"] == "eager":
             step = make_step(case.mode, call, self.layer, prepared.inputs, self.preparation.upstream(case), None)
             return Pass(1 + count, step), [note(count)]
-        steps = [prepared.step, *(self._step_of_twin(prepared, twin_of(self.layer)) for _ in range(count))]
+        steps = [prepared.step, *(self._step_of_twin(prepared, twin) for twin in twins)]
         return taking_turns(steps), [note(count)]
 
     def _step_of_twin(self, prepared: Prepared, twin: Layer) -> StepCall:

@@ -16,11 +16,8 @@ from typing import TypeVar
 import torch
 
 from membench.layers.layer import Layer
-from membench.layers.models.block import Block
-from membench.layers.models.stack import Stack
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.machine.device import available_memory_bytes
-from membench.measuring.implementations import Call
 from membench.measuring.inputs import PAST_CACHES
 from membench.measuring.memory import tensor_bytes
 from membench.measuring.time import StepCall
@@ -56,12 +53,6 @@ def taking_turns(steps: list[StepCall]) -> StepCall:
     for number, step in enumerate(steps):
         step(number)
     return lambda i: steps[i % len(steps)](i)
-
-
-def one_after_the_other(blocks: list[Block]) -> Call:
-    """A call of all copies of a block, each of which reads what the one before gives, as in a model."""
-    stack = Stack(blocks)
-    return lambda x, routing=None: stack(x, blocks[0].sequences, routing)
 
 
 def note(twins: int) -> str:
