@@ -83,18 +83,19 @@ class Stack:
 class _Kept:
     """A token's call, and everything that must be as it was for another one to be the same.
 
-    What is looked at for every token is looked at by few objects' code: the weights have driven all of it out of the
-    caches.
+    Each token looks at that, by as little code as will do: the weights have driven all of it out of the caches.
     """
 
-    def __init__(self, stack: Stack, steps: StepsAgain, x: Tensor, y: Tensor, end: object) -> None:
-        self.blocks, self._steps, self._x, self._y = (blocks := list(stack.blocks)), steps, x, y
-        self._of_blocks = steps.numbers_of("block_step")
-        self._modules = [module for block in blocks for module in block.modules()]
+    def __init__(self, stack: Stack, steps: Steps, x: Tensor, y: Tensor, end: object) -> None:
+        self.blocks, self._x, self._y = list(stack.blocks), x, y
+        self._modules = [module for block in self.blocks for module in block.modules()]
         self._children = [module._modules for module in self._modules if module._modules]
         read = self._modules if stack.owner is None else [*self._modules, stack.owner]
         self._named = [named for each in read for named in (each._parameters, each._buffers) if named]
         self._tensors = [each for each in _values(self._named) if each is not None]
+        # weights and caches, which are looked for before every run, need not be kept from being freed
+        self._steps = StepsAgain(steps, without={each.data_ptr() for each in self._looked_for()})
+        self._of_blocks = self._steps.numbers_of("block_step")
         self._then = self._state(x, end)
 
     @classmethod
@@ -105,15 +106,10 @@ class _Kept:
             return None
         if end is not None and steps.names[-1] != "head_step":
             return None
-        tensors = [part for block in blocks for part in (*block.parameters(), *block.buffers())]
-        tensors += [] if stack.owner is None else stack.owner.parameters(recurse=False)
-        if not all(each.is_contiguous() for each in tensors):  # copies of it were read
-            return None
         if len({(block.spec.attention, _cache(block).held) for block in blocks}) > 1:
             return None
-        # weights and caches, which are looked for before every run, need not be kept from being freed
-        known = (*tensors, *(part for block in blocks for part in (_cache(block).keys, _cache(block).values)))
-        return cls(stack, StepsAgain(steps, without={each.data_ptr() for each in known}), x, y, end)
+        kept = cls(stack, steps, x, y, end)
+        return kept if all(each.is_contiguous() for each in kept._tensors) else None  # of others copies were read
 
     def would_do(self, blocks: "Sequence[Block]", x: Tensor, end: object) -> bool:
         """Whether this call would do for x what these blocks, and this end, would do."""
@@ -136,11 +132,15 @@ class _Kept:
         self._steps.run()
         return self._y.clone()
 
+    def _looked_for(self) -> list[Tensor]:
+        """Weights and caches."""
+        caches = [_cache(block) for block in self.blocks]
+        return [*self._tensors, *(each.keys for each in caches), *(each.values for each in caches)]
+
     def _state(self, x: Tensor, end: object) -> list[Any]:
         """What tells it: tensors by where they lie, and objects by which they are."""
         of_blocks, caches = [block.__dict__ for block in self.blocks], [_cache(block) for block in self.blocks]
-        tensors = [*self._tensors, *(each.keys for each in caches), *(each.values for each in caches)]
-        held = caches[0].held
+        tensors, held = self._looked_for(), caches[0].held
         return [
             *(end, x.shape, x.dtype, torch.is_inference_mode_enabled(), all(each.held == held for each in caches)),
             *(each["sequences"] for each in of_blocks),

@@ -191,8 +191,8 @@ class CaseMeasurement:
         if count < 1:
             return prepared.step, []
         twins = [twin_of(self.layer) for _ in range(count)]
-        call = self.layer.followed_by(twins)
-        if call is not None and case.mode == "decode" and prepared.implementation["chosen"] == "eager":
+        eager = case.mode == "decode" and prepared.implementation["chosen"] == "eager"
+        if eager and (call := self.layer.followed_by(twins)) is not None:
             step = make_step(case.mode, call, self.layer, prepared.inputs, self.preparation.upstream(case), None)
             return Pass(1 + count, step), [note(count)]
         steps = [prepared.step, *(self._step_of_twin(prepared, twin) for twin in twins)]

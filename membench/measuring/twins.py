@@ -11,7 +11,6 @@ On CUDA the L2 cache is flushed before each sample, and nothing of this is neede
 
 import copy
 import math
-from typing import TypeVar
 
 import torch
 
@@ -22,7 +21,6 @@ from membench.measuring.inputs import PAST_CACHES
 from membench.measuring.memory import tensor_bytes
 from membench.measuring.time import StepCall
 
-AnyLayer = TypeVar("AnyLayer", bound=Layer)
 _SHARE_OF_MEMORY = 0.5  # of what is free, for twins
 _MOST = 63  # and the first: a model of more blocks is rare, and of smaller ones lies in the caches itself
 
@@ -43,7 +41,7 @@ def twins_wanted(bytes_each: int, cache_bytes: int) -> int:
 
 
 @torch.no_grad()
-def twin_of(layer: AnyLayer) -> AnyLayer:
+def twin_of(layer: Layer) -> Layer:
     """A copy with the same tables."""
     return copy.deepcopy(layer, {id(table): table for table in layer.tables()})
 
