@@ -89,7 +89,7 @@ def test_the_best_of_all_sums(sub_keys, top_k, levels, path, seed):
     assert_chosen(scores, top_k)
 
 
-@pytest.mark.parametrize("case", ["ascending", "descending", "one stands out", "minus zero", "huge", "tiny"])
+@pytest.mark.parametrize("case", ["ascending", "descending", "one stands out", "minus zero", "huge", "tiny", "far apart"])
 def test_lists_that_are_hard_for_a_threshold(case, path, seed):
     torch.manual_seed(seed)
     scores = torch.randn(1, 2, 4, 515)
@@ -106,6 +106,8 @@ def test_lists_that_are_hard_for_a_threshold(case, path, seed):
             scores *= 1e37
         case "tiny":
             scores *= 1e-42  # subnormal
+        case "far apart":
+            scores[:, 1] *= 1e-9  # sums that differ, and are equal when rounded to fp32
     assert_chosen(scores, 32)
 
 

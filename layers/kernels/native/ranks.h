@@ -62,17 +62,19 @@ template <typename Key> inline void count_all_above(const Key* keys, int64_t m, 
 
 #endif
 
+// The same. Returns whether no two keys are equal.
+template <typename Key> inline bool count_all_above_once(const Key* keys, int64_t m, int32_t* rank) {
+    count_all_above(keys, m, rank);
+    return std::accumulate(rank, rank + m, int64_t(0)) == m * (m - 1) / 2;
+}
+
 constexpr int64_t MOST_COUNTED = 512;  // keys, of which a sort takes as long
 
 // rank[i] is how many of keys (m,) go before number i: the larger, and of equal ones a before b if `before(a, b)`.
 // `order` is for its own use; keys and ranks have room for RANKED_TOGETHER - 1 more.
 template <typename Key, typename Before>
 inline void rank_all(const Key* keys, int64_t m, int32_t* rank, std::vector<int32_t>& order, const Before& before) {
-    if (m <= MOST_COUNTED) {
-        count_all_above(keys, m, rank);
-        const int64_t sum = std::accumulate(rank, rank + m, int64_t(0));
-        if (sum == m * (m - 1) / 2) return;  // no two are equal
-    }
+    if (m <= MOST_COUNTED && count_all_above_once(keys, m, rank)) return;
     order.resize(m);
     std::iota(order.begin(), order.end(), 0);
     std::sort(order.begin(), order.end(),

@@ -1,8 +1,9 @@
 // The best k sums of two score lists: see layers/kernels/top_k.py.
 //
-// A list is read twice, from the cache the second time: for a threshold that at least k of its scores reach
-// and few others do, and for what reaches it. What is left, some 40 of 1024 scores at k = 32, is ordered by
-// counting, for each, how many are better: a square of comparisons, but vectors of them and no branch.
+// A list is read for a threshold that at least k of its scores reach and few others do, and for the largest of every
+// stretch of it; then what reaches the threshold is read again, from the cache. What is left, some 40 of 1024 scores at
+// k = 32, is ordered by counting, for each, how many are better: a square of comparisons, but vectors of them and no
+// branch.
 //
 // Letters: H heads, B tokens, n sub-keys a half, k rows a head, m a number of survivors.
 
@@ -49,6 +50,38 @@ inline Floats larger(Floats first, Floats second) {
 #endif
 }
 
+// Whether a score of a vector is not below the threshold.
+inline bool any_reach(Floats scores, float threshold) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)scores, _mm512_set1_ps(threshold), _CMP_NLT_UQ) != 0;
+#elif defined(__AVX__)
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)scores, _mm256_set1_ps(threshold), _CMP_NLT_UQ)) != 0;
+#else
+    bool any = false;
+    for (int i = 0; i < LANES; ++i) any |= !(scores[i] < threshold);
+    return any;
+#endif
+}
+
+// Of a round of scores a bit each: those that are not below the threshold.
+inline uint64_t which_reach(const float* scores, float threshold) {
+    uint64_t reach = 0;
+#if defined(__AVX512F__)
+    const __m512 bound = _mm512_set1_ps(threshold);
+    for (int i = 0; i < TOGETHER; ++i)
+        reach |= uint64_t(_mm512_cmp_ps_mask(_mm512_loadu_ps(scores + i * LANES), bound, _CMP_NLT_UQ)) << (i * LANES);
+#elif defined(__AVX__)
+    const __m256 bound = _mm256_set1_ps(threshold);
+    for (int i = 0; i < TOGETHER; ++i) {
+        const __m256 reaching = _mm256_cmp_ps(_mm256_loadu_ps(scores + i * LANES), bound, _CMP_NLT_UQ);
+        reach |= uint64_t(uint32_t(_mm256_movemask_ps(reaching))) << (i * LANES);
+    }
+#else
+    for (int i = 0; i < ROUND; ++i) reach |= uint64_t(!(scores[i] < threshold)) << i;
+#endif
+    return reach;
+}
+
 // Of sums (k,), the largest of which is the first.
 inline void softmax(const float* sums, int64_t k, float* weights) {
     float total = 0;
@@ -62,9 +95,9 @@ inline void softmax(const float* sums, int64_t k, float* weights) {
 class BestOf {
   public:
     BestOf(int64_t k, int64_t count)
-        : keys(k + 1), indices(k + 1), k_(k), lanes_((2 * k + ROUND - 1) / ROUND * ROUND),
-          maxima_(lanes_), found_(count + VECTOR), keyed_(lanes_ + VECTOR), kept_(count + VECTOR), places_(count + VECTOR),
-          rank_(std::max(count, lanes_) + VECTOR) {}
+        : keys(k + 1), indices(k + 1), k_(k), lanes_((2 * k + ROUND - 1) / ROUND * ROUND), maxima_(lanes_),
+          of_rounds_(count / TOGETHER + LANES), found_(count + VECTOR), rounds_(count / ROUND + 1), keyed_(lanes_ + VECTOR),
+          kept_(count + VECTOR), places_(count + VECTOR), rank_(std::max(count, lanes_) + VECTOR) {}
 
     void find(const float* scores, int64_t count) {
         const int64_t left = collect(scores, threshold(scores, count), count);
@@ -98,68 +131,70 @@ class BestOf {
         return score_of(least);
     }
 
-    // Fills `maxima_`, of all scores that make whole rounds of lanes. Returns whether one of the list is a NaN.
+    // The list behind a list is asked for while it is read: it is the next token's, and memory gives pages that lie side
+    // by side too late where nobody asks. Half of it while maxima are taken, half while rounds are chosen: asked for at
+    // once, it would keep the first waiting, and memory would rest during the second.
+    static void ask_for(const float* scores, int64_t count) {
+        for (int64_t line = 0; line < count; line += LINE) __builtin_prefetch(scores + line);
+    }
+
+    // Fills `maxima_` and `of_rounds_`, of all scores that make whole rounds of lanes. Returns whether one of the list is a NaN.
     bool largest_of_lanes(const float* scores, int64_t count) {
         const int64_t whole = count / lanes_ * lanes_;
+        const float* behind = scores + count;
         Words none = {};
         int64_t lane = 0;
-        for (; lane + 2 * ROUND <= lanes_; lane += 2 * ROUND) none |= maxima_from<2 * TOGETHER>(scores, lane, whole);
-        if (lane < lanes_) none |= maxima_from<TOGETHER>(scores, lane, whole);
+        for (; lane + 2 * ROUND <= lanes_; lane += 2 * ROUND) none |= maxima_from<2 * TOGETHER>(scores, lane, whole, behind);
+        if (lane < lanes_) none |= maxima_from<TOGETHER>(scores, lane, whole, behind);
         uint32_t any = 0;
         for (int i = 0; i < LANES; ++i) any |= none[i];
         for (int64_t i = whole; i < count; ++i) any |= scores[i] != scores[i];
         return any != 0;
     }
 
-    // Of so many vectors of lanes from one on, in registers. The list behind this one is asked for: it is the next
-    // token's, and memory gives pages that lie side by side too late where nobody asks.
-    template <int VECTORS> Words maxima_from(const float* scores, int64_t lane, int64_t whole) {
+    // Of so many vectors of lanes from one on, in registers; and of every round that they are in, its vectors' largest.
+    template <int VECTORS> Words maxima_from(const float* scores, int64_t lane, int64_t whole, const float* behind) {
         Floats largest[VECTORS];
         Words none = {};
         for (Floats& each : largest) each = Floats{} - INFINITY;
         for (int64_t from = lane; from < whole; from += lanes_) {
-            for (int line = 0; line < VECTORS * LANES; line += LINE) __builtin_prefetch(scores + whole + from + line);
-            for (int i = 0; i < VECTORS; ++i) {
-                const Floats found = load_floats(scores + from + i * LANES);
-                none |= (Words)(found != found);
-                largest[i] = larger(found, largest[i]);
+            ask_for(behind + from / 2, VECTORS * LANES / 2);
+            for (int first = 0; first < VECTORS; first += TOGETHER) {
+                Floats found[TOGETHER];
+                for (int i = 0; i < TOGETHER; ++i) {
+                    found[i] = load_floats(scores + from + (first + i) * LANES);
+                    largest[first + i] = larger(found[i], largest[first + i]);
+                }
+                for (int i = 0; i < TOGETHER; i += 2)
+                    none |= (Words)(found[i] != found[i]) | (Words)(found[i + 1] != found[i + 1]);
+                const Floats of_round = larger(larger(found[0], found[1]), larger(found[2], found[3]));
+                store_floats(&of_rounds_[(from / ROUND + first / TOGETHER) * LANES], of_round);
             }
         }
         for (int i = 0; i < VECTORS; ++i) store_floats(&maxima_[lane + i * LANES], largest[i]);
         return none;
     }
 
-    // Scores that are not below the threshold, in the order of the list, as keys.
+    // Scores that are not below the threshold, in the order of the list, as keys. Of most rounds none is, which their
+    // maxima tell.
     int64_t collect(const float* scores, float threshold, int64_t count) {
-        int64_t left = 0, i = 0;
-#ifdef __AVX512F__
-        const __m512 bound = _mm512_set1_ps(threshold);
-        __m512i place = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        for (; i + VECTOR <= count; i += VECTOR) {
-            const __m512 score = _mm512_loadu_ps(scores + i);
-            const __mmask16 reach = _mm512_cmp_ps_mask(score, bound, _CMP_NLT_UQ);
-            _mm512_storeu_ps(&found_[left], _mm512_maskz_compress_ps(reach, score));
-            _mm512_storeu_si512(&places_[left], _mm512_maskz_compress_epi32(reach, place));
-            left += __builtin_popcount(reach);
-            place = _mm512_add_epi32(place, _mm512_set1_epi32(VECTOR));
+        int64_t left = 0, reaching = 0;
+        const int64_t known = threshold == -INFINITY ? 0 : count / lanes_ * lanes_ / ROUND, rounds = count / ROUND;
+        for (int64_t round = 0; round < known; ++round) {
+            rounds_[reaching] = int32_t(round);
+            ask_for(scores + count + (count + round * ROUND) / 2, ROUND / 2);
+            reaching += any_reach(load_floats(&of_rounds_[round * LANES]), threshold);
         }
-#elif defined(__AVX2__)
-        const __m256 bound = _mm256_set1_ps(threshold);
-        const auto below = [&](int64_t from) { return _mm256_cmp_ps(_mm256_loadu_ps(scores + from), bound, _CMP_LT_OQ); };
-        const auto reaching = [](__m256 below) { return uint32_t(0xff & ~_mm256_movemask_ps(below)); };
-        for (; i + 32 <= count; i += 32) {
-            const __m256 a = below(i), b = below(i + 8), c = below(i + 16), d = below(i + 24);
-            const __m256 all = _mm256_and_ps(_mm256_and_ps(a, b), _mm256_and_ps(c, d));
-            if (_mm256_movemask_ps(all) == 0xff) continue;  // of most: few reach it
-            uint32_t reach = reaching(a) | reaching(b) << 8 | reaching(c) << 16 | reaching(d) << 24;
-            for (; reach; reach &= reach - 1) {
-                const int64_t place = i + __builtin_ctz(reach);
+        for (int64_t round = known; round < rounds; ++round) rounds_[reaching++] = int32_t(round);
+        for (int64_t j = 0; j < reaching; ++j) {
+            const int64_t from = int64_t(rounds_[j]) * ROUND;
+            for (uint64_t reach = which_reach(scores + from, threshold); reach; reach &= reach - 1) {
+                const int64_t place = from + __builtin_ctzll(reach);
                 found_[left] = scores[place];
                 places_[left++] = int32_t(place);
             }
         }
-#endif
-        for (; i < count; ++i) {
+        for (int64_t i = rounds * ROUND; i < count; ++i) {
             found_[left] = scores[i];
             places_[left] = int32_t(i);
             left += !(scores[i] < threshold);
@@ -170,8 +205,8 @@ class BestOf {
     }
 
     int64_t k_, lanes_;
-    std::vector<float> maxima_, found_;
-    std::vector<int32_t> keyed_, kept_, places_, rank_, order_;
+    std::vector<float> maxima_, of_rounds_, found_;
+    std::vector<int32_t> rounds_, keyed_, kept_, places_, rank_, order_;
 };
 
 struct Candidate {
@@ -181,17 +216,15 @@ struct Candidate {
 // The best k sums of two sorted lists. A pair (i, j) can be among them only if (i + 1)(j + 1) <= k.
 class BestPairs {
   public:
-    explicit BestPairs(int64_t k) : best(k + 1), k_(k), corner_(k), first_(k), second_(k) {
+    explicit BestPairs(int64_t k) : best(k + 1), k_(k), corner_(k), first_(k), second_(k + STEP) {
         for (int32_t i = 0; i < k; ++i) {
             corner_[i] = (k + i) / (i + 1) - 1;
-            for (int32_t j = 0; (i + 1) * (j + 1) <= k; ++j) {
-                firsts_.push_back(i);
-                seconds_.push_back(j);
-            }
+            for (int32_t j = 0; (i + 1) * (j + 1) <= k; ++j) candidates_.push_back({i, j});
         }
-        sums_.resize(firsts_.size() + VECTOR);
-        places_.resize(firsts_.size() + VECTOR);
-        rank_.resize(firsts_.size() + VECTOR);
+        const size_t room = candidates_.size() + VECTOR;
+        for (auto* each : {&sums_, &found_}) each->resize(room);
+        for (auto* each : {&kept_, &places_, &rank_}) each->resize(room);
+        exact_.resize(room);
     }
 
     void find(const BestOf& first, const BestOf& second) {
@@ -200,81 +233,76 @@ class BestPairs {
             first_[i] = score_of(first.keys[i]);
             second_[i] = score_of(second.keys[i]);
         }
-        // (i + 1)(j + 1) pairs are no worse than (i, j): where those are k or more, its sum bounds the k-th best
-        int64_t bound = INT64_MIN;
-        for (int64_t i = 0; i < k_; ++i) bound = std::max(bound, sortable(first_[i] + second_[corner_[i]]));
-        int64_t left = collect(bound);
-        if (left < k_) left = collect(INT64_MIN);  // infinities of both signs: the bound's sum was none
-        // of equal sums the lower row first: the lower index of the first half, then of the second
-        rank_all(sums_.data(), left, rank_.data(), order_, [&](int32_t a, int32_t b) {
-            const Candidate one = pair(a), other = pair(b);
-            const int32_t row = first.indices[one.first], other_row = first.indices[other.first];
-            return row != other_row ? row < other_row : second.indices[one.second] < second.indices[other.second];
-        });
-        for (int64_t i = 0; i < left; ++i) best[std::min<int64_t>(rank_[i], k_)] = pair(i);
+        const bool finite = std::isfinite(first_[0]) && std::isfinite(first_[k_ - 1]) && std::isfinite(second_[0]) &&
+                            std::isfinite(second_[k_ - 1]);
+        if (!finite || !find_rounded()) find_exactly(first, second);
     }
 
     std::vector<Candidate> best;  // k of them, and one that is not among them
 
   private:
-    // Candidates whose sums reach the bound.
-    int64_t collect(int64_t bound) {
-        const int64_t candidates = int64_t(firsts_.size());
-        int64_t left = 0, c = 0;
-#ifdef __AVX512F__
-        const __m512i reached = _mm512_set1_epi64(bound), magnitude = _mm512_set1_epi64(INT64_MAX);
-        __m512i place = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
-        for (; c + 8 <= candidates; c += 8) {
-            const auto eight = [c](const std::vector<int32_t>& list) { return _mm256_loadu_si256((const __m256i*)&list[c]); };
-            const __m512d first = _mm512_i32gather_pd(eight(firsts_), first_.data(), 8);
-            const __m512d second = _mm512_i32gather_pd(eight(seconds_), second_.data(), 8);
-            const __m512d sum = _mm512_add_pd(_mm512_add_pd(first, second), _mm512_setzero_pd());
-            const __m512i bits = _mm512_castpd_si512(sum);
-            const __m512i ordered = _mm512_xor_si512(bits, _mm512_and_si512(_mm512_srai_epi64(bits, 63), magnitude));
-            const __m512i key = _mm512_mask_mov_epi64(ordered, _mm512_cmp_pd_mask(sum, sum, _CMP_UNORD_Q), magnitude);
-            const __mmask8 reach = _mm512_cmpge_epi64_mask(key, reached);
-            _mm512_storeu_si512(&sums_[left], _mm512_maskz_compress_epi64(reach, key));
-            _mm512_storeu_si512(&places_[left], _mm512_maskz_compress_epi64(reach, place));
-            left += __builtin_popcount(reach);
-            place = _mm512_add_epi64(place, _mm512_set1_epi64(8));
-        }
-#elif defined(__AVX2__)
-        const __m256i reached = _mm256_set1_epi64x(bound), magnitude = _mm256_set1_epi64x(INT64_MAX);
-        for (; c + 4 <= candidates; c += 4) {
-            const auto four = [c](const std::vector<int32_t>& list) { return _mm_loadu_si128((const __m128i*)&list[c]); };
-            const __m256d first = _mm256_i32gather_pd(first_.data(), four(firsts_), 8);
-            const __m256d second = _mm256_i32gather_pd(second_.data(), four(seconds_), 8);
-            const __m256d sum = _mm256_add_pd(_mm256_add_pd(first, second), _mm256_setzero_pd());
-            const __m256i bits = _mm256_castpd_si256(sum), negative = _mm256_cmpgt_epi64(_mm256_setzero_si256(), bits);
-            const __m256i ordered = _mm256_xor_si256(bits, _mm256_and_si256(negative, magnitude));
-            const __m256d nan = _mm256_cmp_pd(sum, sum, _CMP_UNORD_Q);
-            const __m256i key = _mm256_blendv_epi8(ordered, magnitude, _mm256_castpd_si256(nan));
-            int64_t keys[4];
-            _mm256_storeu_si256((__m256i*)keys, key);
-            const int below = _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpgt_epi64(reached, key)));
-            for (int reach = 0xf & ~below; reach; reach &= reach - 1) {
-                const int at = __builtin_ctz(reach);
-                sums_[left] = keys[at];
-                places_[left++] = int32_t(c + at);
+    static constexpr int STEP = 4;
+    typedef double Doubles __attribute__((vector_size(STEP * sizeof(double))));
+    typedef float Rounded __attribute__((vector_size(STEP * sizeof(float))));
+
+    // By sums of finite scores, rounded to float: where no two of those that may be among the best are equal, it is the
+    // order of the sums themselves. Returns whether none are.
+    bool find_rounded() {
+        // (i + 1)(j + 1) pairs are no worse than (i, j): where those are k or more, its sum bounds the k-th best
+        double bound = -INFINITY;
+        for (int64_t i = 0; i < k_; ++i) bound = std::max(bound, first_[i] + second_[corner_[i]]);
+        float* sums = sums_.data();
+        for (int64_t i = 0; i < k_; ++i) {
+            const int64_t seconds = k_ / (i + 1);
+            for (int64_t j = 0; j < seconds; j += STEP) {  // what is past the row's end is overwritten by the next
+                Doubles second;
+                std::memcpy(&second, &second_[j], sizeof second);
+                const Rounded sum = __builtin_convertvector(first_[i] + second, Rounded);
+                std::memcpy(sums + j, &sum, sizeof sum);
             }
+            sums += seconds;
         }
-#endif
-        for (; c < candidates; ++c) {
-            sums_[left] = sortable(first_[firsts_[c]] + second_[seconds_[c]]);
-            places_[left] = c;
-            left += sums_[left] >= bound;
+        const float least = float(bound);
+        const int64_t candidates = int64_t(candidates_.size());
+        int64_t left = 0;
+        for (int64_t c = 0; c < candidates; ++c) {
+            found_[left] = sums_[c];
+            places_[left] = int32_t(c);
+            left += sums_[c] >= least;
         }
-        return left;
+#pragma omp simd
+        for (int64_t i = 0; i < left; ++i) kept_[i] = sortable(found_[i]);
+        if (left > MOST_COUNTED || !count_all_above_once(kept_.data(), left, rank_.data())) return false;
+        place(left);
+        return true;
     }
 
-    Candidate pair(int64_t survivor) const { return {firsts_[places_[survivor]], seconds_[places_[survivor]]}; }
+    // Of equal sums the lower row first: the lower index of the first half, then of the second.
+    void find_exactly(const BestOf& first, const BestOf& second) {
+        const int64_t candidates = int64_t(candidates_.size());
+        for (int64_t c = 0; c < candidates; ++c) {
+            exact_[c] = sortable(first_[candidates_[c].first] + second_[candidates_[c].second]);
+            places_[c] = int32_t(c);
+        }
+        rank_all(exact_.data(), candidates, rank_.data(), order_, [&](int32_t a, int32_t b) {
+            const Candidate one = candidates_[a], other = candidates_[b];
+            const int32_t row = first.indices[one.first], other_row = first.indices[other.first];
+            return row != other_row ? row < other_row : second.indices[one.second] < second.indices[other.second];
+        });
+        place(candidates);
+    }
+
+    void place(int64_t left) {
+        for (int64_t i = 0; i < left; ++i) best[std::min<int64_t>(rank_[i], k_)] = candidates_[places_[i]];
+    }
 
     int64_t k_;
-    std::vector<int64_t> corner_;             // of candidate pairs (i, j) the first that k pairs are no worse than
-    std::vector<int32_t> firsts_, seconds_;   // (C,) the candidates
-    std::vector<double> first_, second_;      // the halves' scores
-    std::vector<int64_t> sums_, places_;
-    std::vector<int32_t> rank_, order_;
+    std::vector<int64_t> corner_;  // of candidate pairs (i, j) the first that k pairs are no worse than
+    std::vector<Candidate> candidates_;
+    std::vector<double> first_, second_;  // the halves' scores
+    std::vector<float> sums_, found_;
+    std::vector<int64_t> exact_;
+    std::vector<int32_t> kept_, places_, rank_, order_;
 };
 
 }  // namespace
