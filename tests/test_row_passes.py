@@ -70,6 +70,20 @@ def test_against_float64(width, case, dtype, path, seed):
     assert torch.equal(of_all, torch.zeros_like(table).index_copy_(0, runs.rows.long(), gradient))
 
 
+@pytest.mark.parametrize(("width", "dtype"), [(1024, torch.float16), (512, torch.float32), (1000, torch.bfloat16)])
+def test_a_gradient_that_no_cache_holds(width, dtype, path, seed):
+    """Of 64 MiB or more: C++ writes one past the caches, by whole lines where rows begin at one."""
+    torch.manual_seed(seed)
+    count = 2**26 // (width * dtype.itemsize) + 1
+    table, tokens = torch.empty(count, width, dtype=dtype), torch.randn(2, width).to(dtype)
+    rows, weights = torch.stack([torch.arange(count), torch.randint(7, (count,))]), torch.rand(2, count)
+    gradient, _ = row_backward(table, find_runs(rows.flatten(), count), weights, tokens, gradient=True, dots=False)
+    wanted = weights[0, :, None] * tokens[0].float()
+    wanted[:7].index_add_(0, rows[1], weights[1, :, None] * tokens[1].float())
+    assert relative_rms(gradient[:7], wanted[:7].double()) < TOLERANCE[dtype]
+    assert relative_rms(gradient[7:], wanted[7:].double()) < TOLERANCE[dtype]
+
+
 @pytest.mark.parametrize("optimizer", ROW_OPTIMIZERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", CASES)

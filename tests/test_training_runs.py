@@ -178,6 +178,9 @@ def test_what_a_journal_has_is_not_run_again(tmp_path):
     journal.add(id_, Round(number=2, started="x", status="error", reason="it broke"))
     journal.add_trial(id_, Trial(rates={"learning_rate": 0.01}, seed=TRIAL_SEEDS, status="ok"))
     assert runner.done == 2, "what failed is run again, what diverged is not"
+    for rate in (0.003, 0.03, 0.1):
+        journal.add_trial(id_, Trial(rates={"learning_rate": rate}, seed=TRIAL_SEEDS, status="ok"))
+    assert runner.total - runner.done == 7, "trials of a grid that was widened are no other arm's runs"
 
 
 def test_a_share_of_a_budget_is_at_least_a_step():

@@ -37,6 +37,23 @@ inline Block block_of(const Half* values) {
 #endif
 }
 
+// What `block_of` reads, rounded as `narrow` rounds.
+inline void store_block(float* out, Block block) {
+    store_floats(out, block.first);
+    store_floats(out + LANES, block.second);
+}
+
+inline void store_block(BFloat16* out, Block block) {
+    const Words words = narrowed(block.first, block.second);
+    std::memcpy(out, &words, sizeof words);
+}
+
+inline void store_block(Half* out, Block block) {
+    float values[BLOCK];
+    store_block(values, block);
+    narrow_all(values, out, BLOCK);
+}
+
 // out (columns,): values (columns,), each whole block in the order that `block_of` gives elements.
 template <typename Element> inline void arrange(const float* values, int64_t columns, float* out) {
     std::copy(values, values + columns, out);

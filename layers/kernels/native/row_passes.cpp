@@ -4,17 +4,19 @@
 
 #include <vector>
 
-#include "rows.h"
+#include "dots.h"
 
 namespace {
 
 constexpr int64_t AHEAD = 4;         // rows asked for before they are needed
 constexpr int64_t LONG_RUN = 2048;   // lookups of one row that are split into pieces of so many, for all threads
+constexpr int64_t TOO_LARGE = 1 << 26;  // bytes of a gradient of which caches would hold little when it is read
 
 // What a run's gradient is for: written out, or spent on the row at once.
 struct Purpose {
     void* gradient;     // (U, D) of the table's element, or null
     bool by_row;        // (N, D) instead
+    bool past_caches;   // where it is written
     const Step* step;   // or null
 };
 
@@ -27,22 +29,86 @@ struct Pass {
     float* dots;             // (B, L) or null
 };
 
+// Of a lookup, whose row and token are read together: out (columns,) = weight * token, and the row's product with the
+// token, the same bits whether the other is wanted too or not.
+template <bool SCALED, bool DOTTED, typename Element>
+float scale_and_dot(const Element* row, const Element* token, float weight, int64_t columns, Element* out) {
+    Floats first = {}, second = {};
+    int64_t j = 0;
+    for (; j + BLOCK <= columns; j += BLOCK) {
+        const Block numbers = block_of(token + j);
+        if (SCALED) store_block(out + j, {weight * numbers.first, weight * numbers.second});
+        if (!DOTTED) continue;
+        const Block others = block_of(row + j);
+        first += numbers.first * others.first;
+        second += numbers.second * others.second;
+    }
+    float product = 0;
+    if (DOTTED) {
+        const Floats both = first + second;
+        add_sums<1>(&both, &product, 1);
+    }
+    for (; j < columns; ++j) {
+        const float number = widen(token[j]);
+        if (SCALED) out[j] = narrow<Element>(weight * number);
+        if (DOTTED) product += widen(row[j]) * number;
+    }
+    return product;
+}
+
 // One gather of the tokens of lookups `begin` to `end`: their weighted sum, and their products with the row.
 template <typename Element>
 void gather(const Pass& pass, const Element* row, const Element* tokens, int64_t begin, int64_t end, float* sum) {
     for (int64_t at = begin; at < end; ++at) {
         const int64_t lookup = pass.order[at];
         const Element* token = tokens + lookup / pass.lookups * pass.columns;
-        if (sum) add_scaled(sum, pass.weights[lookup], token, pass.columns);
-        if (pass.dots) pass.dots[lookup] = dot(row, token, pass.columns);
+        const float weight = pass.weights[lookup];
+        if (sum && at == begin) set_scaled(sum, weight, token, pass.columns);
+        if (sum && at > begin) add_scaled(sum, weight, token, pass.columns);
+        if (pass.dots) pass.dots[lookup] = scale_and_dot<false, true, Element>(row, token, 0, pass.columns, nullptr);
     }
 }
 
+// Most rows are looked up once: the gradient of such a one is a token times its weight, written without a sum between.
 template <typename Element>
-void finish(const Pass& pass, const Purpose& purpose, Element* table, int64_t run, float* sum) {
+void write_only(const Pass& pass, const Element* row, const Element* tokens, int64_t lookup, Element* out) {
+    const Element* token = tokens + lookup / pass.lookups * pass.columns;
+    const float weight = pass.weights[lookup];
+    if (pass.dots)
+        pass.dots[lookup] = scale_and_dot<true, true>(row, token, weight, pass.columns, out);
+    else
+        scale_and_dot<true, false>(row, token, weight, pass.columns, out);
+}
+
+// A row of the gradient: where it is made, and where it goes.
+template <typename Element> class GradientRow {
+  public:
+    GradientRow(const Purpose& purpose, int64_t columns)
+        : gradient_(static_cast<Element*>(purpose.gradient)), by_row_(purpose.by_row), columns_(columns),
+          made_(purpose.past_caches ? columns : 0) {}
+
+    Element* at(int64_t run, int64_t row) {
+        out_ = gradient_ + (by_row_ ? row : run) * columns_;
+        return made_.empty() ? out_ : made_.data();
+    }
+
+    void made() {
+        if (!made_.empty()) copy_past_caches(out_, made_.data(), columns_ * int64_t(sizeof(Element)));
+    }
+
+  private:
+    Element *gradient_, *out_ = nullptr;
+    bool by_row_;
+    int64_t columns_;
+    std::vector<Element> made_;  // what is written past the caches is made in one
+};
+
+template <typename Element>
+void finish(const Pass& pass, const Purpose& purpose, Element* table, int64_t run, float* sum, GradientRow<Element>& out) {
     const int64_t row = pass.rows[run], columns = pass.columns;
     if (purpose.gradient) {
-        narrow_all(sum, static_cast<Element*>(purpose.gradient) + (purpose.by_row ? row : run) * columns, columns);
+        narrow_all(sum, out.at(run, row), columns);
+        out.made();
     }
     if (purpose.step) update_row(*purpose.step, table + row * columns, sum, row, columns);
 }
@@ -52,6 +118,7 @@ template <typename Element>
 void long_runs(const Pass& pass, const Purpose& purpose, Element* table, const Element* tokens, int threads) {
     const int64_t columns = pass.columns;
     const bool summed = purpose.gradient || purpose.step;
+    GradientRow<Element> out(purpose, columns);
     for (int64_t run = 0; run < pass.runs; ++run) {
         const int64_t begin = pass.starts[run], end = pass.starts[run + 1];
         if (end - begin <= LONG_RUN) continue;
@@ -66,7 +133,7 @@ void long_runs(const Pass& pass, const Purpose& purpose, Element* table, const E
         if (!summed) continue;
         for (int64_t piece = 1; piece < pieces; ++piece)
             add_scaled(partial.data(), 1.0f, partial.data() + piece * columns, columns);
-        finish(pass, purpose, table, run, partial.data());
+        finish(pass, purpose, table, run, partial.data(), out);
     }
 }
 
@@ -81,15 +148,22 @@ void row_backward(const Pass& pass, const Purpose& purpose, void* table_, const 
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> sum(summed ? columns : 0);
+        GradientRow<Element> out(purpose, columns);
 #pragma omp for schedule(dynamic, RUNS_A_TASK)
         for (int64_t run = 0; run < pass.runs; ++run) {
             if (reads && run + AHEAD < pass.runs) prefetch_row(table + pass.rows[run + AHEAD] * columns, columns);
             const int64_t begin = pass.starts[run], end = pass.starts[run + 1];
             if (begin == end || end - begin > LONG_RUN) continue;
-            if (summed) std::fill(sum.begin(), sum.end(), 0.0f);
-            gather(pass, table + pass.rows[run] * columns, tokens, begin, end, summed ? sum.data() : nullptr);
-            if (summed) finish(pass, purpose, table, run, sum.data());
+            const Element* row = table + pass.rows[run] * columns;
+            if (purpose.gradient && end == begin + 1) {
+                write_only(pass, row, tokens, pass.order[begin], out.at(run, pass.rows[run]));
+                out.made();
+                continue;
+            }
+            gather(pass, row, tokens, begin, end, summed ? sum.data() : nullptr);
+            if (summed) finish(pass, purpose, table, run, sum.data(), out);
         }
+        finish_stores_past_caches();
     }
 }
 
@@ -119,7 +193,8 @@ void membench_row_backward(int element, void* table, const int64_t* rows, const 
                            int64_t runs, int64_t columns, int64_t lookups, const float* weights, const void* tokens,
                            void* gradient, bool by_row, float* dots, const Step* step, int threads) {
     const Pass pass{rows, starts, order, runs, columns, lookups, weights, dots};
-    const Purpose purpose{gradient, by_row, step};
+    const int64_t gradient_bytes = runs * columns * (element == 0 ? 4 : 2);
+    const Purpose purpose{gradient, by_row, gradient_bytes >= TOO_LARGE, step};
     FOR_ELEMENT(element, row_backward, pass, purpose, table, tokens, threads)
 }
 

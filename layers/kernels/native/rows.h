@@ -43,6 +43,12 @@ template <typename Element> inline void add_scaled(float* sum, float weight, con
     for (int64_t j = 0; j < columns; ++j) sum[j] += weight * widen(vector[j]);
 }
 
+// sum = weight * vector
+template <typename Element> inline void set_scaled(float* sum, float weight, const Element* vector, int64_t columns) {
+#pragma omp simd
+    for (int64_t j = 0; j < columns; ++j) sum[j] = weight * widen(vector[j]);
+}
+
 inline float mean_square(const float* vector, int64_t columns) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)

@@ -109,9 +109,30 @@ inline void store_past_caches(void* address, Words words) {
     std::memcpy(address, &words, sizeof words);
 }
 
+// The same for whole lines, which narrower registers fill in several stores, one right after the other.
+inline void copy_past_caches(void* to, const void* from, int64_t bytes) {
+#ifdef __AVX__
+    constexpr int64_t LINE = 64, WIDTH = sizeof(Words);
+    if (reinterpret_cast<uintptr_t>(to) % LINE == 0 && bytes % LINE == 0) {
+        char* out = static_cast<char*>(to);
+        const char* in = static_cast<const char*>(from);
+        for (int64_t at = 0; at < bytes; at += WIDTH) {
+            const Words words = load_words(in + at);
+#ifdef __AVX512F__
+            _mm512_stream_si512(reinterpret_cast<__m512i*>(out + at), (__m512i)words);
+#else
+            _mm256_stream_si256(reinterpret_cast<__m256i*>(out + at), (__m256i)words);
+#endif
+        }
+        return;
+    }
+#endif
+    std::memcpy(to, from, bytes);
+}
+
 // Before another thread reads what was stored past the caches.
 inline void finish_stores_past_caches() {
-#ifdef __AVX512F__
+#ifdef __AVX__
     _mm_sfence();
 #endif
 }

@@ -48,8 +48,12 @@ class TrainingRunner:
 
     @property
     def total(self) -> int:
-        """Runs, as far as they are known: grids may be widened."""
-        return sum(each.learning.trials + each.learning.seeds for each in self.cases if each.learning)
+        """Runs, as far as they are known: grids may be widened, and those of an interrupted run may have been."""
+        return sum(
+            max(each.learning.trials, len(self.journal.trials.get(each.id, ()))) + each.learning.seeds
+            for each in self.cases
+            if each.learning
+        )
 
     @property
     def done(self) -> int:
