@@ -33,6 +33,19 @@ def test_products(dtype, rows, n, m, seed):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_into_rows_of_another_tensor(dtype, seed):
+    torch.manual_seed(seed)
+    x, weight = operands(3, 67, 33, dtype)
+    results = torch.zeros(9, 67, dtype=dtype)
+    few_rows.linear(x, weight, dtype, results[2:5])
+    assert torch.equal(results[2:5], few_rows.linear(x, weight, dtype))
+    assert not results[:2].any() and not results[5:].any()
+    for wrong in (results[:2], results.float() if dtype != torch.float32 else results.double(), results[::3]):
+        with pytest.raises(ValueError, match="out should be"):
+            few_rows.linear(x, weight, dtype, wrong[:, :66] if len(wrong) == 3 else wrong)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_same_bits_by_any_number_of_threads(dtype, restored_threads, seed):
     torch.manual_seed(seed)
     x, weight = operands(3, 333, 2100, dtype)

@@ -67,7 +67,9 @@ def linear_into(out: Tensor, x: Tensor, weight: Tensor) -> None:
     oneDNN cannot write into ``out``, so its result must be copied. On matrices below half a million elements it does
     not save more time than the copy takes.
     """
-    if weight.numel() >= 2**19 and _by_onednn(x, weight):
+    if out.is_contiguous() and _by_few_rows(x, weight):
+        few_rows.linear(x, weight, out.dtype, out)
+    elif weight.numel() >= 2**19 and _by_onednn(x, weight):
         out.copy_(linear(x, weight))
     else:
         torch.mm(x, weight.t(), out=out)

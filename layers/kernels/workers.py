@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, local
 from typing import TypeVar
 
 import torch
@@ -34,6 +34,7 @@ def for_each(function: Callable[[Item], None], items: list[Item]) -> None:
         with torch.inference_mode(inference), torch.no_grad():
             for item in queue:  # the iterator gives each item to only one thread
                 function(item)
+                _stay()
 
     if threads == 1 or len(items) < 2:
         work()
@@ -42,13 +43,22 @@ def for_each(function: Callable[[Item], None], items: list[Item]) -> None:
             future.result()
 
 
+_here = local()  # of a worker: the cores that it may use, none where it is free
+
+
+def _stay() -> None:
+    """OpenMP ties a thread to its first core as the thread begins its first region: every worker to the same one."""
+    if cores := getattr(_here, "cores", None):
+        os.sched_setaffinity(0, cores)
+
+
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    cores, started = _cores_of_this_process(), Barrier(threads)
+    places, started = iter(_places(threads)), Barrier(threads)
 
     def become_single_threaded() -> None:
-        if cores:
-            os.sched_setaffinity(0, cores)
+        _here.cores = next(places)
+        _stay()
         torch.get_num_threads()  # makes torch initialize this thread, which later would undo the next line
         torch.set_num_threads(1)
         started.wait()
@@ -60,11 +70,19 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _cores_of_this_process() -> set[int]:
-    """The cores that any of its threads may use; empty where that cannot be known.
+def _places(threads: int) -> list[set[int]]:
+    """Where ``OMP_PROC_BIND`` ties this thread to a core, a core for each worker, as OpenMP's threads have one.
 
-    ``OMP_PROC_BIND`` ties this thread to one core, and workers would inherit that one.
+    Left free, several begin on the core of who woke them, and are moved only after milliseconds.
     """
+    cores = sorted(_cores_of_this_process())
+    if not cores or len(os.sched_getaffinity(0)) == len(cores):
+        return [set()] * threads
+    return [{cores[number % len(cores)]} for number in range(threads)]
+
+
+def _cores_of_this_process() -> set[int]:
+    """The cores that any of its threads may use; empty where that cannot be known."""
     threads = Path("/proc/self/task")
     if not threads.is_dir():
         return set()

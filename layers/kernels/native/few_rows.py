@@ -34,8 +34,8 @@ def is_best_for(x: Tensor, weight: Tensor) -> bool:
     return grouped_matmul.is_best_for(weight) if weight.dtype == torch.bfloat16 else path_of(weight) == "native"
 
 
-def linear(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """(R, n) of x (R, m) and weight (n, m), in their dtype or in fp32.
+def linear(x: Tensor, weight: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """(R, n) of x (R, m) and weight (n, m), in their dtype or in fp32; written to ``out``, where it is given.
 
     Raises:
         ValueError: shapes or dtypes do not fit.
@@ -46,7 +46,9 @@ def linear(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     if x.dtype != weight.dtype or x.dtype not in ELEMENTS or dtype not in (x.dtype, torch.float32):
         raise ValueError(f"x is {x.dtype}, weight {weight.dtype}, the product {dtype}: they should be the same")
     x, weight = x.contiguous(), weight.contiguous()
-    result = torch.empty(len(x), n, dtype=dtype)
+    result = torch.empty(len(x), n, dtype=dtype) if out is None else out
+    if result.shape != (len(x), n) or result.dtype != dtype or not result.is_contiguous():
+        raise ValueError(f"out should be ({len(x)}, {n}) of {dtype}, contiguous")
     call(
         "few_rows",
         ctypes.c_int(ELEMENTS[x.dtype]),
