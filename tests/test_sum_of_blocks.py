@@ -27,7 +27,7 @@ def test_models_are_measured_both_ways_and_compared(tmp_path):
     of_cases = found["sum_over_whole"]
     assert [name.split(",")[0] for name in of_cases] == ["dense decode", "moe decode"]
     assert found["furthest_from_one"] == max(abs(ratio - 1) for ratio in of_cases.values())
-    assert all(list(found["ratios_of_runs"][name]) == [ratio] for name, ratio in of_cases.items())
+    assert all(found["ratios_of_runs"][name] == [ratio] for name, ratio in of_cases.items())
     files = [sum_of_blocks.read_result(path) for path in (tmp_path / "runs").glob("1_*_parts.json")]
     parts = [{r.case.arm for r in each.cases if r.planned["part_of"]} for each in files]
     assert sorted(parts, key=len) == [{"ends", "plain block"}, {"ends", "plain block", "moe block"}]

@@ -29,33 +29,6 @@ struct Pass {
     float* dots;             // (B, L) or null
 };
 
-// Of a lookup, whose row and token are read together: out (columns,) = weight * token, and the row's product with the
-// token, the same bits whether the other is wanted too or not.
-template <bool SCALED, bool DOTTED, typename Element>
-float scale_and_dot(const Element* row, const Element* token, float weight, int64_t columns, Element* out) {
-    Floats first = {}, second = {};
-    int64_t j = 0;
-    for (; j + BLOCK <= columns; j += BLOCK) {
-        const Block numbers = block_of(token + j);
-        if (SCALED) store_block(out + j, {weight * numbers.first, weight * numbers.second});
-        if (!DOTTED) continue;
-        const Block others = block_of(row + j);
-        first += numbers.first * others.first;
-        second += numbers.second * others.second;
-    }
-    float product = 0;
-    if (DOTTED) {
-        const Floats both = first + second;
-        add_sums<1>(&both, &product, 1);
-    }
-    for (; j < columns; ++j) {
-        const float number = widen(token[j]);
-        if (SCALED) out[j] = narrow<Element>(weight * number);
-        if (DOTTED) product += widen(row[j]) * number;
-    }
-    return product;
-}
-
 // One gather of the tokens of lookups `begin` to `end`: their weighted sum, and their products with the row.
 template <typename Element>
 void gather(const Pass& pass, const Element* row, const Element* tokens, int64_t begin, int64_t end, float* sum) {
@@ -65,8 +38,30 @@ void gather(const Pass& pass, const Element* row, const Element* tokens, int64_t
         const float weight = pass.weights[lookup];
         if (sum && at == begin) set_scaled(sum, weight, token, pass.columns);
         if (sum && at > begin) add_scaled(sum, weight, token, pass.columns);
-        if (pass.dots) pass.dots[lookup] = scale_and_dot<false, true, Element>(row, token, 0, pass.columns, nullptr);
+        if (pass.dots) dot_rows<1>(token, &row, Foreseen{}, pass.columns, &pass.dots[lookup]);
     }
+}
+
+// out (columns,) = weight * token. Returns, where it is DOTTED, the product of whole blocks of the row with the token's, to
+// the bit as `dot_rows`.
+template <bool DOTTED, typename Element>
+float scale(const Element* row, const Element* token, float weight, int64_t columns, Element* out) {
+    Floats first = {}, second = {};
+    int64_t j = 0;
+    for (; j + BLOCK <= columns; j += BLOCK) {
+        const Block numbers = block_of(token + j);
+        store_block(out + j, {weight * numbers.first, weight * numbers.second});
+        if (!DOTTED) continue;
+        const Block others = block_of(row + j);
+        first += numbers.first * others.first;
+        second += numbers.second * others.second;
+    }
+    for (; j < columns; ++j) out[j] = narrow<Element>(weight * widen(token[j]));
+    if (!DOTTED) return 0;
+    float product = 0;
+    first += second;
+    add_sums<1>(&first, &product, 1);
+    return product;
 }
 
 // Most rows are looked up once: the gradient of such a one is a token times its weight, written without a sum between.
@@ -74,10 +69,12 @@ template <typename Element>
 void write_only(const Pass& pass, const Element* row, const Element* tokens, int64_t lookup, Element* out) {
     const Element* token = tokens + lookup / pass.lookups * pass.columns;
     const float weight = pass.weights[lookup];
-    if (pass.dots)
-        pass.dots[lookup] = scale_and_dot<true, true>(row, token, weight, pass.columns, out);
-    else
-        scale_and_dot<true, false>(row, token, weight, pass.columns, out);
+    if (pass.dots && pass.columns % BLOCK == 0) {
+        pass.dots[lookup] = scale<true>(row, token, weight, pass.columns, out);
+        return;
+    }
+    scale<false>(row, token, weight, pass.columns, out);
+    if (pass.dots) dot_rows<1>(token, &row, Foreseen{}, pass.columns, &pass.dots[lookup]);
 }
 
 // A row of the gradient: where it is made, and where it goes.

@@ -50,35 +50,23 @@ inline Floats larger(Floats first, Floats second) {
 #endif
 }
 
-// Whether a score of a vector is not below the threshold.
-inline bool any_reach(Floats scores, float threshold) {
+// Of a vector of scores a bit each: those that are not below the threshold.
+inline uint64_t reaching(Floats scores, float threshold) {
 #if defined(__AVX512F__)
-    return _mm512_cmp_ps_mask((__m512)scores, _mm512_set1_ps(threshold), _CMP_NLT_UQ) != 0;
+    return _mm512_cmp_ps_mask((__m512)scores, _mm512_set1_ps(threshold), _CMP_NLT_UQ);
 #elif defined(__AVX__)
-    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)scores, _mm256_set1_ps(threshold), _CMP_NLT_UQ)) != 0;
+    return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps((__m256)scores, _mm256_set1_ps(threshold), _CMP_NLT_UQ)));
 #else
-    bool any = false;
-    for (int i = 0; i < LANES; ++i) any |= !(scores[i] < threshold);
-    return any;
+    uint64_t reach = 0;
+    for (int i = 0; i < LANES; ++i) reach |= uint64_t(!(scores[i] < threshold)) << i;
+    return reach;
 #endif
 }
 
-// Of a round of scores a bit each: those that are not below the threshold.
-inline uint64_t which_reach(const float* scores, float threshold) {
+// The same of a round of them.
+inline uint64_t reaching(const float* scores, float threshold) {
     uint64_t reach = 0;
-#if defined(__AVX512F__)
-    const __m512 bound = _mm512_set1_ps(threshold);
-    for (int i = 0; i < TOGETHER; ++i)
-        reach |= uint64_t(_mm512_cmp_ps_mask(_mm512_loadu_ps(scores + i * LANES), bound, _CMP_NLT_UQ)) << (i * LANES);
-#elif defined(__AVX__)
-    const __m256 bound = _mm256_set1_ps(threshold);
-    for (int i = 0; i < TOGETHER; ++i) {
-        const __m256 reaching = _mm256_cmp_ps(_mm256_loadu_ps(scores + i * LANES), bound, _CMP_NLT_UQ);
-        reach |= uint64_t(uint32_t(_mm256_movemask_ps(reaching))) << (i * LANES);
-    }
-#else
-    for (int i = 0; i < ROUND; ++i) reach |= uint64_t(!(scores[i] < threshold)) << i;
-#endif
+    for (int i = 0; i < TOGETHER; ++i) reach |= reaching(load_floats(scores + i * LANES), threshold) << (i * LANES);
     return reach;
 }
 
@@ -178,17 +166,17 @@ class BestOf {
     // Scores that are not below the threshold, in the order of the list, as keys. Of most rounds none is, which their
     // maxima tell.
     int64_t collect(const float* scores, float threshold, int64_t count) {
-        int64_t left = 0, reaching = 0;
+        int64_t left = 0, read_again = 0;
         const int64_t known = threshold == -INFINITY ? 0 : count / lanes_ * lanes_ / ROUND, rounds = count / ROUND;
         for (int64_t round = 0; round < known; ++round) {
-            rounds_[reaching] = int32_t(round);
+            rounds_[read_again] = int32_t(round);
             ask_for(scores + count + (count + round * ROUND) / 2, ROUND / 2);
-            reaching += any_reach(load_floats(&of_rounds_[round * LANES]), threshold);
+            read_again += reaching(load_floats(&of_rounds_[round * LANES]), threshold) != 0;
         }
-        for (int64_t round = known; round < rounds; ++round) rounds_[reaching++] = int32_t(round);
-        for (int64_t j = 0; j < reaching; ++j) {
+        for (int64_t round = known; round < rounds; ++round) rounds_[read_again++] = int32_t(round);
+        for (int64_t j = 0; j < read_again; ++j) {
             const int64_t from = int64_t(rounds_[j]) * ROUND;
-            for (uint64_t reach = which_reach(scores + from, threshold); reach; reach &= reach - 1) {
+            for (uint64_t reach = reaching(scores + from, threshold); reach; reach &= reach - 1) {
                 const int64_t place = from + __builtin_ctzll(reach);
                 found_[left] = scores[place];
                 places_[left++] = int32_t(place);
