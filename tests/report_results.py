@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 from test_records import CEILINGS, a_round, a_run
 
-from layers.spec import Step, spec_from
+from layers.spec import PRESETS, Step, spec_from
 from membench.case import Case
 from membench.results.answers import answers_of
 from membench.results.metrics import metrics_of
@@ -51,6 +51,14 @@ def a_key_sweep(seed: int = 0) -> ResultFile:
     for keys in (1024, 4096, 16384):
         cases.append(_record(rng, "memory", "forward", 8, 1, {"arms.memory.num_keys": keys}, num_keys=keys))
     return ResultFile(run=a_run(scenario="keys"), environment=ENVIRONMENT, cases=cases)
+
+
+def of_whole_models(result: ResultFile) -> ResultFile:
+    """The same, as if each layer had been measured in every block of a small model."""
+    for record in result.cases:
+        model = PRESETS["tiny"].around(record.case.layer, "all", "own")
+        record.case = record.case.model_copy(update={"layer": model, "level": "model"})
+    return result
 
 
 def _record(rng, arm, mode, tokens, rounds, point, **sizes) -> Record:

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
-from report_results import a_key_sweep, a_sweep
+from report_results import a_key_sweep, a_sweep, of_whole_models
 from test_docs import ROOT
 from test_results_table import a_record
 
@@ -168,11 +168,13 @@ def test_a_point_of_one_arm_has_no_order():
 
 
 def test_growth_along_an_arm_s_own_key_is_told():
-    result = a_key_sweep()
-    for record in result.cases:
-        record.rounds = [a_round(n, record.rounds[0].samples_s) for n in range(3)]
-    sentences = answer_sentences(result)
-    assert any("from num_keys 1024 to 16384 `memory` goes from" in sentence for sentence in sentences)
+    for result in (a_key_sweep(), of_whole_models(a_key_sweep())):
+        for record in result.cases:
+            record.rounds = [a_round(n, record.rounds[0].samples_s) for n in range(3)]
+        sentences = answer_sentences(result)
+        assert any("from num_keys 1024 to 16384 `memory` goes from" in sentence for sentence in sentences)
+        result.cases = [record for record in result.cases if record.case.arm == "dense" or record is result.cases[-1]]
+        assert not any("goes from" in sentence for sentence in answer_sentences(result)), "one size does not grow"
 
 
 def test_a_table_has_every_arm_by_place():

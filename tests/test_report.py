@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from report_results import a_key_sweep, a_sweep, with_answers, with_payload
+from report_results import a_key_sweep, a_sweep, of_whole_models, with_answers, with_payload
 from test_fuzz import mutate
 
 from membench.cli.report import report
@@ -153,12 +153,13 @@ def test_nothing_over_tokens_where_there_is_one_count():
 
 
 def test_a_line_over_keys_is_joined_and_dense_lies_level():
-    figure = next(figure for name, figure in figures_of(a_key_sweep()) if name.startswith("keys step"))
-    line, level = figure["data"]
-    assert line["x"] == [1024, 4096, 16384]
-    assert figure["layout"]["xaxis"]["ticktext"] == ["1K", "4K", "16K"]
-    assert level["name"] == "dense"
-    assert level["y"][0] == level["y"][1]
+    for result in (a_key_sweep(), of_whole_models(a_key_sweep())):
+        figure = next(figure for name, figure in figures_of(result) if name.startswith("keys step"))
+        line, level = figure["data"]
+        assert line["x"] == [1024, 4096, 16384]
+        assert figure["layout"]["xaxis"]["ticktext"] == ["1K", "4K", "16K"]
+        assert level["name"] == "dense"
+        assert level["y"][0] == level["y"][1]
 
 
 def test_an_arm_has_one_colour_and_no_two_arms_have_the_same():

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from benchmarks.documents.labels import in_order, short_labels, stretches
 from benchmarks.standings import Point, Standing, points_of
 from membench.json_values import mapping, number
-from membench.results.ranking import step_name
+from membench.results.ranking import own_layer, step_name
 from membench.results.records import ResultFile
 from membench.tables.numbers import percent, short
 
@@ -119,7 +119,7 @@ def _growth(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
         for arm, sizes in arms.items():
             prefix = f"arms.{arm}."
             keys = [key for key in mapping(sizes[0].record.planned, "point") if key.startswith(prefix)]
-            if len(keys) != 1:
+            if len(keys) != 1 or len({swept_value(each, keys[0]) for each in sizes}) < 2:
                 continue
             ordered = sorted(sizes, key=lambda each: swept_value(each, keys[0]))
             ends = f"{ordered[0].arm.removeprefix(arm).strip()} to {swept_shown(ordered[-1], keys[0])}"
@@ -129,8 +129,7 @@ def _growth(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
 
 def swept_value(standing: Standing, key: str) -> float:
     """The layer's own number under a key that is swept, however the scenario writes it."""
-    sizes = standing.record.case.layer.model_dump()
-    return number(sizes, key.rsplit(".", 1)[1]) or 0.0
+    return number(own_layer(standing.record).model_dump(), key.rsplit(".", 1)[1]) or 0.0
 
 
 def swept_shown(standing: Standing, key: str) -> str:

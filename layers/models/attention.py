@@ -19,7 +19,7 @@ from membench.layers.kernels.matmul import project
 from membench.layers.kernels.short_attention import is_short, short_attention
 from membench.layers.kernels.stages import stage
 from membench.layers.models.cache import KVCache
-from membench.layers.models.rotary import POSITIONS_STEP, turned, turns, turns_at
+from membench.layers.models.rotary import turned, turns, turns_at
 from membench.layers.spec import AttentionSpec
 
 
@@ -100,9 +100,12 @@ class Attention(nn.Module):
 
     def _angles(self, before: int, new: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (T, c) of the new tokens' positions."""
-        known = -(-(before + new) // POSITIONS_STEP) * POSITIONS_STEP
-        cosines, sines = turns(known, self.spec.head_dim, self.spec.rope_theta, like.dtype, str(like.device))
+        cosines, sines = self.turns(before + new, like)
         return cosines[before : before + new], sines[before : before + new]
+
+    def turns(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (P, c) of at least so many positions."""
+        return turns(positions, self.spec.head_dim, self.spec.rope_theta, like.dtype, str(like.device))
 
     def angles_at(self, position: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (c,) of one position."""

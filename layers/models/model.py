@@ -96,8 +96,11 @@ class Model(Layer):
         if self._stack.blocks is not self.blocks:
             self._stack = Stack(self.blocks, self)
         found = self._stack(hidden, len(x), end=end)
-        losses = [block.auxiliary_loss for block in self.blocks if block.auxiliary_loss is not None]
-        self.auxiliary_loss = torch.stack(losses).sum() if losses else None
+        losses: list[Tensor] = []
+        if self.training:
+            losses = [block.auxiliary_loss for block in self.blocks if block.auxiliary_loss is not None]
+        if losses or self.auxiliary_loss is not None:  # a module's attributes are slow to set
+            self.auxiliary_loss = torch.stack(losses).sum() if losses else None
         return found
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -124,10 +127,10 @@ class Model(Layer):
         for block in self.blocks:
             block.cache = block.new_cache(sequences, capacity)
 
-    @torch.no_grad()
     def next_logits(self, x: Tensor) -> Tensor:
         """(S, V) of new tokens x (S, T), which are kept in the caches."""
-        found = self(x)
+        with torch.no_grad():
+            found = self(x)
         for block in self.blocks:
             assert block.cache is not None
             block.cache.advance(x.shape[1])

@@ -13,12 +13,17 @@ from torch import Tensor
 POSITIONS_STEP = 1024  # angles are made for so many positions at a time
 
 
-@lru_cache(maxsize=8)
 def turns(positions: int, head_dim: int, theta: float, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (positions, c) of every position from 0, the second half like the first, its sines' sign kept.
+    """Cosines and sines (P, c) of every position from 0, the second half like the first, its sines' sign kept.
 
+    There are at least so many positions, P, and each row lies behind the one before it.
     Angles are float64: of a position in the hundred thousands fp32 keeps too little.
     """
+    return _turns(-(-positions // POSITIONS_STEP) * POSITIONS_STEP, head_dim, theta, dtype, device)
+
+
+@lru_cache(maxsize=8)
+def _turns(positions: int, head_dim: int, theta: float, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):  # kept for training, too
         pairs = torch.arange(head_dim // 2, dtype=torch.float64)
         speeds = theta ** (-2 * pairs / head_dim)
@@ -31,8 +36,7 @@ def turns(positions: int, head_dim: int, theta: float, dtype: torch.dtype, devic
 @lru_cache(maxsize=64)
 def turns_at(position: int, head_dim: int, theta: float, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
     """Those (c,) of one position, which all blocks of a step ask for."""
-    known = (position // POSITIONS_STEP + 1) * POSITIONS_STEP
-    cosines, sines = turns(known, head_dim, theta, dtype, device)
+    cosines, sines = turns(position + 1, head_dim, theta, dtype, device)
     with torch.inference_mode(False):
         return cosines[position], sines[position]
 

@@ -10,6 +10,7 @@ Letters: S sequences, B tokens, d model dim.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -97,6 +98,7 @@ class _Kept:
         self._steps = StepsAgain(steps, without={each.data_ptr() for each in self._looked_for()})
         self._of_blocks = self._steps.numbers_of("block_step")
         self._then = self._state(x, end)
+        self._find_angles(x)
 
     @classmethod
     def of(cls, stack: Stack, steps: Steps, x: Tensor, y: Tensor, end: object) -> Self | None:
@@ -121,16 +123,24 @@ class _Kept:
         Raises:
             ValueError: a cache has no room for the token.
         """
-        first = self.blocks[0]
-        cache = _cache(first)
+        cache = _cache(self.blocks[0])
         cache.place(1)
-        cosines, sines = first.attention.angles_at(cache.held, x)
+        if (held := cache.held) >= self._positions:
+            self._find_angles(x)
+        cosines, sines = (first + held * self._angle_bytes for first in self._angles_lie)
         for numbers in self._of_blocks:
-            move(numbers, cosines, sines, cache.held)
+            move(numbers, cosines, sines, held)
         self._x.copy_(x)
         finish_steps()
         self._steps.run()
         return self._y.clone()
+
+    def _find_angles(self, x: Tensor) -> None:
+        """Those of every position up to this token's, and of some that follow."""
+        first = self.blocks[0]
+        self._angles = cosines, sines = first.attention.turns(_cache(first).held + 1, x)
+        self._angles_lie = cosines.data_ptr(), sines.data_ptr()
+        self._positions, self._angle_bytes = len(cosines), cosines[0].nbytes
 
     def _looked_for(self) -> list[Tensor]:
         """Weights and caches."""
@@ -142,19 +152,22 @@ class _Kept:
         of_blocks, caches = [block.__dict__ for block in self.blocks], [_cache(block) for block in self.blocks]
         tensors, held = self._looked_for(), caches[0].held
         return [
-            *(end, x.shape, x.dtype, torch.is_inference_mode_enabled(), all(each.held == held for each in caches)),
-            *(each["sequences"] for each in of_blocks),
-            *(each["auxiliary_loss"] is None for each in of_blocks),
-            *(each.get("forward") for each in of_blocks),
-            *(each._compiled_call_impl for each in self.blocks),
-            *(each.training for each in self._modules),
-            *map(id, _values(self._children)),
-            *map(id, _values(self._named)),
-            *map(Tensor.data_ptr, tensors),
-            *map(Tensor.size, tensors),
-            *map(Tensor.stride, tensors),
-            *(each.dtype for each in tensors),
+            (end, x.shape, x.dtype, torch.is_inference_mode_enabled(), [each.held == held for each in caches]),
+            [each["sequences"] for each in of_blocks],
+            [each["auxiliary_loss"] is None for each in of_blocks],
+            [each.get("forward") for each in of_blocks],
+            [each._compiled_call_impl for each in self.blocks],
+            [each.training for each in self._modules],
+            [*map(id, _values(self._children))],
+            [*map(id, _values(self._named))],
+            [*map(Tensor.data_ptr, tensors)],
+            [*map(Tensor.size, tensors)],
+            [*map(Tensor.is_contiguous, tensors)],
+            [*map(_dtype, tensors)],
         ]
+
+
+_dtype = attrgetter("dtype")
 
 
 def _values(named: Iterable[Mapping[str, Any]]) -> Iterator[Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from membench.json_values import mapping, number, positive, text, value_at
-from membench.layers.spec import Spec
+from membench.layers.spec import BlockSpec, ModelSpec, Spec
 from membench.results.records import Record
 from membench.words import how_many
 
@@ -97,6 +97,14 @@ def arm_name(record: Record, but: str = "") -> str:
     point = mapping(record.planned, "point")
     own = [(key.removeprefix(prefix), value) for key, value in point.items() if key.startswith(prefix)]
     return " ".join([record.case.arm, *(f"{key} {value}" for key, value in own if key != but)])
+
+
+def own_layer(record: Record) -> Spec:
+    """The layer that its arm is about: of a block its FFN, of a model what replaces FFNs, where anything does."""
+    layer = record.case.layer
+    if isinstance(layer, BlockSpec):
+        return layer.ffn
+    return layer.layer or layer if isinstance(layer, ModelSpec) else layer
 
 
 def swept(record: Record, but: str = "") -> str:

@@ -63,11 +63,12 @@ template <typename Element> void block_step(const Given& given, int first, int l
 // y (S, d): x + attention(norm(x)), and with a hidden width f also y + swiglu(norm(y)). between (S, (2h + 2g)·c + f)
 // keeps what is projected, after it what is attended, and the hidden layer. Python packs all of it, in this order.
 struct Arguments {
-    const void *x, *attention_scale, *qkv, *out, *cosines, *sines;
+    const void *x, *attention_scale, *qkv, *out;
     void *keys, *values;
     const void *ffn_scale, *gate_up, *down;
     void *between, *y;
-    int64_t sequences, heads, kv_heads, head_dim, capacity, held, model_dim, hidden;
+    const void *cosines, *sines;
+    int64_t held, sequences, heads, kv_heads, head_dim, capacity, model_dim, hidden;
     double eps;
 };
 

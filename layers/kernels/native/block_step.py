@@ -8,8 +8,8 @@ from membench.layers.kernels.in_turn import take_step
 
 STAGES = ("qkv", "attention", "out_proj", "up", "down")
 _ARGUMENTS = struct.Struct("13q8qd")  # ``Arguments`` of block_step.cpp, which ctypes would convert one by one
-_NUMBER = struct.calcsize("q")
-_ANGLES_AT, _HELD_AT = 4 * _NUMBER, 18 * _NUMBER  # among them
+_PLACE = struct.Struct("3q")  # among them: where the angles lie, and what is held
+_PLACE_AT = 11 * struct.calcsize("q")
 
 
 def block_step(
@@ -34,15 +34,16 @@ def block_step(
     given = [each.contiguous() for each in (x, attention_scale, qkv, out, cosines, sines)]
     ffn = [each if each is None else each.contiguous() for each in (ffn_scale, gate_up, down)]
     y, between = x.new_empty(sequences, model_dim), x.new_empty(sequences, qkv.shape[0] + queries + hidden)
-    addresses = [0 if each is None else each.data_ptr() for each in (*given, keys, values, *ffn, between, y)]
-    sizes = (sequences, queries // head_dim, kv_heads, head_dim, capacity, held, model_dim, hidden)
+    *others, cosines, sines = given
+    lies = (*others, keys, values, *ffn, between, y, cosines, sines)
+    addresses = [0 if each is None else each.data_ptr() for each in lies]
+    sizes = (held, sequences, queries // head_dim, kv_heads, head_dim, capacity, model_dim, hidden)
     numbers = _ARGUMENTS.pack(*addresses, *sizes, eps)
     kept = *given, *ffn, keys, values, between, y
     take_step("block_step", x.dtype, STAGES if hidden else STAGES[:3], numbers, kept)
     return y
 
 
-def move(numbers: bytearray, cosines: Tensor, sines: Tensor, held: int) -> None:
-    """Makes packed arguments those of a token at another place, whose angles these are."""
-    struct.pack_into("2q", numbers, _ANGLES_AT, cosines.data_ptr(), sines.data_ptr())
-    struct.pack_into("q", numbers, _HELD_AT, held)
+def move(numbers: bytearray, cosines: int, sines: int, held: int) -> None:
+    """Makes packed arguments those of a token at another place, whose angles lie at these addresses."""
+    _PLACE.pack_into(numbers, _PLACE_AT, cosines, sines, held)
