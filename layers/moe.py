@@ -107,7 +107,7 @@ class MoE(Layer):
         if self.training or spec.choice == "expert" or self.ranks > 1:
             return None
         weights = self.router, self.expert_gate_up, self.expert_down, *(shared or ())
-        if not can_step(x, *weights, most_tokens=MOST_TOKENS):
+        if not can_step(x, *weights, most=MOST_TOKENS):
             return None
         routing = routing or Routing()
         if routing.remote is not None:

@@ -131,7 +131,7 @@ class RetrievalLayer(Layer):
         """
         if self.ranks > 1 or torch.is_grad_enabled():
             return None
-        if not can_step(x, most_tokens=MOST_TOKENS):
+        if not can_step(x, most=MOST_TOKENS):
             return None
         spec, routing = self.spec, routing or Routing()
         if routing.remote is not None or any(table.weight.dtype != x.dtype for table in self.tables()):

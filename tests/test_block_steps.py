@@ -28,6 +28,7 @@ SHAPES = {  # sequences, d, query heads, key heads, head dim, capacity, held
     "full": (2, 96, 4, 4, 64, 17, 16),
     "grouped": (5, 130, 6, 1, 10, 23, 21),
     "long": (1, 200, 2, 1, 128, 1003, 1000),
+    "crowd": (37, 40, 4, 2, 6, 9, 7),
 }
 
 

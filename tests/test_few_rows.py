@@ -80,16 +80,17 @@ def test_operands_that_do_not_fit_are_refused(x, weight, dtype):
 
 def rows_served(weight):
     columns, dtype = weight.shape[1], weight.dtype
-    return [rows for rows in range(16) if few_rows.is_best_for(torch.ones(rows, columns, dtype=dtype), weight)]
+    return [rows for rows in range(20) if few_rows.is_best_for(torch.ones(rows, columns, dtype=dtype), weight)]
 
 
 def test_where_they_are_used(monkeypatch):
     monkeypatch.setattr(few_rows.grouped_matmul, "_lacks_bf16_units", lambda: True)
     wide, large = torch.randn(64, 48), torch.randn(256, 256)
-    for intel, of_wide, of_large in ((True, [3, 4, 5, 6, 7, 8], [3, 4, 5, 6, 7, 8]), (False, [], [*range(1, 13)])):
+    by_mkl, many = [*range(3, 9)], [*range(1, 17)]
+    for intel, of_wide, of_large, of_bf16 in ((True, by_mkl, by_mkl, [1, 2]), (False, [], many, many)):
         monkeypatch.setattr(few_rows, "mkl_is_at_its_best", lambda intel=intel: intel)
         assert rows_served(wide) == of_wide and rows_served(large) == of_large
-        assert rows_served(large.bfloat16()) == [1, 2] and rows_served(large.half()) == []
+        assert rows_served(large.bfloat16()) == of_bf16 and rows_served(large.half()) == []
     monkeypatch.setattr(few_rows, "mkl_is_at_its_best", lambda: True)
     assert not few_rows.is_best_for(torch.ones(4, 64), wide.t())
     with paths.forced("torch"):

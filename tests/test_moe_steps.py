@@ -26,6 +26,7 @@ SHAPES = {  # tokens, d, experts, top-k, hidden, shared hidden
     "odd": (2, 67, 13, 2, 45, 33),
     "many": (3, 20, 130, 8, 9, 0),
     "wide": (1, 130, 5, 2, 333, 0),
+    "crowd": (131, 17, 3, 3, 5, 2),
 }
 
 
@@ -92,10 +93,11 @@ def test_experts_answer_few_tokens(dtype, shape, sigmoid, renormalize, bias, in_
 
 
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
-def test_experts_that_are_given_are_used(index, seed):
+@pytest.mark.parametrize("tokens", [2, 131])
+def test_experts_that_are_given_are_used(tokens, index, seed):
     torch.manual_seed(seed)
-    x, block, router, *weights = drawn(SHAPES["odd"], torch.float32)
-    imposed = torch.randint(13, (2, 2), dtype=index)
+    x, block, router, *weights = drawn((tokens, *SHAPES["odd"][1:]), torch.float32)
+    imposed = torch.randint(13, (tokens, 2), dtype=index)
     imposed[1] = imposed[0]
     router = Router(router.weight, None, 2, False, False, imposed)
     assert error_of_sums(moe_step(x, block, router, *weights), plain(x, block, router, *weights), 1) < 5e-6

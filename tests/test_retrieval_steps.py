@@ -30,6 +30,7 @@ SHAPES = {  # tokens, d, heads, columns of a half, sub-keys, top-k, value dim
     "all": (2, 17, 1, 3, 3, 3, 5),
     "odd": (1, 67, 3, 9, 13, 5, 131),
     "few": (4, 40, 1, 16, 7, 2, 70),
+    "crowd": (67, 17, 2, 3, 2, 2, 5),
 }
 LARGE = (3, 130, 4, 33, 150, 32, 300)
 NORMS = {"plain": (False, False), "query_norm": (True, False), "qk_norm": (False, True), "both": (True, True)}

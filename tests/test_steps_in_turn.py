@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from layers import build
-from layers.kernels import in_turn, paths
+from layers.kernels import few_tokens, in_turn, moe_step, paths, retrieval_step
 from layers.kernels.native import calls
 from layers.kernels.stages import observed_by
 from layers.layer import Layer
@@ -18,7 +18,8 @@ from membench.profiler.stage_clock import StageClock
 
 pytestmark = pytest.mark.skipif(not paths.has_native(), reason="no C++ compiler")
 
-WIDTH, TOKENS, PROMPT = 24, 4, 3
+WIDTH, TOKENS = 24, 4
+PROMPT = 1 + max(few_tokens.MOST_TOKENS, moe_step.MOST_TOKENS, retrieval_step.MOST_TOKENS) // 2  # of two sequences
 LAYERS = {
     "dense": (DenseSpec, {"ffn_hidden": 40}),
     "memory": (MemorySpec, {"num_keys": 81, "heads": 2, "top_k": 5, "key_dim": 8}),
@@ -174,7 +175,7 @@ def test_after_an_error_nothing_waits(called, seed):
     called.clear()
     model.start(sequences=2, capacity=PROMPT)
     model.blocks[-1].cache.held = PROMPT
-    with pytest.raises(ValueError, match="the cache has room for 3 tokens"):
+    with pytest.raises(ValueError, match=f"the cache has room for {PROMPT} tokens"):
         model.next_logits(torch.tensor([[1], [2]]))
     assert called == []
     assert torch.equal(decoded(model, seed), expected)

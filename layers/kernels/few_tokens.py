@@ -12,12 +12,22 @@ from torch import Tensor
 from membench.layers.kernels.native.calls import ELEMENTS
 from membench.layers.kernels.paths import path_of
 from membench.layers.kernels.precision import product_dtype, wants_gradient
+from membench.layers.kernels.vendor import mkl_is_at_its_best
 
-MOST_TOKENS = 8  # of more, a matrix's rows are used so often that products by tiles are faster
+
+def most_tokens(by_mkl: int, by_others: int) -> int:
+    """So many tokens are few: of more, a matrix's rows are used so often that products by tiles are faster.
+
+    Which are few is measured, apart for processors where MKL's tiles are fast.
+    """
+    return by_mkl if mkl_is_at_its_best() else by_others
 
 
-def can_step(x: Tensor, *weights: Tensor, most_tokens: int = MOST_TOKENS) -> bool:
+MOST_TOKENS = most_tokens(8, 32)
+
+
+def can_step(x: Tensor, *weights: Tensor, most: int = MOST_TOKENS) -> bool:
     """Whether one C++ call computes what x (B, d) and these weights make. A compiler is left torch's calls."""
-    if torch.compiler.is_compiling() or not 0 < x.shape[0] <= most_tokens or wants_gradient(x, *weights):
+    if torch.compiler.is_compiling() or not 0 < x.shape[0] <= most or wants_gradient(x, *weights):
         return False
     return x.dtype in ELEMENTS and product_dtype(x) == x.dtype and path_of(x) == "native"

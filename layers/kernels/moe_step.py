@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from membench.layers.kernels.checks import check_dtypes, check_fp32, check_integers, check_shape
+from membench.layers.kernels.few_tokens import most_tokens
 from membench.layers.kernels.native import moe_step as native
 from membench.layers.kernels.plain_operator import step_operator
 
-MOST_TOKENS = 4  # of more, experts have several tokens each, whose products by tiles are faster
+MOST_TOKENS = most_tokens(4, 128)  # of more, experts have several tokens each
 
 
 @dataclass(frozen=True, slots=True)

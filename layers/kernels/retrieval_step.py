@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from membench.layers.kernels.checks import check_dtypes, check_integers, check_shape
+from membench.layers.kernels.few_tokens import most_tokens
 
-MOST_TOKENS = 4  # of more, scores are products by tiles
+MOST_TOKENS = most_tokens(4, 64)  # of more, scores are products by tiles
 SCHEMA = (
     "Tensor x, Tensor? block_scale, float block_eps, Tensor query, Tensor keys, Tensor? norm_weight, Tensor? norm_bias,"
     " Tensor? query_scale, Tensor? key_scale, int top_k, float eps, Tensor? chosen"

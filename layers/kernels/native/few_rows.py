@@ -24,12 +24,16 @@ def is_best_for(x: Tensor, weight: Tensor) -> bool:
     """Whether this kernel multiplies x (R, m) by weight (n, m) faster than others do.
 
     In fp32 MKL reads the matrix as fast for one row and for two, and more slowly for three to eight, on Intel's
-    processors; on others more slowly for one to twelve, but for small matrices. In bf16, where ``grouped_matmul`` is
-    best, packing rows takes longer than one or two are worth.
+    processors; on others more slowly for one to sixteen, but for small matrices. In bf16, where ``grouped_matmul`` is
+    best, packing rows takes longer than one or two are worth, and on processors without MKL's tiles than sixteen are.
     """
-    wide = range(3, 9) if mkl_is_at_its_best() else range(1, 13 if weight.numel() >= _SMALL else 1)
-    few = {torch.float32: wide, torch.bfloat16: range(1, 3)}.get(weight.dtype, ())
-    if len(x) not in few or x.dtype != weight.dtype or not weight.is_contiguous() or not weight.numel():
+    if mkl_is_at_its_best():
+        few = {torch.float32: range(3, 9), torch.bfloat16: range(1, 3)}
+    else:
+        few = {torch.float32: range(1, 17 if weight.numel() >= _SMALL else 1), torch.bfloat16: range(1, 17)}
+    if len(x) not in few.get(weight.dtype, ()) or x.dtype != weight.dtype:
+        return False
+    if not weight.is_contiguous() or not weight.numel():
         return False
     return grouped_matmul.is_best_for(weight) if weight.dtype == torch.bfloat16 else path_of(weight) == "native"
 
