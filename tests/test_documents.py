@@ -229,6 +229,17 @@ def test_modes_of_which_one_has_a_single_point_are_drawn_in_rows(monkeypatch):
     assert drawn == ["lines"]
 
 
+@pytest.mark.parametrize(("length", "columns"), [(8, 4), (40, 2), (400, 1)])
+def test_a_legend_has_as_many_columns_as_there_is_room_for(length, columns, monkeypatch):
+    kept, legend = [], Figure.legend
+    monkeypatch.setattr(
+        Figure, "legend", lambda self, *of, **how: kept.append(how["ncols"]) or legend(self, *of, **how)
+    )
+    records = [a_measured(f"arm_{number}".ljust(length, "a"), [1.0, 1.1, 1.2]) for number in range(6)]
+    assert picture(a_result(*records, *(a_measured(each.case.arm, [1, 2, 3], tokens=16) for each in records)))
+    assert kept[-1] == columns
+
+
 def labelled(*titles):
     points = [Point(title, [], [], "one round", []) for title in titles]
     return points, short_labels(points, ranks=1)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 9.0  # inches
+_MOST_COLUMNS = 4  # of a legend
 MARKERS = {
     "circle": "o",
     "square": "s",
@@ -58,14 +59,18 @@ def framed(on: "Axes", title: str) -> None:
 
 
 def with_legend(figure: "Figure") -> bytes:
-    """The picture with one legend, below, of all that its panels name."""
+    """The picture with one legend, below, of all that its panels name, in as many columns as there is room for."""
     entries = {}
     for on in figure.axes:
         for handle, name in zip(*on.get_legend_handles_labels(), strict=True):
             entries.setdefault(name, handle)
-    figure.legend(
-        [*entries.values()], [*entries], loc="outside lower center", ncols=4, frameon=False, labelcolor=INK[0]
-    )
+    for columns in range(_MOST_COLUMNS, 0, -1):
+        legend = figure.legend(
+            [*entries.values()], [*entries], loc="outside lower center", ncols=columns, frameon=False, labelcolor=INK[0]
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return _with_clips_numbered(file.getvalue())
