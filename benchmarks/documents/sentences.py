@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from benchmarks.documents.labels import in_order, short_labels, stretches
 from benchmarks.standings import Point, Standing, points_of
 from membench.json_values import mapping, number
-from membench.results.ranking import own_layer, step_name
+from membench.results.ranking import own_sizes, step_name
 from membench.results.records import ResultFile
 from membench.tables.numbers import percent, short
 
@@ -129,7 +129,7 @@ def _growth(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
 
 def swept_value(standing: Standing, key: str) -> float:
     """The layer's own number under a key that is swept, however the scenario writes it."""
-    return number(own_layer(standing.record).model_dump(), key.rsplit(".", 1)[1]) or 0.0
+    return number(own_sizes(standing.record), key.rsplit(".", 1)[1]) or 0.0
 
 
 def swept_shown(standing: Standing, key: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from membench.json_values import number, positive
 from membench.report.palette import Style
 from membench.results.ceilings import Ceilings
-from membench.results.ranking import added_ms, arm_name, counted, own_layer, peak_bytes, routing_name, step_ms
+from membench.results.ranking import added_ms, arm_name, counted, own_sizes, peak_bytes, routing_name, step_ms
 from membench.results.records import Record, Round
 from membench.results.roofline import RooflinePoint
 
@@ -90,7 +90,7 @@ class Evidence:
 
     @property
     def num_keys(self) -> float | None:
-        return positive(own_layer(self.record).model_dump(include={"num_keys"}), "num_keys")
+        return positive(own_sizes(self.record), "num_keys")
 
     @property
     def routing(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from membench.json_values import mapping, number, positive, text, value_at
-from membench.layers.spec import BlockSpec, ModelSpec, Spec
+from membench.layers.spec import Spec
 from membench.results.records import Record
 from membench.words import how_many
 
@@ -99,12 +99,10 @@ def arm_name(record: Record, but: str = "") -> str:
     return " ".join([record.case.arm, *(f"{key} {value}" for key, value in own if key != but)])
 
 
-def own_layer(record: Record) -> Spec:
-    """The layer that its arm is about: of a block its FFN, of a model what replaces FFNs, where anything does."""
-    layer = record.case.layer
-    if isinstance(layer, BlockSpec):
-        return layer.ffn
-    return layer.layer or layer if isinstance(layer, ModelSpec) else layer
+def own_sizes(record: Record) -> dict[str, Any]:
+    """Dimensions of the layer that its arm is about: of a block its FFN's, of a model those of what replaces FFNs."""
+    sizes = record.case.layer.model_dump()
+    return sizes.get("layer") or sizes.get("ffn") or sizes
 
 
 def swept(record: Record, but: str = "") -> str:
