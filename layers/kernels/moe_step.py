@@ -16,7 +16,7 @@ from membench.layers.kernels.few_tokens import most_tokens
 from membench.layers.kernels.native import moe_step as native
 from membench.layers.kernels.plain_operator import step_operator
 
-MOST_TOKENS = most_tokens(4, 128)  # of more, experts have several tokens each
+MOST_TOKENS = most_tokens(4, 128)  # of more, experts have enough tokens each for tiles
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,9 +96,8 @@ class Model(Layer):
         if self._stack.blocks is not self.blocks:
             self._stack = Stack(self.blocks, self)
         found = self._stack(hidden, len(x), end=end)
-        losses: list[Tensor] = []
-        if self.training:
-            losses = [block.auxiliary_loss for block in self.blocks if block.auxiliary_loss is not None]
+        trained = self.blocks if self.training else ()
+        losses = [block.auxiliary_loss for block in trained if block.auxiliary_loss is not None]
         if losses or self.auxiliary_loss is not None:  # a module's attributes are slow to set
             self.auxiliary_loss = torch.stack(losses).sum() if losses else None
         return found
