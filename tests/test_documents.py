@@ -459,6 +459,16 @@ def test_a_need_of_which_a_part_is_unknown_is_unknown():
     assert sizes_tables(a_result(*records))[0].splitlines()[-1].endswith("| - |")
 
 
+def test_an_arm_of_several_sizes_has_a_row_of_each():
+    dims = (64, 128, 256)
+    records = [a_measured("a", [1.0, 1.1, 1.2], point={"model_dim": dim}) for dim in dims]
+    for record, dim in zip(records, dims, strict=True):
+        record.planned["params"] = 1e6 * dim
+    (table,) = sizes_tables(a_result(*records))
+    rows = [line.split(" | ")[:2] for line in table.splitlines()[2:]]
+    assert rows == [[f"| a, model_dim {dim}", f"{dim}M"] for dim in dims]
+
+
 def test_cases_without_a_time_are_named():
     result = a_result(*CLEAR.cases, a_record("lost", None, status="oom"))
     page, _ = results_page([("x", "?")], {"x": [Recorded(Path("f.json"), result)]})

@@ -6,7 +6,7 @@ from benchmarks.documents.labels import in_order, short_labels
 from benchmarks.standings import Point, Standing, points_of
 from membench.json_values import number
 from membench.results.columns import QUANTITIES
-from membench.results.ranking import arm_name, counted, step_name
+from membench.results.ranking import arm_name, counted, step_name, swept
 from membench.results.records import Record, ResultFile
 from membench.tables.numbers import interval, percent, places, three
 from membench.tables.quantity import quantity
@@ -80,14 +80,25 @@ def sizes_tables(result: ResultFile) -> list[str]:
     steps = list(dict.fromkeys(step_name(record) for record in measured))
     sizes = [quantity(name, aligned=True) for name in ("params", "flops_per_token", "stored_bytes")]
     rows = []
-    for arm in dict.fromkeys(map(arm_name, measured)):
-        of = [record for record in measured if arm_name(record) == arm]
+    for name, of in _by_size(measured).items():
         values = counted(of[0], "params"), of[0].achieved.get("flops_per_token"), counted(of[0], "stored_bytes")
         needed = [_most(_needed_bytes(r) for r in of if step_name(r) == step) for step in steps]
         shown = [column.shown(value) for column, value in zip(sizes, values, strict=True)]
-        rows.append([arm, *shown, *(sizes[-1].shown(value) for value in needed)])
+        rows.append([name, *shown, *(sizes[-1].shown(value) for value in needed)])
     headers = ["arm", *(column.header for column in sizes), *(f"GB in {step}" for step in steps)]
     return [markdown_table(headers, rows, left=1)]
+
+
+def _by_size(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Those of each arm; where it has several sizes, of each, with what was swept in its name."""
+    arms: dict[str, dict[float | None, list[Record]]] = {}
+    for record in records:
+        arms.setdefault(arm_name(record), {}).setdefault(counted(record, "params"), []).append(record)
+    found = {}
+    for arm, sizes in arms.items():
+        for of in sizes.values():
+            found[arm if len(sizes) == 1 else f"{arm}, {swept(of[0])}"] = of
+    return found
 
 
 def _needed_bytes(record: Record) -> float | None:

@@ -15,7 +15,7 @@ def answers_of(result: ResultFile) -> dict[str, Answer]:
     """The answer at every comparable point, by its title, in the order of ``comparable_groups``.
 
     Taken from the file where it has them; a file from before answers were kept has none. What is kept of other cases
-    or of other times than the file holds, as it was edited, is no answer.
+    or of other times than the file holds, as it was edited, is no answer; nor is one that names arms in an older way.
     """
     kept = {each.compared_at: each for each in result.answers}
     found = {}
@@ -26,8 +26,9 @@ def answers_of(result: ResultFile) -> dict[str, Answer]:
 
 
 def _is_of(kept: Answer, records: Sequence[Record]) -> bool:
-    """Whether an answer stands on just these cases' times."""
-    return {(each.id, each.step_ms) for each in kept.standings} == {(r.id, step_ms(r)) for r in ranked(records)}
+    """Whether an answer stands on just these cases' times, and calls them what they are called today."""
+    known = {(each.id, each.arm, each.step_ms) for each in kept.standings}
+    return known == {(r.id, arm_name(r), step_ms(r)) for r in ranked(records)}
 
 
 def answer(compared_at: str, records: Sequence[Record]) -> Answer:

@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from membench.json_values import mapping, number, positive, text, value_at
+from membench.json_values import number, positive, text, value_at
 from membench.layers.spec import Spec
+from membench.results.following import own_key
 from membench.results.records import Record
 from membench.words import how_many
 
@@ -92,11 +93,13 @@ def added_ms(record: Record) -> float:
 
 
 def arm_name(record: Record, but: str = "") -> str:
-    """The arm, with the values of the keys that were swept on it alone; without key ``but``, where that is an axis."""
-    prefix = f"arms.{record.case.arm}."
-    point = mapping(record.planned, "point")
-    own = [(key.removeprefix(prefix), value) for key, value in point.items() if key.startswith(prefix)]
-    return " ".join([record.case.arm, *(f"{key} {value}" for key, value in own if key != but)])
+    """The arm, with the values of the keys that were swept on it alone; without key ``but``, where that is an axis.
+
+    Nor with keys that follow what all arms share, as where each preset of a model has its own number of experts.
+    """
+    arm, point = record.case.arm, record.point
+    own = {own_key(arm, key): value for key, value in point.items() if key not in record.following}
+    return " ".join([arm, *(f"{key} {_swept_value(value)}" for key, value in own.items() if key not in (None, but))])
 
 
 def own_sizes(record: Record) -> dict[str, Any]:
@@ -108,14 +111,16 @@ def own_sizes(record: Record) -> dict[str, Any]:
 def swept(record: Record, but: str = "") -> str:
     """Swept keys that every arm shares, without key ``but``; tokens and routing are told by themselves."""
     own = ("arms.", *(f"workload.{name}" for name in ("tokens", "sequences", "prompt", "context", "routing")))
-    shared = {k: v for k, v in mapping(record.planned, "point").items() if not k.startswith(own)}
+    shared = {k: v for k, v in record.point.items() if not k.startswith(own)}
     named = {key.removeprefix("every_arm."): value for key, value in shared.items()}
     return ", ".join(f"{key} {_swept_value(value)}" for key, value in named.items() if key != but)
 
 
 def _swept_value(value: Any) -> Any:
-    """A value of an axis in a word: of a task its kind."""
-    return value["kind"] if isinstance(value, dict) and "kind" in value else value
+    """A value of an axis in few words: of a task its kind."""
+    if not isinstance(value, dict):
+        return value
+    return value["kind"] if "kind" in value else " ".join(f"{key} {of_key}" for key, of_key in value.items())
 
 
 def step_name(record: Record) -> str:

@@ -4,15 +4,18 @@ Strict JSON: no NaN, unknown is null. A file is written whole or not at all.
 """
 
 import json
+from collections import defaultdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from membench.case import Case, Status
 from membench.errors import UsageError
 from membench.files import read_file, write_whole
+from membench.json_values import mapping
 from membench.learning.curve import Point
+from membench.results.following import following
 from membench.words import how_many
 
 SCHEMA_VERSION = 1
@@ -113,6 +116,17 @@ class Record(_Strict):
     metrics: dict[str, float | None] = Field(default_factory=dict)
     flags: list[str] = Field(default_factory=list, description="what a reader should distrust")
     trials: list[Trial] = Field(default_factory=list, description="level training: by which its rates were chosen")
+    _following: frozenset[str] = PrivateAttr(frozenset())
+
+    @property
+    def following(self) -> frozenset[str]:
+        """Those of its point's keys that are its arm's alone and follow the others, among all cases of its file."""
+        return self._following
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """The swept keys' values."""
+        return mapping(self.planned, "point")
 
 
 class Standing(_Strict):
@@ -218,6 +232,16 @@ class ResultFile(_Strict):
     cases: list[Record]
     answers: list[Answer] = Field(default_factory=list, description="at each comparable point")
     differences: list[Difference] = Field(default_factory=list, description="level training: between its arms")
+
+    @model_validator(mode="after")
+    def _tell_what_follows(self) -> Self:
+        points: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for record in self.cases:
+            points[record.case.arm].append(record.point)
+        found = {arm: following(arm, of_arm) for arm, of_arm in points.items()}
+        for record in self.cases:
+            record._following = found[record.case.arm]
+        return self
 
 
 def strict_json(value: Any) -> str:

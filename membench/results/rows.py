@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from membench.case import METHOD_VERSION, Case
-from membench.json_values import mapping, number, text
+from membench.json_values import number, text
 from membench.layers.spec import DenseSpec
 from membench.learning.curve import Point
 from membench.results.columns import COUNTS, METRICS
@@ -54,7 +54,7 @@ def case_row(of: FiledRecord) -> tuple[Cells, ...]:
     return (
         {**_config(record), "status": record.status, "reason": record.reason},
         {"implementation": _cell(chosen_implementation(record)), "rounds": len(record.rounds)},
-        dict(_flat(mapping(record.planned, "point"), "point")),
+        dict(_flat(record.point, "point")),
         {name: _cell(value) for name, value in record.case.layer.model_dump(mode="json").items() if name != "kind"},
         {name: counted(record, name) for name in COUNTS},
         {"flops_per_token": record.achieved.get("flops_per_token")},
@@ -128,7 +128,7 @@ def point_row(of: FiledRecord, found: Round, point: Point) -> tuple[Cells, ...]:
     return (
         {name: config[name] for name in ("arm", "kind")},
         {"task": case.task and case.task.kind, "seed": found.number, "status": found.status},
-        dict(_flat(mapping(of.record.planned, "point"), "point")),
+        dict(_flat(of.record.point, "point")),
         {name: value for name, value in known.items() if name != "metrics"},
         {name: _cell(value) for name, value in {ANSWER: None, **known["metrics"]}.items()},
         {"params": counted(of.record, "params"), **{name: run[name] for name in _RUN_OF_A_SAMPLE}},
