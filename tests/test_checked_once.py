@@ -5,6 +5,7 @@ import torch
 
 from layers import build, spec_from
 from membench.case import Case
+from membench.layers.kernels.paths import has_native
 from membench.measuring import preparation as preparation_module
 from membench.measuring.checked_answer import CheckedAnswer
 from membench.measuring.measurement import CaseMeasurement
@@ -53,6 +54,18 @@ def test_a_bit_equal_answer_is_not_compared_again(mode, comparisons):
     assert len(comparisons) == 1
     assert second["answer_digest"] == first["answer_digest"]
     assert second["reference"] == {**first["reference"], "bit_equal_to_round": 3}
+
+
+@pytest.mark.parametrize("tokens", [1, 200])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_round_without_comparison_tells_the_same_paths(mode, tokens):
+    """One C++ call of few tokens, or operators of many: what the comparison itself runs is not told."""
+    case = a_case(mode).model_copy(update={"tokens": tokens})
+    first = measured(case)
+    second = measured(case, known_of(first), memory=False)
+    assert "bit_equal_to_round" in second["reference"]
+    assert second["ran"]["paths"] == first["ran"]["paths"]
+    assert bool(first["ran"]["paths"]) == (mode != "forward" or tokens > 1 or not has_native())
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -63,6 +63,17 @@ def forget_taken() -> None:
     _taken.clear()
 
 
+@contextmanager
+def untold() -> Iterator[None]:
+    """Inside, ``taken`` learns nothing: of calls that only check others."""
+    before = {name: set(ways) for name, ways in _taken.items()}
+    try:
+        yield
+    finally:
+        _taken.clear()
+        _taken.update(before)
+
+
 def fallback(device: str) -> str | None:
     """Why operators on ``cpu`` or ``cuda`` take torch's path instead of the device's own; None if they do not."""
     if _forced is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from membench.case import Case
 from membench.errors import Unavailable, reason_of
+from membench.layers.kernels.paths import untold
 from membench.layers.layer import Layer
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import has_backward
@@ -90,12 +91,12 @@ class CaseMeasurement:
         if reason := self.layer.unavailable:
             raise Unavailable(reason)
         watch = StopWatch()
-        begin_ran()
         self.layer.train(has_backward(case.mode))
         self.progress("inputs")
         with watch.on("inputs"):
             self.layer.make_ready(case.step(), case.seed)
             inputs, traffic = self.preparation.inputs(case)
+        begin_ran()
         optimizer, upstream = self.preparation.optimizer(case), self.preparation.upstream(case)
         forget_compiled()
         if self.clock.ranks.together:
@@ -185,7 +186,8 @@ class CaseMeasurement:
         case, device = prepared.case, self.clock.device
         if device != "cpu" or not case.layer.is_one_of_many:
             return prepared.step, []
-        prepared.step(0)  # makes the optimizer's state
+        if prepared.optimizer is not None:
+            prepared.step(0)  # makes its state
         each = reused_bytes(self.layer, prepared.optimizer, backward=has_backward(case.mode))
         count = twins_wanted(each, self.preparation.cache_bytes)
         if count < 1:
@@ -321,7 +323,7 @@ class CaseMeasurement:
         self.layer.zero_gradients()
         saved = 0
         if has_backward(case.mode):
-            with SavedForBackward(self.layer) as keeper, self.layer.on_path():
+            with SavedForBackward(self.layer) as keeper, self.layer.on_path(), untold():
                 y = self.layer(*first.leaves())
             saved = keeper.bytes
             del y
