@@ -22,9 +22,12 @@ from membench.planning.planner import make_plan
 from membench.processes.line import Line, RankLost
 from membench.processes.remote import RunOver
 from membench.results.records import Run, read_result
-from membench.running import launched
+from membench.running import follower
+from membench.running.follower import follow
+from membench.running.hello import Hello, difference
 from membench.running.journal import Journal
-from membench.running.launched import Hello, LaunchedRanks, Place, difference, follow, place_of
+from membench.running.launched import LaunchedRanks
+from membench.running.launched_place import Place, place_of
 from membench.running.of_ranks import communication_of
 from membench.running.ranks import LocalRanks
 from membench.running.runner import Runner
@@ -318,14 +321,8 @@ def test_another_membench_is_refused(monkeypatch):
     for name in ("membench", "torch", "asked"):
         found = difference(mine, mine.model_copy(update={name: "other", "rank": 1, "host": "b"}))
         assert found.startswith("rank 1 on b "), name
-    made = launched.hello_of
-    versions = iter(["9.9.9"])
-
-    def of_another(*given):
-        found = made(*given)
-        return found if given[0].rank == 0 else found.model_copy(update={"membench": next(versions)})
-
-    monkeypatch.setattr(launched, "hello_of", of_another)
+    made = follower.hello_of
+    monkeypatch.setattr(follower, "hello_of", lambda *given: made(*given).model_copy(update={"membench": "9.9.9"}))
     raised, told = met()
     assert "has membench 9.9.9" in raised
     assert told.line == raised

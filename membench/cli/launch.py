@@ -13,7 +13,10 @@ from membench.errors import UsageError
 from membench.processes.launcher import end_if_stuck
 from membench.processes.line import RankLost
 from membench.processes.remote import RunOver
-from membench.running.launched import LaunchedRanks, Place, asked_of, follow, place_of
+from membench.running.follower import follow
+from membench.running.hello import asked_of
+from membench.running.launched import LaunchedRanks
+from membench.running.launched_place import Place, place_of
 from membench.running.ranks import LocalRanks, Ranks
 from membench.scenario.scenario import Scenario
 from membench.scenario.settings import Measure
