@@ -18,6 +18,7 @@ from benchmarks.documents.files_table import files_table, listed
 from benchmarks.documents.labels import short_labels, stretches
 from benchmarks.documents.main_comparison import chosen, quoted, readme_part, seconds_part
 from benchmarks.documents.marked import parts_of, with_parts
+from benchmarks.documents.outdated import outdated
 from benchmarks.documents.page import flagged, results_page, slugs
 from benchmarks.documents.pictures import picture
 from benchmarks.documents.recorded import Recorded, answers_scenario, newest_by_device
@@ -457,6 +458,19 @@ def test_a_need_of_which_a_part_is_unknown_is_unknown():
     assert sizes_tables(a_result(*records))[0].splitlines()[-1].endswith("| 4.00 |")
     records[1].metrics["saved_activation_bytes"] = None
     assert sizes_tables(a_result(*records))[0].splitlines()[-1].endswith("| - |")
+
+
+def test_a_run_of_before_a_fault_was_mended_says_which_arms_it_slowed():
+    records = [a_measured("dense", [1.0, 1.1, 1.2]), a_measured("moe", [2.0, 2.1, 2.2])]
+    for each in records[1].rounds:
+        each.ran, each.threads = {"paths": {"grouped_matmul": "loop"}}, 2
+    before, after = (a_result(*records, started=f"2026-11-{day}T12:00:00+00:00") for day in (29, 30))
+    (told,) = outdated(before)
+    assert "`moe` took longer than today" in told and "dense" not in told
+    assert outdated(after) == []
+    for each in records[1].rounds:
+        each.threads = 1
+    assert outdated(before) == [], "one thread needs no more than one core"
 
 
 def test_an_arm_of_several_sizes_has_a_row_of_each():

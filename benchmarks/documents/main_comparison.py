@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.documents.filled import filled
+from benchmarks.documents.outdated import outdated
 from benchmarks.documents.page import answered, flagged
 from benchmarks.documents.recorded import Recorded, read_all
 from benchmarks.documents.tables import times_tables
@@ -51,7 +52,7 @@ def readme_part(each: Recorded) -> str:
         f"On {each.device}{took}. {how_measured(each.result)} "
         f"The numbers are in [this result file](results/{each.path.name})."
     )
-    warned = flagged(each.result, "docs/glossary.md")
+    warned = [*outdated(each.result, "CHANGELOG.md"), *flagged(each.result, "docs/glossary.md")]
     return "\n\n".join([filled(intro), answered(each.result), *times_tables(each.result), *warned])
 
 

@@ -9,6 +9,7 @@ from benchmarks.documents.curve_pictures import curve_picture
 from benchmarks.documents.families import REST, families
 from benchmarks.documents.filled import filled
 from benchmarks.documents.learnt import learnt_parts
+from benchmarks.documents.outdated import outdated
 from benchmarks.documents.pictures import picture
 from benchmarks.documents.recorded import Recorded
 from benchmarks.documents.sentences import answer_sentences, named
@@ -121,7 +122,7 @@ def _device(each: Recorded, slug: str, pictures: dict[str, bytes]) -> str:
             pictures[name] = drawn
             parts.append(f"![{run.scenario}: steps today and their floors]({PurePosixPath('pictures', name)})")
         parts += [*times_tables(result), *sizes_tables(result)]
-    parts += flagged(each.result)
+    parts += [*outdated(each.result), *flagged(each.result)]
     return "\n\n".join(parts) + "\n"
 
 
