@@ -169,14 +169,14 @@ def test_what_the_kernels_cannot_do_says_that_torch_did():
         assert paths.fallback("cpu") is None
 
 
-def test_experts_on_a_cpu_are_a_loop():
+def test_experts_of_many_rows_are_a_loop_on_a_cpu():
     layer = build(
         spec_from(
             {"kind": "moe", "dtype": "float32", "model_dim": 16, "num_experts": 4, "expert_hidden": 8, "top_k": 2}
         )
     )
     paths.forget_taken()
-    layer(torch.randn(5, 16))
+    layer(torch.randn(500, 16))
     assert paths.taken()["grouped_matmul"] == "loop"
 
 

@@ -67,11 +67,39 @@ def test_products(counts, n, m, seed):
     assert not rows or relative_rms(gradient, of_group) < HALF_A_BIT
 
 
-@pytest.mark.parametrize(("counts", "n", "m"), [([40, 0, 3, 1], 150, 1100), ([70], 67, 4133)])
-def test_the_same_bits_by_any_number_of_threads(restored_threads, counts, n, m, seed):
+@pytest.mark.parametrize("n, m", SIZES)
+@pytest.mark.parametrize("counts", ROWS.values(), ids=ROWS)
+def test_products_of_fp32(counts, n, m, seed):
     torch.manual_seed(seed)
     ends, group = groups(counts)
-    x, y, weight = rounded(len(group), m), rounded(len(group), n), rounded(len(counts), n, m)
+    rows, tokens = len(group), 7
+    token = torch.randint(tokens, (rows,))
+    x, y, weight = torch.randn(tokens, m), torch.randn(rows, n), torch.randn(len(counts), n, m)
+    of_row = weight.double()[group]
+    with poisoned_memory():
+        found = native.grouped_linear(x, weight, ends, token)
+        narrow = native.grouped_linear(x.bfloat16()[token], weight, ends)
+        back = native.grouped_linear(y, weight.mT, ends)
+        gradient = native.grouped_linear_gradients(y, x, ends, x_token=token)
+    assert (found.dtype, narrow.dtype, back.dtype) == (torch.float32, torch.bfloat16, torch.float32)
+    assert gradient.dtype == torch.float32
+    if rows:
+        assert error_of_sums(found, torch.einsum("rm,rnm->rn", x.double()[token], of_row), m) < 1e-6
+        given = x.bfloat16().double()[token]
+        assert relative_rms(narrow, torch.einsum("rm,rnm->rn", given, of_row)) < HALF_A_BIT
+        assert error_of_sums(back, torch.einsum("rn,rnm->rm", y.double(), of_row), n) < 1e-6
+    of_group = torch.zeros(len(counts), n, m, dtype=torch.float64)
+    of_group.index_add_(0, group, y.double()[:, :, None] * x.double()[token][:, None])
+    assert not gradient[[count == 0 for count in counts]].any()
+    assert not rows or error_of_sums(gradient, of_group, max(counts)) < 1e-6
+
+
+@pytest.mark.parametrize("draw", [rounded, torch.randn], ids=["bf16", "fp32"])
+@pytest.mark.parametrize(("counts", "n", "m"), [([40, 0, 3, 1], 150, 1100), ([70], 67, 4133)])
+def test_the_same_bits_by_any_number_of_threads(restored_threads, counts, n, m, draw, seed):
+    torch.manual_seed(seed)
+    ends, group = groups(counts)
+    x, y, weight = draw(len(group), m), draw(len(group), n), draw(len(counts), n, m)
     found = []
     for threads in (1, 3, 16):
         torch.set_num_threads(threads)
@@ -81,16 +109,17 @@ def test_the_same_bits_by_any_number_of_threads(restored_threads, counts, n, m, 
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
-def test_numbers_that_are_none_stay_where_they_are(seed):
+@pytest.mark.parametrize("draw", [rounded, torch.randn], ids=["bf16", "fp32"])
+def test_numbers_that_are_none_stay_where_they_are(draw, seed):
     """Not a number, and no other row's or column's: what lies behind a row's end is never multiplied."""
     torch.manual_seed(seed)
-    x, weight = rounded(3, 37), rounded(1, 70, 37)
+    x, weight = draw(3, 37), draw(1, 70, 37)
     x[1, 36], weight[0, 69, 36], ends = torch.nan, torch.inf, torch.tensor([3], dtype=torch.int32)
     y = native.grouped_linear(x, weight, ends)
     assert y[1].isnan().all() and y[:, 69].isinf().sum() == 2 and y[[0, 2], :69].isfinite().all()
-    back = native.grouped_linear(rounded(3, 70), weight.mT, ends)
+    back = native.grouped_linear(draw(3, 70), weight.mT, ends)
     assert back[:, 36].isinf().all() and back[:, :36].isfinite().all()
-    gradient = native.grouped_linear_gradients(rounded(3, 70), x, ends)[0]
+    gradient = native.grouped_linear_gradients(draw(3, 70), x, ends)[0]
     assert gradient[:, 36].isnan().all() and gradient[:, :36].isfinite().all()
 
 
@@ -118,6 +147,43 @@ def test_which_matrices_they_multiply(without_units):
     assert not native.is_best_for(torch.randn(3, 4)) and not native.is_best_for(rounded(0, 4))
     with paths.forced("torch"):
         assert not native.is_best_for(rounded(3, 4))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("by_mkl", [False, True])
+def test_which_experts_they_multiply(monkeypatch, without_units, by_mkl, training):
+    monkeypatch.setattr(native, "mkl_is_at_its_best", lambda: by_mkl)
+
+    def is_best(weight, counts):
+        return native.is_best_for_experts(weight, groups(counts)[0], training=training)
+
+    weight, most = torch.randn(2, 3, 4), native._MOST_ROWS[training]
+    assert is_best(rounded(2, 3, 4), [900, 900]) == without_units
+    assert is_best(weight, [most, most]) == is_best(weight.mT, [0, 0]) == (not by_mkl)
+    assert not is_best(weight, [1, 2 * most - 1]), "most rows are beside many others"
+    assert not is_best(weight.double(), [1, 1])
+    with paths.forced("torch"):
+        assert not is_best(weight, [1, 1])
+
+
+@pytest.mark.parametrize("by_mkl", [False, True])
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_experts_of_fp32_are_the_same_either_way(monkeypatch, by_mkl, top_k, seed):
+    """In one call of C++ or one after the other, with experts that nobody chooses; forward and every gradient."""
+    torch.manual_seed(seed)
+    sizes = {"model_dim": 36, "num_experts": 24, "expert_hidden": 20, "top_k": top_k}
+    built = build(spec_from({"kind": "moe", "dtype": "float32", **sizes}))
+    x = torch.randn(9, 36, requires_grad=True)
+    found = []
+    for taken in (by_mkl, True):
+        monkeypatch.setattr(native, "mkl_is_at_its_best", lambda taken=taken: taken)
+        paths.forget_taken()
+        y = built(x)
+        gradients = torch.autograd.grad(y.square().sum(), [x, *built.parameters()])
+        assert paths.taken()["grouped_matmul"] == ("loop" if taken else "native")
+        found.append([y, *gradients])
+    for one, other in zip(*found, strict=True):
+        assert relative_rms(one, other.double()) < 1e-5
 
 
 @pytest.mark.parametrize(

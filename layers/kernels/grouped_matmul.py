@@ -5,8 +5,8 @@ weight is y' · (W_down h) = (W_down^T y') · h, that is f products of what the 
 (R, d) are not kept, only x and the pre-activation (R, 2f).
 
 On CUDA each product is one launch for all experts' matrices: torch's ``grouped_mm`` in bf16 on Hopper, Triton on other
-devices and in other dtypes. On a CPU that cannot multiply bf16 numbers it is one call of C++. Elsewhere a loop goes
-over the experts.
+devices and in other dtypes. On a CPU it is one call of C++ in bf16, where the processor cannot multiply that, and of
+few rows an expert in fp32, where MKL is not at its best. Elsewhere a loop goes over the experts.
 
 Letters: B tokens, E experts, R rows, d model dim, f hidden width of an expert.
 """
@@ -68,7 +68,7 @@ def _experts(
 ) -> tuple[Tensor, Tensor]:
     """The result, and the pre-activation (R, 2f) if it is to be kept for a backward, else (0, 2f)."""
     of = Operands(x, gate_up, down, weight.to(x.dtype), Dispatch(token, ends, slot, returned, starts))
-    products = _grouped_products(of)
+    products = _grouped_products(of, training=keep)
     if products is None:
         pre, rows = expert_loop.forward(of, keep=keep)
     else:
@@ -104,7 +104,7 @@ def _experts_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, gate_up, down and weight; empty ones of what was not asked for."""
     of = Operands(x, gate_up, down, weight.to(x.dtype), Dispatch(token, ends, slot, returned, starts))
-    products = _grouped_products(of)
+    products = _grouped_products(of, training=True)
     if products is None:
         found = expert_loop.backward(of, pre, y_gradient, of_x=of_x, of_experts=of_experts)
     else:
@@ -122,14 +122,15 @@ def _(x: Tensor, gate_up: Tensor, down: Tensor, weight: Tensor, *others: Any) ->
     return tuple(each.new_empty(each.shape if wanted else 0) for each, wanted in asked)  # type: ignore[return-value]
 
 
-def _grouped_products(of: Operands) -> ModuleType | None:
+def _grouped_products(of: Operands, *, training: bool) -> ModuleType | None:
     """The module that multiplies all experts' matrices in one launch; None if there is none."""
     if torch_products.is_one_launch(of.down):
         took("grouped_matmul", "torch")
         return torch_products
     if path_of(of.x) == "triton":
         return implementation("grouped_matmul", of.x)
-    if native_products.is_best_for(of.gate_up) and native_products.is_best_for(of.down):
+    matrices = (of.gate_up, of.down)
+    if all(native_products.is_best_for_experts(each, of.dispatch.ends, training=training) for each in matrices):
         return implementation("grouped_matmul", of.x)
     took("grouped_matmul", "loop")
     return None

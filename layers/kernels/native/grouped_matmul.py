@@ -1,8 +1,11 @@
-"""Products of rows sorted by expert with their experts' bfloat16 matrices, in C++, for processors without bf16 units.
+"""Products of rows sorted by expert with their experts' matrices, in C++.
 
-There torch's libraries widen whole matrices first, or reorder them for a single product, which takes longer than
-reading them. These kernels read each matrix once and widen it in registers; sums are of fp32. On a processor that
-multiplies bf16 numbers itself, torch's libraries do more in a cycle than these kernels could.
+Of bf16, on processors without bf16 units: there torch's libraries widen whole matrices first, or reorder them for a
+single product, which takes longer than reading them. These kernels read each matrix once and widen it in registers;
+sums are of fp32. On a processor that multiplies bf16 numbers itself, torch's libraries do more in a cycle than these
+kernels could.
+
+Of fp32, for experts of few rows: torch has a product for each, and the way to one takes longer than it does.
 
 Shapes and meaning: ``layers.kernels.torch.grouped_matmul``. One matrix is a group of its own.
 
@@ -22,7 +25,9 @@ from membench.layers.kernels.checks import check_integers, check_shape
 from membench.layers.kernels.native.calls import ELEMENTS, call, check_rows, pointer, threads
 from membench.layers.kernels.pages import asked_for_huge_pages
 from membench.layers.kernels.paths import path_of
+from membench.layers.kernels.vendor import mkl_is_at_its_best
 
+_MOST_ROWS = {False: 32, True: 64}  # of an fp32 expert: of more, torch's products are the faster ones; when training
 _UNITS = {"avx512_bf16", "amx_bf16"}  # instructions that multiply bf16 numbers, as Linux names them
 
 
@@ -31,6 +36,26 @@ def is_best_for(weight: Tensor) -> bool:
     if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not _lacks_bf16_units():
         return False
     return weight.numel() > 0 and (weight.is_contiguous() or weight.mT.is_contiguous()) and path_of(weight) == "native"
+
+
+def is_best_for_experts(weight: Tensor, ends: Tensor, *, training: bool) -> bool:
+    """The same of experts' matrices (E, n, m), and in fp32 of so few rows that the ways to them take long.
+
+    Args:
+        ends: (E,) where each expert's rows end.
+        training: whether gradients follow, whose products are more and are written apart.
+    """
+    if weight.dtype != torch.float32:
+        return is_best_for(weight)
+    if weight.device.type != "cpu" or mkl_is_at_its_best() or _rows_beside_a_row(ends) > _MOST_ROWS[training]:
+        return False
+    return weight.numel() > 0 and (weight.is_contiguous() or weight.mT.is_contiguous()) and path_of(weight) == "native"
+
+
+def _rows_beside_a_row(ends: Tensor) -> float:
+    """How many rows an expert has, averaged over rows: those of one that is chosen often count most."""
+    counts = ends.diff(prepend=ends.new_zeros(1)).double()
+    return float(counts.square().sum() / counts.sum().clamp(min=1))
 
 
 @cache
@@ -51,7 +76,7 @@ def grouped_linear(
 ) -> Tensor:
     """(R, n) of x (R, m), or with ``token`` (R,) of x (B, m), and weight (E, n, m), which may be a transposed view.
 
-    x is fp32 or bf16. So is the result, by default like x; by a transposed view always bf16.
+    x and weight are fp32 or bf16. So is the result, by default like x; by a transposed view always like the weight.
 
     Raises:
         ValueError: shapes or dtypes do not fit, or another dtype is asked of a transposed view.
@@ -60,14 +85,16 @@ def grouped_linear(
     check_shape("weight", weight, (len(ends), None, None), "(E, n, m)")
     experts, n, m = weight.shape
     _check_rows_of("x", x, m)
+    _check_dtype("weight", weight)
     _check_groups(ends, len(x if token is None else token))
     transposed = not weight.is_contiguous()
-    if transposed and dtype not in (None, torch.bfloat16):
-        raise ValueError(f"products with a transposed view are torch.bfloat16, not {dtype}")
-    dtype = torch.bfloat16 if transposed else dtype or x.dtype
+    if transposed and dtype not in (None, weight.dtype):
+        raise ValueError(f"products with a transposed view are {weight.dtype}, not {dtype}")
+    dtype = weight.dtype if transposed else dtype or x.dtype
     x, token, ends = x.contiguous(), _checked(token, len(x)), ends.contiguous()
     result = torch.empty(len(x if token is None else token), n, dtype=dtype)
-    operands = (_element(x), *map(pointer, (x, token, weight, ends)), ctypes.c_int64(experts))
+    of_x, of_weight = (_element(x), *map(pointer, (x, token))), (_element(weight), pointer(weight))
+    operands = (*of_x, *of_weight, pointer(ends), ctypes.c_int64(experts))
     if transposed:
         call("grouped_product", *operands, *map(ctypes.c_int64, (m, n)), pointer(result), threads())
     else:
@@ -82,7 +109,7 @@ def grouped_linear_gradients(
     y_token: Tensor | None = None,
     x_token: Tensor | None = None,
 ) -> Tensor:
-    """(E, n, m), bf16: each element is summed over its expert's rows and written once.
+    """(E, n, m), of x's dtype: each element is summed over its expert's rows and written once.
 
     Raises:
         ValueError: shapes or dtypes do not fit.
@@ -95,13 +122,14 @@ def grouped_linear_gradients(
     y_token, x_token = _checked(y_token, len(y_gradient)), _checked(x_token, len(x))
     y_gradient, x, ends = y_gradient.contiguous(), x.contiguous(), ends.contiguous()
     sizes = len(ends), y_gradient.shape[1], x.shape[1]
-    gradient = asked_for_huge_pages(torch.empty(sizes, dtype=torch.bfloat16))
+    gradient = asked_for_huge_pages(torch.empty(sizes, dtype=x.dtype))
     call(
         "grouped_gradients",
         *(_element(y_gradient), *map(pointer, (y_gradient, y_token))),
         *(_element(x), *map(pointer, (x, x_token))),
         pointer(ends),
         *map(ctypes.c_int64, sizes),
+        _element(gradient),
         pointer(gradient),
         threads(),
     )
@@ -124,6 +152,10 @@ def _one_group(x: Tensor) -> Tensor:
 
 def _check_rows_of(name: str, tensor: Tensor, width: int | None) -> None:
     check_shape(name, tensor, (None, width), "(rows, width)")
+    _check_dtype(name, tensor)
+
+
+def _check_dtype(name: str, tensor: Tensor) -> None:
     if tensor.dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"{name} should be torch.float32 or torch.bfloat16, not {tensor.dtype}")
 
