@@ -20,6 +20,7 @@ namespace {
 // `scaled_sums` and `outer`.
 constexpr int DOT_ROWS = REGISTERS == 32 ? 8 : 4, DOT_NEURONS = REGISTERS == 32 ? 3 : 2;
 constexpr int SUM_ROWS = REGISTERS == 32 ? 12 : 5;
+constexpr std::make_integer_sequence<int, SUM_ROWS> EVERY_SUM;
 
 constexpr int64_t DOT_COLUMNS = 1024;    // so many columns of DOT_ROWS rows stay in the first-level cache
 constexpr int64_t MATRIX_ROWS = 64;      // of a matrix that stay in the second-level cache until all rows have used them
@@ -251,9 +252,10 @@ void grouped_linear(const Source& source, const Groups& groups, const void* weig
                         float* sum = sums.data() + (tile.first - first_row) * MATRIX_ROWS + neuron;
                         const Element* there = matrix + neuron * m + block * BLOCK;
                         const int64_t number = at - tiling.starts[group];
-                        const Ahead<Element> ahead = block + step < full
-                                                ? Ahead<Element>::part(there + step * BLOCK, BLOCK, std::min(step, full - block - step), number, tiles)
-                                                : Ahead<Element>{there + DOT_NEURONS * m, number ? 0 : whole};
+                        const int64_t later = std::min(step, full - block - step);
+                        const Ahead<Element> ahead =
+                            later > 0 ? Ahead<Element>::part(there + step * BLOCK, BLOCK, later, number, tiles)
+                                      : Ahead<Element>{there + DOT_NEURONS * m, number ? 0 : whole};
                         if (rows > 1) way(here, there, m, whole, ahead, sum, MATRIX_ROWS);
                         if (!ends) continue;
                         std::memset(last, 0, sizeof last);
@@ -372,7 +374,7 @@ void grouped_product(const Source& source, const Groups& groups, const void* wei
                 }
                 for (int64_t at = tiling.starts[group]; at < tiling.starts[group + 1]; ++at) {
                     const Tile tile = tiling.tiles[at];
-                    const ScaledSums<Element> way = scaled_sums_of<Element>(tile.count, std::make_integer_sequence<int, SUM_ROWS>{});
+                    const ScaledSums<Element> way = scaled_sums_of<Element>(tile.count, EVERY_SUM);
                     const float* here = x.get() + tile.first * n + k * tile.count;
                     float* sum = sums.data() + (tile.first - first_row) * pitch;
                     for (int64_t column = 0; column < columns; column += BLOCK) {
@@ -381,8 +383,8 @@ void grouped_product(const Source& source, const Groups& groups, const void* wei
                             continue;
                         }
                         const Element* there = matrix + k * m + column;
-                        const Ahead<Element> ahead = Ahead<Element>::part(there + step * m, m, std::clamp<int64_t>(n - k - step, 0, step),
-                                                        at - tiling.starts[group], tiles);
+                        const int64_t later = std::clamp<int64_t>(n - k - step, 0, step);
+                        const auto ahead = Ahead<Element>::part(there + step * m, m, later, at - tiling.starts[group], tiles);
                         way(here, there, m, count, ahead, sum + column, pitch);
                     }
                 }
@@ -447,7 +449,7 @@ void grouped_gradients(const Source& y, const Source& x, const Groups& groups, v
             for (int64_t from = 0; from < blocks; from += step)
                 for (int64_t neuron = 0; neuron < neurons; neuron += SUM_ROWS) {
                     const int64_t count = std::min<int64_t>(SUM_ROWS, neurons - neuron);
-                    const Outer<Element> way = outer_of<Element>(count, std::make_integer_sequence<int, SUM_ROWS>{});
+                    const Outer<Element> way = outer_of<Element>(count, EVERY_SUM);
                     Element* gradient = out + (group * n + first + neuron) * m;
                     for (int64_t block = from; block < std::min(blocks, from + step); ++block)
                         way(factors.data() + neuron * rows, here + block * rows * BLOCK, rows, gradient + block * BLOCK, m,

@@ -27,7 +27,7 @@ from membench.layers.kernels.pages import asked_for_huge_pages
 from membench.layers.kernels.paths import path_of
 from membench.layers.kernels.vendor import mkl_is_at_its_best
 
-_MOST_ROWS = {False: 32, True: 64}  # of an fp32 expert: of more, torch's products are the faster ones; when training
+_MOST_ROWS = {False: 32, True: 64}  # of an fp32 expert, by whether gradients follow: of more, torch is faster
 _UNITS = {"avx512_bf16", "amx_bf16"}  # instructions that multiply bf16 numbers, as Linux names them
 
 
