@@ -19,6 +19,7 @@ from torch import Tensor
 from membench.layers.checking.answer import output_faults
 from membench.layers.checking.references import reference_of
 from membench.layers.checking.sampled_reference import relative_rms
+from membench.layers.kernels.paths import untold
 from membench.layers.layer import Layer, Routing, Selection, has_gradient
 from membench.layers.spec import Spec
 
@@ -78,6 +79,7 @@ class Verification:
         return None
 
 
+@untold()
 def verify(
     layer: Layer,
     x: Tensor,
@@ -91,7 +93,7 @@ def verify(
     """Compare a layer, or an operator, with its float64 reference on a few tokens of x (B, …).
 
     ``call`` is another way to run the same layer (compiled, say). Gradients left on the layer
-    are dropped before and after.
+    are dropped before and after. ``paths.taken`` learns nothing of it.
     """
     generator = torch.Generator().manual_seed(seed)
     count = min(sampled_tokens, x.shape[0])

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from membench.case import Case
 from membench.errors import Unavailable, reason_of
-from membench.layers.kernels.paths import untold
 from membench.layers.layer import Layer
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import has_backward
@@ -213,6 +212,8 @@ class CaseMeasurement:
             WrongAnswer: what was timed has come to give another answer.
         """
         case, step, watch, checked = prepared.case, prepared.step, prepared.watch, prepared.checked
+        with self.layer.on_path():
+            what_ran = ran(self.clock.device)  # before memory is measured, in one round alone
         sizes: dict[str, int | None] = {}
         if memory:
             with watch.on("memory"):
@@ -229,8 +230,6 @@ class CaseMeasurement:
             self.preparation.check_again(case, prepared.implementation["chosen"], prepared.call)
         cost, source = self.preparation.cost(case, prepared.traffic)
         counted = {"source": source, **cost_json(cost), **self.preparation.sent(case, prepared.traffic)}
-        with self.layer.on_path():
-            what_ran = ran(self.clock.device)
         return {
             "implementation": prepared.implementation,
             "reference": reference_json(checked.verification, checked.of_updates, checked.bit_equal_to_round),
@@ -323,7 +322,7 @@ class CaseMeasurement:
         self.layer.zero_gradients()
         saved = 0
         if has_backward(case.mode):
-            with SavedForBackward(self.layer) as keeper, self.layer.on_path(), untold():
+            with SavedForBackward(self.layer) as keeper, self.layer.on_path():
                 y = self.layer(*first.leaves())
             saved = keeper.bytes
             del y

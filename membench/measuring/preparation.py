@@ -12,7 +12,6 @@ from membench.layers.checking.answer import find_fault, parameter_faults
 from membench.layers.checking.digest import Digest
 from membench.layers.checking.update_verification import update_errors
 from membench.layers.checking.verification import Verification, verify
-from membench.layers.kernels.paths import untold
 from membench.layers.layer import Layer
 from membench.layers.optim.layer_optimizer import LayerOptimizer
 from membench.layers.spec import Cost, Step, has_backward, sent_by_kind
@@ -165,16 +164,15 @@ class Preparation:
         digest = self._digest(case, name, call, when)
         if not self.layer.has_reference:
             return Checked(None, digest)
-        with untold():  # an earlier round's answer need not be compared: paths would be others by the round
-            found = verify(
-                self.layer,
-                inputs[0].x,
-                inputs[0].routing,
-                gradients=gradients,
-                sampled_tokens=sampled_inputs(self.layer.counted_as, case.tokens // case.sequences),
-                seed=case.seed,
-                call=call,
-            )
+        found = verify(
+            self.layer,
+            inputs[0].x,
+            inputs[0].routing,
+            gradients=gradients,
+            sampled_tokens=sampled_inputs(self.layer.counted_as, case.tokens // case.sequences),
+            seed=case.seed,
+            call=call,
+        )
         return Checked(_right(found, name, when), digest)
 
     def check_update(
