@@ -1,4 +1,4 @@
-"""Products with bf16 matrices in C++: every tile's width, awkward sizes, and where they are used."""
+"""Products with bf16 and fp32 matrices in C++: every tile's width, awkward sizes, and where they are used."""
 
 import pytest
 import torch
@@ -41,57 +41,38 @@ def groups(counts):
     return counts.cumsum(0).to(torch.int32), torch.repeat_interleave(torch.arange(len(counts)), counts)
 
 
+def is_right(found, expected, terms):
+    """Of bf16 to half a bit; of fp32 to what so many terms cost."""
+    if found.dtype == torch.bfloat16:
+        return relative_rms(found, expected) < HALF_A_BIT
+    return error_of_sums(found, expected, terms) < 1e-6
+
+
+@pytest.mark.parametrize("draw", [rounded, torch.randn], ids=["bf16", "fp32"])
 @pytest.mark.parametrize("n, m", SIZES)
 @pytest.mark.parametrize("counts", ROWS.values(), ids=ROWS)
-def test_products(counts, n, m, seed):
+def test_products(counts, n, m, draw, seed):
     torch.manual_seed(seed)
     ends, group = groups(counts)
     rows, tokens = len(group), 7
     token = torch.randint(tokens, (rows,))
-    x, y, weight = rounded(tokens, m), rounded(rows, n), rounded(len(counts), n, m)
+    x, y, weight = draw(tokens, m), draw(rows, n), draw(len(counts), n, m)
+    own, other = x.dtype, torch.float32 if x.dtype == torch.bfloat16 else torch.bfloat16
     of_row = weight.double()[group]
-    expected = torch.einsum("rm,rnm->rn", x.double()[token], of_row)
     with poisoned_memory():
-        narrow = native.grouped_linear(x, weight, ends, token)
-        wide = native.grouped_linear(x.float()[token], weight, ends)
+        linear = native.grouped_linear(x, weight, ends, token)
+        of_other = native.grouped_linear(x.to(other)[token], weight, ends)
         back = native.grouped_linear(y, weight.mT, ends)
         gradient = native.grouped_linear_gradients(y, x, ends, x_token=token)
-    assert (narrow.dtype, wide.dtype, back.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
+    assert (linear.dtype, of_other.dtype, back.dtype, gradient.dtype) == (own, other, own, own)
     if rows:
-        assert relative_rms(narrow, expected) < HALF_A_BIT
-        assert error_of_sums(wide, expected, m) < 1e-6
-        assert relative_rms(back, torch.einsum("rn,rnm->rm", y.double(), of_row)) < HALF_A_BIT
+        for found, given in ((linear, x), (of_other, x.to(other))):
+            assert is_right(found, torch.einsum("rm,rnm->rn", given.double()[token], of_row), m)
+        assert is_right(back, torch.einsum("rn,rnm->rm", y.double(), of_row), n)
     of_group = torch.zeros(len(counts), n, m, dtype=torch.float64)
     of_group.index_add_(0, group, y.double()[:, :, None] * x.double()[token][:, None])
     assert not gradient[[count == 0 for count in counts]].any()
-    assert not rows or relative_rms(gradient, of_group) < HALF_A_BIT
-
-
-@pytest.mark.parametrize("n, m", SIZES)
-@pytest.mark.parametrize("counts", ROWS.values(), ids=ROWS)
-def test_products_of_fp32(counts, n, m, seed):
-    torch.manual_seed(seed)
-    ends, group = groups(counts)
-    rows, tokens = len(group), 7
-    token = torch.randint(tokens, (rows,))
-    x, y, weight = torch.randn(tokens, m), torch.randn(rows, n), torch.randn(len(counts), n, m)
-    of_row = weight.double()[group]
-    with poisoned_memory():
-        found = native.grouped_linear(x, weight, ends, token)
-        narrow = native.grouped_linear(x.bfloat16()[token], weight, ends)
-        back = native.grouped_linear(y, weight.mT, ends)
-        gradient = native.grouped_linear_gradients(y, x, ends, x_token=token)
-    assert (found.dtype, narrow.dtype, back.dtype) == (torch.float32, torch.bfloat16, torch.float32)
-    assert gradient.dtype == torch.float32
-    if rows:
-        assert error_of_sums(found, torch.einsum("rm,rnm->rn", x.double()[token], of_row), m) < 1e-6
-        given = x.bfloat16().double()[token]
-        assert relative_rms(narrow, torch.einsum("rm,rnm->rn", given, of_row)) < HALF_A_BIT
-        assert error_of_sums(back, torch.einsum("rn,rnm->rm", y.double(), of_row), n) < 1e-6
-    of_group = torch.zeros(len(counts), n, m, dtype=torch.float64)
-    of_group.index_add_(0, group, y.double()[:, :, None] * x.double()[token][:, None])
-    assert not gradient[[count == 0 for count in counts]].any()
-    assert not rows or error_of_sums(gradient, of_group, max(counts)) < 1e-6
+    assert not rows or is_right(gradient, of_group, max(counts))
 
 
 @pytest.mark.parametrize("draw", [rounded, torch.randn], ids=["bf16", "fp32"])
@@ -155,7 +136,7 @@ def test_which_experts_they_multiply(monkeypatch, without_units, by_mkl, trainin
     monkeypatch.setattr(native, "mkl_is_at_its_best", lambda: by_mkl)
 
     def is_best(weight, counts):
-        return native.is_best_for_experts(weight, groups(counts)[0], training=training)
+        return native.is_best_for_experts(weight, weight.mT, groups(counts)[0], training=training)
 
     weight, most = torch.randn(2, 3, 4), native._MOST_ROWS[training]
     assert is_best(rounded(2, 3, 4), [900, 900]) == without_units

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from benchmarks.documents.labels import in_order, short_labels, stretches
 from benchmarks.standings import Point, Standing, points_of
 from membench.json_values import number
+from membench.results.following import own_key
 from membench.results.ranking import own_sizes, step_name
 from membench.results.records import ResultFile
 from membench.tables.numbers import percent, short
@@ -117,8 +118,7 @@ def _growth(points: Sequence[Point], labels: Sequence[str]) -> Iterator[str]:
             if each.arm != each.record.case.arm:
                 arms[each.record.case.arm].append(each)
         for arm, sizes in arms.items():
-            prefix = f"arms.{arm}."
-            keys = [key for key in sizes[0].record.point if key.startswith(prefix)]
+            keys = [key for key in sizes[0].record.point if own_key(arm, key) is not None]
             if len(keys) != 1 or len({swept_value(each, keys[0]) for each in sizes}) < 2:
                 continue
             ordered = sorted(sizes, key=lambda each: swept_value(each, keys[0]))

@@ -129,8 +129,7 @@ def _grouped_products(of: Operands, *, training: bool) -> ModuleType | None:
         return torch_products
     if path_of(of.x) == "triton":
         return implementation("grouped_matmul", of.x)
-    matrices = (of.gate_up, of.down)
-    if all(native_products.is_best_for_experts(each, of.dispatch.ends, training=training) for each in matrices):
+    if native_products.is_best_for_experts(of.gate_up, of.down, of.dispatch.ends, training=training):
         return implementation("grouped_matmul", of.x)
     took("grouped_matmul", "loop")
     return None

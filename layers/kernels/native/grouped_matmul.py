@@ -33,23 +33,27 @@ _UNITS = {"avx512_bf16", "amx_bf16"}  # instructions that multiply bf16 numbers,
 
 def is_best_for(weight: Tensor) -> bool:
     """Whether these kernels multiply by matrices (…, n, m), or transposed views of such, faster than torch does."""
-    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not _lacks_bf16_units():
-        return False
-    return weight.numel() > 0 and (weight.is_contiguous() or weight.mT.is_contiguous()) and path_of(weight) == "native"
+    return weight.dtype == torch.bfloat16 and _can_multiply(weight) and _lacks_bf16_units()
 
 
-def is_best_for_experts(weight: Tensor, ends: Tensor, *, training: bool) -> bool:
+def is_best_for_experts(gate_up: Tensor, down: Tensor, ends: Tensor, *, training: bool) -> bool:
     """The same of experts' matrices (E, n, m), and in fp32 of so few rows that the ways to them take long.
 
     Args:
         ends: (E,) where each expert's rows end.
         training: whether gradients follow, whose products are more and are written apart.
     """
-    if weight.dtype != torch.float32:
-        return is_best_for(weight)
-    if weight.device.type != "cpu" or mkl_is_at_its_best() or _rows_beside_a_row(ends) > _MOST_ROWS[training]:
+    if not gate_up.dtype == down.dtype == torch.float32:
+        return is_best_for(gate_up) and is_best_for(down)
+    if mkl_is_at_its_best() or not (_can_multiply(gate_up) and _can_multiply(down)):
         return False
-    return weight.numel() > 0 and (weight.is_contiguous() or weight.mT.is_contiguous()) and path_of(weight) == "native"
+    return _rows_beside_a_row(ends) <= _MOST_ROWS[training]
+
+
+def _can_multiply(weight: Tensor) -> bool:
+    if weight.device.type != "cpu" or not weight.numel():
+        return False
+    return (weight.is_contiguous() or weight.mT.is_contiguous()) and path_of(weight) == "native"
 
 
 def _rows_beside_a_row(ends: Tensor) -> float:
