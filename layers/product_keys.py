@@ -15,13 +15,12 @@ from torch.nn import functional
 
 from membench.layers.initialize import Place, fill_normal_
 from membench.layers.kernels.few_tokens import can_step
-from membench.layers.kernels.key_scores import key_scores
+from membench.layers.kernels.key_scores import key_scores, normalized_queries
 from membench.layers.kernels.lookups import index_dtype
 from membench.layers.kernels.matmul import linear, project
 from membench.layers.kernels.precision import as_given
 from membench.layers.kernels.retrieval import retrieve
 from membench.layers.kernels.retrieval_step import MOST_TOKENS, Retrieving
-from membench.layers.kernels.rms_norm import rms_norm_scaled_twice
 from membench.layers.kernels.stages import stage
 from membench.layers.layer import Held, Layer, Routing, Selection, Touched, torch_dtype
 from membench.layers.parallel.exchange import Exchange, TableCall
@@ -74,7 +73,10 @@ class RetrievalLayer(Layer):
             return key_scores(halves, self.keys, normalized=spec.qk_norm, eps=EPS)
 
     def _query_halves(self, x: Tensor) -> Tensor:
-        """(B, H, 2, c), normalised in fp32 where the spec says so, else as projected where keys are so too."""
+        """(B, H, 2, c), normalised in fp32 where the spec says so, else as projected where keys are so too.
+
+        Or in parts, as of ``normalized_queries``.
+        """
         return self._halves_of(project(x, self.query), x)
 
     def _halves_of(self, projected: Tensor, x: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ class RetrievalLayer(Layer):
             return self._normalized(queries)
 
     def _normalized(self, queries: Tensor) -> Tensor:
-        """(B, H, 2, c) fp32 of queries (B, H, dk)."""
+        """(B, H, 2, c) fp32 of queries (B, H, dk); or in parts, as of ``normalized_queries``."""
         spec = self.spec
         if spec.query_norm:
             weight, bias = self.query_norm_weight.float(), self.query_norm_bias.float()
@@ -97,7 +99,7 @@ class RetrievalLayer(Layer):
             return halves.float()
         # (q∘s)·(k∘t) = (q∘s∘t)·k: both scales go to the queries, of which there are fewer.
         scales = self.query_scale.view(2, -1), self.key_scale.view(2, -1)
-        return rms_norm_scaled_twice(halves.reshape(-1, halves.shape[-1]), *scales, EPS).view(halves.shape)
+        return normalized_queries(halves, *scales, self.keys, eps=EPS)
 
     def select(self, x: Tensor) -> Selection:
         """The best k rows of every head, best first, with the softmax of their scores."""

@@ -322,9 +322,11 @@ def norms(rng: random.Random) -> None:
     assert_close(of_scale, expected[1], sizes, rows + columns, "gradient of the scale")
 
     other = torch.randn(scales, columns).to(DEVICE, dtype)
-    twice = rms_norm.rms_norm_scaled_twice(x, scale, other, eps)
     wanted = (normed * other.double().repeat(rows // scales, 1)).detach()
+    twice, in_parts = (rms_norm.rms_norm_scaled_twice(x, scale, other, eps, each) for each in (False, True))
     assert_close(twice, wanted, wanted.abs(), columns, "normed by two scales")
+    of_parts = in_parts.double().view(rows, 3, columns).sum(1).float()  # 2^-21 is what three that are cut off leave
+    assert_close(of_parts, wanted, wanted.abs(), columns + 4, "normed in parts")
     _, first, second = rms_norm.rms_norm_scaled_twice_backward(x, scale, other, upstream, eps)
     for found, by in ((first, other.double()), (second, scale.double())):
         assert_close(found, expected[1] * by, sizes * by.abs(), rows + columns, "gradient of two scales")

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from layers.checking.verification import relative_rms
 from layers.kernels import paths
-from layers.kernels.rms_norm import across_rows, inverse_rms, rms_norm, rms_norm_scaled_twice
+from layers.kernels.rms_norm import across_rows, inverse_rms, rms_norm, rms_norm_in_parts, rms_norm_scaled_twice
 from layers.kernels.triton import rms_norm as kernels
 from layers.kernels.triton.three_parts import three_parts
 
@@ -92,6 +92,31 @@ def test_norms_by_two_scales(dtype, rows, columns, scales, monkeypatch, seed):
         assert relative_rms(given, wanted) < (10 if given.shape != x.shape else 1) * TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("rows, columns, scales", [(1, 1, 1), (3, 67, 1), (34, 5, 2), (300, 40, 2), (4, 1100, 2)])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_norms_in_parts_are_the_parts_of_norms(dtype, rows, columns, scales, seed):
+    torch.manual_seed(seed)
+    x = torch.randn(rows, columns).to(DEVICE, dtype)
+    both = [torch.randn(scales, columns).to(DEVICE, dtype) for _ in range(2)]
+    with poisoned_memory():
+        found = [rms_norm_in_parts(x, *both, 1e-3) for _ in range(2)]
+    assert torch.equal(*found) and found[0].shape == (rows, 3 * columns) and found[0].dtype == torch.bfloat16
+    added = sum(part.double() for part in found[0].chunk(3, dim=-1))
+    normed = rms_norm_scaled_twice(x, *both, 1e-3)
+    torch.testing.assert_close(added, normed.double(), rtol=2.0**-21, atol=0)  # the interpreter cuts off
+    if DEVICE == "cpu":  # a GPU may round a product and what is taken from it at once
+        assert torch.equal(found[0], three_parts(normed))
+
+
+def test_norms_in_parts_are_none_where_a_gradient_is_asked_for_or_several_passes_make_them():
+    x, scale = torch.randn(3, 8, device=DEVICE), torch.ones(1, 8, device=DEVICE)
+    assert rms_norm_in_parts(x.clone().requires_grad_(), scale, scale, 1e-3) is None
+    assert rms_norm_in_parts(x, scale.clone().requires_grad_(), scale, 1e-3) is None
+    assert rms_norm_in_parts(x.double(), scale.double(), scale.double(), 1e-3) is None
+    with paths.forced("torch"):
+        assert rms_norm_in_parts(x, scale, scale, 1e-3) is None
+
+
 @pytest.mark.parametrize("rows, columns", [(1, 1), (3, 67), (1030, 24)])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_scales_of_keys_and_what_norms_take_of_their_gradients(dtype, rows, columns, seed):
@@ -115,7 +140,8 @@ def test_torch_finds_no_fault_with_the_operators():
     torch.library.opcheck(torch.ops.membench.inverse_rms.default, (x, 1e-3))
     torch.library.opcheck(torch.ops.membench.across_rows.default, (x, x, torch.rand(3, device=DEVICE)))
     scales = torch.rand(2, 8, device=DEVICE).unbind()
-    torch.library.opcheck(torch.ops.membench.rms_norm_scaled_twice.default, (x, *scales, 1e-3))
+    for in_parts in (False, True):
+        torch.library.opcheck(torch.ops.membench.rms_norm_scaled_twice.default, (x, *scales, 1e-3, in_parts))
     torch.library.opcheck(torch.ops.membench.rms_norm_scaled_twice_backward.default, (x, *scales, x, 1e-3))
 
 

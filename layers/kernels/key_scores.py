@@ -33,10 +33,24 @@ from membench.layers.kernels.uncompiled import custom_op
 _CACHED_ELEMENTS = 2**19
 
 
+def normalized_queries(halves: Tensor, scale: Tensor, other: Tensor, keys: Tensor, *, eps: float) -> Tensor:
+    """(B, H, 2, c) fp32 of halves (B, H, 2, c): each over its root mean square, times scale∘other (2, c).
+
+    Where bf16 products alone multiply them by such keys, and nothing else needs them: (B, H, 2, 3c), their three parts,
+    which would be written and read once more.
+    """
+    rows = halves.reshape(-1, halves.shape[-1])
+    parts = norms.rms_norm_in_parts(rows, scale, other, eps) if wide_products.can_multiply(keys) else None
+    if parts is not None:
+        return parts.view(*halves.shape[:3], -1)
+    return norms.rms_norm_scaled_twice(rows, scale, other, eps).view(halves.shape)
+
+
 def key_scores(queries: Tensor, keys: Tensor, *, normalized: bool, eps: float) -> Tensor:
     """(H, 2, B, n) fp32 scores of queries (B, H, 2, c), fp32 or like keys, and keys (H, 2, n, c). Differentiable.
 
     Args:
+        queries: or in parts, as of ``normalized_queries``.
         normalized: divide each sub-key by its root mean square, sqrt(mean k² + eps).
 
     Raises:
@@ -83,7 +97,7 @@ def _key_scores(queries: Tensor, keys: Tensor, normalized: bool, eps: float) -> 
     (heads, _, count, columns), tokens = keys.shape, queries.shape[0]
     fp32: dict[str, Any] = {"dtype": torch.float32, "device": keys.device}
     inverse_rms = torch.empty((heads, 2, 1, count) if normalized else 0, **fp32)
-    of_half = queries.reshape(tokens, 2 * heads, columns).transpose(0, 1)
+    of_half = queries.reshape(tokens, 2 * heads, queries.shape[-1]).transpose(0, 1)
     halves = keys.view(2 * heads, count, columns)
     by_native = not by_matrix_units and halves.is_contiguous() and native.is_best_for(halves)
     if by_native:

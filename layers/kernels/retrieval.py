@@ -39,6 +39,7 @@ def retrieve(
     """The best k rows of every head for queries (B, H, 2, c), fp32 or like keys, and keys (H, 2, n, c).
 
     Args:
+        queries: or in parts, as of ``normalized_queries``, where no gradient is asked for.
         sparse_backward: only the chosen keys are read for a gradient, unless this device reads all of them sooner.
 
     Returns:

@@ -51,12 +51,27 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
 
 def rms_norm_scaled_twice(x: Tensor, scale: Tensor, other: Tensor, eps: float) -> Tensor:
     """(R, d) in fp32 at least: as ``rms_norm``, with scale∘other (G, d), which Triton multiplies as it reads them."""
-    by_triton = not torch.compiler.is_compiling() and have_kernel(x) and path_of(x) == "triton"
-    if not by_triton or not {scale.dtype, other.dtype} <= ELEMENTS.keys():
+    if not _scales_twice(x, scale, other):
         return rms_norm(x, at_least_fp32(scale) * at_least_fp32(other), eps)
     if wants_gradient(x, scale, other):
         return _RmsNormScaledTwice.apply(x, scale, other, eps)
-    return _rms_norm_scaled_twice(x, scale, other, eps)
+    return _rms_norm_scaled_twice(x, scale, other, eps, False)
+
+
+def rms_norm_in_parts(x: Tensor, scale: Tensor, other: Tensor, eps: float) -> Tensor | None:
+    """(R, 3d) bf16: the three parts of ``rms_norm_scaled_twice``, written in its pass where a GPU makes it.
+
+    None where several passes make it, and where it needs a gradient.
+    """
+    if wants_gradient(x, scale, other) or not _scales_twice(x, scale, other):
+        return None
+    return _rms_norm_scaled_twice(x, scale, other, eps, True)
+
+
+def _scales_twice(x: Tensor, scale: Tensor, other: Tensor) -> bool:
+    """Whether one pass of Triton norms and multiplies by both."""
+    by_triton = not torch.compiler.is_compiling() and have_kernel(x) and path_of(x) == "triton"
+    return by_triton and {scale.dtype, other.dtype} <= ELEMENTS.keys()
 
 
 def _by_kernels(x: Tensor, scale: Tensor) -> bool:
@@ -120,7 +135,7 @@ class _RmsNormScaledTwice(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor, other: Tensor, eps: float) -> Tensor:
         ctx.eps = eps
         ctx.save_for_backward(x, scale, other)
-        return _rms_norm_scaled_twice(x, scale, other, eps)
+        return _rms_norm_scaled_twice(x, scale, other, eps, False)
 
     @staticmethod
     @once_differentiable
@@ -141,8 +156,8 @@ _rms_norm_backward = plain_operator(
 
 
 _rms_norm_scaled_twice = plain_operator(
-    "rms_norm_scaled_twice(Tensor x, Tensor scale, Tensor other, float eps) -> Tensor",
-    lambda x, scale, other, eps: part_of_another("rms_norm", x).rms_norm_scaled_twice(x, scale, other, eps),
+    "rms_norm_scaled_twice(Tensor x, Tensor scale, Tensor other, float eps, bool in_parts) -> Tensor",
+    lambda x, *given: part_of_another("rms_norm", x).rms_norm_scaled_twice(x, *given),
     on=("CPU", "CUDA"),
 )
 _rms_norm_scaled_twice_backward = plain_operator(
@@ -176,8 +191,10 @@ def _(x: Tensor, scale: Tensor, gradient: Tensor, eps: float) -> tuple[Tensor, T
 
 
 @torch.library.register_fake("membench::rms_norm_scaled_twice")
-def _(x: Tensor, scale: Tensor, other: Tensor, eps: float) -> Tensor:
+def _(x: Tensor, scale: Tensor, other: Tensor, eps: float, in_parts: bool) -> Tensor:
     del scale, other, eps
+    if in_parts:
+        return x.new_empty((x.shape[0], 3 * x.shape[1]), dtype=torch.bfloat16)
     return torch.empty_like(x, dtype=torch.float32)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from membench.layers.kernels.triton.blocks import gathered, scatter
 from membench.layers.kernels.triton.launch import launch
+from membench.layers.kernels.triton.three_parts import scatter_parts
 
 _HELD = 2048  # numbers of a program at once
 _SHARE = 32  # rows of one scale whose gradients a program adds up
@@ -27,17 +28,20 @@ _ADDED, _TOGETHER = 256, 16  # parts at once, and columns of a program: so few t
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     """(R, d), of the scale's dtype."""
-    return _forward(x.contiguous(), scale.contiguous(), None, eps, scale.dtype)
+    x = x.contiguous()
+    return _into(torch.empty_like(x, dtype=scale.dtype), x, scale.contiguous(), None, eps, in_parts=False)
 
 
-def rms_norm_scaled_twice(x: Tensor, scale: Tensor, other: Tensor, eps: float) -> Tensor:
-    """(R, d), fp32."""
-    return _forward(x.contiguous(), scale.contiguous(), other.contiguous(), eps, torch.float32)
+def rms_norm_scaled_twice(x: Tensor, scale: Tensor, other: Tensor, eps: float, in_parts: bool) -> Tensor:
+    """(R, d), fp32; or its three parts (R, 3d), bf16."""
+    x, columns = x.contiguous(), x.shape[1]
+    dtype = torch.bfloat16 if in_parts else torch.float32
+    normed = torch.empty(len(x), 3 * columns if in_parts else columns, dtype=dtype, device=x.device)
+    return _into(normed, x, scale.contiguous(), other.contiguous(), eps, in_parts=in_parts)
 
 
-def _forward(x: Tensor, scale: Tensor, other: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
-    normed = torch.empty_like(x, dtype=dtype)
-    constants = _constants(x, scale, eps)
+def _into(normed: Tensor, x: Tensor, scale: Tensor, other: Tensor | None, eps: float, *, in_parts: bool) -> Tensor:
+    constants = {"IN_PARTS": in_parts, **_constants(x, scale, eps)}
     programs = (triton.cdiv(len(x), constants["ROWS"]),)
     launch(x, _rms_norm, programs, x, scale, other, normed, count=len(x), **constants)
     return normed
@@ -160,6 +164,7 @@ def _rms_norm(
     other: tl.tensor,
     normed: tl.tensor,
     count: tl.tensor,
+    IN_PARTS: tl.constexpr,
     EPS: tl.constexpr,
     SCALES: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -173,7 +178,11 @@ def _rms_norm(
     scales = gathered(scale, row % SCALES, here, column, COLUMNS, COLUMNS)
     if other is not None:
         scales *= gathered(other, row % SCALES, here, column, COLUMNS, COLUMNS)
-    scatter(normed, values * factor[:, None] * scales, row, here, column, COLUMNS, COLUMNS)
+    found = values * factor[:, None] * scales
+    if IN_PARTS:
+        scatter_parts(normed, found, row, here, column, COLUMNS)
+    else:
+        scatter(normed, found, row, here, column, COLUMNS, COLUMNS)
 
 
 @triton.jit(do_not_specialize=["count"])

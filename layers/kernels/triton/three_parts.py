@@ -47,7 +47,19 @@ def _three_parts(
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * TILE + tl.arange(0, TILE)
     here = row < count
     first = (row // each).to(tl.int64) * matrix_stride + (row % each).to(tl.int64) * row_stride
-    value = gathered(x, first, here, column, COLUMNS, 1)
+    scatter_parts(parts, gathered(x, first, here, column, COLUMNS, 1), row, here, column, COLUMNS)
+
+
+@triton.jit
+def scatter_parts(
+    parts: tl.tensor,
+    value: tl.tensor,
+    row: tl.tensor,
+    here: tl.tensor,
+    column: tl.tensor,
+    COLUMNS: tl.constexpr,
+) -> None:
+    """Writes a block of (R, c) fp32 as blocks of its parts (R, 3c)."""
     high = value.to(tl.bfloat16).to(tl.float32)
     rest = tl.where(tl.abs(high) < float("inf"), value - high, 0.0)  # of a NaN nothing is less
     middle = rest.to(tl.bfloat16).to(tl.float32)

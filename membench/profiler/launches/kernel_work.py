@@ -168,7 +168,7 @@ def _activate_backward(of: SimpleNamespace, distinct: Distinct) -> Work:
 
 
 def _rms_norm(of: SimpleNamespace, distinct: Distinct) -> Work:
-    """(R, d) is read and written."""
+    """(R, d) is read; it or its three parts are written."""
     del distinct
     return Work(_bytes(of.x, of.scale, of.other, of.normed))
 

@@ -133,7 +133,8 @@ def _of_norms(columns: int) -> Iterator[Calls]:
     x, scale = torch.zeros(_TOKENS, columns, dtype=torch.bfloat16), torch.ones(columns, dtype=torch.bfloat16)
     yield Calls("norm", columns, lambda: rms_norm.rms_norm(x, scale, 1e-5))
     yield Calls("norm's gradients", columns, lambda: rms_norm.rms_norm_backward(x, scale, x, 1e-5))
-    yield Calls("norm by two scales", columns, lambda: rms_norm.rms_norm_scaled_twice(x, scale, scale, 1e-5))
+    yield Calls("norm by two scales", columns, lambda: rms_norm.rms_norm_scaled_twice(x, scale, scale, 1e-5, False))
+    yield Calls("norm in parts", columns, lambda: rms_norm.rms_norm_scaled_twice(x, scale, scale, 1e-5, True))
     yield Calls(
         "gradients of two scales",
         columns,
