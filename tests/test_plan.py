@@ -10,7 +10,8 @@ from timing import once_in, processes_take_less_than
 from layers.spec import DenseSpec, MemorySpec, Step
 from membench.machine.datasheet import parse_hardware
 from membench.planning.plan import Plan
-from membench.planning.planner import make_plan, predicted_ms
+from membench.planning.planner import make_plan
+from membench.planning.roofline import predicted_ms
 from membench.scenario.scenario import list_scenarios, load_scenario, parse_scenario
 
 TEXT = """
