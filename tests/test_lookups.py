@@ -7,8 +7,29 @@ from layers.kernels.lookups import Lookups, Runs, find_runs, index_dtype
 from layers.kernels.torch.lookups import _padded
 from layers.kernels.torch.lookups import find_runs as plain_find_runs
 
-# what a radix sort of 11-bit digits and one of whole bytes may get wrong lies about powers of two
-NUM_ROWS = [1, 2, 3, 127, 128, 129, 2047, 2048, 2049, 2**15, 2**22, 2**22 + 1, 2**31, 2**32, 2**32 + 1, 2**40]
+# what a radix sort of 11-bit digits and one of whole bytes may get wrong lies about powers of two; of up to 3108 rows,
+# four for each of 777 lookups, those are counted
+NUM_ROWS = [
+    1,
+    2,
+    3,
+    127,
+    128,
+    129,
+    2047,
+    2048,
+    2049,
+    3107,
+    3108,
+    3109,
+    2**15,
+    2**22,
+    2**22 + 1,
+    2**31,
+    2**32,
+    2**32 + 1,
+    2**40,
+]
 
 
 def runs_by_definition(rows):
@@ -47,6 +68,17 @@ def test_runs_of_any_number_of_rows(num_rows, spread, path, seed):
 def test_few_lookups(lookups, dtype, path):
     rows = torch.full((lookups,), 6, dtype=dtype)
     assert_runs(find_runs(rows, 7), rows)
+
+
+@pytest.mark.parametrize("num_rows", [300, 2**16, 2**16 + 1])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_rows_that_are_all_read(num_rows, dtype, path, seed):
+    torch.manual_seed(seed)
+    rows = torch.randperm(num_rows).to(dtype)
+    runs = find_runs(rows, num_rows)
+    assert torch.equal(runs.rows, torch.arange(num_rows, dtype=dtype))
+    assert torch.equal(runs.starts, torch.arange(num_rows + 1, dtype=torch.int32))
+    assert torch.equal(runs.order, rows.argsort().int())
 
 
 def test_rows_need_not_lie_side_by_side(path, seed):

@@ -1,4 +1,5 @@
-// Lookups sorted by row, by a radix sort over only the bits that row numbers have.
+// Lookups sorted by row: by counting those of each row where the counts stay in a core's cache, else by a radix sort over
+// only the bits that row numbers have.
 
 #include <algorithm>
 #include <cstddef>
@@ -9,19 +10,32 @@
 namespace {
 
 constexpr int DIGIT_BITS = 11;
+constexpr int64_t COUNTED_ROWS = 1 << 16;   // whose counts stay in a second-level cache
+constexpr int64_t ROWS_OF_A_LOOKUP = 4;     // to look through the counts of more takes longer than to sort
 
 struct Entry {
     uint32_t row, lookup;
 };
 
-}  // namespace
+template <typename Row>
+int64_t counted_runs(const Row* rows, int64_t count, int64_t num_rows, Row* distinct, int32_t* starts, int32_t* order) {
+    std::vector<int32_t> place(num_rows);
+    for (int64_t i = 0; i < count; ++i) ++place[rows[i]];
+    int64_t runs = 0;
+    int32_t sum = 0;
+    for (int64_t row = 0; row < num_rows; ++row) {  // what a row that nobody reads writes, the next one overwrites
+        distinct[runs] = Row(row);
+        starts[runs] = sum;
+        runs += place[row] != 0;
+        sum += std::exchange(place[row], sum);
+    }
+    starts[runs] = sum;
+    for (int64_t i = 0; i < count; ++i) order[place[rows[i]]++] = int32_t(i);
+    return runs;
+}
 
-extern "C" {
-
-// order (count,), runs' rows (count,) and starts (count + 1,), of which the first U (+ 1) are written; returns U.
-// Stable: the lookups of one row stay in order. Rows are below 2^32, of `bits` bits.
-int64_t membench_find_runs(const int64_t* rows, int64_t count, int bits, int64_t* distinct, int32_t* starts,
-                           int32_t* order) {
+template <typename Row>
+int64_t sorted_runs(const Row* rows, int64_t count, int bits, Row* distinct, int32_t* starts, int32_t* order) {
     std::vector<Entry> entries(count), other(count);
     for (int64_t i = 0; i < count; ++i) entries[i] = {uint32_t(rows[i]), uint32_t(i)};
     const int passes = (bits + DIGIT_BITS - 1) / DIGIT_BITS;
@@ -40,7 +54,7 @@ int64_t membench_find_runs(const int64_t* rows, int64_t count, int bits, int64_t
     int64_t runs = 0;
     for (int64_t i = 0; i < count; ++i) {
         if (i == 0 || entries[i].row != entries[i - 1].row) {
-            distinct[runs] = entries[i].row;
+            distinct[runs] = Row(entries[i].row);
             starts[runs++] = int32_t(i);
         }
         order[i] = int32_t(entries[i].lookup);
@@ -49,4 +63,23 @@ int64_t membench_find_runs(const int64_t* rows, int64_t count, int bits, int64_t
     return runs;
 }
 
-}  // extern "C"
+template <typename Row>
+int64_t runs_of(const void* rows_, int64_t count, int64_t num_rows, int bits, void* distinct_, int32_t* starts,
+                int32_t* order) {
+    const Row* rows = static_cast<const Row*>(rows_);
+    Row* distinct = static_cast<Row*>(distinct_);
+    if (num_rows <= std::min(COUNTED_ROWS, ROWS_OF_A_LOOKUP * count))
+        return counted_runs(rows, count, num_rows, distinct, starts, order);
+    return sorted_runs(rows, count, bits, distinct, starts, order);
+}
+
+}  // namespace
+
+// order (count,), runs' rows and starts (count + 1,), of which the first U (+ 1) count; returns U. Rows are of 32 bits, or
+// wide: of 64.
+// Stable: the lookups of one row stay in order. There are at most 2^32 rows, whose numbers have `bits` bits.
+extern "C" int64_t membench_find_runs(const void* rows, int wide, int64_t count, int64_t num_rows, int bits, void* distinct,
+                                      int32_t* starts, int32_t* order) {
+    return wide ? runs_of<int64_t>(rows, count, num_rows, bits, distinct, starts, order)
+                : runs_of<int32_t>(rows, count, num_rows, bits, distinct, starts, order);
+}

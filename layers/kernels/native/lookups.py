@@ -1,4 +1,4 @@
-"""Runs of equal rows, by a radix sort over only the bits that row numbers have."""
+"""Runs of equal rows, by counts of each row's lookups or by a radix sort over only the bits that row numbers have."""
 
 import ctypes
 
@@ -18,15 +18,17 @@ def find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     check_rows(rows, num_rows)
     if num_rows > 2**32:
         return handed_on("lookups").find_runs(rows, num_rows)
-    given, count = rows.long().contiguous(), len(rows)
-    distinct = torch.empty(count, dtype=torch.int64)
+    given, count = rows.contiguous() if rows.dtype == torch.int32 else rows.long().contiguous(), len(rows)
+    distinct = given.new_empty(count + 1)
     starts, order = torch.empty(count + 1, dtype=torch.int32), torch.empty(count, dtype=torch.int32)
     found = call(
         "find_runs",
         pointer(given),
+        ctypes.c_int(given.dtype == torch.int64),
         ctypes.c_int64(count),
+        ctypes.c_int64(num_rows),
         ctypes.c_int((num_rows - 1).bit_length()),
         *map(pointer, (distinct, starts, order)),
         result=ctypes.c_int64,
     )
-    return distinct[:found].to(rows.dtype), starts[: found + 1].clone(), order
+    return distinct[:found].to(rows.dtype, copy=True), starts[: found + 1].clone(), order
