@@ -113,7 +113,7 @@ class RetrievalLayer(Layer):
         return {"query_norm_mean": queries.norm(dim=-1).mean()}
 
     def _selected(self, queries: Tensor) -> Selection:
-        """The choice by query halves (B, H, 2, c), fp32 or like the keys."""
+        """The choice by query halves, as of ``_query_halves``."""
         spec = self.spec
         halves, weights = retrieve(
             queries,

@@ -48,11 +48,11 @@ def extra_bytes(kind, mode):
     queries, scores = B * spec.heads * spec.key_dim, 2 * spec.heads * B * spec.sub_keys
     found = {"row numbers of two halves": 16 * LOOKUPS}
     if kind == "memory_plus":
-        found |= {
-            "queries normalized in fp32": 6 * queries,
-            "three bf16 parts of them": 14 * queries,
-            "a gate in three passes": 5 * x,
-        }
+        found["a gate in three passes"] = 5 * x
+        if backward:
+            found |= {"queries normalized in fp32": 6 * queries, "three bf16 parts of them": 14 * queries}
+        else:
+            found["queries normalized in three bf16 parts"] = 12 * queries
     if kind == "peer":
         found["tokens read again by every 16 rows, and their activation"] = LOOKUPS // 16 * D * ITEM - x + 28 * LOOKUPS
     if backward:

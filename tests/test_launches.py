@@ -17,7 +17,7 @@ from membench.profiler.launches.tracing import HostWaits, launches_of, on_hopper
 # A change that adds a launch says why here. In order of MODES.
 MOST = {
     "memory": (5, 20, 22),
-    "memory_plus": (12, 38, 40),
+    "memory_plus": (11, 38, 40),
     "peer": (8, 31, 33),
     "moe": (15, 33, 35),  # with the gradients of the router's loss, as a step is measured
     "dense": (3, 8, 10),

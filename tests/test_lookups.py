@@ -81,6 +81,12 @@ def test_rows_that_are_all_read(num_rows, dtype, path, seed):
     assert torch.equal(runs.order, rows.argsort().int())
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_rows_behind_the_last_that_is_read(dtype, path):
+    rows = torch.tensor([1, 0], dtype=dtype)
+    assert_runs(find_runs(rows, 8), rows)
+
+
 def test_rows_need_not_lie_side_by_side(path, seed):
     torch.manual_seed(seed)
     rows = torch.randint(50, (9, 12)).t()[::2].flatten()[::3]

@@ -108,6 +108,15 @@ def test_norms_in_parts_are_the_parts_of_norms(dtype, rows, columns, scales, see
         assert torch.equal(found[0], three_parts(normed))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_norms_in_parts_show_what_is_no_finite_number(value):
+    x, scale = torch.ones(2, 4, device=DEVICE), torch.ones(1, 4, device=DEVICE)
+    x[1, 2] = value
+    parts = rms_norm_in_parts(x, scale, scale, 1e-3)
+    assert torch.equal(parts.float().view(2, 3, 4).sum(1).isnan(), rms_norm_scaled_twice(x, scale, scale, 1e-3).isnan())
+    assert parts[1].isnan().any() and not parts[0].isnan().any()
+
+
 def test_norms_in_parts_are_none_where_a_gradient_is_asked_for_or_several_passes_make_them():
     x, scale = torch.randn(3, 8, device=DEVICE), torch.ones(1, 8, device=DEVICE)
     assert rms_norm_in_parts(x.clone().requires_grad_(), scale, scale, 1e-3) is None

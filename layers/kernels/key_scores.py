@@ -27,7 +27,7 @@ from membench.layers.kernels.matmul import linear_into
 from membench.layers.kernels.native import few_scores
 from membench.layers.kernels.native import grouped_matmul as native
 from membench.layers.kernels.paths import path_of
-from membench.layers.kernels.precision import computed_as_given
+from membench.layers.kernels.precision import computed_as_given, wants_gradient
 from membench.layers.kernels.uncompiled import custom_op
 
 _CACHED_ELEMENTS = 2**19
@@ -36,13 +36,14 @@ _CACHED_ELEMENTS = 2**19
 def normalized_queries(halves: Tensor, scale: Tensor, other: Tensor, keys: Tensor, *, eps: float) -> Tensor:
     """(B, H, 2, c) fp32 of halves (B, H, 2, c): each over its root mean square, times scale∘other (2, c).
 
-    Where bf16 products alone multiply them by such keys, and nothing else needs them: (B, H, 2, 3c), their three parts,
-    which would be written and read once more.
+    Where bf16 products alone multiply them by such keys, and no gradient needs them, theirs or the keys': (B, H, 2, 3c),
+    their three parts, which would be written and read once more.
     """
     rows = halves.reshape(-1, halves.shape[-1])
-    parts = norms.rms_norm_in_parts(rows, scale, other, eps) if wide_products.can_multiply(keys) else None
-    if parts is not None:
-        return parts.view(*halves.shape[:3], -1)
+    if wide_products.can_multiply(keys) and not wants_gradient(keys):
+        parts = norms.rms_norm_in_parts(rows, scale, other, eps)
+        if parts is not None:
+            return parts.view(*halves.shape[:3], -1)
     return norms.rms_norm_scaled_twice(rows, scale, other, eps).view(halves.shape)
 
 

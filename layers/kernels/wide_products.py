@@ -22,7 +22,7 @@ def wide_product(x: Tensor, keys: Tensor) -> Tensor:
     """(S, B, n) fp32 of x (S, B, c), fp32 or bf16, or its three parts (S, B, 3c); and keys (S, n, c), bf16."""
     if x.dtype == torch.float32:
         x = _three_parts(x)
-    if x.shape[-1] != keys.shape[-1]:
+    if x.shape[-1] == 3 * keys.shape[-1]:
         keys = keys.repeat(1, 1, 3)
     return _multiplied(x, keys.transpose(1, 2))
 

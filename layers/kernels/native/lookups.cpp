@@ -1,5 +1,5 @@
-// Lookups sorted by row: by counting those of each row where the counts stay in a core's cache, else by a radix sort over
-// only the bits that row numbers have.
+// Lookups sorted by row: by counting those of each row, where there are few rows for a core's cache and for the lookups;
+// else by a radix sort over only the bits that row numbers have.
 
 #include <algorithm>
 #include <cstddef>

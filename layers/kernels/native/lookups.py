@@ -1,4 +1,4 @@
-"""Runs of equal rows, by counts of each row's lookups or by a radix sort over only the bits that row numbers have."""
+"""Runs of equal rows: by counts of each row's lookups, where few rows are read often, or by a radix sort."""
 
 import ctypes
 
@@ -31,4 +31,4 @@ def find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
         *map(pointer, (distinct, starts, order)),
         result=ctypes.c_int64,
     )
-    return distinct[:found].to(rows.dtype, copy=True), starts[: found + 1].clone(), order
+    return distinct[:found].clone(), starts[: found + 1].clone(), order

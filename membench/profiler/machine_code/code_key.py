@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 _SIZES = ("N", "COLUMNS", "SUB_KEYS", "HIDDEN", "WORDS")  # a grouped product's COLUMNS are a tile's
-_VARIANTS = ("OPTIMIZER", "FLOAT8", "TOP_K")
+_VARIANTS = ("OPTIMIZER", "FLOAT8", "TOP_K", "IN_PARTS")
+_CALLED = {"FLOAT8": "float8", "IN_PARTS": "in parts"}  # what is there or not
 
 
 class CodeKey(NamedTuple):
@@ -19,4 +20,4 @@ def code_key(kernel: str, constants: Mapping[str, Any]) -> CodeKey:
     """Of a launch of a kernel with these constants: D, n or f, and what else is compiled into it."""
     size = next((constants[name] for name in _SIZES if name in constants), 0)
     said = ((name, constants[name]) for name in _VARIANTS if constants.get(name) not in (None, False))
-    return CodeKey(kernel, " ".join(str(value) if name != "FLOAT8" else "float8" for name, value in said), size)
+    return CodeKey(kernel, " ".join(_CALLED.get(name, str(value)) for name, value in said), size)
