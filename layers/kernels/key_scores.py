@@ -36,8 +36,8 @@ _CACHED_ELEMENTS = 2**19
 def normalized_queries(halves: Tensor, scale: Tensor, other: Tensor, keys: Tensor, *, eps: float) -> Tensor:
     """(B, H, 2, c) fp32 of halves (B, H, 2, c): each over its root mean square, times scale∘other (2, c).
 
-    Where bf16 products alone multiply them by such keys, and no gradient needs them, theirs or the keys': (B, H, 2, 3c),
-    their three parts, which would be written and read once more.
+    Where bf16 products alone multiply them by such keys, and no gradient needs them, theirs or the keys': their three
+    parts (B, H, 2, 3c), which would be written and read once more.
     """
     rows = halves.reshape(-1, halves.shape[-1])
     if wide_products.can_multiply(keys) and not wants_gradient(keys):
