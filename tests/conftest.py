@@ -53,6 +53,23 @@ def path(request):
 
 
 @pytest.fixture
+def matrix_units(monkeypatch):
+    """Shapes of what a CPU multiplies in place of a GPU's units: operands must be bf16, and sums are fp32."""
+    from layers.kernels import wide_products
+
+    shapes = []
+
+    def multiplied(x, matrix):
+        assert x.dtype == matrix.dtype == torch.bfloat16
+        shapes.append(tuple(x.shape))
+        return x.float() @ matrix.float()
+
+    monkeypatch.setattr(wide_products, "can_multiply", lambda keys: keys.dtype == torch.bfloat16)
+    monkeypatch.setattr(wide_products, "_multiplied", multiplied)
+    return shapes
+
+
+@pytest.fixture
 def restored_threads():
     """A test may set how many threads torch has."""
     before = torch.get_num_threads()

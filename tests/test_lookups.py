@@ -7,29 +7,9 @@ from layers.kernels.lookups import Lookups, Runs, find_runs, index_dtype
 from layers.kernels.torch.lookups import _padded
 from layers.kernels.torch.lookups import find_runs as plain_find_runs
 
-# what a radix sort of 11-bit digits and one of whole bytes may get wrong lies about powers of two; of up to 3108 rows,
-# four for each of 777 lookups, those are counted
-NUM_ROWS = [
-    1,
-    2,
-    3,
-    127,
-    128,
-    129,
-    2047,
-    2048,
-    2049,
-    3107,
-    3108,
-    3109,
-    2**15,
-    2**22,
-    2**22 + 1,
-    2**31,
-    2**32,
-    2**32 + 1,
-    2**40,
-]
+# what a radix sort of 11-bit digits and one of whole bytes may get wrong lies about powers of two
+POWERS = [1, 2, 3, 127, 128, 129, 2047, 2048, 2049, 2**15, 2**22, 2**22 + 1, 2**31, 2**32, 2**32 + 1, 2**40]
+NUM_ROWS = [*POWERS, 3107, 3108, 3109]  # four for each of 777 lookups are counted, more are sorted
 
 
 def runs_by_definition(rows):

@@ -4,7 +4,9 @@ from triton_device import DEVICE  # isort: split
 
 import pytest
 import torch
+from torch import nn
 
+from layers import build, spec_from
 from layers.checking.verification import relative_rms
 from layers.kernels import paths
 from layers.kernels.retrieval import retrieve
@@ -50,3 +52,26 @@ def test_a_layer_with_normalized_keys():
     assert len(found[0]) == len(found[1]) > 6
     for one, other in zip(*found, strict=True):
         assert relative_rms(one, other.double()) < 1e-5
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="a CPU stands in for matrix units")
+@pytest.mark.parametrize("trained", ["", "all", "keys", "query", "query_scale"])
+def test_a_layer_hands_its_queries_on_in_parts_unless_a_gradient_needs_them_whole(trained, matrix_units):
+    spec = {"kind": "memory_plus", "model_dim": 32, "num_keys": 49, "heads": 3, "top_k": 4, "key_dim": 16}
+    layer = build(spec_from({**spec, "dtype": "bfloat16"}))
+    nn.init.normal_(layer.query_scale)  # as both are drawn, they would only stretch every query
+    for name, parameter in layer.named_parameters():
+        parameter.requires_grad_(trained in ("all", name))
+    x = torch.randn(11, 32).bfloat16()
+    with paths.forced("torch"):
+        wanted = layer.select(x)
+        whole = layer._query_halves(x)
+    with paths.forced("triton"), torch.set_grad_enabled(bool(trained)):
+        halves = layer._query_halves(x)
+        found = layer.select(x)
+    assert halves.shape == (11, 3, 2, 8 if trained else 24)
+    added = halves.double().view(11, 3, 2, -1, 8).sum(3)
+    torch.testing.assert_close(added, whole.double(), rtol=1e-5, atol=1e-6)
+    assert matrix_units == [(6, 11, 24)] * 2
+    assert torch.equal(found.indices.sort().values, wanted.indices.sort().values)
+    torch.testing.assert_close(found.weights, wanted.weights, rtol=1e-4, atol=1e-6)

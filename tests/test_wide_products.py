@@ -2,30 +2,12 @@
 
 import pytest
 import torch
-import triton_interpreter  # noqa: F401
-from torch import nn
 
-from layers import build, spec_from
 from layers.kernels import paths, wide_products
 from layers.kernels.key_scores import key_scores, scores_with_scales
 from layers.kernels.retrieval import retrieve
 
 EPS = 1e-6
-
-
-@pytest.fixture
-def matrix_units(monkeypatch):
-    """Operands must be bf16, and their products are summed in fp32, as on a GPU."""
-    shapes = []
-
-    def multiplied(x, matrix):
-        assert x.dtype == matrix.dtype == torch.bfloat16
-        shapes.append(tuple(x.shape))
-        return x.float() @ matrix.float()
-
-    monkeypatch.setattr(wide_products, "can_multiply", lambda keys: keys.dtype == torch.bfloat16)
-    monkeypatch.setattr(wide_products, "_multiplied", multiplied)
-    return shapes
 
 
 def operands(tokens=40, sub_keys=67, columns=96):
@@ -95,26 +77,3 @@ def test_where_they_are_used():
         assert [wide_products.can_multiply(each) for each in keys] == [True, False, False]
         found = wide_products.wide_product(torch.empty(2, 3, 8, device="meta", dtype=torch.bfloat16), keys[0])
     assert found.dtype == torch.float32 and found.shape == (2, 3, 5)
-
-
-@pytest.mark.parametrize("trained", ["", "all", "keys", "query", "query_scale"])
-def test_a_layer_hands_its_queries_on_in_parts_unless_a_gradient_needs_them_whole(trained, matrix_units, seed):
-    torch.manual_seed(seed)
-    spec = {"kind": "memory_plus", "model_dim": 32, "num_keys": 49, "heads": 3, "top_k": 4, "key_dim": 16}
-    layer = build(spec_from({**spec, "dtype": "bfloat16"}))
-    nn.init.normal_(layer.query_scale)  # as both are drawn, they would only stretch every query
-    for name, parameter in layer.named_parameters():
-        parameter.requires_grad_(trained in ("all", name))
-    x = torch.randn(11, 32).bfloat16()
-    with paths.forced("torch"):
-        wanted = layer.select(x)
-        whole = layer._query_halves(x)
-    with paths.forced("triton"), torch.set_grad_enabled(bool(trained)):
-        halves = layer._query_halves(x)
-        found = layer.select(x)
-    assert halves.shape == (11, 3, 2, 8 if trained else 24)
-    added = halves.double().view(11, 3, 2, -1, 8).sum(3)
-    torch.testing.assert_close(added, whole.double(), rtol=1e-5, atol=1e-6)
-    assert matrix_units == [(6, 11, 24)] * 2
-    assert torch.equal(found.indices.sort().values, wanted.indices.sort().values)
-    torch.testing.assert_close(found.weights, wanted.weights, rtol=1e-4, atol=1e-6)

@@ -35,7 +35,9 @@ int64_t counted_runs(const Row* rows, int64_t count, int64_t num_rows, Row* dist
 }
 
 template <typename Row>
-int64_t sorted_runs(const Row* rows, int64_t count, int bits, Row* distinct, int32_t* starts, int32_t* order) {
+int64_t sorted_runs(const Row* rows, int64_t count, int64_t num_rows, Row* distinct, int32_t* starts, int32_t* order) {
+    int bits = 0;
+    while ((num_rows - 1) >> bits) ++bits;
     std::vector<Entry> entries(count), other(count);
     for (int64_t i = 0; i < count; ++i) entries[i] = {uint32_t(rows[i]), uint32_t(i)};
     const int passes = (bits + DIGIT_BITS - 1) / DIGIT_BITS;
@@ -64,22 +66,21 @@ int64_t sorted_runs(const Row* rows, int64_t count, int bits, Row* distinct, int
 }
 
 template <typename Row>
-int64_t runs_of(const void* rows_, int64_t count, int64_t num_rows, int bits, void* distinct_, int32_t* starts,
-                int32_t* order) {
+int64_t runs_of(const void* rows_, int64_t count, int64_t num_rows, void* distinct_, int32_t* starts, int32_t* order) {
     const Row* rows = static_cast<const Row*>(rows_);
     Row* distinct = static_cast<Row*>(distinct_);
     if (num_rows <= std::min(COUNTED_ROWS, ROWS_OF_A_LOOKUP * count))
         return counted_runs(rows, count, num_rows, distinct, starts, order);
-    return sorted_runs(rows, count, bits, distinct, starts, order);
+    return sorted_runs(rows, count, num_rows, distinct, starts, order);
 }
 
 }  // namespace
 
 // order (count,), runs' rows and starts (count + 1,), of which the first U (+ 1) count; returns U. Rows are of 32 bits, or
 // wide: of 64.
-// Stable: the lookups of one row stay in order. There are at most 2^32 rows, whose numbers have `bits` bits.
-extern "C" int64_t membench_find_runs(const void* rows, int wide, int64_t count, int64_t num_rows, int bits, void* distinct,
+// Stable: the lookups of one row stay in order. There are at most 2^32 rows.
+extern "C" int64_t membench_find_runs(const void* rows, int wide, int64_t count, int64_t num_rows, void* distinct,
                                       int32_t* starts, int32_t* order) {
-    return wide ? runs_of<int64_t>(rows, count, num_rows, bits, distinct, starts, order)
-                : runs_of<int32_t>(rows, count, num_rows, bits, distinct, starts, order);
+    return wide ? runs_of<int64_t>(rows, count, num_rows, distinct, starts, order)
+                : runs_of<int32_t>(rows, count, num_rows, distinct, starts, order);
 }

@@ -18,7 +18,7 @@ def find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     check_rows(rows, num_rows)
     if num_rows > 2**32:
         return handed_on("lookups").find_runs(rows, num_rows)
-    given, count = rows.contiguous() if rows.dtype == torch.int32 else rows.long().contiguous(), len(rows)
+    given, count = rows.contiguous(), len(rows)
     distinct = given.new_empty(count + 1)
     starts, order = torch.empty(count + 1, dtype=torch.int32), torch.empty(count, dtype=torch.int32)
     found = call(
@@ -27,7 +27,6 @@ def find_runs(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
         ctypes.c_int(given.dtype == torch.int64),
         ctypes.c_int64(count),
         ctypes.c_int64(num_rows),
-        ctypes.c_int((num_rows - 1).bit_length()),
         *map(pointer, (distinct, starts, order)),
         result=ctypes.c_int64,
     )
